@@ -1,0 +1,47 @@
+"""Cards: what each file that visionlora writes says about itself, as one JSON object."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+from visionlora.preprocess import PADDING
+
+FORMAT = 1
+PREPROCESSING = {"letterbox": "square", "padding": PADDING, "channels": "RGB", "scale": "1/255"}
+"""What every network of the project expects, as its card states it (with its `image_size`)."""
+
+
+def preprocessing_card(image_size: int) -> dict[str, Any]:
+    """Return how an image becomes the input of a network whose square input has this side in pixels."""
+    return {"image_size": image_size, **PREPROCESSING}
+
+
+def make_card(
+    kind: str,
+    *,
+    names: Sequence[str],
+    image_size: int,
+    parents: Mapping[str, str],
+    settings: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return the card of a detector file.
+
+    Args:
+        kind: `merged`, `onnx` or `int8`.
+        names: class names in the order of the class outputs.
+        image_size: side of the square input in pixels.
+        parents: SHA-256 by role of what the file was made from.
+        settings: the settings that made it.
+    """
+    return {
+        "format": FORMAT,
+        "kind": kind,
+        "names": list(names),
+        "preprocessing": preprocessing_card(image_size),
+        "nms": True,
+        "parents": dict(parents),
+        "settings": dict(settings),
+        "version": version("visionlora"),
+    }

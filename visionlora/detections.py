@@ -1,0 +1,241 @@
+"""Detections in pixels, and the one way to get them out of a network's raw output: numpy only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from visionlora.errors import UsageError
+
+EVALUATION_CONFIDENCE = 0.001
+"""Lowest score that counts in an evaluation: average precision needs the low scores too."""
+PREDICTION_CONFIDENCE = 0.25
+"""Lowest score that is shown to a user."""
+IOU_THRESHOLD = 0.7
+"""Two boxes of one class that overlap more than this are one object."""
+MAX_DETECTIONS = 300
+"""Most detections of one image."""
+MAX_CANDIDATES = 30_000
+"""Most candidates that enter suppression, the best first; as Ultralytics' `max_nms`."""
+_BLOCK = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """What a detector found in one image.
+
+    Attributes:
+        boxes_xyxy: (N, 4) float32, left, top, right, bottom in pixels of the original image.
+        scores: (N,) float32 in [0, 1].
+        class_ids: (N,) int64, index into the network's names.
+
+    Raises:
+        UsageError: the three arrays are not of these shapes.
+
+    Example:
+        >>> found = Detections([[0, 0, 9, 9], [5, 5, 7, 7]], [0.4, 0.9], [0, 1])
+        >>> len(found), found.top(1).class_ids.tolist(), len(found.above(0.5))
+        (2, [1], 1)
+    """
+
+    boxes_xyxy: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    class_ids: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        boxes = np.asarray(self.boxes_xyxy, dtype=np.float32)
+        boxes = boxes.reshape(0, 4) if boxes.size == 0 else boxes
+        scores = np.asarray(self.scores, dtype=np.float32)
+        class_ids = np.asarray(self.class_ids, dtype=np.int64)
+        count = len(boxes)
+        if boxes.shape != (count, 4) or scores.shape != (count,) or class_ids.shape != (count,):
+            raise UsageError(
+                "Detections: expected boxes (N, 4), scores (N,) and class ids (N,), "
+                f"got {boxes.shape}, {scores.shape} and {class_ids.shape}"
+            )
+        object.__setattr__(self, "boxes_xyxy", boxes)
+        object.__setattr__(self, "scores", scores)
+        object.__setattr__(self, "class_ids", class_ids)
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def top(self, n: int) -> Detections:
+        """Return the `n` best detections, best first; equal scores keep their order."""
+        return self._at(np.argsort(-self.scores, kind="stable")[: max(n, 0)])
+
+    def above(self, score: float) -> Detections:
+        """Return the detections whose score is greater than `score`, in the same order."""
+        return self._at(np.flatnonzero(self.scores > score))
+
+    def _at(self, index: NDArray[np.intp]) -> Detections:
+        return Detections(self.boxes_xyxy[index], self.scores[index], self.class_ids[index])
+
+
+def iou_matrix(a_xyxy: ArrayLike, b_xyxy: ArrayLike) -> NDArray[np.float32]:
+    """Return how much each box of `a` overlaps each box of `b`: intersection over union.
+
+    Args:
+        a_xyxy: (N, 4) boxes.
+        b_xyxy: (M, 4) boxes in the same unit.
+
+    Returns:
+        (N, M) float32 in [0, 1]; 0 where both boxes are empty.
+
+    Example:
+        >>> iou_matrix([[0, 0, 2, 2]], [[0, 0, 2, 1], [5, 5, 6, 6]]).tolist()
+        [[0.5, 0.0]]
+    """
+    a = np.asarray(a_xyxy, dtype=np.float32).reshape(-1, 1, 4)
+    b = np.asarray(b_xyxy, dtype=np.float32).reshape(1, -1, 4)
+    width = np.minimum(a[..., 2], b[..., 2]) - np.maximum(a[..., 0], b[..., 0])
+    height = np.minimum(a[..., 3], b[..., 3]) - np.maximum(a[..., 1], b[..., 1])
+    intersection = np.maximum(width, 0) * np.maximum(height, 0)  # (N, M)
+    union = _area(a) + _area(b) - intersection
+    return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
+
+
+def nms(
+    boxes_xyxy: ArrayLike,
+    scores: ArrayLike,
+    class_ids: ArrayLike,
+    *,
+    iou_threshold: float = IOU_THRESHOLD,
+    max_detections: int = MAX_DETECTIONS,
+) -> NDArray[np.int64]:
+    """Return which boxes stay when each box removes the worse ones of its class that overlap it too much.
+
+    Greedy, best score first; equal scores keep their order. It stops as soon as `max_detections` are kept.
+
+    Args:
+        boxes_xyxy: (N, 4).
+        scores: (N,).
+        class_ids: (N,).
+        iou_threshold: a box is removed when its IoU with a kept one is greater than this.
+        max_detections: how many indices to return at most.
+
+    Returns:
+        (K,) int64 indices into the input, best first.
+
+    Example:
+        >>> nms([[0, 0, 9, 9], [0, 0, 9, 8], [0, 0, 9, 8]], [0.5, 0.9, 0.8], [0, 0, 1], iou_threshold=0.5).tolist()
+        [1, 2]
+    """
+    order = np.argsort(-np.asarray(scores, dtype=np.float32), kind="stable")
+    boxes = np.asarray(boxes_xyxy, dtype=np.float32).reshape(-1, 4)[order]
+    classes = np.asarray(class_ids)[order]
+    kept: list[int] = []  # positions in `order`
+    # A block is compared with what is kept so far, then with itself: most boxes are never looked at.
+    for start in range(0, len(order), _BLOCK):
+        block = np.arange(start, min(start + _BLOCK, len(order)))
+        if kept:
+            block = block[~_overlaps(boxes, classes, block, np.asarray(kept), iou_threshold).any(axis=1)]
+        removes = _overlaps(boxes, classes, block, block, iou_threshold)  # (B, B)
+        alive = np.ones(len(block), dtype=bool)
+        for position in range(len(block)):
+            if alive[position]:
+                kept.append(int(block[position]))
+                alive &= ~removes[position]
+                if len(kept) >= max_detections:
+                    return order[kept]
+    return order[np.asarray(kept, dtype=np.int64)]
+
+
+_class_wise_nms = nms  # `decode` has a flag of the same name
+
+
+def decode(
+    prediction: NDArray[np.float32],
+    *,
+    nms: bool,
+    confidence: float = PREDICTION_CONFIDENCE,
+    iou_threshold: float = IOU_THRESHOLD,
+    max_detections: int = MAX_DETECTIONS,
+) -> Detections:
+    """Turn the raw output of a network for one image into detections.
+
+    One anchor may give several classes, as in Ultralytics' validator.
+
+    Args:
+        prediction: (4 + classes, anchors); centre x, centre y, width and height in pixels of the network's
+            input, then a score in [0, 1] for each class.
+        nms: whether the head predicts an object several times (YOLOv8, YOLO11) or once (YOLO26).
+        confidence: only scores greater than this count.
+        iou_threshold: see `nms`; without effect for an end-to-end head.
+        max_detections: how many detections to return at most.
+
+    Returns:
+        Detections, best first, in pixels of the network's input.
+
+    Raises:
+        UsageError: an option is out of range, or `prediction` is not of this shape.
+
+    Example:
+        >>> raw = np.array([[50, 50], [50, 51], [20, 20], [20, 20], [0.9, 0.8]], dtype=np.float32)
+        >>> decode(raw, nms=True).boxes_xyxy.tolist()
+        [[40.0, 40.0, 60.0, 60.0]]
+        >>> len(decode(raw, nms=False))
+        2
+    """
+    check_thresholds(confidence, iou_threshold, max_detections)
+    if prediction.ndim != 2 or len(prediction) < 5:
+        raise UsageError(f"decode: expected a prediction of shape (4 + classes, anchors), got {prediction.shape}")
+    class_ids, anchors = np.nonzero(prediction[4:] > confidence)
+    scores = prediction[4:][class_ids, anchors]
+    best = _best(scores, MAX_CANDIDATES if nms else max_detections)
+    boxes = _xyxy(prediction[:4, anchors[best]])
+    scores, class_ids = scores[best], class_ids[best]
+    if nms:
+        kept = _class_wise_nms(boxes, scores, class_ids, iou_threshold=iou_threshold, max_detections=max_detections)
+        boxes, scores, class_ids = boxes[kept], scores[kept], class_ids[kept]
+    return Detections(boxes, scores, class_ids)
+
+
+def check_thresholds(confidence: float, iou_threshold: float, max_detections: int) -> None:
+    """Refuse thresholds that no detector can mean.
+
+    Raises:
+        UsageError: a threshold is outside [0, 1] or `max_detections` is below 1; all problems at once.
+    """
+    problems = [
+        f"{name}: expected a number in [0, 1], got {value}"
+        for name, value in (("confidence", confidence), ("iou_threshold", iou_threshold))
+        if not 0 <= value <= 1
+    ]
+    if max_detections < 1:
+        problems.append(f"max_detections: expected at least 1, got {max_detections}")
+    if problems:
+        raise UsageError("; ".join(problems))
+
+
+def _best(scores: NDArray[np.float32], limit: int) -> NDArray[np.intp]:
+    """Indices of the `limit` highest scores, best first, without sorting what is not wanted."""
+    if len(scores) <= limit:
+        return np.argsort(-scores, kind="stable")
+    lowest = np.partition(scores, len(scores) - limit)[len(scores) - limit]
+    candidates = np.flatnonzero(scores >= lowest)  # with the ties at the edge, so that the choice is stable
+    return candidates[np.argsort(-scores[candidates], kind="stable")[:limit]]
+
+
+def _xyxy(boxes_cxcywh: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(4, N) centres and sizes -> (N, 4) corners."""
+    centre, half = boxes_cxcywh[:2].T, boxes_cxcywh[2:].T / 2
+    return np.concatenate([centre - half, centre + half], axis=1)
+
+
+def _area(boxes_xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
+    return (boxes_xyxy[..., 2] - boxes_xyxy[..., 0]) * (boxes_xyxy[..., 3] - boxes_xyxy[..., 1])
+
+
+def _overlaps(
+    boxes_xyxy: NDArray[np.float32],
+    class_ids: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    columns: NDArray[np.int64],
+    iou_threshold: float,
+) -> NDArray[np.bool_]:
+    """(rows, columns): whether two boxes of one class overlap more than the threshold."""
+    same_class = class_ids[rows, None] == class_ids[None, columns]
+    return same_class & (iou_matrix(boxes_xyxy[rows], boxes_xyxy[columns]) > iou_threshold)

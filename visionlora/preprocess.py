@@ -1,0 +1,113 @@
+"""THE preprocessing of the project: from an image file to a network's input, and boxes back to the image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from visionlora.errors import DataError, UsageError
+
+PADDING = 114
+"""Grey value around the image: what Ultralytics' detectors were trained with."""
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+"""Files that count as images in a folder."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the original image lies in the network's input: `input = original * scale + offset`.
+
+    Attributes:
+        scale_xy: input pixels per original pixel, across and down.
+        offset_xy: left and top padding in input pixels.
+        size_wh: width and height of the original image in pixels.
+    """
+
+    scale_xy: tuple[float, float]
+    offset_xy: tuple[int, int]
+    size_wh: tuple[int, int]
+
+    def to_original(self, boxes_xyxy: ArrayLike) -> NDArray[np.float32]:
+        """Return (N, 4) boxes of the network's input in pixels of the original image, clipped to it."""
+        boxes = np.asarray(boxes_xyxy, dtype=np.float32).reshape(-1, 4)
+        offset = np.array(self.offset_xy * 2, dtype=np.float32)
+        scale = np.array(self.scale_xy * 2, dtype=np.float32)
+        limit = np.array(self.size_wh * 2, dtype=np.float32)
+        return np.clip((boxes - offset) / scale, 0, limit)
+
+
+def read_image(path: Path | str) -> NDArray[np.uint8]:
+    """Read an image file as 8-bit colour, turned as its EXIF orientation says.
+
+    Grey and CMYK become colour, 16 bits become 8, and alpha is dropped.
+
+    Returns:
+        (H, W, 3) uint8, BGR.
+
+    Raises:
+        DataError: the file is missing, empty, truncated or no image.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if not data:
+        raise DataError(f"{path}: expected an image, got an empty file")
+    try:
+        # Decoding from memory: cv2.imread cannot open every path on every system.
+        image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        raise DataError(f"{path}: expected an image, got one that cannot be decoded: {error.err}") from error
+    if image is None or image.size == 0 or _is_cut_jpeg(data):
+        raise DataError(f"{path}: expected an image, got a file that is broken or of an unknown format")
+    return np.asarray(image, dtype=np.uint8)
+
+
+def letterbox(image_bgr: NDArray[np.uint8], image_size: int) -> tuple[NDArray[np.float32], Placement]:
+    """Fit an image into a square input without distortion, grey around it, as Ultralytics' LetterBox does.
+
+    Args:
+        image_bgr: (H, W, 3) uint8.
+        image_size: side of the square in pixels.
+
+    Returns:
+        The (3, image_size, image_size) float32 RGB tensor in [0, 1], and where the image lies in it.
+
+    Raises:
+        DataError: `image_bgr` is not of this shape and type, or has no pixels.
+        UsageError: `image_size` is below 1.
+
+    Example:
+        >>> tensor, placement = letterbox(np.zeros((50, 100, 3), dtype=np.uint8), 200)
+        >>> tensor.shape, placement.offset_xy, placement.to_original([[20, 60, 40, 80]]).tolist()
+        ((3, 200, 200), (0, 50), [[10.0, 5.0, 20.0, 15.0]])
+    """
+    if image_size < 1:
+        raise UsageError(f"image size: expected at least 1 pixel, got {image_size}")
+    if image_bgr.ndim != 3 or image_bgr.shape[2] != 3 or image_bgr.dtype != np.uint8 or image_bgr.size == 0:
+        raise DataError(f"expected an image (H, W, 3) of uint8, got {image_bgr.shape} of {image_bgr.dtype}")
+    height, width = image_bgr.shape[:2]
+    scale = min(image_size / height, image_size / width)
+    new_width, new_height = max(round(width * scale), 1), max(round(height * scale), 1)
+    # An odd pixel of padding goes to the right and the bottom.
+    left, top = round((image_size - new_width) / 2 - 0.1), round((image_size - new_height) / 2 - 0.1)
+    canvas = np.full((image_size, image_size, 3), PADDING, dtype=np.uint8)
+    canvas[top : top + new_height, left : left + new_width] = (
+        image_bgr
+        if (new_width, new_height) == (width, height)
+        else cv2.resize(image_bgr, (new_width, new_height), interpolation=cv2.INTER_LINEAR)
+    )
+    tensor = np.empty((3, image_size, image_size), dtype=np.float32)
+    for channel, plane in zip(tensor[::-1], cv2.split(canvas), strict=True):  # BGR -> RGB
+        np.divide(plane, np.float32(255), out=channel)
+    return tensor, Placement((new_width / width, new_height / height), (left, top), (width, height))
+
+
+def _is_cut_jpeg(data: bytes) -> bool:
+    """Whether the end marker is missing after the last scan: OpenCV 4 fills the rest with grey and says nothing."""
+    return data.startswith(b"\xff\xd8\xff") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
