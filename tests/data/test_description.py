@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from visionlora.data.description import read_description
+from visionlora.errors import DataError
+
+SPLITS = "train: images/train\nval: images/val\n"
+WRONG = {
+    "no names": (SPLITS, "expected 'names' with at least one class name, got none"),
+    "names without value": (SPLITS + "names:\n", "expected 'names' with at least one class name, got none"),
+    "empty names": (SPLITS + "names: []\n", "expected 'names' with at least one class name, got none"),
+    "names a number": (SPLITS + "names: 3\n", "expected 'names' with at least one class name"),
+    "only nc": (SPLITS + "nc: 3\n", "expected 'names' with at least one class name"),
+    "gap in the ids": (SPLITS + "names: {0: a, 2: b}\n", "expected 'names' to number its classes 0 to 1, got 0, 2"),
+    "ids from 1": (SPLITS + "names: {1: a, 2: b}\n", "expected 'names' to number its classes 0 to 1, got 1, 2"),
+    "an id that is no number": (SPLITS + "names: {a: 0}\n", "to number its classes 0 to 0, got a"),
+    "an id twice": (SPLITS + "names: {0: a, '0': b}\n", "to number its classes 0 to 1, got 0, 0"),
+    "name missing": (SPLITS + "names: [a, ]\n" + "nc: 2\n", "expected 'nc' to be the number of names, 1, got 2"),
+    "name null": (SPLITS + "names: [a, null]\n", "expected each class name to be text, got None"),
+    "name twice": (SPLITS + "names: [a, b, a]\n", "expected distinct class names, got 'a' twice"),
+    "nc without value": (SPLITS + "names: [a]\nnc:\n", "expected 'nc' to be the number of names, 1, got None"),
+    "split a number": ("train: 3\nnames: [a]\n", "expected 'train' to be a path or a list of paths, got 3"),
+    "list with a gap": ("train: [a, null]\nnames: [a]\n", "expected 'train' to be a path or a list of paths"),
+    "path a list": (SPLITS + "path: [a]\nnames: [a]\n", "expected 'path' to be a folder, got ['a']"),
+    "pose": (SPLITS + "names: [a]\nkpt_shape: [17, 3]\n", "expected a detection data set, got 'kpt_shape'"),
+    "grey images": (SPLITS + "names: [a]\nchannels: 1\n", "expected images of 3 channels, got 'channels: 1'"),
+    "syntax": ("train: images\nnames: [a\nval: b\n", "data.yaml:3: expected YAML, got a syntax error"),
+    "empty file": ("", "expected keys such as 'train' and 'names', got NoneType"),
+    "a list": ("- a\n", "expected keys such as 'train' and 'names', got list"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), WRONG.values(), ids=WRONG.keys())
+def test_a_wrong_data_yaml_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "data.yaml").write_text(text)
+
+    with pytest.raises(DataError) as caught:
+        read_description(tmp_path / "data.yaml")
+
+    assert "data.yaml:" in str(caught.value)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_all_problems_of_a_data_yaml_are_told_at_once(tmp_path: Path) -> None:
+    (tmp_path / "data.yaml").write_text("train: 3\nnames: [a, a]\nnc: 5\n")
+
+    with pytest.raises(DataError) as caught:
+        read_description(tmp_path / "data.yaml")
+
+    assert [line.split("expected ")[1].split()[0] for line in str(caught.value).splitlines()] == [
+        "distinct",
+        "'nc'",
+        "'train'",
+    ]
+
+
+@pytest.mark.parametrize("name", ["none.yaml", "."], ids=["missing", "a folder"])
+def test_an_unreadable_data_yaml_is_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match=r"expected a data\.yaml, got"):
+        read_description(tmp_path / name)
+
+
+def test_a_data_yaml_of_other_bytes_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "data.yaml").write_bytes(b"names: [\xff]")
+
+    with pytest.raises(DataError, match="expected UTF-8 text"):
+        read_description(tmp_path / "data.yaml")
+
+
+NAMES = {
+    "list": ("names: [a, b]", ("a", "b")),
+    "mapping in any order": ("names: {1: b, 0: a}", ("a", "b")),
+    "ids in quotes": ("names: {'0': a, '1': b}", ("a", "b")),
+    "nc agrees": ("names: [a, b]\nnc: 2", ("a", "b")),
+    "nc in quotes": ("names: [a, b]\nnc: '2'", ("a", "b")),
+    "names that are no text": ("names: [7, 1.5]", ("7", "1.5")),
+}
+
+
+@pytest.mark.parametrize(("text", "names"), NAMES.values(), ids=NAMES.keys())
+def test_names_may_be_a_list_or_a_mapping(tmp_path: Path, text: str, names: tuple[str, ...]) -> None:
+    (tmp_path / "data.yaml").write_text(SPLITS + text)
+
+    assert read_description(tmp_path / "data.yaml").names == names
+
+
+LAYOUTS = {
+    "beside the file": ("train: images/train", "images/train"),
+    "path relative to the file": ("path: sub\ntrain: images/train", "sub/images/train"),
+    "empty path": ("path: ''\ntrain: images/train", "images/train"),
+    "Roboflow's ../": ("train: ../images/train", "images/train"),
+    "list file": ("train: lists/train.txt", "lists/train.txt"),
+    "list of one": ("train: [images/train]", "images/train"),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), LAYOUTS.values(), ids=LAYOUTS.keys())
+def test_sources_are_found_from_the_folder_of_the_file(tmp_path: Path, text: str, expected: str) -> None:
+    for folder in ("images/train", "sub/images/train", "lists"):
+        (tmp_path / "set" / folder).mkdir(parents=True)
+    (tmp_path / "set" / "lists" / "train.txt").write_text("")
+    (tmp_path / "set" / "data.yaml").write_text(text + "\nnames: [a]\n")
+
+    assert read_description(tmp_path / "set" / "data.yaml").sources("train") == (
+        (tmp_path / "set" / expected).resolve(),
+    )
+
+
+def test_an_absolute_path_is_taken_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere" / "train").mkdir(parents=True)
+    (tmp_path / "data.yaml").write_text(f"path: {tmp_path / 'elsewhere'}\ntrain: train\nnames: [a]\n")
+
+    assert read_description(tmp_path / "data.yaml").sources("train") == ((tmp_path / "elsewhere" / "train").resolve(),)
+
+
+def test_validation_is_another_name_of_val(tmp_path: Path) -> None:
+    (tmp_path / "data.yaml").write_text("train: a\nvalidation: b\nnames: [a]\n")
+
+    assert read_description(tmp_path / "data.yaml").splits == {"train": ("a",), "val": ("b",)}
+
+
+def test_missing_folders_are_named_as_resolved_and_as_written(tmp_path: Path) -> None:
+    (tmp_path / "data.yaml").write_text("path: sub\ntrain: [images/a, images/b]\nnames: [a]\n")
+
+    with pytest.raises(DataError) as caught:
+        read_description(tmp_path / "data.yaml").sources("train")
+
+    first, second = str(caught.value).splitlines()
+    assert f"got nothing at {(tmp_path / 'sub/images/a').resolve()}" in first
+    assert f"'images/b' below {(tmp_path / 'sub').resolve()}" in second
+
+
+@pytest.mark.parametrize("text", ["", "test:\n"], ids=["no key", "key without value"])
+def test_an_absent_split_is_refused_with_those_that_are_there(tmp_path: Path, text: str) -> None:
+    (tmp_path / "data.yaml").write_text(SPLITS + text + "names: [a]\n")
+
+    with pytest.raises(DataError, match="expected a split 'test', got train, val; add the line"):
+        read_description(tmp_path / "data.yaml").sources("test")

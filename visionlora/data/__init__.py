@@ -1,0 +1,19 @@
+"""Data sets: data.yaml to images with boxes, checked; VOC in, COCO out. No torch, no Ultralytics, no network."""
+
+from visionlora.data.coco import to_coco
+from visionlora.data.content import content_hash, find_shared_images
+from visionlora.data.dataset import Dataset, LabelledImage, load_dataset
+from visionlora.data.labels import format_labels, label_path
+from visionlora.data.voc import voc_boxes
+
+__all__ = [
+    "Dataset",
+    "LabelledImage",
+    "content_hash",
+    "find_shared_images",
+    "format_labels",
+    "label_path",
+    "load_dataset",
+    "to_coco",
+    "voc_boxes",
+]

@@ -1,0 +1,73 @@
+"""What a split holds, whatever its files are called: for caches, provenance and leaks between splits."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from visionlora.data.dataset import LabelledImage
+from visionlora.data.problems import shown
+from visionlora.errors import DataError
+from visionlora.files import sha256_of
+
+_THREADS = 8
+
+
+def content_hash(images: Sequence[LabelledImage]) -> str:
+    """Return the SHA-256 of a split's image bytes, boxes and class ids as 64 hexadecimal digits.
+
+    Names and places of files, the order of images and the order of boxes do not count.
+
+    Raises:
+        DataError: an image can no longer be read.
+    """
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return hashlib.sha256("".join(sorted(pool.map(_image_hash, images))).encode()).hexdigest()
+
+
+def find_shared_images(
+    a: Sequence[LabelledImage], b: Sequence[LabelledImage]
+) -> tuple[tuple[LabelledImage, LabelledImage], ...]:
+    """Return the pairs (image of `a`, image of `b`) whose files hold the same bytes, in the order of `b`.
+
+    A picture that was compressed again or cropped is not recognised.
+
+    Raises:
+        DataError: an image can no longer be read.
+    """
+    sizes = {_bytes(image.path) for image in a} & {_bytes(image.path) for image in b}
+    by_hash = defaultdict(list)
+    for image in a:
+        if _bytes(image.path) in sizes:
+            by_hash[_file_hash(image.path)].append(image)
+    candidates = [image for image in b if _bytes(image.path) in sizes]
+    return tuple((twin, image) for image in candidates for twin in by_hash.get(_file_hash(image.path), ()))
+
+
+def _image_hash(image: LabelledImage) -> str:
+    """Hash one image's bytes and its objects, sorted."""
+    objects = np.column_stack([image.class_ids, image.boxes_xyxy]).astype("<f8")  # ids and float32 are exact in float64
+    objects = objects[np.lexsort(objects.T)]
+    return hashlib.sha256(_file_hash(image.path).encode() + objects.tobytes()).hexdigest()
+
+
+def _file_hash(path: Path) -> str:
+    """Hash a file's bytes."""
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        raise DataError(f"{shown(path)}: expected an image, got none that can be read; {error.strerror}") from error
+
+
+def _bytes(path: Path) -> int:
+    """Return a file's size."""
+    try:
+        return os.path.getsize(path)
+    except OSError as error:
+        raise DataError(f"{shown(path)}: expected an image, got none that can be read; {error.strerror}") from error

@@ -1,0 +1,186 @@
+"""A data set in memory: which images, which boxes. Pixels stay on disk."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from visionlora.data.description import SPLITS, read_description
+from visionlora.data.images import image_size
+from visionlora.data.labels import label_path, read_labels
+from visionlora.data.problems import raise_problems, shown
+from visionlora.errors import DataError, UsageError
+from visionlora.preprocess import IMAGE_SUFFIXES
+
+_OTHER_SUFFIXES = (".avif", ".dng", ".heic", ".heif", ".jp2", ".mpo")  # Ultralytics reads these, read_image does not
+_THREADS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledImage:
+    """An image file and the objects in it.
+
+    Attributes:
+        path: the image file.
+        size_wh: width and height in pixels as displayed, that is after EXIF rotation.
+        boxes_xyxy: (N, 4) float32, left, top, right, bottom in pixels, within the image.
+        class_ids: (N,) int64, index into the names of the data set.
+
+    Raises:
+        UsageError: the arrays are not of these shapes.
+    """
+
+    path: Path
+    size_wh: tuple[int, int]
+    boxes_xyxy: NDArray[np.float32]
+    class_ids: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        boxes = np.asarray(self.boxes_xyxy, dtype=np.float32).reshape(-1, 4)
+        class_ids = np.asarray(self.class_ids, dtype=np.int64).reshape(-1)
+        if len(boxes) != len(class_ids):
+            raise UsageError(f"{self.path}: expected a class id for each box, got {len(class_ids)} for {len(boxes)}")
+        object.__setattr__(self, "boxes_xyxy", boxes)
+        object.__setattr__(self, "class_ids", class_ids)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """The loaded splits of a data set.
+
+    Attributes:
+        yaml_path: the data.yaml.
+        names: class names; a class id is an index into them.
+        splits: the images of each loaded split, ordered by path.
+    """
+
+    yaml_path: Path
+    names: tuple[str, ...]
+    splits: Mapping[str, tuple[LabelledImage, ...]]
+
+    def split(self, name: str) -> tuple[LabelledImage, ...]:
+        """Return the images of a split.
+
+        Raises:
+            DataError: the split was not loaded, or is empty.
+        """
+        if not self.splits.get(name):
+            has = ", ".join(f"{split} ({len(images)} images)" for split, images in self.splits.items()) or "none"
+            raise DataError(f"{shown(self.yaml_path)}: expected images in split {name!r}, got {has}; load it first")
+        return self.splits[name]
+
+    def count_objects(self, split: str) -> dict[str, int]:
+        """Return how many objects of each class a split has, in the order of `names`."""
+        ids = np.concatenate([image.class_ids for image in self.split(split)])
+        counts = np.bincount(ids, minlength=len(self.names))
+        return dict(zip(self.names, counts.tolist(), strict=True))
+
+    def classes_without_objects(self, split: str) -> tuple[str, ...]:
+        """Return the classes that have no object in a split: nothing can be learned or measured for them.
+
+        Loading does not refuse them, as a small sample of many classes always has some; tell the user.
+        """
+        return tuple(name for name, count in self.count_objects(split).items() if count == 0)
+
+
+def load_dataset(yaml_path: Path | str, *, splits: Sequence[str] = ("train", "val")) -> Dataset:
+    """Load and check splits of a data set in Ultralytics' layout.
+
+    Labels lie where the last folder `images` of an image's path is `labels`, with the suffix `.txt`; an image without a
+    label file has no objects. Boxes are clipped to the image.
+
+    Args:
+        yaml_path: the data.yaml.
+        splits: which of train, val and test to load; the others may be absent.
+
+    Raises:
+        DataError: anything is wrong with the data.yaml, the images or the labels; all problems of the images and labels
+            are listed at once, one a line.
+        UsageError: a split that no data.yaml has.
+
+    Example:
+        >>> dataset = load_dataset("datasets/neu-det/data.yaml", splits=["val"])  # doctest: +SKIP
+        >>> len(dataset.split("val"))  # doctest: +SKIP
+        360
+    """
+    unknown = [split for split in splits if split not in SPLITS]
+    if unknown:
+        raise UsageError(f"expected splits among {', '.join(SPLITS)}, got {unknown[0]!r}")
+    description = read_description(yaml_path)
+    problems: list[str] = []
+    loaded = {}
+    for split in splits:
+        try:
+            paths = _image_paths(description.sources(split), f"{shown(description.path)}: split {split!r}")
+        except DataError as error:
+            problems += str(error).splitlines()
+            continue
+        images, found = _load_images(paths, class_count=len(description.names))
+        if not found and not any(len(image.class_ids) for image in images):
+            found.append(
+                f"{shown(description.path)}: expected objects in split {split!r}, got {len(images)} images without; "
+                f"labels are looked for in files such as {shown(label_path(paths[0]))}"
+            )
+        problems += found
+        loaded[split] = images
+    raise_problems(problems)
+    return Dataset(description.path, description.names, loaded)
+
+
+def _image_paths(sources: Sequence[Path], where: str) -> list[Path]:
+    """Return the image files in folders (with their sub-folders) and list files, in Ultralytics' order."""
+    paths: list[str] = []
+    for source in sources:
+        if source.is_dir():
+            files = glob.glob(os.path.join(glob.escape(str(source)), "**", "*.*"), recursive=True)
+            paths += [file for file in files if Path(file).suffix.lower() in IMAGE_SUFFIXES + _OTHER_SUFFIXES]
+        else:
+            paths += _listed(source)
+    if not paths:
+        names = ", ".join(str(source) for source in sources)
+        raise DataError(f"{where}: expected images, got none in {names}; formats are {' '.join(IMAGE_SUFFIXES)}")
+    return [Path(path) for path in sorted(paths)]
+
+
+def _listed(source: Path) -> list[str]:
+    """Return the paths in a list file; relative ones count from its folder."""
+    try:
+        lines = source.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{shown(source)}: expected a list of images, got none that can be read; {error}") from error
+    return [os.path.normpath(source.parent / line.strip()) for line in lines if line.strip()]
+
+
+def _load_images(paths: Sequence[Path], *, class_count: int) -> tuple[tuple[LabelledImage, ...], list[str]]:
+    """Return the images that are right, and what is wrong with the others."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        results = list(pool.map(lambda path: _load_image(path, class_count), paths))
+    images = tuple(result for result in results if isinstance(result, LabelledImage))
+    return images, [problem for result in results if not isinstance(result, LabelledImage) for problem in result]
+
+
+def _load_image(path: Path, class_count: int) -> LabelledImage | list[str]:
+    """Return an image with its labels, or what is wrong with them."""
+    problems = []
+    size_wh = (1, 1)
+    if path.suffix.lower() not in IMAGE_SUFFIXES:
+        problems.append(
+            f"{shown(path)}: expected {' '.join(IMAGE_SUFFIXES)}, got {path.suffix!r}; convert it to JPEG or PNG"
+        )
+    else:
+        try:
+            size_wh = image_size(path)
+        except DataError as error:
+            problems.append(str(error))
+    labels = read_labels(label_path(path), class_count=class_count)
+    problems += labels.problems
+    if problems:
+        return problems
+    return LabelledImage(path, size_wh, labels.boxes_xyxy * np.array(size_wh * 2), labels.class_ids)

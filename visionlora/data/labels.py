@@ -1,0 +1,225 @@
+"""One YOLO label file: its lines to boxes and back, and all that can be wrong with it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from visionlora.data.problems import raise_problems, shown
+from visionlora.errors import UsageError
+
+SLACK = 0.01
+"""How far a coordinate may lie outside [0, 1]: the tolerance of Ultralytics' `verify_image_label`."""
+
+_BOX_COLUMNS = 5
+_POLYGON_COLUMNS = 7  # class and three points
+_BOX_NAMES = ("x centre", "y centre", "width", "height")
+_EMPTY = np.zeros((0, 4))
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """The objects of one label file.
+
+    Attributes:
+        boxes_xyxy: (N, 4) float64, left, top, right, bottom as fractions of the image, clipped to [0, 1].
+        class_ids: (N,) int64.
+        problems: what is wrong, one line each; if there is anything, boxes of wrong lines are left out.
+    """
+
+    boxes_xyxy: NDArray[np.float64] = field(default_factory=_EMPTY.copy)
+    class_ids: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    problems: tuple[str, ...] = ()
+
+
+def read_labels(path: Path | str, *, class_count: int) -> Labels:
+    """Read a label file; a missing file is an image without objects.
+
+    Problems, also that the file cannot be read, are returned and not raised, so that a caller can collect those of
+    many files.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        return Labels()
+    except UnicodeDecodeError as error:
+        problem = f"{shown(path)}: expected UTF-8 text, got byte {error.object[error.start]:#04x}; save it so"
+        return Labels(problems=(problem,))
+    except OSError as error:
+        problem = f"{shown(path)}: expected a label file, got none that can be read; {error.strerror or error}"
+        return Labels(problems=(problem,))
+    return parse_labels(text, shown(path), class_count=class_count)
+
+
+def parse_labels(text: str, where: str, *, class_count: int) -> Labels:
+    """Parse the lines of a label file: `class x y width height`, or `class x1 y1 x2 y2 x3 y3 ...`.
+
+    All numbers but the class are fractions of the image's width and height. A file holds boxes or polygons, not both;
+    polygons become the box around them. Repeated lines count once. Both as in Ultralytics' `verify_image_label`.
+
+    Args:
+        text: the file's content.
+        where: the file's name in messages.
+        class_count: classes are 0 to `class_count` - 1.
+
+    Example:
+        >>> parse_labels("2 0.5 0.5 0.2 0.4", "a.txt", class_count=3).boxes_xyxy.round(2).tolist()
+        [[0.4, 0.3, 0.6, 0.7]]
+        >>> parse_labels("3 0.5 0.5 0.2 0.4", "a.txt", class_count=3).problems
+        ('a.txt:1: expected a class id from 0 to 2, got 3; data.yaml names 3 classes',)
+    """
+    lines = [(number, line.split()) for number, line in enumerate(text.splitlines(), start=1)]
+    lines = [(number, words) for number, words in lines if words]
+    polygons = any(len(words) > _BOX_COLUMNS + 1 for _, words in lines)
+    boxes: dict[tuple[float, ...], NDArray[np.float64]] = {}
+    problems = []
+    for number, words in lines:
+        try:
+            values = _numbers(words, polygons=polygons)
+            class_id = _class_id(values[0], class_count)
+            box = _polygon_box(values[1:]) if polygons else _box(values[1:])
+        except ValueError as error:
+            problems.append(f"{where}:{number}: {error}")
+        else:
+            key = (class_id, *np.asarray(values[1:], dtype=np.float32).tolist())
+            boxes.setdefault(key, box)
+    return Labels(
+        np.array(list(boxes.values())).reshape(-1, 4),
+        np.array([key[0] for key in boxes], dtype=np.int64),
+        tuple(problems),
+    )
+
+
+def format_labels(boxes_xyxy: ArrayLike, class_ids: ArrayLike, *, size_wh: tuple[int, int]) -> str:
+    """Write boxes as the text of a label file: the inverse of `parse_labels` for boxes.
+
+    Args:
+        boxes_xyxy: (N, 4) pixels within the image.
+        class_ids: (N,) integers.
+        size_wh: width and height of the image in pixels.
+
+    Raises:
+        DataError: a box is empty or leaves the image.
+        UsageError: the shapes do not fit.
+
+    Example:
+        >>> format_labels([[2, 2, 193, 194]], [0], size_wh=(200, 200))
+        '0 0.4875 0.49 0.955 0.96\\n'
+    """
+    boxes = np.asarray(boxes_xyxy, dtype=np.float64).reshape(-1, 4)
+    ids = np.asarray(class_ids).reshape(-1)
+    if len(boxes) != len(ids):
+        raise UsageError(f"expected a class id for each box, got {len(ids)} for {len(boxes)}")
+    width, height = size_wh
+    problems = [
+        f"box {index}: expected 0 <= left < right <= {width} and 0 <= top < bottom <= {height}, got {box.tolist()}"
+        for index, box in enumerate(boxes, start=1)
+        if not (0 <= box[0] < box[2] <= width and 0 <= box[1] < box[3] <= height)
+    ]
+    raise_problems(problems)
+    lines = []
+    for (left, top, right, bottom), class_id in zip(boxes, ids, strict=True):
+        numbers = (
+            (left + right) / 2 / width,
+            (top + bottom) / 2 / height,
+            (right - left) / width,
+            (bottom - top) / height,
+        )
+        lines.append(f"{int(class_id)} " + " ".join(f"{number:.9g}" for number in numbers) + "\n")
+    return "".join(lines)
+
+
+def label_path(image_path: Path | str) -> Path:
+    """Return where an image's labels lie: the last folder `images` becomes `labels`, the suffix `.txt`.
+
+    Example:
+        >>> label_path("images/steel/images/train/7.jpg").as_posix()
+        'images/steel/labels/train/7.txt'
+    """
+    path = Path(image_path)
+    parts = list(path.parts)
+    for index in range(len(parts) - 2, -1, -1):
+        if parts[index] == "images":
+            parts[index] = "labels"
+            break
+    return Path(*parts).with_suffix(".txt")
+
+
+def _numbers(words: list[str], *, polygons: bool) -> list[float]:
+    """Return a line's columns as finite numbers, or raise ValueError."""
+    columns = len(words)
+    if polygons and (columns < _POLYGON_COLUMNS or columns % 2 == 0):
+        hint = "this file holds polygons, which cannot be mixed with boxes" if columns == _BOX_COLUMNS else ""
+        hint = hint or "a polygon has at least 3 points of two columns each"
+        raise ValueError(
+            f"expected a class and an even number of at least 6 coordinates, got {columns} columns; {hint}"
+        )
+    if not polygons and columns != _BOX_COLUMNS:
+        hint = "labels hold no confidence" if columns == _BOX_COLUMNS + 1 else "write one object a line"
+        raise ValueError(f"expected 5 columns (class, x, y, width, height), got {columns}; {hint}")
+    values = []
+    for word in words:
+        try:
+            value = float(word) if word.isascii() and "_" not in word else math.nan
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise ValueError(f"expected a number, got {word!r}; write decimals with a point")
+        values.append(value)
+    return values
+
+
+def _class_id(value: float, class_count: int) -> int:
+    """Return a whole class id in range, or raise ValueError."""
+    if value % 1:
+        raise ValueError(f"expected a whole number as class id, got {value:g}; the class is the first column")
+    if not 0 <= value < class_count:
+        plural = "classes" if class_count > 1 else "class"
+        raise ValueError(
+            f"expected a class id from 0 to {class_count - 1}, got {value:.0f}; data.yaml names {class_count} {plural}"
+        )
+    return int(value)
+
+
+def _box(values: list[float]) -> NDArray[np.float64]:
+    """Return x, y, width, height as a clipped (4,) xyxy, or raise ValueError."""
+    for name, value in zip(_BOX_NAMES, values, strict=True):
+        _check_fraction(name, value)
+    for name, value in zip(_BOX_NAMES[2:], values[2:], strict=True):
+        if value <= 0:
+            raise ValueError(f"expected {name} above 0, got {value:g}; delete the line or draw the box again")
+    x, y, width, height = values
+    return _clip(np.array([x - width / 2, y - height / 2, x + width / 2, y + height / 2]))
+
+
+def _polygon_box(values: list[float]) -> NDArray[np.float64]:
+    """Return the clipped (4,) xyxy around a polygon's points, or raise ValueError."""
+    for index, value in enumerate(values):
+        _check_fraction(f"{'xy'[index % 2]} of point {index // 2 + 1}", value)
+    points = np.array(values, dtype=np.float32).reshape(-1, 2)
+    low, high = points.min(axis=0), points.max(axis=0)
+    for name, extent in zip(_BOX_NAMES[2:], high - low, strict=True):
+        if not 0 < extent <= 1 + SLACK:
+            raise ValueError(f"expected a polygon with {name} in (0, 1], got {extent:g}; draw it again")
+    return _clip(np.concatenate([low, high]).astype(np.float64))
+
+
+def _check_fraction(name: str, value: float) -> None:
+    """Raise ValueError if a coordinate lies outside the image by more than the tolerance."""
+    low = -SLACK if not name.startswith(_BOX_NAMES[2:]) else -math.inf  # a negative size has its own message
+    if not low <= value <= 1 + SLACK:
+        axis = "height" if name.startswith(("y", "height")) else "width"
+        raise ValueError(f"expected {name} in [0, 1], got {value:g}; coordinates are fractions of the image {axis}")
+
+
+def _clip(box_xyxy: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the part of a (4,) box inside the image, or raise ValueError if there is none."""
+    clipped = np.clip(box_xyxy, 0, 1)
+    if not (clipped[:2] < clipped[2:]).all():
+        raise ValueError(f"expected a box inside the image, got {box_xyxy.round(6).tolist()}; delete the line")
+    return clipped
