@@ -1,0 +1,219 @@
+"""A detector in an ONNX file, executed by onnxruntime on the CPU."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+# onnxruntime's exceptions have no common parent but Exception.
+from onnxruntime.capi.onnxruntime_pybind11_state import (
+    EPFail,
+    Fail,
+    InvalidArgument,
+    InvalidGraph,
+    InvalidProtobuf,
+    NoModel,
+    NoSuchFile,
+    NotImplemented,
+    RuntimeException,
+)
+
+from visionlora.cards import PREPROCESSING
+from visionlora.errors import ModelError, UsageError
+
+_ERRORS = (
+    EPFail,
+    Fail,
+    InvalidArgument,
+    InvalidGraph,
+    InvalidProtobuf,
+    NoModel,
+    NoSuchFile,
+    NotImplemented,
+    RuntimeException,
+)
+_INPUT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+
+
+class OnnxNetwork:
+    """A detector in an ONNX file: one that visionlora exported or quantized, or a stock Ultralytics export.
+
+    Attributes:
+        names: one name a class.
+        image_size: side of the square input in pixels.
+        nms: whether its predictions need non-maximum suppression.
+        metadata: the parsed `visionlora` entry of the file's metadata; None for a file of another maker.
+        session: the onnxruntime session.
+    """
+
+    def __init__(self, path: Path | str, *, threads: int | None = None) -> None:
+        """Load a file.
+
+        Args:
+            path: the ONNX file.
+            threads: how many threads one call may use; None leaves it to onnxruntime (all cores).
+
+        Raises:
+            ModelError: the file is missing or broken, is of another task, or its input is not a square picture.
+            UsageError: `threads` is below 1.
+        """
+        self._path = Path(path)
+        self.session = _open_session(self._path, threads)
+        properties = self.session.get_modelmeta().custom_metadata_map
+        self.metadata = _own_metadata(self._path, properties)
+        self.names = _names(self._path, properties, self.metadata)
+        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
+        task = properties.get("task", "detect")
+        if task != "detect" or len(inputs) != 1 or len(outputs) != 1:
+            raise ModelError(
+                f"{path}: expected a detector with one input and one output, "
+                f"got a model of task {task!r} with {len(inputs)} and {len(outputs)}"
+            )
+        if inputs[0].type not in _INPUT_TYPES:
+            raise ModelError(f"{path}: expected a float input, got {inputs[0].type}")
+        self._input_name, self._input_type = inputs[0].name, _INPUT_TYPES[inputs[0].type]
+        shape = inputs[0].shape
+        self.image_size = _image_size(self._path, shape, properties, self.metadata)
+        self._batch: int | None = shape[0] if isinstance(shape[0], int) else None
+        self._end_to_end = self._has_end_to_end_output(outputs[0].shape)
+        self.nms = bool(self.metadata["nms"]) if self.metadata else not self._end_to_end
+
+    def __call__(self, batch: NDArray[np.float32], /) -> NDArray[np.float32]:
+        """Map (n, 3, S, S) RGB in [0, 1] to (n, 4 + classes, anchors): cx, cy, w, h in pixels, then scores.
+
+        Raises:
+            UsageError: `batch` is not of this shape.
+            ModelError: onnxruntime fails on the graph.
+        """
+        side = self.image_size
+        if batch.ndim != 4 or batch.shape[1:] != (3, side, side) or not len(batch):
+            raise UsageError(f"{self._path}: expected a batch (n, 3, {side}, {side}), got {batch.shape}")
+        batch = np.ascontiguousarray(batch, dtype=self._input_type)
+        step = self._batch or len(batch)
+        if step == len(batch):
+            output = self._run(batch)
+        else:  # the file fixes the size of a batch
+            spare = -len(batch) % step
+            padded = np.concatenate([batch, np.zeros_like(batch, shape=(spare, *batch.shape[1:]))]) if spare else batch
+            output = np.concatenate([self._run(padded[i : i + step]) for i in range(0, len(padded), step)])
+            output = output[: len(batch)]
+        return _one_hot(self._path, output, len(self.names)) if self._end_to_end else output
+
+    def _run(self, batch: NDArray[Any]) -> NDArray[np.float32]:
+        try:
+            output = self.session.run(None, {self._input_name: batch})[0]
+        except _ERRORS as error:
+            raise ModelError(f"{self._path}: onnxruntime cannot run it: {_one_line(error)}") from error
+        return output.astype(np.float32, copy=False)
+
+    def _has_end_to_end_output(self, shape: list[Any]) -> bool:
+        """Whether rows are finished detections (n, boxes, 6) and not raw predictions (n, 4 + classes, anchors).
+
+        Six anchors are impossible (the smallest input has 21), so six columns are a finished detection's: the
+        criterion that Ultralytics uses too. A file of ours never has them.
+        """
+        if len(shape) != 3 or not all(isinstance(size, int) for size in shape[1:]):
+            blank = np.zeros((self._batch or 1, 3, self.image_size, self.image_size), dtype=self._input_type)
+            shape = list(self._run(blank).shape)
+        if len(shape) == 3 and shape[2] == 6 and self.metadata is None:
+            return True
+        if len(shape) != 3 or shape[1] != 4 + len(self.names):
+            raise ModelError(
+                f"{self._path}: expected an output (n, {4 + len(self.names)}, anchors) for {len(self.names)} classes "
+                f"or (n, boxes, 6), got {tuple(shape)}"
+            )
+        return False
+
+
+def _open_session(path: Path, threads: int | None) -> onnxruntime.InferenceSession:
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads: expected at least 1, got {threads}")
+    if not path.is_file():
+        raise ModelError(f"{path}: expected an ONNX file, found none")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors only
+    options.intra_op_num_threads = threads or 0
+    options.inter_op_num_threads = 1
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except _ERRORS as error:
+        raise ModelError(f"{path}: expected an ONNX file, onnxruntime cannot load it: {_one_line(error)}") from error
+
+
+def _own_metadata(path: Path, properties: Mapping[str, str]) -> dict[str, Any] | None:
+    """The parsed `visionlora` entry, or None where there is none."""
+    if "visionlora" not in properties:
+        return None
+    try:
+        metadata = json.loads(properties["visionlora"])
+        version, preprocessing = metadata["format"], dict(metadata["preprocessing"])
+        complete = isinstance(metadata["names"], list) and isinstance(metadata["nms"], bool)
+        complete = complete and isinstance(preprocessing.pop("image_size"), int)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path}: its visionlora metadata is broken: {error!r}") from error
+    if version != 1:
+        raise ModelError(f"{path}: expected format 1, got {version}; use the visionlora version that made the file")
+    if not complete:
+        raise ModelError(f"{path}: its visionlora metadata is broken: names, nms or image_size is of a wrong type")
+    if preprocessing != PREPROCESSING:
+        raise ModelError(f"{path}: expected the preprocessing {PREPROCESSING}, got {preprocessing}")
+    return metadata
+
+
+def _names(path: Path, properties: Mapping[str, str], metadata: dict[str, Any] | None) -> tuple[str, ...]:
+    if metadata is not None:
+        return tuple(metadata["names"])
+    try:
+        names = ast.literal_eval(properties["names"])
+        ordered = [names[i] for i in range(len(names))]
+    except (KeyError, ValueError, SyntaxError, TypeError) as error:
+        raise ModelError(
+            f"{path}: expected class names in the file's metadata ('names'), as visionlora and Ultralytics write them"
+        ) from error
+    return tuple(str(name) for name in ordered)
+
+
+def _image_size(path: Path, shape: list[Any], properties: Mapping[str, str], metadata: dict[str, Any] | None) -> int:
+    """Side of the input: from the graph, or where that leaves it open from the metadata."""
+    size = shape[2:]
+    if len(shape) == 4 and not all(isinstance(side, int) for side in size):
+        try:
+            size = (
+                ast.literal_eval(properties["imgsz"])
+                if metadata is None
+                else [metadata["preprocessing"]["image_size"]] * 2
+            )
+        except (KeyError, ValueError, SyntaxError) as error:
+            raise ModelError(
+                f"{path}: neither its graph nor its metadata ('imgsz') says the size of the input"
+            ) from error
+    if len(shape) != 4 or shape[1] != 3 or len(size) != 2 or size[0] != size[1]:
+        raise ModelError(f"{path}: expected a square input (n, 3, S, S), got {(*shape[:2], *size)}; export it square")
+    if metadata is not None and size[0] != metadata["preprocessing"]["image_size"]:
+        raise ModelError(
+            f"{path}: its graph is for {size[0]} pixels, its metadata says {metadata['preprocessing']['image_size']}"
+        )
+    return int(size[0])
+
+
+def _one_hot(path: Path, rows: NDArray[np.float32], classes: int) -> NDArray[np.float32]:
+    """(n, boxes, 6) x1, y1, x2, y2, score, class -> (n, 4 + classes, boxes) as a raw prediction."""
+    class_ids = rows[:, :, 5].astype(np.int64)
+    if rows.shape[1] and (class_ids.min() < 0 or class_ids.max() >= classes):
+        raise ModelError(f"{path}: gave class id {class_ids.min()} to {class_ids.max()}, but has {classes} names")
+    prediction = np.zeros((rows.shape[0], 4 + classes, rows.shape[1]), dtype=np.float32)
+    prediction[:, 0:2] = ((rows[:, :, 0:2] + rows[:, :, 2:4]) / 2).transpose(0, 2, 1)
+    prediction[:, 2:4] = (rows[:, :, 2:4] - rows[:, :, 0:2]).transpose(0, 2, 1)
+    np.put_along_axis(prediction, 4 + class_ids[:, None, :], rows[:, None, :, 4], axis=1)
+    return prediction
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
