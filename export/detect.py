@@ -1,0 +1,214 @@
+"""Detect objects with a detector that visionlora exported; see README.md for the contract of the file.
+
+Needs Python 3.8 or newer, numpy, onnxruntime and either OpenCV or Pillow. Copy this file and the model to the device:
+
+    python detect.py --model model.onnx --source picture.jpg
+    python detect.py --model model.onnx --source folder --conf 0.4 --out detections.json --draw drawn
+
+    from detect import Detector
+    detections = Detector("model.onnx").predict("picture.jpg")
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
+try:
+    import cv2
+
+    READ_ERRORS: tuple = (OSError, ValueError, cv2.error)
+except ImportError:
+    cv2 = None  # type: ignore[assignment]
+    from PIL import Image, ImageDraw, ImageOps
+
+    READ_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+PREPROCESSING = {"letterbox": "square", "padding": 114, "channels": "RGB", "scale": "1/255"}
+COLOURS_RGB = ((230, 60, 50), (30, 120, 220), (40, 160, 70), (240, 160, 0), (150, 70, 200), (0, 170, 180))
+ORT_ERRORS = tuple(  # they have no common parent but Exception
+    error for error in vars(ort_errors).values() if isinstance(error, type) and issubclass(error, Exception)
+)
+
+
+class Detector:
+    """An exported model (float32 or INT8) with everything around it: image in, objects out."""
+
+    def __init__(self, path: Path | str, *, iou_threshold: float = 0.7, max_detections: int = 300) -> None:
+        """Load the model. Raises ValueError if the file is missing, broken or not one of visionlora's."""
+        if not Path(path).is_file():
+            raise ValueError(f"{path}: expected an ONNX file, found none")
+        try:
+            self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        except ORT_ERRORS as error:
+            raise ValueError(f"{path}: onnxruntime cannot load it: {' '.join(str(error).split())}") from error
+        try:
+            metadata = json.loads(self.session.get_modelmeta().custom_metadata_map["visionlora"])
+            version, preprocessing = metadata["format"], dict(metadata["preprocessing"])
+            self.names, self.nms, self.image_size = metadata["names"], metadata["nms"], preprocessing.pop("image_size")
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}: expected a file that visionlora exported, its metadata lacks {error}") from error
+        if version != 1 or preprocessing != PREPROCESSING:
+            raise ValueError(f"{path}: expected format 1 with {PREPROCESSING}, got {version} with {preprocessing}")
+        self.iou_threshold, self.max_detections = iou_threshold, max_detections
+
+    def predict(self, image: Path | str | np.ndarray, *, confidence: float = 0.25) -> list:
+        """Return the objects in an image file, or in (H, W, 3) uint8 BGR pixels as from cv2, best first.
+
+        Each is a dict: name, class_id, score in [0, 1], box_xyxy (left, top, right, bottom in pixels of the image).
+        """
+        if not 0 <= confidence <= 1:
+            raise ValueError(f"confidence: expected a number in [0, 1], got {confidence}")
+        pixels = image if isinstance(image, np.ndarray) else read_image(image)
+        tensor, scale_xy, offset_xy = letterbox(pixels, self.image_size)
+        (prediction,) = self.session.run(None, {self.session.get_inputs()[0].name: tensor})[0]
+        class_ids, anchors = np.nonzero(prediction[4:] > confidence)  # one anchor may give several classes
+        scores = prediction[4:][class_ids, anchors]
+        order = np.argsort(-scores, kind="stable")
+        class_ids, scores, (x, y, w, h) = class_ids[order], scores[order], prediction[:4, anchors[order]]
+        boxes = np.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], axis=1)
+        kept = suppress(boxes, class_ids, self.iou_threshold, self.max_detections) if self.nms else slice(None)
+        boxes, class_ids, scores = (a[kept][: self.max_detections] for a in (boxes, class_ids, scores))
+        limit = np.array([*pixels.shape[1::-1]] * 2, dtype=np.float32)
+        boxes = np.clip((boxes - np.float32(offset_xy * 2)) / np.float32(scale_xy * 2), 0, limit)
+        return [
+            {"name": self.names[c], "class_id": int(c), "score": float(s), "box_xyxy": [float(v) for v in box]}
+            for c, s, box in zip(class_ids, scores, boxes)  # noqa: B905 (Python 3.8 has no strict)
+        ]
+
+
+def read_image(path: Path | str) -> np.ndarray:
+    """Read an image file as (H, W, 3) uint8 BGR, turned by its EXIF. Raises ValueError if it is missing or broken."""
+    try:
+        if cv2 is not None:
+            data = np.frombuffer(Path(path).read_bytes(), dtype=np.uint8)
+            image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
+            if image is None:
+                raise ValueError("broken or of an unknown format")
+            return image
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file)
+            if image.mode == "F":
+                raise ValueError("expected 8 or 16 bits a pixel, got floating point")
+            if image.mode.startswith("I"):  # 16 bits of grey
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            return np.ascontiguousarray(np.asarray(image.convert("RGB"))[:, :, ::-1])
+    except READ_ERRORS as error:
+        raise ValueError(f"{path}: cannot be read as an image: {error}") from error
+
+
+def letterbox(image: np.ndarray, size: int) -> tuple:
+    """Fit an image into a grey square: (1, 3, size, size) float32 RGB in [0, 1], scale (x, y), offset (x, y)."""
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+        raise ValueError(f"expected an image (H, W, 3) of uint8, got {image.shape} of {image.dtype}")
+    height, width = image.shape[:2]
+    scale = min(size / height, size / width)
+    new_width, new_height = max(round(width * scale), 1), max(round(height * scale), 1)
+    left, top = round((size - new_width) / 2 - 0.1), round((size - new_height) / 2 - 0.1)
+    square = np.full((size, size, 3), 114, dtype=np.uint8)
+    square[top : top + new_height, left : left + new_width] = resize(image, new_width, new_height)
+    tensor = square[:, :, ::-1].transpose(2, 0, 1)[None].astype(np.float32) / np.float32(255)
+    return np.ascontiguousarray(tensor), (new_width / width, new_height / height), (left, top)
+
+
+def resize(image: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Resize bilinearly; without OpenCV in its own fixed-point arithmetic (11 bits), so that the pixels are equal."""
+    if image.shape[:2] == (height, width):
+        return image
+    if cv2 is not None:
+        return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+
+    def axis(old: int, new: int) -> tuple:
+        position = ((np.arange(new) + 0.5) * (old / new) - 0.5).astype(np.float32)
+        low = np.floor(position)
+        weight = position - low
+        weights = np.rint(np.stack([1 - weight, weight]) * 2048).astype(np.int32)
+        return np.clip(low, 0, old - 1).astype(int), np.clip(low + 1, 0, old - 1).astype(int), *weights
+
+    x0, x1, wx0, wx1 = axis(image.shape[1], width)
+    y0, y1, wy0, wy1 = axis(image.shape[0], height)
+    upper, lower = (
+        (rows[:, x0] * wx0[:, None] + rows[:, x1] * wx1[:, None]) >> 4 for rows in (image[y0], image[y1])
+    )  # (height, width, 3)
+    total = (upper * wy0[:, None, None] >> 16) + (lower * wy1[:, None, None] >> 16)
+    return (total + 2 >> 2).astype(np.uint8)
+
+
+def suppress(boxes: np.ndarray, class_ids: np.ndarray, iou_threshold: float, max_detections: int) -> list:
+    """Indices of the boxes (best first) that overlap no better one of their class by more than the threshold."""
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    alive = np.ones(len(boxes), dtype=bool)
+    kept: list[int] = []
+    for i in range(len(boxes)):
+        if alive[i] and len(kept) < max_detections:
+            kept.append(i)
+            sides = np.minimum(boxes[:, 2:], boxes[i, 2:]) - np.maximum(boxes[:, :2], boxes[i, :2])
+            shared = sides[:, 0].clip(min=0) * sides[:, 1].clip(min=0)
+            union = np.maximum(area + area[i] - shared, np.float32(1e-12))
+            alive &= (shared / union <= iou_threshold) | (class_ids != class_ids[i])
+    return kept
+
+
+def draw(image: np.ndarray, detections: list, path: Path) -> None:
+    """Write a picture with a box and a label for each detection."""
+    picture = Image.fromarray(image[:, :, ::-1]) if cv2 is None else image.copy()
+    for found in detections:
+        left, top, right, bottom = (round(v) for v in found["box_xyxy"])
+        colour, label = COLOURS_RGB[found["class_id"] % len(COLOURS_RGB)], f"{found['name']} {found['score']:.2f}"
+        if cv2 is None:
+            pen = ImageDraw.Draw(picture)
+            pen.rectangle((left, top, right, bottom), outline=colour, width=2)
+            pen.text((left + 3, top + 2), label, fill=colour)
+        else:
+            cv2.rectangle(picture, (left, top), (right, bottom), colour[::-1], 2)
+            cv2.putText(picture, label, (left + 3, top + 13), cv2.FONT_HERSHEY_SIMPLEX, 0.45, colour[::-1], 1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if cv2 is None:
+        picture.save(path)
+    else:
+        path.write_bytes(cv2.imencode(path.suffix, picture)[1].tobytes())
+
+
+def main() -> int:
+    """Run the command line; the exit code is 1 on an error."""
+    parser = argparse.ArgumentParser(description="Detect objects with a detector that visionlora exported.")
+    parser.add_argument("--model", required=True, help="the exported .onnx file")
+    parser.add_argument("--source", required=True, type=Path, help="an image, or a folder of images")
+    parser.add_argument("--conf", type=float, default=0.25, help="lowest score that counts (default 0.25)")
+    parser.add_argument("--out", type=Path, help="JSON file for the detections (default: printed)")
+    parser.add_argument("--draw", type=Path, metavar="DIR", help="folder for pictures with the boxes drawn")
+    args = parser.parse_args()
+    try:
+        detector = Detector(args.model)
+        is_folder = args.source.is_dir()
+        paths = sorted(p for p in args.source.iterdir() if p.suffix.lower() in SUFFIXES) if is_folder else [args.source]
+        if not paths:
+            raise ValueError(f"{args.source}: expected images ({', '.join(SUFFIXES)}), found none")
+        if args.draw and args.draw.resolve() == paths[0].parent.resolve():
+            raise ValueError(f"{args.draw}: the drawn pictures would replace the images there; choose another --draw")
+        results: list[dict] = []
+        for path in paths:
+            image = read_image(path)
+            results.append({"image": str(path), "detections": detector.predict(image, confidence=args.conf)})
+            if args.draw:
+                draw(image, results[-1]["detections"], args.draw / path.name)
+        text = json.dumps(results, indent=1)
+        if args.out:
+            args.out.write_text(text + "\n", encoding="utf-8")
+        else:
+            print(text)
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

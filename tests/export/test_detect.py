@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from tests.tiny_onnx import NAMES, own_metadata, write_detector
+from visionlora.inference import detect
+from visionlora.preprocess import read_image
+from visionlora.runtime import OnnxNetwork
+
+SCRIPT = Path(__file__).parents[2] / "export" / "detect.py"
+CONFIDENCE = 0.4
+LIBRARIES = pytest.mark.parametrize("blocked", ["cv2", "PIL"])
+
+
+def load(blocked: str) -> ModuleType:
+    """Import the script as if one of the two image libraries were not installed."""
+    spec = importlib.util.spec_from_file_location(f"detect_without_{blocked}", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, blocked, None)
+        spec.loader.exec_module(module)
+    return module
+
+
+def run(blocked: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run the script in a process of its own where one of the image libraries cannot be imported."""
+    code = (
+        f"import runpy, sys; sys.modules[{blocked!r}] = None; sys.argv = sys.argv[1:]; "
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    command = [sys.executable, "-c", code, str(SCRIPT), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return write_detector(tmp_path_factory.mktemp("model") / "model.onnx")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Pictures of many kinds: sizes, formats, grey, 16 bits, alpha, a turned one, letters of other alphabets."""
+    folder = tmp_path_factory.mktemp("pictures")
+    generator = np.random.default_rng(0)
+    for i, (width, height) in enumerate([(64, 64), (200, 120), (77, 203), (20, 31), (128, 128)]):
+        pixels = cv2.resize(generator.integers(0, 256, (9, 9, 3)).astype(np.uint8), (width, height))
+        Image.fromarray(pixels).save(folder / f"{i}.{'jpg' if i % 2 else 'png'}", quality=90)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels[:90]).save(folder / "turned.jpg", exif=exif)
+    Image.fromarray(pixels[:, :, 0]).save(folder / "grey.bmp")
+    Image.fromarray(pixels[:, :, 0].astype(np.uint16) * 250).save(folder / "deep.png")
+    Image.fromarray(np.dstack([pixels, pixels[:, :, 0]])).save(folder / "Über 鋼.png")
+    (folder / "notes.txt").write_text("not a picture")
+    return folder
+
+
+def expected_detections(model: Path, path: Path) -> list[dict]:
+    (found,) = detect(OnnxNetwork(model), [read_image(path)], confidence=CONFIDENCE)
+    return [
+        {
+            "name": NAMES[class_id],
+            "class_id": int(class_id),
+            "score": pytest.approx(float(score), abs=1e-5),
+            "box_xyxy": pytest.approx(box.tolist(), abs=1e-3),
+        }
+        for box, score, class_id in zip(found.boxes_xyxy, found.scores, found.class_ids, strict=True)
+    ]
+
+
+@LIBRARIES
+def test_the_command_finds_what_visionlora_finds(tmp_path, model, folder, blocked):
+    out = tmp_path / "detections.json"
+    result = run(blocked, "--model", model, "--source", folder, "--conf", CONFIDENCE, "--out", out)
+    assert result.returncode == 0 and result.stdout == "" and result.stderr == ""
+    entries = json.loads(out.read_text())
+    assert [Path(entry["image"]).name for entry in entries] == sorted(
+        path.name for path in folder.iterdir() if path.suffix != ".txt"
+    )
+    for entry in entries:
+        assert entry["detections"] == expected_detections(model, Path(entry["image"]))
+    counts = [len(entry["detections"]) for entry in entries]
+    assert min(counts) >= 1 and max(counts) < 3 * 64  # it finds something, and drops something
+
+
+@LIBRARIES
+@pytest.mark.parametrize("nms", [True, False])
+def test_the_class_finds_what_visionlora_finds(tmp_path, folder, blocked, nms):
+    properties = {"visionlora": json.dumps(own_metadata(nms=nms))}
+    path = write_detector(tmp_path / "model.onnx", properties=properties)
+    detector = load(blocked).Detector(path)
+    picture = folder / "1.jpg"
+    expected = expected_detections(path, picture)
+    assert len(expected) > 1
+    assert detector.predict(picture, confidence=CONFIDENCE) == expected
+    assert detector.predict(read_image(picture), confidence=CONFIDENCE) == expected
+    (default,) = detect(OnnxNetwork(path), [read_image(picture)])
+    assert len(detector.predict(str(picture))) == len(default)
+
+
+def test_nms_has_an_effect_on_these_pictures(tmp_path, model, folder):
+    everything = write_detector(tmp_path / "all.onnx", properties={"visionlora": json.dumps(own_metadata(nms=False))})
+    assert len(expected_detections(model, folder / "1.jpg")) < len(expected_detections(everything, folder / "1.jpg"))
+
+
+@LIBRARIES
+def test_every_picture_is_read_as_visionlora_reads_it(folder, blocked):
+    for path in folder.glob("*.[!t]*"):
+        np.testing.assert_array_equal(load(blocked).read_image(path), read_image(path), err_msg=path.name)
+
+
+@pytest.fixture(scope="module")
+def without_opencv() -> ModuleType:
+    return load("cv2")
+
+
+side = st.integers(1, 120)
+
+
+@settings(deadline=None, max_examples=100)
+@given(old_wh=st.tuples(side, side), new_wh=st.tuples(side, side), seed=st.integers(0, 100))
+def test_resizing_without_opencv_equals_opencv(without_opencv, old_wh, new_wh, seed):
+    image = np.random.default_rng(seed).integers(0, 256, (old_wh[1], old_wh[0], 3)).astype(np.uint8)
+    expected = cv2.resize(image, new_wh, interpolation=cv2.INTER_LINEAR)
+    # OpenCV's own code is reproduced to the bit; its builds for other processors may round one step differently.
+    difference = np.abs(without_opencv.resize(image, *new_wh).astype(int) - expected)
+    assert difference.max() <= 1 and (difference > 0).mean() <= 0.01
+
+
+@LIBRARIES
+def test_detections_are_drawn_on_a_copy(tmp_path, model, folder, blocked):
+    before = (folder / "1.jpg").read_bytes()
+    arguments = ("--source", folder / "1.jpg", "--conf", CONFIDENCE, "--draw", tmp_path / "drawn")
+    result = run(blocked, "--model", model, *arguments)
+    assert json.loads(result.stdout)[0]["image"] == str(folder / "1.jpg")
+    drawn, original = read_image(tmp_path / "drawn" / "1.jpg"), read_image(folder / "1.jpg")
+    assert drawn.shape == original.shape and np.abs(drawn.astype(int) - original).max() > 100
+    assert (folder / "1.jpg").read_bytes() == before
+
+
+def test_drawing_over_the_source_is_refused(model, folder):
+    result = run("PIL", "--model", model, "--source", folder, "--draw", folder)
+    assert result.returncode == 1 and "would replace the images" in result.stderr
+
+
+@LIBRARIES
+def test_a_broken_picture_is_refused_by_name(tmp_path, folder, blocked):
+    whole = (folder / "0.png").read_bytes()
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "text.png").write_bytes(b"no picture")
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    names = ["absent.png", "empty.png", "text.png", "cut.png"]
+    # A process of its own: Ultralytics replaces Pillow's open, and its own does not fail the same way.
+    code = f"""
+import runpy, sys
+sys.modules[{blocked!r}] = None
+read_image = runpy.run_path({str(SCRIPT)!r})["read_image"]
+for name in {names}:
+    try:
+        read_image(name)
+    except ValueError as error:
+        print(error)
+"""
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    messages = result.stdout.splitlines()
+    assert len(messages) == len(names)
+    for name, message in zip(names, messages, strict=True):
+        assert message.startswith(f"{name}: cannot be read as an image: ")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        pytest.param(None, "found none", id="missing"),
+        pytest.param(b"no model", "cannot load it", id="text"),
+        pytest.param({}, "lacks 'visionlora'", id="of another maker"),
+        pytest.param({"visionlora": "{}"}, "lacks 'format'", id="empty metadata"),
+        pytest.param({"visionlora": json.dumps({**own_metadata(), "format": 2})}, "expected format 1", id="newer"),
+    ],
+)
+def test_a_wrong_model_is_refused_by_name(tmp_path, content, message):
+    path = tmp_path / "model.onnx"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        write_detector(path, properties=content)
+    with pytest.raises(ValueError, match=rf"model\.onnx: .*{message}"):
+        load("PIL").Detector(path)
+
+
+@pytest.mark.parametrize("image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)])
+def test_an_array_that_is_no_colour_image_is_refused(model, image):
+    with pytest.raises(ValueError, match="expected an image"):
+        load("PIL").Detector(model).predict(image)
+
+
+@LIBRARIES
+def test_an_error_is_one_line_and_exit_code_one(tmp_path, model, folder, blocked):
+    out = tmp_path / "out.json"
+    (tmp_path / "text.png").write_bytes(b"no picture")
+    for arguments in (
+        ("--model", model, "--source", tmp_path / "text.png"),
+        ("--model", tmp_path / "absent.onnx", "--source", folder),
+        ("--model", model, "--source", folder, "--conf", "2"),
+    ):
+        result = run(blocked, *arguments, "--out", out)
+        assert result.returncode == 1 and result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+    assert not out.exists()
+
+
+def test_a_folder_without_pictures_and_a_missing_option_are_refused(tmp_path, model):
+    result = run("PIL", "--model", model, "--source", tmp_path)
+    assert result.returncode == 1 and "expected images" in result.stderr
+    assert run("PIL", "--model", model).returncode == 2
+
+
+def test_the_script_needs_nothing_of_visionlora():
+    code = "import runpy, sys; runpy.run_path(sys.argv[1]); print({'visionlora', 'torch', 'onnx'} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code, str(SCRIPT)], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"
+
+
+def test_the_readme_states_the_metadata_that_the_script_reads():
+    text = (SCRIPT.parent / "README.md").read_text(encoding="utf-8")
+    stated = text.split('`{"image_size": S, ')[1].split("}`")[0]
+    assert json.loads("{" + stated + "}") == load("PIL").PREPROCESSING
+    assert all(f"| `{field}` |" in text for field in own_metadata())
