@@ -1,0 +1,54 @@
+"""The adapter file: what goes in comes out, and what is wrong is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from visionlora.adapters import Adapter, AdapterCard, AdapterSettings, load_adapter, read_adapter_card, save_adapter
+from visionlora.errors import AdapterError
+
+CARD = AdapterCard(
+    settings=AdapterSettings(rank=4, alpha=2.0, targets="neck+head"),
+    names=("scratch", "Fleck ü"),
+    base={"name": "yolo11n.pt", "fingerprint": "ab" * 32},
+    preprocessing={"image_size": 320},
+    training={"epochs": 3},
+    scores={"map50_95": 0.4},
+    version="0.1.0",
+)
+
+
+def test_card_and_tensors_survive_the_file(tmp_path) -> None:
+    tensors = {"a.lora_A.weight": torch.randn(4, 3), "a.bias_delta": torch.randn(3)}
+    save_adapter(Adapter(CARD, tensors), tmp_path / "adapter.safetensors", dtype=torch.float32)
+    loaded = load_adapter(tmp_path / "adapter.safetensors")
+    assert loaded.card == CARD == read_adapter_card(tmp_path / "adapter.safetensors")
+    assert all(torch.equal(loaded.tensors[name], tensor) for name, tensor in tensors.items())
+
+
+def test_default_precision_is_half(tmp_path) -> None:
+    save_adapter(Adapter(CARD, {"a": torch.tensor([1 / 3])}), tmp_path / "a.safetensors")
+    assert torch.equal(load_adapter(tmp_path / "a.safetensors").tensors["a"], torch.tensor([1 / 3]).half())
+
+
+def test_tensor_beyond_half_precision_is_refused_and_leaves_no_file(tmp_path) -> None:
+    with pytest.raises(AdapterError, match=r"not finite.*a\.weight"):
+        save_adapter(Adapter(CARD, {"a.weight": torch.tensor([1e6])}), tmp_path / "a.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_base_is_refused_with_both_fingerprints() -> None:
+    with pytest.raises(AdapterError, match=f"{'ab' * 32}.*other.pt.*{'cd' * 32}"):
+        Adapter(CARD, {}).check_base("cd" * 32, "other.pt")
+
+
+def test_unreadable_files_are_refused(tmp_path) -> None:
+    missing, broken, foreign, later = (tmp_path / f"{name}.safetensors" for name in ("m", "b", "f", "l"))
+    broken.write_bytes(b"not a tensor")
+    save_file({"x": torch.zeros(1)}, foreign)
+    save_file({"x": torch.zeros(1)}, later, metadata={"visionlora": '{"format": 99, "kind": "adapter"}'})
+    for path, message in ((missing, "cannot read"), (broken, "cannot read"), (foreign, "no adapter"), (later, "99")):
+        with pytest.raises(AdapterError, match=message):
+            load_adapter(path)
