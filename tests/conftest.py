@@ -1,0 +1,68 @@
+"""What the tests share: the scripts in datasets/ as modules, a tiny detector, and a small generated data set."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from ultralytics.nn.tasks import DetectionModel
+
+from visionlora.demonstration.generate import write_dataset
+from visionlora.demonstration.surface import SURFACE_NAMES, draw_surface
+from visionlora.yolo.toy_base import BaseCard, save_base, write_base
+
+DATASETS = Path(__file__).parents[1] / "datasets"
+
+
+@pytest.fixture(scope="session")
+def script() -> Callable[[str], ModuleType]:
+    """Load a script such as `surface/prepare.py` from datasets/, which is no package."""
+
+    def load(name: str) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(name.replace("/", "_").removesuffix(".py"), DATASETS / name)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def toy(script: Callable[[str], ModuleType]) -> DetectionModel:
+    """Return a randomly initialised model of the toy base's shape with three classes, in eval mode."""
+    torch.manual_seed(0)
+    model = DetectionModel(script("shapes/pretrain.py").model_description(3), ch=3, nc=3, verbose=False)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.2, 0.2)
+            module.running_var.uniform_(0.5, 2.0)
+    return model.half().float().eval()
+
+
+@pytest.fixture(scope="session")
+def toy_base(toy: DetectionModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the .safetensors that holds the toy model."""
+    path = tmp_path_factory.mktemp("toy") / "toy.safetensors"
+    card = BaseCard(toy.yaml, ("one", "two", "three"), 96, {"date": "2025-01-01T00:00:00+00:00"}, {"mAP50": 0.5})
+    save_base(toy, card, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def checkpoint(toy_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an Ultralytics checkpoint of the toy model."""
+    path = tmp_path_factory.mktemp("checkpoint") / "base.pt"
+    write_base(path, toy_base)
+    return path
+
+
+@pytest.fixture(scope="session")
+def surface(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the data.yaml of a few generated pictures of surface defects, 96 px."""
+    folder = tmp_path_factory.mktemp("surface")
+    return write_dataset(draw_surface, SURFACE_NAMES, folder, counts={"train": 12, "val": 6}, size=96, seed=1)

@@ -1,0 +1,27 @@
+"""Everything that knows Ultralytics: checkpoints, class outputs, layout, the torch network, the trainer.
+
+The only room that imports ultralytics. Its habit of installing packages at run time is switched off for this process,
+unless the environment says otherwise.
+"""
+
+import os
+
+os.environ.setdefault("YOLO_AUTOINSTALL", "false")
+
+from visionlora.yolo.checkpoint import Base, load_base, sample_pictures, save_checkpoint
+from visionlora.yolo.classes import set_classes
+from visionlora.yolo.layout import plan_detector
+from visionlora.yolo.network import RawDetector, TorchNetwork, check_image_size, with_adapter
+
+__all__ = [
+    "Base",
+    "RawDetector",
+    "TorchNetwork",
+    "check_image_size",
+    "load_base",
+    "plan_detector",
+    "sample_pictures",
+    "save_checkpoint",
+    "set_classes",
+    "with_adapter",
+]

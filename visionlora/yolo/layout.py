@@ -1,0 +1,60 @@
+"""How an Ultralytics detector is laid out: which norms follow which layers, what backbone, neck and head are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection
+
+from torch import nn
+from ultralytics.nn.modules.block import DFL
+from ultralytics.nn.tasks import DetectionModel
+
+from visionlora.adapters import AdapterPlan, AdapterSettings, plan_adapter
+
+
+def plan_detector(model: DetectionModel, settings: AdapterSettings, *, whole: Collection[str]) -> AdapterPlan:
+    """Plan the adapter of a detector whose class outputs `whole` are new (see `set_classes`).
+
+    Targets may be `all`, `backbone`, `neck`, `head`, sums of these such as `neck+head`, `from:N` (module N of the
+    model and all behind it), or a regular expression on layer names such as `model\\.22\\..*`.
+
+    Raises:
+        UsageError: the targets match nothing.
+    """
+    return plan_adapter(
+        model,
+        settings,
+        norms=_norms(model),
+        whole=whole,
+        constants=dict.fromkeys(_constants(model), "constant of the box decoding (DFL)"),
+        groups=_groups(model),
+    )
+
+
+def _norms(model: nn.Module) -> dict[str, str]:
+    """Return the path of the batch normalization behind each convolution of an Ultralytics `Conv` block."""
+    return {
+        f"{name}.conv": f"{name}.bn"
+        for name, module in model.named_modules()
+        if isinstance(getattr(module, "conv", None), nn.Conv2d)
+        and isinstance(getattr(module, "bn", None), nn.BatchNorm2d)
+    }
+
+
+def _constants(model: nn.Module) -> list[str]:
+    return [f"{name}.conv" for name, module in model.named_modules() if isinstance(module, DFL)]
+
+
+def _groups(model: DetectionModel) -> Callable[[str, str], bool | None]:
+    backbone, last = len(model.yaml["backbone"]), len(model.model) - 1
+    ranges = {"backbone": (0, backbone), "neck": (backbone, last), "head": (last, last + 1)}
+
+    def contains(word: str, layer: str) -> bool | None:
+        start = re.fullmatch(r"from:(\d+)", word)
+        if word not in ranges and not start:
+            return None
+        first, end = (int(start[1]), last + 1) if start else ranges[word]
+        number = re.match(r"model\.(\d+)\.", layer)
+        return bool(number) and first <= int(number[1]) < end if number else False
+
+    return contains

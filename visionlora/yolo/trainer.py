@@ -1,0 +1,355 @@
+"""Ultralytics' detection trainer, training an adapter instead of a model.
+
+Augmentation, schedule, AMP, early stopping, DDP launch and loggers are Ultralytics'. What is overridden here, and why,
+stands in a table in docs/training.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+import ultralytics.engine.trainer as ultralytics_trainer
+from torch import nn
+from ultralytics.cfg import get_cfg
+from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK
+from ultralytics.utils.callbacks import get_default_callbacks
+from ultralytics.utils.torch_utils import ModelEMA, torch_distributed_zero_first, unwrap_model
+
+from visionlora.adapters import (
+    Adapter,
+    AdapterCard,
+    AdapterPlan,
+    AdapterSettings,
+    adapter_tensors,
+    attach,
+    load_adapter,
+    load_adapter_tensors,
+    save_adapter,
+)
+from visionlora.errors import ModelError, VisionLoraError
+from visionlora.files import atomic_output
+from visionlora.yolo.checkpoint import load_base, quiet
+from visionlora.yolo.classes import set_classes
+from visionlora.yolo.layout import plan_detector
+from visionlora.yolo.sampling import EpochSampler, SeededDataset, seed_everything, train_loader
+
+ADAPTER_FILE, RESUME_FILE, RESULTS_FILE = "adapter.safetensors", "resume.pt", "results.csv"
+_JOB = "visionlora_job"  # Ultralytics hands callbacks, and nothing else of ours, to its DDP processes
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """What the trainer must know beyond Ultralytics' own hyperparameters.
+
+    Attributes:
+        model: path or name of the base checkpoint.
+        fingerprint: SHA-256 of its weights.
+        out: folder of the run.
+        names: class names of the data set.
+        images: path of the text file that lists a split's images, by split (`train`, `val`).
+        settings: shape of the adapter.
+        preprocessing: as the adapter's card keeps it.
+        training: the settings of the run, as the adapter's card keeps them.
+        resume: go on from the run's last finished epoch.
+    """
+
+    model: str
+    fingerprint: str
+    out: Path
+    names: tuple[str, ...]
+    images: Mapping[str, Path]
+    settings: AdapterSettings
+    preprocessing: Mapping[str, Any]
+    training: Mapping[str, Any]
+    resume: bool = False
+
+
+def run_job(job: TrainingJob, hyperparameters: Mapping[str, Any]) -> AdapterTrainer | None:
+    """Train the adapter of `job`; return the trainer, or None where other processes trained (DDP).
+
+    Raises:
+        VisionLoraError: the training diverged, or the base changed since the job was made.
+    """
+    callbacks = {**get_default_callbacks(), _JOB: [job]}
+    overrides = {**hyperparameters, "model": job.model, "save_dir": str(job.out), "exist_ok": True, "plots": False}
+    trainer = AdapterTrainer(overrides=overrides, _callbacks=callbacks)
+    trainer.train()
+    return None if trainer.ddp else trainer
+
+
+class AdapterEMA(ModelEMA):
+    """Moving average of the trained tensors alone, over about the last twentieth of the run's updates.
+
+    Ultralytics' average is made for long runs: its decay is still ramping up after 2000 updates.
+    """
+
+    def __init__(self, model: nn.Module, *, updates: int) -> None:
+        super().__init__(model)
+        window = max(0.05 * updates, 10.0)
+        self.decay = lambda x: min(1 - 1 / window, 0.9999) * (1 - math.exp(-x / window))
+        trained = [parameter.detach() for parameter in unwrap_model(model).parameters()]
+        self._pairs = (list(self.ema.parameters()), trained)
+
+
+class AdapterTrainer(DetectionTrainer):
+    """DetectionTrainer whose model is a frozen base with an adapter."""
+
+    plan: AdapterPlan
+
+    def __init__(self, cfg=DEFAULT_CFG, overrides=None, _callbacks=None) -> None:
+        self.job: TrainingJob = _callbacks[_JOB][0]
+        with quiet(30):  # no dump of all hyperparameters; they are in args.yaml
+            super().__init__(cfg, overrides, _callbacks)
+        self.csv = self.job.out / RESULTS_FILE
+        self.best = self.job.out / ADAPTER_FILE
+        self.last = self.job.out / RESUME_FILE
+
+    # -- set-up
+
+    def check_resume(self, overrides) -> None:
+        """Take resuming from the job: Ultralytics would read a pickled model."""
+        self.resume = self.args.resume = self.job.resume
+
+    def train(self) -> None:
+        """Train here, or launch Ultralytics' DDP processes without letting it delete the run's folder."""
+        self.resume = self.resume or self.ddp
+        super().train()
+
+    def get_dataset(self) -> dict[str, Any]:
+        """Return the checked data set as Ultralytics describes one; its own check reaches for a font on the network."""
+        names = dict(enumerate(self.job.names))
+        lists = {split: str(path) for split, path in self.job.images.items()}
+        return {**lists, "path": self.job.out, "names": names, "nc": len(names), "channels": 3}
+
+    def setup_model(self) -> Mapping[str, Any] | None:
+        """Load the base, give it the data set's classes and attach the adapter; return the state to resume from."""
+        base = load_base(self.job.model)
+        if base.fingerprint != self.job.fingerprint:
+            raise ModelError(f"{self.job.model}: its weights changed since this run began; start a new run")
+        seed_everything(self.args.seed)
+        whole = set_classes(base.model, self.job.names)
+        self.plan = plan_detector(base.model, self.job.settings, whole=whole)
+        parameters = sum(parameter.numel() for parameter in base.model.parameters())
+        attach(base.model, self.plan)
+        self.model = base.model
+        if RANK in {-1, 0}:
+            LOGGER.info(describe(self.plan, base.model, parameters))
+        return read_resume_state(self.last) if self.job.resume else None
+
+    def _setup_train(self) -> None:
+        with own_amp_check():
+            super()._setup_train()
+
+    def resume_training(self, ckpt: Mapping[str, Any] | None) -> None:
+        """Average the trained tensors only, and go on exactly where the last finished epoch ended."""
+        updates = max(len(self.train_loader) // self.accumulate, 1) * self.epochs
+        self.ema = AdapterEMA(self.model, updates=updates)
+        if ckpt is None:
+            return
+        self.start_epoch = ckpt["epoch"] + 1
+        if self.start_epoch >= self.epochs:
+            raise VisionLoraError(f"{self.job.out}: its {self.epochs} epochs are trained; nothing to resume")
+        model = unwrap_model(self.model)
+        for module, state in ((model, ckpt["model"]), (self.ema.ema, ckpt["ema"])):
+            for name, parameter in module.named_parameters():
+                parameter.data.copy_(state[name])
+        self.ema.updates = ckpt["updates"]
+        self.optimizer.load_state_dict(ckpt["optimizer"])
+        self.scaler.load_state_dict(ckpt["scaler"])
+        self.best_fitness = ckpt["best_fitness"]
+        self.stopper.best_fitness, self.stopper.best_epoch = ckpt["stopper"]
+        if getattr(model.model[-1], "one2one_cv2", None) is not None:  # the loss weighs its two heads by the epoch
+            model.criterion = model.init_criterion()
+            model.criterion.updates = self.start_epoch - 1
+            model.criterion.update()
+        self.train_loader.sampler.restart(self.start_epoch)
+        keep_rows(self.csv, self.start_epoch)
+
+    # -- data
+
+    def get_dataloader(self, dataset_path, batch_size=16, rank=0, mode="train"):
+        """Return a loader of seeded samples for training, Ultralytics' own for validation."""
+        if mode != "train":
+            return super().get_dataloader(dataset_path, batch_size, rank, mode)
+        with torch_distributed_zero_first(rank):
+            dataset = self._train_dataset(dataset_path, batch_size)
+        seed = self.args.seed
+        sampler = EpochSampler(len(dataset), seed=seed, rank=rank, ranks=self.world_size, epoch=self.start_epoch)
+        return train_loader(
+            dataset, sampler, batch=batch_size, workers=self.args.workers, cuda=self.device.type == "cuda"
+        )
+
+    def _train_dataset(self, images, batch_size: int) -> SeededDataset:
+        args = self.args
+        stride = max(int(unwrap_model(self.model).stride.max()), 32)
+        dataset = SeededDataset(
+            img_path=images,
+            imgsz=args.imgsz,
+            batch_size=batch_size,
+            augment=True,
+            hyp=args,
+            cache=args.cache or None,
+            single_cls=False,
+            stride=stride,
+            prefix="train: ",
+            task="detect",
+            classes=None,
+            data=self.data,
+            fraction=args.fraction,
+        )
+        dataset.seed = args.seed
+        return dataset
+
+    def _close_dataloader_mosaic(self) -> None:
+        super()._close_dataloader_mosaic()
+        self.train_loader.sampler.restart(self.epoch)  # the loader is reset after this: draw this epoch anew
+
+    # -- the loop
+
+    def _model_train(self) -> None:
+        """Set training mode, but for batch normalization that could not be folded; seed what this process draws."""
+        seed_everything(self.args.seed, self.epoch)
+        self.model.train()
+        for module in self.model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+
+    def save_model(self) -> bool:
+        """Write the adapter if it is the best so far, and the state that a resumed run needs."""
+        if self.best_fitness == self.fitness:
+            save_adapter(self._adapter(), self.best)
+        state = {
+            "format": 1,
+            "epoch": self.epoch,
+            "model": dict(unwrap_model(self.model).named_parameters()),
+            "ema": dict(self.ema.ema.named_parameters()),
+            "updates": self.ema.updates,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "best_fitness": float(self.best_fitness),
+            "stopper": (float(self.stopper.best_fitness), self.stopper.best_epoch),
+        }
+        with atomic_output(self.last) as partial:
+            torch.save(state, partial)
+        return True
+
+    def _adapter(self) -> Adapter:
+        scores = {name: float(value) for name, value in self.metrics.items() if name.startswith("metrics/")}
+        card = AdapterCard(
+            settings=self.job.settings,
+            names=self.job.names,
+            base={"name": Path(self.job.model).name, "fingerprint": self.job.fingerprint},
+            preprocessing=self.job.preprocessing,
+            training={**self.job.training, "epoch": self.epoch + 1},
+            scores=scores,
+            version=version("visionlora"),
+        )
+        return Adapter(card, adapter_tensors(self.ema.ema, self.plan))
+
+    def _handle_nan_recovery(self, epoch: int) -> bool:
+        """Stop with a word where the loss is not finite: the best adapter so far is on disk."""
+        finite = self.loss is None or bool(self.loss.isfinite())
+        if not finite or (self.fitness is not None and not np.isfinite(self.fitness)):
+            raise VisionLoraError(
+                f"{self.job.out}: the loss is not finite in epoch {epoch + 1}; train with a lower --lr0 than "
+                f"{self.args.lr0} or with --set amp=false"
+            )
+        return False
+
+    def final_eval(self) -> None:
+        """Validate the adapter as it stands in the file, on the base that it belongs to."""
+        if RANK in {-1, 0}:
+            load_adapter_tensors(self.ema.ema, self.plan, load_adapter(self.best).tensors)
+        self.metrics, self.fitness = self.validate()
+
+
+def describe(plan: AdapterPlan, model: nn.Module, parameters: int) -> str:
+    """Return what is adapted, trained whole and skipped of a detector of so many parameters, for the user to read."""
+    trainable = sum(parameter.numel() for parameter in model.parameters())
+    lines = [
+        f"adapter: {len(plan.adapted)} layers at rank {plan.settings.rank} (targets {plan.settings.targets}), "
+        f"{len(plan.whole)} trained whole, {len(plan.skipped)} skipped",
+        f"trainable: {trainable:,} parameters, {trainable / parameters:.1%} of the detector's {parameters:,}; "
+        f"adapter file about {2 * trainable / 1e6:.2f} MB",
+    ]
+    reasons: dict[str, list[str]] = {}
+    for layer in plan.skipped:
+        reasons.setdefault(layer.reason, []).append(layer.name)
+    for reason, names in reasons.items():
+        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        lines.append(f"skipped: {shown}: {reason}")
+    return "\n".join(lines)
+
+
+def read_resume_state(path: Path) -> Mapping[str, Any]:
+    """Read what `save_model` wrote.
+
+    Raises:
+        ModelError: there is no such state, or it cannot be read.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError) as error:
+        raise ModelError(f"{path}: nothing to resume from: {error}; train without --resume") from error
+
+
+def keep_rows(results: Path, epochs: int) -> None:
+    """Drop the rows of `results` behind epoch `epochs`: a run killed while saving has one too many."""
+    with results.open(newline="") as file:
+        rows = list(csv.reader(file))
+    kept = rows[:1] + [row for row in rows[1:] if int(float(row[0])) <= epochs]
+    with atomic_output(results) as partial, partial.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(kept)
+
+
+def memory_cache(images: int, image_size: int) -> str | bool:
+    """Return Ultralytics' `cache` setting: `ram` where all pictures fit a quarter of the free memory."""
+    needed = images * image_size * image_size * 3
+    return "ram" if needed < psutil.virtual_memory().available / 4 else False
+
+
+def hyperparameter_names() -> dict[str, Any]:
+    """Return Ultralytics' training hyperparameters with their defaults."""
+    return dict(vars(get_cfg()))
+
+
+@contextlib.contextmanager
+def own_amp_check() -> Iterator[None]:
+    """Replace Ultralytics' AMP check, which downloads a checkpoint, by one on the model at hand.
+
+    Answers ultralytics/engine/trainer.py, which calls `check_amp` of utils/checks.py; may go when that takes a model.
+    """
+    original = ultralytics_trainer.check_amp
+    ultralytics_trainer.check_amp = amp_is_sound
+    try:
+        yield
+    finally:
+        ultralytics_trainer.check_amp = original
+
+
+@torch.no_grad()
+def amp_is_sound(model: nn.Module) -> bool:
+    """Return whether half precision gives this model's scores on this GPU, within 0.05."""
+    device = next(model.parameters()).device
+    if device.type != "cuda":
+        return False
+    model.eval()
+    images = torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(0)).to(device)
+    exact = model(images)[0]
+    with torch.autocast("cuda"):
+        half = model(images)[0].float()
+    sound = bool((half[:, 4:] - exact[:, 4:]).abs().max() < 0.05)  # false for NaN too
+    if not sound:
+        LOGGER.warning("AMP: half precision changes this model's scores on this GPU; training in float32")
+    return sound
