@@ -1,0 +1,180 @@
+"""Pictures with a red, a green and a blue rectangle, and a detector that really finds them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from visionlora.data import LabelledImage
+from visionlora.detections import Detections
+from visionlora.evaluation.coco import ClassCount, ClassScores, Scores
+from visionlora.evaluation.report import DataUsed, Machine, Report, Row
+
+SIZE = 64
+NAMES = ("red", "green", "blue")
+CHANNEL = {"red": 0, "green": 1, "blue": 2}  # of an RGB tensor
+
+
+class ColourNetwork:
+    """Finds at most one rectangle of each colour that it has a name for; other names never fire."""
+
+    nms = True
+
+    def __init__(self, names: tuple[str, ...] = NAMES, *, image_size: int = SIZE) -> None:
+        self.names = names
+        self.image_size = image_size
+        self.batches: list[int] = []
+
+    def __call__(self, batch: np.ndarray, /) -> np.ndarray:
+        self.batches.append(len(batch))
+        prediction = np.zeros((len(batch), 4 + len(self.names), 21), dtype=np.float32)
+        for image, output in zip(batch, prediction, strict=True):
+            for class_id, name in enumerate(self.names):
+                others = [channel for channel in range(3) if channel != CHANNEL.get(name)]
+                rows, columns = np.nonzero((image[CHANNEL.get(name, 0)] > 0.8) & (image[others].max(axis=0) < 0.2))
+                if name in CHANNEL and len(rows):
+                    left, right, top, bottom = columns.min(), columns.max() + 1, rows.min(), rows.max() + 1
+                    output[:4, class_id] = (left + right) / 2, (top + bottom) / 2, right - left, bottom - top
+                    output[4 + class_id, class_id] = 0.9 - 0.1 * class_id
+        return prediction
+
+
+@pytest.fixture
+def colour_network() -> type[ColourNetwork]:
+    return ColourNetwork
+
+
+@pytest.fixture
+def names() -> tuple[str, ...]:
+    return NAMES
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> list[LabelledImage]:
+    """Six 64x64 pictures: one, two and three rectangles of different colours, and one picture without any."""
+    made = []
+    for index, class_ids in enumerate([(0,), (1, 2), (0, 1, 2), (), (2,), (0, 1)]):
+        picture = np.full((SIZE, SIZE, 3), 90, dtype=np.uint8)
+        boxes = []
+        for place, class_id in enumerate(class_ids):
+            left, top = 2 + 20 * place, 4 + 3 * index
+            boxes.append([left, top, left + 12 + place, top + 15 + index])
+            picture[top : boxes[-1][3], left : boxes[-1][2]] = 0
+            picture[top : boxes[-1][3], left : boxes[-1][2], 2 - class_id] = 255  # BGR
+        path = tmp_path / "images" / f"{index:04d}.png"
+        path.parent.mkdir(exist_ok=True)
+        assert cv2.imwrite(str(path), picture)
+        made.append(
+            LabelledImage(
+                path=path,
+                size_wh=(SIZE, SIZE),
+                boxes_xyxy=np.array(boxes, dtype=np.float32).reshape(-1, 4),
+                class_ids=np.array(class_ids, dtype=np.int64),
+            )
+        )
+    return made
+
+
+@pytest.fixture
+def perfect() -> Callable[[LabelledImage], Detections]:
+    """What a perfect detector finds in an image."""
+    return lambda image: Detections(image.boxes_xyxy, np.full(len(image.class_ids), 0.9), image.class_ids)
+
+
+def _row(label: str, kind: str, scores: dict[str, float | None] | None, *, megabytes: float, ms: float) -> Row:
+    per_class = tuple(
+        ClassScores(
+            name=name,
+            ap50_95=score,
+            ap50=None if score is None else min(1.6 * score, 1.0),
+            images=0 if score is None else 40,
+            objects=0 if score is None else 57,
+        )
+        for name, score in (scores or {}).items()
+    )
+    known = [one.ap50_95 for one in per_class if one.ap50_95 is not None]
+    mean = sum(known) / len(known) if known else None
+    return Row(
+        label=label,
+        file=f"runs/{label}.{'pt' if kind == 'checkpoint' else 'onnx'}",
+        kind=kind,
+        sha256=f"{len(label):064x}",
+        bytes=round(megabytes * 1e6),
+        image_size=320,
+        classes=tuple(scores or ()),
+        scores=None
+        if mean is None
+        else Scores(map50_95=mean, map50=min(1.6 * mean, 1.0), map75=0.9 * mean, per_class=per_class),
+        ms_per_image=ms,
+        parents={"base": "ab" * 32} if kind != "checkpoint" else {},
+    )
+
+
+@pytest.fixture
+def report() -> Report:
+    """A base that shares two classes, two complete models, one that shares none; `patch` has no objects."""
+    rows = (
+        _row("base", "checkpoint", {"crack": 0.105, "pit": 0.2511}, megabytes=5.4, ms=21.94),
+        _row("merged", "checkpoint", {"crack": 0.3712, "pit": 0.5531, "patch": None}, megabytes=5.41, ms=21.71),
+        _row("int8", "int8", {"crack": 0.3507, "pit": 0.5462, "patch": None}, megabytes=2.88, ms=9.06),
+        _row("stranger", "onnx", None, megabytes=10.7, ms=20.0),
+    )
+    return Report(
+        data=DataUsed(
+            path="data.yaml",
+            content_hash="cd" * 32,
+            split="val",
+            images=60,
+            classes=(ClassCount("crack", 40, 57), ClassCount("pit", 31, 44), ClassCount("patch", 0, 0)),
+        ),
+        machine=Machine(cpu="A processor", cores=4, threads=2),
+        versions={"python": "3.11.0", "numpy": "2.0.0"},
+        rows=rows,
+    )
+
+
+@pytest.fixture
+def onnx_model(tmp_path: Path) -> Callable[..., Path]:
+    """Write an ONNX detector that finds the same boxes (one a class, cx cy w h) in every 64x64 picture."""
+
+    def make(names: Sequence[str], boxes_cxcywh: Sequence[Sequence[float]] = (), *, file: str = "model.onnx") -> Path:
+        prediction = np.zeros((1, 4 + len(names), 84), dtype=np.float32)
+        for class_id, box in enumerate(boxes_cxcywh):
+            prediction[0, :4, class_id], prediction[0, 4 + class_id, class_id] = box, 0.9
+        constant = numpy_helper.from_array(prediction, "prediction")
+        graph = helper.make_graph(
+            [helper.make_node("Identity", ["prediction"], ["output0"])],
+            "constant",
+            [helper.make_tensor_value_info("images", TensorProto.FLOAT, (1, 3, SIZE, SIZE))],
+            [helper.make_tensor_value_info("output0", TensorProto.FLOAT, prediction.shape)],
+            [constant],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        card = {
+            "format": 1,
+            "kind": "int8",
+            "names": list(names),
+            "preprocessing": {
+                "image_size": SIZE,
+                "letterbox": "square",
+                "padding": 114,
+                "channels": "RGB",
+                "scale": "1/255",
+            },
+            "nms": True,
+            "parents": {"model": "12" * 32},
+            "settings": {},
+            "version": "0",
+        }
+        helper.set_model_props(model, {"task": "detect", "visionlora": json.dumps(card)})
+        onnx.save(model, str(tmp_path / file))
+        return tmp_path / file
+
+    return make

@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from visionlora.data import LabelledImage
+from visionlora.detections import Detections
+from visionlora.errors import UsageError
+from visionlora.evaluation.coco import coco_scores
+
+EMPTY = Detections(np.empty((0, 4)), np.empty(0), np.empty(0, dtype=np.int64))
+
+
+def _random_case(seed: int, *, images: int, classes: int, detections: int):
+    """Ground truth, and detections of which many lie near it; more than 100 an image where `detections` is."""
+    rng = np.random.default_rng(seed)
+    truth, found = [], []
+    for index in range(images):
+        count = int(rng.integers(0, 6))
+        corner = rng.uniform(0, 200, (count, 2))
+        boxes = np.concatenate([corner, corner + rng.uniform(8, 90, (count, 2))], axis=1).astype(np.float32)
+        ids = rng.integers(0, classes, count)
+        truth.append(LabelledImage(path=Path(f"{index}.png"), size_wh=(300, 300), boxes_xyxy=boxes, class_ids=ids))
+        if count:
+            of = rng.integers(0, count, detections)
+            near = boxes[of] + rng.normal(0, 6, (detections, 4))
+            near[:, 2:] = np.maximum(near[:, 2:], near[:, :2] + 1)
+            guesses = np.where(rng.random(detections) < 0.8, ids[of], rng.integers(0, classes, detections))
+            scores = rng.choice([0.1, 0.3, 0.5, 0.7, 0.9], detections) if seed % 2 else rng.random(detections)
+            found.append(Detections(near, scores, guesses))
+        else:
+            found.append(EMPTY)
+    return truth, found
+
+
+def _by_hand(folder: Path, truth, found, classes: int) -> np.ndarray:
+    """Precision (10, 101, classes) by pycocotools from JSON files, all sizes, 300 detections."""
+    annotations = [
+        {"id": 0, "image_id": i, "category_id": int(c) + 1, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+        for i, image in enumerate(truth)
+        for c, (x1, y1, x2, y2) in zip(image.class_ids, image.boxes_xyxy.tolist(), strict=True)
+        for box in [[x1, y1, x2 - x1, y2 - y1]]
+    ]
+    for number, annotation in enumerate(annotations, start=1):
+        annotation["id"] = number
+    results = [
+        {"image_id": i, "category_id": int(c) + 1, "bbox": [x1, y1, x2 - x1, y2 - y1], "score": float(s)}
+        for i, one in enumerate(found)
+        for c, s, (x1, y1, x2, y2) in zip(one.class_ids, one.scores, one.boxes_xyxy.tolist(), strict=True)
+    ]
+    (folder / "truth.json").write_text(
+        json.dumps(
+            {
+                "images": [{"id": i} for i in range(len(truth))],
+                "categories": [{"id": c + 1, "name": str(c)} for c in range(classes)],
+                "annotations": annotations,
+            }
+        )
+    )
+    (folder / "found.json").write_text(json.dumps(results))
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(str(folder / "truth.json"))
+        evaluation = COCOeval(coco, coco.loadRes(str(folder / "found.json")), "bbox")
+        evaluation.params.maxDets = [1, 10, 300]
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return evaluation.eval["precision"][..., 0, 2]
+
+
+@pytest.mark.parametrize(
+    ("seed", "images", "classes", "detections"),
+    [
+        pytest.param(0, 12, 3, 20, id="few"),
+        pytest.param(1, 12, 3, 20, id="tied-scores"),
+        pytest.param(2, 4, 1, 250, id="more-than-100-an-image"),
+        pytest.param(3, 6, 9, 30, id="classes-without-objects"),
+        pytest.param(4, 1, 2, 10, id="one-image"),
+    ],
+)
+def test_scores_equal_pycocotools_on_exported_files(tmp_path, seed, images, classes, detections) -> None:
+    truth, found = _random_case(seed, images=images, classes=classes, detections=detections)
+    names = [f"class {index}" for index in range(classes)]
+
+    scores = coco_scores(found, truth, names)
+
+    expected = _by_hand(tmp_path, truth, found, classes)
+    assert 0.05 < scores.map50_95 < 0.95
+    assert scores.map50_95 == pytest.approx(expected[expected > -1].mean(), abs=1e-9)
+    assert scores.map50 == pytest.approx(expected[0][expected[0] > -1].mean(), abs=1e-9)
+    assert scores.map75 == pytest.approx(expected[5][expected[5] > -1].mean(), abs=1e-9)
+    for column, one in enumerate(scores.per_class):
+        mean = expected[:, :, column].mean()
+        assert one.ap50_95 == (None if mean == -1 else pytest.approx(mean, abs=1e-9))
+
+
+def test_detections_beyond_the_hundredth_count(tmp_path) -> None:
+    truth, found = _random_case(2, images=4, classes=1, detections=250)
+
+    assert coco_scores(found, truth, ["a"]) != coco_scores([one.top(100) for one in found], truth, ["a"])
+
+
+def test_perfect_detections_score_one(images, names, perfect) -> None:
+    scores = coco_scores([perfect(image) for image in images], images, names)
+
+    assert (scores.map50_95, scores.map50, scores.map75) == pytest.approx((1, 1, 1))
+    assert [(one.name, one.images, one.objects) for one in scores.per_class] == [
+        ("red", 3, 3),
+        ("green", 3, 3),
+        ("blue", 3, 3),
+    ]
+
+
+def test_no_detections_score_zero(images, names) -> None:
+    scores = coco_scores([EMPTY] * len(images), images, names)
+
+    assert (scores.map50_95, scores.map50, scores.map75) == (0, 0, 0)
+    assert [one.ap50_95 for one in scores.per_class] == [0, 0, 0]
+
+
+def test_right_box_of_wrong_class_scores_zero(images, names, perfect) -> None:
+    found = [replace(perfect(image), class_ids=(image.class_ids + 1) % 3) for image in images]
+
+    assert coco_scores(found, images, names).map50 == 0
+
+
+def test_class_without_objects_has_no_score_and_stays_out_of_the_mean(images, names, perfect) -> None:
+    found = [perfect(image) for image in images]
+    found[0] = Detections([[1, 1, 9, 9], *found[0].boxes_xyxy], [0.99, 0.9], [3, 0])  # a false one of the absent class
+
+    scores = coco_scores(found, images, [*names, "absent"])
+
+    absent = scores.per_class[3]
+    assert (absent.ap50_95, absent.ap50, absent.images, absent.objects) == (None, None, 0, 0)
+    assert scores.map50_95 == pytest.approx(1)
+
+
+def test_false_detections_on_an_image_without_objects_cost_precision(images, names, perfect) -> None:
+    found = [perfect(image) for image in images]
+    found[3] = Detections([[1, 1, 9, 9]], [0.99], [0])
+
+    scores = coco_scores(found, images, names)
+
+    assert len(images[3].class_ids) == 0
+    assert scores.per_class[0].ap50 < 0.8
+    assert scores.per_class[1].ap50 == pytest.approx(1)
+
+
+def test_split_without_any_object_has_no_score(images, names) -> None:
+    scores = coco_scores([EMPTY], [images[3]], names)
+
+    assert (scores.map50_95, scores.map50, scores.map75) == (None, None, None)
+
+
+def test_subset_counts_its_classes_alone(images, names, perfect) -> None:
+    found = [replace(perfect(image), scores=np.full(len(image.class_ids), 0.5)) for image in images]
+    found[0] = EMPTY  # one of three red objects is missed
+
+    whole = coco_scores(found, images, names)
+    part = coco_scores(found, images, names, classes={"blue", "green"})
+
+    assert [one.name for one in part.per_class] == ["green", "blue"]
+    assert part.map50_95 == pytest.approx(1)
+    assert whole.map50_95 < 0.95
+    assert whole.mean_over(["green", "blue"]) == part.map50_95
+
+
+def test_scoring_prints_nothing(images, names, perfect, capfd) -> None:
+    coco_scores([perfect(image) for image in images], images, names)
+
+    assert capfd.readouterr() == ("", "")
+
+
+def test_unequal_lengths_are_refused(images, names) -> None:
+    with pytest.raises(UsageError, match="each of 6 images, got 1"):
+        coco_scores([EMPTY], images, names)
+
+
+def test_unknown_class_is_refused(images, names) -> None:
+    with pytest.raises(UsageError, match=r"\['pink'\] are not in the data set"):
+        coco_scores([EMPTY] * 6, images, names, classes=["pink", "red"])

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from visionlora.errors import DataError, ModelError, OutputError, UsageError
+from visionlora.evaluation import evaluate, read_report
+from visionlora.files import sha256_of
+
+NAMES = ("scratch", "pit")
+BOXES = ((16.0, 20.0, 20.0, 24.0), (44.0, 40.0, 24.0, 20.0))  # cx, cy, w, h in pixels of the 64x64 pictures
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Four 64x64 pictures in Ultralytics' layout, each with both boxes."""
+    for index in range(4):
+        image = tmp_path / "set" / "images" / "val" / f"{index}.png"
+        label = tmp_path / "set" / "labels" / "val" / f"{index}.txt"
+        for path in (image, label):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(image), np.full((64, 64, 3), 60 * index, dtype=np.uint8))
+        rows = [" ".join(map(str, [class_id, *(side / 64 for side in box)])) for class_id, box in enumerate(BOXES)]
+        label.write_text("\n".join(rows))
+    yaml = tmp_path / "set" / "data.yaml"
+    yaml.write_text("path: .\ntrain: images/val\nval: images/val\nnames: [scratch, pit]\n")
+    return yaml
+
+
+@pytest.fixture
+def models(onnx_model) -> Sequence[str]:
+    """A stranger that shares one class and misses, a perfect model, and one that misses the second class."""
+    stranger = onnx_model(("pit", "dog"), [(10, 10, 5, 5), BOXES[0]], file="stranger.onnx")
+    perfect = onnx_model(NAMES, BOXES, file="perfect.onnx")
+    half = onnx_model(NAMES, [BOXES[0], (10, 50, 8, 8)], file="half.onnx")
+    return [f"base={stranger}", str(perfect), f"half={half}"]
+
+
+def test_several_models_are_scored_under_one_ruler(data, models) -> None:
+    report = evaluate(models, data)
+
+    assert [row.label for row in report.rows] == ["base", "perfect.onnx", "half"]
+    assert [row.scores.map50_95 for row in report.rows] == pytest.approx([0, 1, 0.5])
+    assert [row.classes for row in report.rows] == [("pit",), NAMES, NAMES]
+    assert report.reference.label == "perfect.onnx"
+    assert (report.data.images, report.data.split, report.data.names) == (4, "val", NAMES)
+
+
+def test_rows_say_which_file_they_belong_to(data, models) -> None:
+    row = evaluate(models, data).rows[1]
+
+    file = Path(row.file)
+    assert (row.sha256, row.bytes) == (sha256_of(file), file.stat().st_size)
+    assert (row.kind, row.image_size, row.parents) == ("int8", 64, {"model": "12" * 32})
+    assert row.ms_per_image > 0
+
+
+def test_report_and_pictures_are_written(tmp_path, data, models) -> None:
+    report = evaluate(models, data, out=tmp_path / "out")
+
+    assert read_report(tmp_path / "out" / "report.json") == report
+    sheet = cv2.imread(str(tmp_path / "out" / "report_detections.png"))
+    assert sheet.shape == (36 + 4 * 328, 3 * 320 + 2 * 8, 3)  # ground truth, the first model, the last
+    assert "0.500" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_same_files_give_the_same_pictures_and_scores(tmp_path, data, models) -> None:
+    first, second = (evaluate(models, data, out=tmp_path / name) for name in ("a", "b"))
+
+    assert [row.scores for row in first.rows] == [row.scores for row in second.rows]
+    assert sha256_of(tmp_path / "a" / "report_detections.png") == sha256_of(tmp_path / "b" / "report_detections.png")
+
+
+def test_one_model_has_a_sheet_of_two_columns(tmp_path, data, models) -> None:
+    evaluate(models[1:2], data, out=tmp_path / "out")
+
+    assert cv2.imread(str(tmp_path / "out" / "report_detections.png")).shape[1] == 2 * 320 + 8
+
+
+def test_existing_report_is_refused_before_any_work(tmp_path) -> None:
+    (tmp_path / "report.json").touch()
+
+    with pytest.raises(OutputError, match=r"report\.json: exists already"):
+        evaluate(["missing.onnx"], tmp_path / "missing.yaml", out=tmp_path)
+
+
+def test_file_of_another_image_size_is_refused(data, models) -> None:
+    with pytest.raises(UsageError, match="made for 64 px, but 320 px were asked for"):
+        evaluate(models, data, imgsz=320)
+
+
+def test_missing_model_is_refused(data) -> None:
+    with pytest.raises(ModelError, match=r"missing\.onnx"):
+        evaluate(["missing.onnx"], data)
+
+
+def test_missing_split_is_refused(data, models) -> None:
+    with pytest.raises(DataError, match="test"):
+        evaluate(models, data, split="test")

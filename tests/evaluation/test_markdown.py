@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+
+from visionlora.evaluation.markdown import report_markdown, stage_sentences
+from visionlora.evaluation.report import report_to_json
+
+
+def _tables(text: str) -> dict[str, dict[str, dict[str, str]]]:
+    """Each Markdown table by its first heading: row name -> column -> cell."""
+    tables: dict[str, dict[str, dict[str, str]]] = {}
+    for block in text.split("\n\n"):
+        if block.startswith("|"):
+            header, _, *rows = [
+                [cell.strip(" `") for cell in line.strip("|").split(" | ")] for line in block.split("\n")
+            ]
+            tables[" ".join(header[:2])] = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
+    return tables
+
+
+def test_tables_show_the_numbers_of_the_json(report) -> None:
+    rows = json.loads(report_to_json(report))["rows"]
+
+    tables = _tables(report_markdown(report))
+
+    for row in rows:
+        line = tables["model mAP50-95"][row["label"]]
+        scores = row["scores"] or {"map50_95": None, "map50": None, "per_class": []}
+        assert line["mAP50-95"] == ("-" if scores["map50_95"] is None else f"{scores['map50_95']:.3f}")
+        assert line["mAP50"] == ("-" if scores["map50"] is None else f"{scores['map50']:.3f}")
+        assert line["classes"] == f"{len(row['classes'])}/3"
+        assert line["MB"] == f"{row['bytes'] / 1e6:.2f}"
+        assert line["ms per image"] == f"{row['ms_per_image']:.1f}"
+        for one in scores["per_class"]:
+            expected = "-" if one["ap50_95"] is None else f"{one['ap50_95']:.3f}"
+            assert tables["class images"][one["name"]][row["label"]] == expected
+
+
+def test_class_table_shows_every_class_and_its_counts(report) -> None:
+    table = _tables(report_markdown(report))["class images"]
+
+    assert list(table) == ["crack", "pit", "patch"]
+    assert (table["crack"]["images"], table["crack"]["objects"]) == ("40", "57")
+    assert (table["patch"]["images"], table["patch"]["merged"], table["patch"]["base"]) == ("0", "-", "-")
+
+
+def test_sentences_say_what_each_stage_lost(report) -> None:
+    assert stage_sentences(report) == [
+        "`base` knows 2 of 3 classes (crack, pit): 0.178 on them; `merged` has 0.462 on the same.",
+        "`merged` is the reference: mAP50-95 0.462 on all 3 classes.",
+        "`int8`: 0.448, 0.014 less than the reference `merged`.",
+        "`stranger` knows none of the 3 classes, so it has no score.",
+    ]
+
+
+def test_later_stage_is_compared_with_the_one_before_and_with_the_reference(report) -> None:
+    merged, int8 = report.rows[1:3]
+    onnx = dataclasses.replace(merged, label="onnx")
+
+    sentences = stage_sentences(dataclasses.replace(report, rows=(merged, onnx, int8)))
+
+    assert sentences[1:] == [
+        "`onnx`: 0.462, the same as the reference `merged`.",
+        "`int8`: 0.448, 0.014 less than `onnx`, 0.014 less than the reference `merged`.",
+    ]
+
+
+def test_provenance_is_on_the_page(report) -> None:
+    text = report_markdown(report)
+
+    for part in (
+        "A processor",
+        "4 cores",
+        "60 images of `data.yaml` (split val), 320 px",
+        "numpy 2.0.0",
+        "cdcdcdcdcdcd",
+    ):
+        assert part in text
+
+
+def test_bars_in_names_do_not_break_the_tables(report) -> None:
+    odd = dataclasses.replace(report, rows=(dataclasses.replace(report.rows[1], label="a|b"),))
+
+    lines = [line for line in report_markdown(odd).splitlines() if "a\\|b" in line and line.startswith("|")]
+
+    assert len(lines) == 3  # the models, the classes' heading, the provenance
+    assert lines[0].replace("\\|", "").count("|") == 7
+
+
+def test_pictures_are_shown_with_their_captions(report) -> None:
+    assert "![Sheet](a.png)\n\nBefore and after." in report_markdown(
+        report, pictures=[("Sheet", "a.png", "Before and after.")]
+    )

@@ -1,0 +1,34 @@
+"""One ruler for every kind of model: scores by pycocotools, time, bytes, and a report with provenance."""
+
+from __future__ import annotations
+
+from visionlora.evaluation.coco import ClassScores, Scores, coco_scores
+from visionlora.evaluation.compare import ModelScores, score_model, time_networks
+from visionlora.evaluation.evaluate import evaluate
+from visionlora.evaluation.markdown import report_markdown
+from visionlora.evaluation.models import ModelSpec, open_network, parse_spec
+from visionlora.evaluation.pictures import Column, before_after, telling_images
+from visionlora.evaluation.report import Report, Row, read_report
+from visionlora.evaluation.writing import refuse_existing_report, write_report
+
+__all__ = [
+    "ClassScores",
+    "Column",
+    "ModelScores",
+    "ModelSpec",
+    "Report",
+    "Row",
+    "Scores",
+    "before_after",
+    "coco_scores",
+    "evaluate",
+    "open_network",
+    "parse_spec",
+    "read_report",
+    "refuse_existing_report",
+    "report_markdown",
+    "score_model",
+    "telling_images",
+    "time_networks",
+    "write_report",
+]

@@ -1,0 +1,205 @@
+"""The report as a page of GitHub-flavoured Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from visionlora.evaluation.report import Report, Row
+
+NO_SCORE = "-"
+"""Stands where there is nothing to score: a class that the model does not know or that has no objects."""
+
+
+def report_markdown(report: Report, *, pictures: Sequence[tuple[str, str, str]] = ()) -> str:
+    """Return the report as Markdown: what was measured, the models, what each stage changed, the classes.
+
+    Args:
+        report: the numbers.
+        pictures: title, relative path and caption of each picture to show.
+    """
+    parts = [
+        "# Evaluation",
+        _what_was_measured(report),
+        summary_table(report),
+        _notes(report),
+        "\n".join(["## What each stage changed", "", *(f"- {line}" for line in stage_sentences(report))]),
+        "\n".join(["## Classes", "", _class_table(report), "", "AP50-95 of each model."]),
+        "\n\n".join(f"![{title}]({path})\n\n{caption}" for title, path, caption in pictures),
+        _provenance(report),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def fraction(value: float | None) -> str:
+    """Return an average precision with three decimals, as in every table of the report.
+
+    Example:
+        >>> fraction(0.40812), fraction(None)
+        ('0.408', '-')
+    """
+    return NO_SCORE if value is None else f"{value:.3f}"
+
+
+def megabytes(size: int) -> str:
+    """Return bytes in MB (10^6 bytes).
+
+    Example:
+        >>> megabytes(2_880_000)
+        '2.88'
+    """
+    return f"{size / 1e6:.2f}"
+
+
+def stage_sentences(report: Report) -> list[str]:
+    """Return a sentence for each model: what it lost or gained, or on which classes alone it was scored."""
+    sentences = []
+    previous: Row | None = None
+    for row in report.rows:
+        if row not in report.complete_rows:
+            sentences.append(_partial_sentence(row, report))
+            continue
+        sentences.append(_complete_sentence(row, previous, report))
+        previous = row
+    return sentences
+
+
+def _complete_sentence(row: Row, previous: Row | None, report: Report) -> str:
+    score = row.scores.map50_95 if row.scores else None
+    label = _code(row.label)
+    if previous is None or report.reference is None:
+        return f"{label} is the reference: mAP50-95 {fraction(score)} on all {_classes(len(report.data.names))}."
+    to_reference = _difference(score, report.reference, role="the reference ")
+    if previous is report.reference:
+        return f"{label}: {fraction(score)}, {to_reference}."
+    return f"{label}: {fraction(score)}, {_difference(score, previous)}, {to_reference}."
+
+
+def _partial_sentence(row: Row, report: Report) -> str:
+    label, total = _code(row.label), len(report.data.names)
+    if row.scores is None:
+        return f"{label} knows none of the {_classes(total)}, so it has no score."
+    known = ", ".join(row.classes)
+    sentence = f"{label} knows {len(row.classes)} of {_classes(total)} ({known}): {fraction(row.scores.map50_95)} on"
+    sentence += " it" if len(row.classes) == 1 else " them"
+    reference = report.reference
+    if reference is None or reference.scores is None:
+        return sentence + "."
+    there = reference.scores.mean_over(row.classes)
+    return sentence + f"; {_code(reference.label)} has {fraction(there)} on the same."
+
+
+def _difference(score: float | None, other: Row, *, role: str = "") -> str:
+    there, label = other.scores.map50_95 if other.scores else None, role + _code(other.label)
+    if score is None or there is None:
+        return f"not comparable with {label}"
+    change = f"{abs(score - there):.3f}"
+    if change == "0.000":
+        return f"the same as {label}"
+    return f"{change} {'less' if score < there else 'more'} than {label}"
+
+
+def summary_table(report: Report) -> str:
+    """Return one row a model: its scores, classes, size and time, as a Markdown table."""
+    total = len(report.data.names)
+    rows = [
+        [
+            _code(row.label),
+            fraction(row.scores.map50_95 if row.scores else None),
+            fraction(row.scores.map50 if row.scores else None),
+            f"{len(row.classes)}/{total}",
+            megabytes(row.bytes),
+            f"{row.ms_per_image:.1f}",
+        ]
+        for row in report.rows
+    ]
+    return _table(["model", "mAP50-95", "mAP50", "classes", "MB", "ms per image"], rows)
+
+
+def _class_table(report: Report) -> str:
+    by_row = [{one.name: one for one in row.scores.per_class} if row.scores else {} for row in report.rows]
+    rows = []
+    for count in report.data.classes:
+        scores = [fraction(known[count.name].ap50_95 if count.name in known else None) for known in by_row]
+        rows.append([_escape(count.name), str(count.images), str(count.objects), *scores])
+    return _table(["class", "images", "objects", *(_code(row.label) for row in report.rows)], rows)
+
+
+def _what_was_measured(report: Report) -> str:
+    data, sizes = report.data, sorted({row.image_size for row in report.rows})
+    size = ", ".join(f"{size} px" for size in sizes)
+    return (
+        f"{data.images} images of `{data.path}` (split {data.split}), {size}. "
+        "One letterbox, one decoding and one suppression for all; average precision by pycocotools, "
+        "as fractions of 1."
+    )
+
+
+def _notes(report: Report) -> str:
+    machine = report.machine
+    notes = [
+        f"Milliseconds: the network alone, batch 1, median, {machine.cpu}, "
+        f"{machine.cores} cores, {machine.threads} usable."
+    ]
+    if any(row.kind == "adapter" for row in report.rows):
+        notes.append("MB of an adapter: its own file, which needs its base beside it.")
+    partial = [row for row in report.rows if row.scores is not None and row not in report.complete_rows]
+    if partial:
+        notes.append("A mean over fewer classes is not comparable with a mean over all.")
+    return " ".join(notes)
+
+
+def _provenance(report: Report) -> str:
+    rows = [
+        [
+            _code(row.label),
+            row.kind,
+            _code(row.file),
+            _code(row.sha256[:12]),
+            ", ".join(f"{role} `{sha256[:12]}`" for role, sha256 in row.parents.items()) or NO_SCORE,
+        ]
+        for row in report.rows
+    ]
+    versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
+    return "\n".join(
+        [
+            "## Provenance",
+            "",
+            _table(["model", "kind", "file", "SHA-256", "made from"], rows),
+            "",
+            f"Data set content `{report.data.content_hash[:12]}`. {versions}.",
+        ]
+    )
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table: the first column to the left, numbers to the right, columns padded for reading."""
+    cells = [list(header), *(list(row) for row in rows)]
+    widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(header))]
+    numeric = [_is_numeric([row[column] for row in rows]) for column in range(len(header))]
+    lines = [
+        [
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, numeric, strict=True)
+        ]
+        for row in cells
+    ]
+    rule = [f"{'-' * (width - 1)}:" if right else "-" * width for width, right in zip(widths, numeric, strict=True)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], rule, *lines[1:]])
+
+
+def _is_numeric(column: Sequence[str]) -> bool:
+    digits = [cell.replace("/", "").replace(".", "") for cell in column if cell != NO_SCORE]
+    return bool(digits) and all(cell.isdigit() for cell in digits)
+
+
+def _classes(count: int) -> str:
+    return "1 class" if count == 1 else f"{count} classes"
+
+
+def _escape(text: str) -> str:
+    """Return text that stays in its table cell."""
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _code(text: str) -> str:
+    return f"`{_escape(text)}`"

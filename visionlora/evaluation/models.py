@@ -1,0 +1,116 @@
+"""Opening a model of any kind as a Network, and saying which file it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from visionlora.errors import UsageError
+from visionlora.inference import Network
+
+_ADAPTER_SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What to evaluate: a checkpoint, an ONNX file, or a base with an adapter; and what to call it.
+
+    Raises:
+        UsageError: the label is empty, a file's suffix is unknown, or an adapter stands without its base.
+    """
+
+    label: str
+    path: Path
+    adapter: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not self.label:
+            raise UsageError(f"{self.path}: the label before '=' is empty")
+        if self.path.suffix == _ADAPTER_SUFFIX:
+            raise UsageError(f"{self.path}: an adapter needs its base: write base.pt+{self.path.name}")
+        if self.path.suffix not in (".pt", ".onnx"):
+            raise UsageError(f"{self.path}: expected a .pt or .onnx file, or base.pt+adapter.safetensors")
+        if self.adapter is not None and self.path.suffix != ".pt":
+            raise UsageError(f"{self.path}: an adapter belongs to a .pt base; an ONNX file has it merged in")
+
+    @property
+    def file(self) -> Path:
+        """The file that makes this model what it is: the adapter where there is one."""
+        return self.adapter or self.path
+
+
+def parse_spec(text: str | Path) -> ModelSpec:
+    """Read `path`, `base.pt+adapter.safetensors`, or either of them after `label=`.
+
+    Without a label a model is called by its file's name.
+
+    Raises:
+        UsageError: the text names no model.
+
+    Example:
+        >>> spec = parse_spec("steel=yolo11n.pt+runs/steel/adapter.safetensors")
+        >>> spec.label, spec.path.name, spec.adapter.name
+        ('steel', 'yolo11n.pt', 'adapter.safetensors')
+    """
+    text = str(text)
+    label, separator, rest = text.partition("=")
+    if not separator or "/" in label or Path(text).exists():  # a path may hold an equals sign
+        label, rest = "", text
+    base, plus, adapter = rest.rpartition("+")
+    with_adapter = bool(plus) and rest.endswith(_ADAPTER_SUFFIX)
+    path = Path(base if with_adapter else rest)
+    file = Path(adapter if with_adapter else rest)
+    return ModelSpec(label=label if rest != text else file.name, path=path, adapter=file if with_adapter else None)
+
+
+def parse_specs(texts: Sequence[str | Path]) -> list[ModelSpec]:
+    """Read several models; those whose file names are equal are called by what was typed.
+
+    Raises:
+        UsageError: there is none, one names no model, or two have the same label.
+    """
+    specs = [parse_spec(text) for text in texts]
+    if not specs:
+        raise UsageError("expected at least one model, got none")
+    labels = [spec.label for spec in specs]
+    for index, (spec, text) in enumerate(zip(specs, texts, strict=True)):
+        if labels.count(spec.label) > 1 and spec.label == spec.file.name:
+            specs[index] = ModelSpec(label=str(text), path=spec.path, adapter=spec.adapter)
+    labels = [spec.label for spec in specs]
+    repeated = sorted({label for label in labels if labels.count(label) > 1})
+    if repeated:
+        raise UsageError(f"two models are called {repeated[0]!r}; tell them apart with label=path")
+    return specs
+
+
+def open_network(spec: ModelSpec | str | Path, *, image_size: int | None = None, device: str = "cpu") -> Network:
+    """Open a checkpoint, an ONNX file, or a base with an adapter.
+
+    torch is loaded for checkpoints only, onnxruntime for ONNX files only.
+
+    Args:
+        spec: what to open; a string is read by `parse_spec`.
+        image_size: side of the input in pixels; None takes what the file says.
+        device: for checkpoints; ONNX files run on the CPU.
+
+    Raises:
+        UsageError: an ONNX file has another image size than the one asked for.
+        ModelError: the file cannot be used.
+        AdapterError: the adapter does not belong to the base.
+    """
+    if not isinstance(spec, ModelSpec):
+        spec = parse_spec(spec)
+    if spec.path.suffix == ".onnx":
+        from visionlora.runtime import OnnxNetwork
+
+        network = OnnxNetwork(spec.path)
+        if image_size is not None and network.image_size != image_size:
+            raise UsageError(
+                f"{spec.path}: made for {network.image_size} px, but {image_size} px were asked for; "
+                f"export it again with --imgsz {image_size}"
+            )
+        return network
+    from visionlora.yolo import TorchNetwork
+
+    return TorchNetwork(spec.path, adapter=spec.adapter, image_size=image_size, device=device)
