@@ -1,0 +1,147 @@
+"""Exporting a detector to ONNX: a fixed graph with folded batch normalization, checked against torch."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxslim
+import torch
+
+from visionlora.cards import make_card
+from visionlora.errors import ExportError, UsageError
+from visionlora.files import atomic_output, refuse_existing, sha256_of
+from visionlora.preprocess import letterbox, read_image
+from visionlora.runtime import OnnxNetwork
+from visionlora.yolo import Base, RawDetector, check_image_size, load_base, sample_pictures
+
+OPSET = 17
+OPSETS = range(13, 21)  # 13: quantization per channel; above 20 the exporter in use stops
+BOX_TOLERANCE, SCORE_TOLERANCE = 0.1, 1e-3  # pixels of the input, and scores in [0, 1]
+
+
+@dataclass(frozen=True)
+class ExportedModel:
+    """An ONNX file: where it is, its classes and input, and how far its output is from torch's.
+
+    Attributes:
+        path: the file.
+        names: its classes.
+        image_size: side of the square input in pixels.
+        box_error: largest difference of a box coordinate on real pictures, in pixels of the input.
+        score_error: largest difference of a score.
+        bytes: size of the file.
+    """
+
+    path: Path
+    names: tuple[str, ...]
+    image_size: int
+    box_error: float
+    score_error: float
+    bytes: int
+
+
+def export(
+    model: Path | str, out: Path | str, *, imgsz: int | None = None, opset: int = OPSET, overwrite: bool = False
+) -> ExportedModel:
+    """Export a checkpoint to ONNX (contract: export/README.md) and check it against torch on real pictures.
+
+    Args:
+        model: a merged or any other Ultralytics detection checkpoint (.pt).
+        out: the file to write (.onnx).
+        imgsz: side of the square input in pixels; None takes what the checkpoint was trained at.
+        opset: ONNX operator set.
+        overwrite: replace an existing file.
+
+    Raises:
+        UsageError: `imgsz` or `opset` is out of range.
+        ModelError: the checkpoint cannot be used.
+        ExportError: the exported graph does not give torch's output; no file is left.
+        OutputError: `out` exists, or cannot be written.
+
+    Example:
+        >>> import visionlora as vl
+        >>> vl.export("merged.pt", "model.onnx", imgsz=320)  # doctest: +SKIP
+    """
+    out = refuse_existing(out, overwrite=overwrite)
+    if opset not in OPSETS:
+        raise UsageError(f"opset: expected {OPSETS.start} to {OPSETS.stop - 1}, got {opset}")
+    base = load_base(model)
+    image_size = imgsz or base.image_size
+    check_image_size(image_size, base.model)
+    detector = RawDetector(base.model)
+    with atomic_output(out) as partial:
+        _trace(detector, partial, image_size=image_size, opset=opset)
+        _describe(partial, base, image_size=image_size, opset=opset)
+        box_error, score_error = _compare(detector, OnnxNetwork(partial), out)
+    return ExportedModel(out, base.names, image_size, box_error, score_error, out.stat().st_size)
+
+
+def ultralytics_metadata(card: Mapping[str, Any], stride: int) -> dict[str, str]:
+    """Return a file's metadata entries: the card, and what Ultralytics' own readers look for."""
+    image_size = card["preprocessing"]["image_size"]
+    return {
+        "description": "object detector exported by visionlora",
+        "task": "detect",
+        "batch": "1",
+        "stride": str(stride),
+        "imgsz": str([image_size, image_size]),
+        "names": str(dict(enumerate(card["names"]))),
+        "end2end": "False",
+        "license": "AGPL-3.0",
+        "visionlora": json.dumps(card, sort_keys=True),
+    }
+
+
+def _trace(detector: RawDetector, path: Path, *, image_size: int, opset: int) -> None:
+    """Write the graph with one input `images` (1, 3, S, S) and one output `output0` (1, 4 + classes, anchors)."""
+    images = torch.zeros(1, 3, image_size, image_size)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # constants that depend on the fixed input, as intended
+        detector(images)  # the head makes its anchors on the first call: not in the graph, then
+        torch.onnx.export(
+            detector,
+            (images,),
+            str(path),
+            input_names=["images"],
+            output_names=["output0"],
+            opset_version=opset,
+            dynamo=False,  # the graph of the other exporter needs onnxscript and is no smaller
+        )
+
+
+def _describe(path: Path, base: Base, *, image_size: int, opset: int) -> None:
+    graph = onnxslim.slim(onnx.load(path))  # folds the shape arithmetic of the fixed input
+    card = make_card(
+        "onnx",
+        names=base.names,
+        image_size=image_size,
+        parents={"checkpoint": sha256_of(base.path), **(base.card or {}).get("parents", {})},
+        settings={"opset": opset},
+    )
+    for key, value in ultralytics_metadata(card, int(base.model.stride.max())).items():
+        graph.metadata_props.add(key=key, value=value)
+    onnx.checker.check_model(graph)
+    onnx.save(graph, path)
+
+
+@torch.no_grad()
+def _compare(detector: RawDetector, network: OnnxNetwork, out: Path) -> tuple[float, float]:
+    """Run both on real pictures; return the largest difference of boxes and of scores."""
+    pictures = [letterbox(read_image(path), network.image_size)[0] for path in sample_pictures()]
+    batch = np.stack(pictures)
+    expected = torch.cat([detector(torch.from_numpy(picture)[None]) for picture in pictures]).numpy()
+    difference = np.abs(network(batch) - expected)
+    box_error, score_error = float(difference[:, :4].max()), float(difference[:, 4:].max())
+    if not (box_error <= BOX_TOLERANCE and score_error <= SCORE_TOLERANCE):  # NaN fails too
+        raise ExportError(
+            f"{out}: the exported graph does not give torch's output: boxes differ by {box_error:.3g} px "
+            f"(allowed {BOX_TOLERANCE}), scores by {score_error:.3g} (allowed {SCORE_TOLERANCE}); no file is kept"
+        )
+    return box_error, score_error

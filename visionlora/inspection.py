@@ -1,0 +1,94 @@
+"""What a file is: the card that visionlora wrote into it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from visionlora.errors import ModelError
+from visionlora.files import sha256_of
+
+
+@dataclass(frozen=True)
+class FileCard:
+    """A file that visionlora wrote: what it is, what it was made from, and how.
+
+    Attributes:
+        path: the file.
+        kind: `adapter`, `merged`, `onnx`, `int8` or `report`.
+        bytes: its size.
+        sha256: of its bytes.
+        card: everything that the file says about itself.
+    """
+
+    path: Path
+    kind: str
+    bytes: int
+    sha256: str
+    card: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        lines = [f"{self.path}: {self.kind}, {self.bytes / 1e6:.2f} MB", f"sha256: {self.sha256}"]
+        for name, value in self.card.items():
+            if name not in ("format", "kind"):
+                lines.append(f"{name}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
+        return "\n".join(lines)
+
+
+def inspect(path: Path | str) -> FileCard:
+    """Read what a file that visionlora wrote says about itself.
+
+    Args:
+        path: an adapter, a merged checkpoint, an ONNX file or a report.json.
+
+    Raises:
+        ModelError: the file is missing, broken, or visionlora did not write it.
+        AdapterError: a .safetensors file is no adapter.
+
+    Example:
+        >>> import visionlora as vl
+        >>> print(vl.inspect("runs/steel/adapter.safetensors"))  # doctest: +SKIP
+    """
+    path = Path(path)
+    readers = {".safetensors": _adapter, ".pt": _checkpoint, ".onnx": _onnx, ".json": _report}
+    if path.suffix not in readers:
+        raise ModelError(f"{path}: expected a file ending in {', '.join(readers)}")
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file")
+    card = readers[path.suffix](path)
+    if card is None or "kind" not in card:
+        raise ModelError(f"{path}: visionlora did not write this file: it carries no card")
+    return FileCard(path, str(card["kind"]), path.stat().st_size, sha256_of(path), card)
+
+
+def _adapter(path: Path) -> Mapping[str, Any] | None:
+    from visionlora.adapters import read_adapter_card
+
+    return json.loads(read_adapter_card(path).to_json())
+
+
+def _checkpoint(path: Path) -> Mapping[str, Any] | None:
+    from visionlora.yolo import load_base
+
+    return load_base(path).card
+
+
+def _onnx(path: Path) -> Mapping[str, Any] | None:
+    from visionlora.runtime import OnnxNetwork
+
+    return OnnxNetwork(path).metadata
+
+
+def _report(path: Path) -> Mapping[str, Any] | None:
+    from visionlora.evaluation.report import read_report
+
+    report = read_report(path)
+    return {
+        "kind": "report",
+        "data": {"path": report.data.path, "split": report.data.split, "images": report.data.images},
+        "parents": {row.label: row.sha256 for row in report.rows},
+        "versions": dict(report.versions),
+    }
