@@ -13,6 +13,9 @@ from ultralytics.nn.tasks import DetectionModel
 
 from visionlora.demonstration.generate import write_dataset
 from visionlora.demonstration.surface import SURFACE_NAMES, draw_surface
+from visionlora.exporting import ExportedModel, export
+from visionlora.merging import MergedModel, merge
+from visionlora.training import train
 from visionlora.yolo.toy_base import BaseCard, save_base, write_base
 
 DATASETS = Path(__file__).parents[1] / "datasets"
@@ -66,3 +69,22 @@ def surface(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the data.yaml of a few generated pictures of surface defects, 96 px."""
     folder = tmp_path_factory.mktemp("surface")
     return write_dataset(draw_surface, SURFACE_NAMES, folder, counts={"train": 12, "val": 6}, size=96, seed=1)
+
+
+@pytest.fixture(scope="session")
+def adapter(checkpoint: Path, surface: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an adapter trained for one epoch on the surface pictures."""
+    out = tmp_path_factory.mktemp("adapter") / "run"
+    return train(checkpoint, surface, out, rank=2, epochs=1, imgsz=96, batch=4, device="cpu", lr0=0.01).path
+
+
+@pytest.fixture(scope="session")
+def merged(checkpoint: Path, adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> MergedModel:
+    """Return the checkpoint with that adapter merged in."""
+    return merge(checkpoint, adapter, tmp_path_factory.mktemp("merged") / "merged.pt")
+
+
+@pytest.fixture(scope="session")
+def exported(merged: MergedModel, tmp_path_factory: pytest.TempPathFactory) -> ExportedModel:
+    """Return its ONNX file."""
+    return export(merged.path, tmp_path_factory.mktemp("exported") / "model.onnx")

@@ -14,7 +14,7 @@ from visionlora.errors import ModelError
 from visionlora.files import atomic_output, refuse_existing, sha256_of
 from visionlora.yolo import Base, load_base, plan_detector, save_checkpoint, set_classes, with_adapter
 
-BOX_TOLERANCE, SCORE_TOLERANCE = 0.05, 1e-3  # pixels of the input, and scores in [0, 1]
+BOX_TOLERANCE, SCORE_TOLERANCE = 0.01, 1e-4  # pixels of the input, and scores in [0, 1]
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,7 @@ def train(
     device = device or default_device()
     asked: dict[str, Any] = {
         "model": str(model),
-        "data": str(Path(data).resolve()),
+        "data": str(data),
         "adapter": asdict(settings),
         "hyperparameters": {
             **RECIPE,

@@ -71,6 +71,7 @@ class TorchNetwork:
             base = with_adapter(base, loaded)
         check_image_size(self.image_size, base.model)
         self.names = base.names
+        self.metadata = base.card  # what a merged checkpoint says about itself
         self.device = torch.device(f"cuda:{device}" if device.isdigit() else device)
         self.detector = RawDetector(base.model).to(self.device)
 

@@ -1,0 +1,36 @@
+# Every target works from nothing but a clone, Python (3.10 to 3.13) and make: .venv is made on first use.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help demo test check bench-accuracy bench-steel clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: $(READY)  ## train, merge, quantize and judge an adapter on generated pictures: no GPU, no network
+	$(BIN)/visionlora demo --out runs/demo --overwrite
+
+test: $(READY)  ## all tests
+	$(BIN)/python -m pytest
+
+check: $(READY)  ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench-accuracy: $(READY)  ## LoRA against full fine-tuning, three seeds: MODEL=yolo11n.pt DATA=data.yaml
+	$(BIN)/python benchmarks/accuracy/run.py --model $(MODEL) --data $(DATA) --out benchmarks/accuracy/results.json
+
+bench-steel: $(READY)  ## every stage of one adapter: MODEL=yolo11n.pt ADAPTER=adapter.safetensors DATA=data.yaml
+	$(BIN)/python benchmarks/stages/run.py --model $(MODEL) --adapter $(ADAPTER) --data $(DATA) --out benchmarks/stages
+
+clean:  ## remove the virtual environment and all runs
+	rm -rf $(VENV) runs

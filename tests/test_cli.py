@@ -1,0 +1,109 @@
+"""The command line: a verb is a function, with its defaults; help with an example; exit codes and one-line errors."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import shlex
+
+import cv2
+import pytest
+
+import visionlora as vl
+from visionlora import cli
+
+VERBS = ("adapt", "train", "merge", "export", "quantize", "eval", "predict", "inspect", "demo")
+FUNCTIONS = {"eval": "evaluate"}
+
+
+def verb_parser(verb: str) -> argparse.ArgumentParser:
+    (verbs,) = (action for action in cli._parser()._actions if isinstance(action, argparse._SubParsersAction))
+    return verbs.choices[verb]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_ends_with_an_example_that_parses(verb: str, capsys) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([verb, "--help"])
+    example = capsys.readouterr().out.strip().splitlines()[-1].strip()
+    assert stopped.value.code == 0 and example.startswith(f"visionlora {verb} ")
+    assert cli._parser().parse_args(shlex.split(example)[1:]).verb == verb
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_verb_and_function_have_equal_names_and_defaults(verb: str) -> None:
+    parameters = inspect.signature(getattr(vl, FUNCTIONS.get(verb, verb))).parameters
+    names = {"model": "models"} if verb == "eval" else {"file": "path"}
+    names |= {"set": "hyperparameters"}
+    for action in verb_parser(verb)._actions:
+        if action.dest == "help":
+            continue
+        parameter = parameters[names.get(action.dest, action.dest)]
+        if parameter.default is not inspect.Parameter.empty and action.dest != "set":
+            assert action.default == parameter.default, action.dest
+    assert len(parameters) == len(verb_parser(verb)._actions) - 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["fly"], ["merge"], ["train", "--model", "a.pt", "--data", "d", "--out", "o", "--rank", "many"]],
+    ids=["no verb", "unknown verb", "options missing", "not a number"],
+)
+def test_wrong_usage_exits_with_2(arguments, capsys) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    assert stopped.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "mosiac=0.5"], "did you mean mosaic"),
+        (["--set", "mosaic"], "expected NAME=VALUE"),
+        (["--rank", "0"], "rank: expected"),
+    ],
+    ids=["unknown hyperparameter", "no value", "rank 0"],
+)
+def test_setting_that_is_wrong_in_itself_exits_with_2(arguments, message, checkpoint, surface, tmp_path, capsys) -> None:
+    command = ["train", "--model", str(checkpoint), "--data", str(surface), "--out", str(tmp_path / "x"), *arguments]
+    assert cli.main(command) == 2
+    error = capsys.readouterr().err
+    assert message in error and len(error.strip().splitlines()) == 1
+
+
+def test_missing_file_is_one_line_and_exits_with_1(tmp_path, capsys) -> None:
+    assert cli.main(["inspect", str(tmp_path / "a.onnx")]) == 1
+    assert capsys.readouterr().err == f"visionlora inspect: {tmp_path / 'a.onnx'}: no such file\n"
+
+
+def test_broken_labels_are_listed_together_and_nothing_is_written(checkpoint, surface, tmp_path, capsys) -> None:
+    data = tmp_path / "data"
+    for split in ("train", "val"):
+        (data / "images" / split).mkdir(parents=True)
+        (data / "labels" / split).mkdir(parents=True)
+        picture = next((surface.parent / "images" / split).iterdir())
+        (data / "images" / split / "a.png").write_bytes(picture.read_bytes())
+        (data / "labels" / split / "a.txt").write_text("0 0.5 0.5 0.1 0.1\n0 1.27 0.5 0.1 0.1\n9 0.5 0.5 0.1 0.1\n")
+    (data / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [scratch]\n")
+    command = ["train", "--model", str(checkpoint), "--data", str(data / "data.yaml"), "--out", str(tmp_path / "x")]
+    assert cli.main([*command, "--imgsz", "96"]) == 1
+    error = capsys.readouterr().err
+    assert error.count("a.txt:2") == 2 and error.count("a.txt:3") == 2
+    assert not (tmp_path / "x").exists()
+
+
+def test_verbs_work_on_files(merged, exported, checkpoint, adapter, surface, tmp_path, capsys) -> None:
+    out = str(tmp_path)
+    picture = str(next((surface.parent / "images" / "val").iterdir()))
+    for command in (
+        ["merge", "--model", str(checkpoint), "--adapter", str(adapter), "--out", f"{out}/m.pt"],
+        ["export", "--model", f"{out}/m.pt", "--out", f"{out}/m.onnx"],
+        ["eval", "--model", f"{out}/m.onnx", "--model", f"ad={checkpoint}+{adapter}", "--data", str(surface)],
+        ["predict", "--model", f"{out}/m.onnx", "--source", picture, "--out", f"{out}/found"],
+        ["inspect", f"{out}/m.onnx"],
+        ["inspect", str(adapter)],
+    ):
+        assert cli.main(command) == 0, command
+    printed = capsys.readouterr().out
+    assert "mAP50-95" in printed and "`ad`" in printed and "kind" not in printed and "parents:" in printed
+    assert cv2.imread(f"{out}/found/{picture.rsplit('/', 1)[1].replace('.', '_')}.png") is not None

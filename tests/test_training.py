@@ -1,0 +1,169 @@
+"""Training end to end on a tiny detector: what it leaves, what it keeps, how it resumes, what it refuses."""
+
+from __future__ import annotations
+
+import copy
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import visionlora.training as training
+from visionlora.adapters import attach, load_adapter
+from visionlora.errors import ModelError, OutputError, UsageError
+from visionlora.training import train
+from visionlora.yolo import load_base, plan_detector, set_classes, with_adapter
+from visionlora.yolo.trainer import AdapterTrainer
+
+QUICK = {"epochs": 2, "imgsz": 96, "batch": 4, "device": "cpu", "rank": 2, "hyperparameters": {"close_mosaic": 1}}
+
+
+@pytest.fixture(scope="module")
+def run(checkpoint: Path, surface: Path, tmp_path_factory: pytest.TempPathFactory):
+    """Return a finished run: its summary and the trainer that made it."""
+    trainers = []
+    original = training.run_job
+
+    def keep(job, hyperparameters) -> AdapterTrainer:
+        trainers.append(original(job, hyperparameters))
+        return trainers[-1]
+
+    training.run_job = keep
+    try:
+        trained = train(checkpoint, surface, tmp_path_factory.mktemp("run") / "a", **QUICK)
+    finally:
+        training.run_job = original
+    return trained, trainers[0]
+
+
+def test_run_leaves_adapter_results_and_curves(run) -> None:
+    trained, _ = run
+    files = {path.name for path in trained.path.parent.iterdir()}
+    expected = {"adapter.safetensors", "results.csv", "curves.png", "training.json", "args.yaml"}
+    assert expected <= files and "resume.pt" not in files
+    assert len((trained.path.parent / "results.csv").read_text().splitlines()) == 3
+    assert trained.bytes == trained.path.stat().st_size < 300_000 and trained.seconds > 0
+
+
+def test_adapter_says_what_it_belongs_to(run, checkpoint) -> None:
+    card = load_adapter(run[0].path).card
+    assert card.base == {"name": "base.pt", "fingerprint": load_base(checkpoint).fingerprint}
+    assert card.names[0] == "scratch" and card.preprocessing["image_size"] == 96
+    assert card.training["hyperparameters"]["epochs"] == 2 and 0 <= card.scores["metrics/mAP50-95(B)"] <= 1
+
+
+def test_base_and_adapter_file_equal_the_trained_model(run, checkpoint) -> None:
+    trained, trainer = run
+    merged = with_adapter(load_base(checkpoint), load_adapter(trained.path)).model.eval()
+    images = torch.rand(2, 3, 96, 96)
+    with torch.no_grad():
+        expected, got = trainer.ema.ema.eval()(images)[0], merged(images)[0]
+    torch.testing.assert_close(got, expected, atol=1e-3, rtol=1e-4)
+
+
+def test_training_changes_no_byte_of_the_base(run, checkpoint) -> None:
+    _, trainer = run
+    fresh = load_base(checkpoint).model
+    whole = set_classes(fresh, trainer.job.names)
+    attach(fresh, plan_detector(fresh, trainer.job.settings, whole=whole))
+    frozen = dict(fresh.named_buffers())
+    trained = dict(trainer.model.named_buffers())
+    assert frozen.keys() == trained.keys() and len(frozen) > 100
+    assert [name for name in frozen if not torch.equal(frozen[name], trained[name])] == []
+    assert all("lora" in name or "bias" in name or "cv3" in name for name, _ in trainer.model.named_parameters())
+
+
+def test_copies_of_the_model_are_independent(run) -> None:
+    model = run[1].model
+    twin = copy.deepcopy(model)
+    next(twin.parameters()).data += 1
+    assert not torch.equal(next(twin.parameters()), next(model.parameters()))
+
+
+def test_same_seed_gives_the_same_file_and_another_seed_another(checkpoint, surface, tmp_path) -> None:
+    settings = {**QUICK, "epochs": 1}
+    tensors = [
+        load_adapter(train(checkpoint, surface, tmp_path / name, **settings, seed=seed).path).tensors
+        for name, seed in (("a", 5), ("b", 5), ("c", 6))
+    ]
+    assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
+    assert any(not torch.equal(tensors[0][name], tensors[2][name]) for name in tensors[0])
+
+
+@pytest.mark.slow
+def test_killed_run_resumes_to_the_same_adapter(checkpoint, surface, tmp_path) -> None:
+    settings = {**QUICK, "epochs": 4, "hyperparameters": {"close_mosaic": 2}}
+    unbroken = train(checkpoint, surface, tmp_path / "unbroken", **settings)
+    out = tmp_path / "killed"
+    code = f"import visionlora as vl; vl.train({str(checkpoint)!r}, {str(surface)!r}, {str(out)!r}, **{settings!r})"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (out / "resume.pt").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+    resumed = train(checkpoint, surface, out, **settings, resume=True)
+    first, second = load_adapter(unbroken.path).tensors, load_adapter(resumed.path).tensors
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    rows = [line.split(",")[0] for line in (out / "results.csv").read_text().splitlines()]
+    assert rows == ["epoch", "1", "2", "3", "4"]
+
+
+def test_resuming_with_other_settings_is_refused(run, checkpoint, surface) -> None:
+    settings = {**QUICK, "rank": 3}
+    with pytest.raises(UsageError, match=r"adapter\.rank: was 2, now 3"):
+        train(checkpoint, surface, run[0].path.parent, **settings, resume=True)
+
+
+def test_resuming_where_nothing_is_left_to_do_is_refused(run, checkpoint, surface) -> None:
+    with pytest.raises(ModelError, match="nothing to resume"):
+        train(checkpoint, surface, run[0].path.parent, **QUICK, resume=True)
+    assert run[0].path.is_file()
+
+
+def test_earlier_run_is_not_overwritten_unasked(run, checkpoint, surface) -> None:
+    before = run[0].path.read_bytes()
+    with pytest.raises(OutputError, match="--overwrite"):
+        train(checkpoint, surface, run[0].path.parent, **QUICK)
+    assert run[0].path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"mosiac": 0.5}, "no such hyperparameter; did you mean mosaic"),
+        ({"epochs": 3}, "use --epochs"),
+        ({"quantize": 8}, "use visionlora quantize"),
+    ],
+    ids=["unknown", "own option", "not here"],
+)
+def test_hyperparameters_that_cannot_be_set_are_refused(checkpoint, surface, tmp_path, asked, message) -> None:
+    with pytest.raises(UsageError, match=message):
+        train(checkpoint, surface, tmp_path / "x", **{**QUICK, "hyperparameters": asked})
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 0}, "at least 1 epoch"),
+        ({"batch": 0}, "at least 1 epoch and 1 image"),
+        ({"lr0": float("nan")}, "positive number"),
+        ({"imgsz": 100}, "multiple of 32, got 100; try 96 or 128"),
+    ],
+    ids=["epochs", "batch", "lr0", "imgsz"],
+)
+def test_numbers_out_of_range_are_refused(checkpoint, surface, tmp_path, change, message) -> None:
+    with pytest.raises(UsageError, match=message):
+        train(checkpoint, surface, tmp_path / "x", **{**QUICK, **change})
+
+
+def test_all_own_hyperparameters_are_known_to_ultralytics() -> None:
+    known = training.hyperparameter_names()
+    assert set(training._OWN) - {"save_dir"} <= set(known)
+    assert set(training.RECIPE) <= set(known)

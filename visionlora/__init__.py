@@ -1,0 +1,84 @@
+"""LoRA adapters for YOLO detectors: train, merge, quantize to INT8 ONNX, and judge every stage with one ruler.
+
+One function a verb of the command line, with the same names and defaults. Importing this package loads neither torch
+nor Ultralytics; a function loads what it needs.
+
+Example:
+    >>> import visionlora as vl
+    >>> "train" in vl.__all__
+    True
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from visionlora.adapting import AdaptedModel, adapt
+    from visionlora.demonstration.run import Demonstration, demo
+    from visionlora.detections import Detections
+    from visionlora.errors import VisionLoraError
+    from visionlora.evaluation import Report, evaluate
+    from visionlora.exporting import ExportedModel, export
+    from visionlora.inspection import FileCard, inspect
+    from visionlora.merging import MergedModel, merge
+    from visionlora.prediction import Prediction, predict
+    from visionlora.quantization import QuantizedModel, quantize
+    from visionlora.training import TrainedAdapter, train
+
+_HOMES = {
+    "AdaptedModel": "adapting",
+    "Demonstration": "demonstration.run",
+    "Detections": "detections",
+    "ExportedModel": "exporting",
+    "FileCard": "inspection",
+    "MergedModel": "merging",
+    "Prediction": "prediction",
+    "QuantizedModel": "quantization",
+    "Report": "evaluation",
+    "TrainedAdapter": "training",
+    "VisionLoraError": "errors",
+    "adapt": "adapting",
+    "demo": "demonstration.run",
+    "evaluate": "evaluation",
+    "export": "exporting",
+    "inspect": "inspection",
+    "merge": "merging",
+    "predict": "prediction",
+    "quantize": "quantization",
+    "train": "training",
+}
+
+__all__ = [
+    "AdaptedModel",
+    "Demonstration",
+    "Detections",
+    "ExportedModel",
+    "FileCard",
+    "MergedModel",
+    "Prediction",
+    "QuantizedModel",
+    "Report",
+    "TrainedAdapter",
+    "VisionLoraError",
+    "adapt",
+    "demo",
+    "evaluate",
+    "export",
+    "inspect",
+    "merge",
+    "predict",
+    "quantize",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

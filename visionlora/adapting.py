@@ -1,0 +1,99 @@
+"""The whole way in one call: train, merge, export, quantize, judge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from visionlora.evaluation import Report, evaluate, refuse_existing_report
+from visionlora.exporting import ExportedModel, export
+from visionlora.files import refuse_existing
+from visionlora.merging import MergedModel, merge
+from visionlora.quantization import QuantizedModel, quantize
+from visionlora.training import TrainedAdapter, train
+
+MERGED_FILE, ONNX_FILE, INT8_FILE = "merged.pt", "model.onnx", "model.int8.onnx"
+
+
+@dataclass(frozen=True)
+class AdaptedModel:
+    """What every stage left behind; the files lie in one folder."""
+
+    adapter: TrainedAdapter
+    merged: MergedModel
+    exported: ExportedModel
+    quantized: QuantizedModel
+    report: Report
+
+
+def adapt(
+    model: Path | str,
+    data: Path | str,
+    out: Path | str,
+    *,
+    rank: int = 8,
+    alpha: float = 4.0,
+    targets: str = "all",
+    epochs: int = 50,
+    imgsz: int = 640,
+    batch: int = 16,
+    device: str | None = None,
+    seed: int = 0,
+    lr0: float = 0.001,
+    hyperparameters: Mapping[str, Any] | None = None,
+    images: int = 32,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> AdaptedModel:
+    """Train an adapter, merge it, export to ONNX, quantize to INT8, and judge every stage on the val split.
+
+    Leaves `adapter.safetensors`, `merged.pt`, `model.onnx`, `model.int8.onnx`, `report.json`, `report.md` and
+    pictures in `out`. The arguments are those of `train`, and `images`, the calibration images of `quantize`.
+
+    Raises:
+        VisionLoraError: any stage's error; the files of the stages before it stay.
+
+    Example:
+        >>> import visionlora as vl
+        >>> vl.adapt("yolo11n.pt", "data.yaml", "runs/steel", imgsz=320).report  # doctest: +SKIP
+    """
+    out = Path(out)
+    for name in (MERGED_FILE, ONNX_FILE, INT8_FILE):
+        refuse_existing(out / name, overwrite=overwrite)
+    refuse_existing_report(out, overwrite=overwrite)
+    trained = train(
+        model,
+        data,
+        out,
+        rank=rank,
+        alpha=alpha,
+        targets=targets,
+        epochs=epochs,
+        imgsz=imgsz,
+        batch=batch,
+        device=device,
+        seed=seed,
+        lr0=lr0,
+        hyperparameters=hyperparameters,
+        resume=resume,
+        overwrite=overwrite,
+    )
+    merged = merge(model, trained.path, out / MERGED_FILE, overwrite=overwrite)
+    exported = export(merged.path, out / ONNX_FILE, imgsz=imgsz, overwrite=overwrite)
+    quantized = quantize(exported.path, data, out / INT8_FILE, images=images, seed=seed, overwrite=overwrite)
+    report = evaluate(
+        [
+            f"base={model}",
+            f"adapter={model}+{trained.path}",
+            f"merged={merged.path}",
+            f"onnx={exported.path}",
+            f"int8={quantized.path}",
+        ],
+        data,
+        imgsz=imgsz,
+        out=out,
+        overwrite=overwrite,
+    )
+    return AdaptedModel(trained, merged, exported, quantized, report)
