@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import inspect
 import shlex
+import subprocess
+import sys
 
 import cv2
 import pytest
@@ -64,7 +66,9 @@ def test_wrong_usage_exits_with_2(arguments, capsys) -> None:
     ],
     ids=["unknown hyperparameter", "no value", "rank 0"],
 )
-def test_setting_that_is_wrong_in_itself_exits_with_2(arguments, message, checkpoint, surface, tmp_path, capsys) -> None:
+def test_setting_that_is_wrong_in_itself_exits_with_2(
+    arguments, message, checkpoint, surface, tmp_path, capsys
+) -> None:
     command = ["train", "--model", str(checkpoint), "--data", str(surface), "--out", str(tmp_path / "x"), *arguments]
     assert cli.main(command) == 2
     error = capsys.readouterr().err
@@ -107,3 +111,12 @@ def test_verbs_work_on_files(merged, exported, checkpoint, adapter, surface, tmp
     printed = capsys.readouterr().out
     assert "mAP50-95" in printed and "`ad`" in printed and "kind" not in printed and "parents:" in printed
     assert cv2.imread(f"{out}/found/{picture.rsplit('/', 1)[1].replace('.', '_')}.png") is not None
+
+
+def test_full_disk_is_one_line_and_leaves_nothing(checkpoint, adapter, tmp_path) -> None:
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))"
+    command = ["merge", "--model", str(checkpoint), "--adapter", str(adapter), "--out", str(tmp_path / "m.pt")]
+    code = f"{limit}; from visionlora.cli import main; raise SystemExit(main({command!r}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1 and "cannot be written: File too large" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1 and not list(tmp_path.iterdir())

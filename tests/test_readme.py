@@ -46,7 +46,9 @@ def test_python_block_runs(checkpoint: Path, surface: Path, tmp_path: Path, monk
     shutil.copy(checkpoint, tmp_path / "yolo11n.pt")
     monkeypatch.chdir(tmp_path)
     exec(compile(quick, "README.md", "exec"), {})
-    assert {"merged.pt", "model.onnx", "model.int8.onnx", "report", "found"} <= {path.name for path in tmp_path.iterdir()}
+    assert {"merged.pt", "model.onnx", "model.int8.onnx", "report", "found"} <= {
+        path.name for path in tmp_path.iterdir()
+    }
 
 
 def test_tables_are_those_of_the_committed_results() -> None:

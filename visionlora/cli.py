@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"visionlora {options.verb}: {error}", file=sys.stderr)
         return 2
-    except VisionLoraError as error:
+    except (VisionLoraError, OSError) as error:  # OSError: from a library that writes beside us, the disk being full
         print(f"visionlora {options.verb}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

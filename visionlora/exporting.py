@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -76,9 +77,10 @@ def export(
     image_size = imgsz or base.image_size
     check_image_size(image_size, base.model)
     detector = RawDetector(base.model)
+    graph = _trace(detector, image_size=image_size, opset=opset)
+    _describe(graph, base, image_size=image_size, opset=opset)
     with atomic_output(out) as partial:
-        _trace(detector, partial, image_size=image_size, opset=opset)
-        _describe(partial, base, image_size=image_size, opset=opset)
+        partial.write_bytes(graph.SerializeToString(deterministic=True))
         box_error, score_error = _compare(detector, OnnxNetwork(partial), out)
     return ExportedModel(out, base.names, image_size, box_error, score_error, out.stat().st_size)
 
@@ -99,25 +101,27 @@ def ultralytics_metadata(card: Mapping[str, Any], stride: int) -> dict[str, str]
     }
 
 
-def _trace(detector: RawDetector, path: Path, *, image_size: int, opset: int) -> None:
-    """Write the graph with one input `images` (1, 3, S, S) and one output `output0` (1, 4 + classes, anchors)."""
+def _trace(detector: RawDetector, *, image_size: int, opset: int) -> onnx.ModelProto:
+    """Return the graph with one input `images` (1, 3, S, S) and one output `output0` (1, 4 + classes, anchors)."""
     images = torch.zeros(1, 3, image_size, image_size)
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")  # constants that depend on the fixed input, as intended
         detector(images)  # the head makes its anchors on the first call: not in the graph, then
+        traced = Path(folder) / "traced.onnx"
         torch.onnx.export(
             detector,
             (images,),
-            str(path),
+            traced,
             input_names=["images"],
             output_names=["output0"],
             opset_version=opset,
             dynamo=False,  # the graph of the other exporter needs onnxscript and is no smaller
         )
+        return onnxslim.slim(onnx.load(traced))  # folds the shape arithmetic of the fixed input
 
 
-def _describe(path: Path, base: Base, *, image_size: int, opset: int) -> None:
-    graph = onnxslim.slim(onnx.load(path))  # folds the shape arithmetic of the fixed input
+def _describe(graph: onnx.ModelProto, base: Base, *, image_size: int, opset: int) -> None:
+    """Put the metadata into the graph."""
     card = make_card(
         "onnx",
         names=base.names,
@@ -128,7 +132,6 @@ def _describe(path: Path, base: Base, *, image_size: int, opset: int) -> None:
     for key, value in ultralytics_metadata(card, int(base.model.stride.max())).items():
         graph.metadata_props.add(key=key, value=value)
     onnx.checker.check_model(graph)
-    onnx.save(graph, path)
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from visionlora.adapters.plan import AdapterSettings
 from visionlora.errors import AdapterError, UsageError
@@ -99,7 +99,7 @@ def save_adapter(adapter: Adapter, path: Path | str, *, dtype: torch.dtype = tor
     if broken:
         raise AdapterError(f"{path}: {len(broken)} tensors are not finite in {dtype}, the first is {broken[0]}")
     with atomic_output(path) as partial:
-        save_file(tensors, partial, metadata={_KEY: adapter.card.to_json()})
+        partial.write_bytes(save(tensors, metadata={_KEY: adapter.card.to_json()}))
 
 
 def load_adapter(path: Path | str) -> Adapter:

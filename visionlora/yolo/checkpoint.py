@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
+import io
 import json
 import pickle
 from collections.abc import Iterator, Mapping
@@ -118,8 +119,19 @@ def save_checkpoint(base: Base, path: Path | str, *, image_size: int, card: Mapp
         "docs": "https://docs.ultralytics.com",
         CARD_KEY: json.loads(json.dumps(card)),
     }
+    write_pickle(checkpoint, path)
+
+
+def write_pickle(content: object, path: Path | str) -> None:
+    """Write with `torch.save`, whole or not at all.
+
+    Raises:
+        OutputError: the file cannot be written; torch itself would raise a RuntimeError where the disk is full.
+    """
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
     with atomic_output(path) as partial:
-        torch.save(checkpoint, partial)
+        partial.write_bytes(buffer.getbuffer())
 
 
 def read_card(path: Path | str) -> Mapping[str, Any] | None:

@@ -17,6 +17,7 @@ from ultralytics.nn.tasks import DetectionModel
 
 from visionlora.errors import ModelError
 from visionlora.files import atomic_output
+from visionlora.yolo.checkpoint import write_pickle
 
 _FORMAT = 1
 _KIND = "toy-base"
@@ -107,8 +108,7 @@ def write_base(path: Path | str, source: Path | str) -> None:
         "license": "AGPL-3.0 (https://ultralytics.com/license)",
         "docs": "https://docs.ultralytics.com",
     }
-    with atomic_output(path) as partial:
-        torch.save(checkpoint, partial)
+    write_pickle(checkpoint, path)
 
 
 def _read(source: Path | str) -> tuple[BaseCard, dict[str, torch.Tensor]]:

@@ -39,7 +39,7 @@ from visionlora.adapters import (
 )
 from visionlora.errors import ModelError, VisionLoraError
 from visionlora.files import atomic_output
-from visionlora.yolo.checkpoint import load_base, quiet
+from visionlora.yolo.checkpoint import load_base, quiet, write_pickle
 from visionlora.yolo.classes import set_classes
 from visionlora.yolo.layout import plan_detector
 from visionlora.yolo.sampling import EpochSampler, SeededDataset, seed_everything, train_loader
@@ -240,8 +240,7 @@ class AdapterTrainer(DetectionTrainer):
             "best_fitness": float(self.best_fitness),
             "stopper": (float(self.stopper.best_fitness), self.stopper.best_epoch),
         }
-        with atomic_output(self.last) as partial:
-            torch.save(state, partial)
+        write_pickle(state, self.last)
         return True
 
     def _adapter(self) -> Adapter:
