@@ -43,9 +43,8 @@ def imports(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {
-                f"{node.module}.{alias.name}" if node.module == "visionlora" else node.module for alias in node.names
-            }
+            whole = node.module != "visionlora"
+            found |= {node.module if whole else f"{node.module}.{alias.name}" for alias in node.names}
     return found
 
 

@@ -66,9 +66,7 @@ def test_wrong_usage_exits_with_2(arguments, capsys) -> None:
     ],
     ids=["unknown hyperparameter", "no value", "rank 0"],
 )
-def test_setting_that_is_wrong_in_itself_exits_with_2(
-    arguments, message, checkpoint, surface, tmp_path, capsys
-) -> None:
+def test_wrong_setting_exits_with_2(arguments, message, checkpoint, surface, tmp_path, capsys) -> None:
     command = ["train", "--model", str(checkpoint), "--data", str(surface), "--out", str(tmp_path / "x"), *arguments]
     assert cli.main(command) == 2
     error = capsys.readouterr().err

@@ -17,9 +17,8 @@ from visionlora.yolo import TorchNetwork
 
 def test_exported_graph_gives_the_checkpoints_output(exported, merged) -> None:
     images = torch.rand(2, 3, 96, 96).numpy()
-    torch.testing.assert_close(
-        OnnxNetwork(exported.path)(images), TorchNetwork(merged.path)(images), atol=1e-3, rtol=1e-3
-    )
+    got, expected = OnnxNetwork(exported.path)(images), TorchNetwork(merged.path)(images)
+    torch.testing.assert_close(got, expected, atol=1e-3, rtol=1e-3)
 
 
 def test_exported_graph_keeps_the_contract(exported, merged) -> None:

@@ -44,7 +44,7 @@ def test_ultralytics_loads_validates_and_fine_tunes_a_merged_checkpoint(merged, 
 
 
 def test_adapter_of_another_base_is_refused(merged, adapter, tmp_path) -> None:
-    with pytest.raises(AdapterError, match="belongs to base.pt with weights"):
+    with pytest.raises(AdapterError, match=r"belongs to base\.pt with weights"):
         merge(merged.path, adapter, tmp_path / "x.pt")
     assert not (tmp_path / "x.pt").exists()
 

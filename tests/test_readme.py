@@ -1,4 +1,4 @@
-"""The README is true: its commands exist, its links lead somewhere, its Python runs, its numbers are the committed ones."""
+"""The README is true: commands exist, links lead somewhere, its Python runs, its numbers are the committed ones."""
 
 from __future__ import annotations
 
@@ -46,9 +46,8 @@ def test_python_block_runs(checkpoint: Path, surface: Path, tmp_path: Path, monk
     shutil.copy(checkpoint, tmp_path / "yolo11n.pt")
     monkeypatch.chdir(tmp_path)
     exec(compile(quick, "README.md", "exec"), {})
-    assert {"merged.pt", "model.onnx", "model.int8.onnx", "report", "found"} <= {
-        path.name for path in tmp_path.iterdir()
-    }
+    left = {path.name for path in tmp_path.iterdir()}
+    assert {"merged.pt", "model.onnx", "model.int8.onnx", "report", "found"} <= left
 
 
 def test_tables_are_those_of_the_committed_results() -> None:
