@@ -1,14 +1,12 @@
 r"""Pretrain the demonstration's toy base from scratch on generated shapes.
 
-The base that the package carries was made on one NVIDIA H100 with 16 CPU cores, in a few minutes, by
+The base that the package carries was made on two CPU cores, in about 35 minutes, by
 
-    python datasets/shapes/pretrain.py \
-        --images 8000 --epochs 60 --device 0 --workers 12 --batch 256 --out base.safetensors
+    python datasets/shapes/pretrain.py --out base.safetensors
 
-It needs numpy, OpenCV, torch, Ultralytics and safetensors, and no network. On a CPU, for a rehearsal:
+with the defaults below. It needs numpy, OpenCV, torch, Ultralytics and safetensors, and no network. For a rehearsal:
 
-    python datasets/shapes/pretrain.py \
-        --images 64 --epochs 1 --device cpu --workers 1 --batch 16 --out /tmp/base.safetensors
+    python datasets/shapes/pretrain.py --images 64 --epochs 1 --batch 16 --out rehearsal.safetensors
 """
 
 from __future__ import annotations
@@ -98,12 +96,12 @@ def train(data: Path, options: argparse.Namespace, project: Path) -> ToyTrainer:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Return the command line's options."""
     parser = argparse.ArgumentParser(description="Pretrain the toy base of visionlora's demonstration.")
-    parser.add_argument("--images", type=int, default=8000, help="training pictures; a tenth more for validation")
-    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--images", type=int, default=5000, help="training pictures; a tenth more for validation")
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--imgsz", type=int, default=160, help="side of the pictures in pixels")
-    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--device", default="cpu", help="cpu, or the number of a GPU")
-    parser.add_argument("--workers", type=int, default=2, help="processes that draw and load pictures")
+    parser.add_argument("--workers", type=int, default=1, help="processes that draw and load pictures")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, help="the .safetensors to write; must not exist")
     return parser.parse_args(arguments)

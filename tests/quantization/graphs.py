@@ -32,7 +32,7 @@ def build(
     nodes: Sequence[onnx.NodeProto],
     constants: Mapping[str, np.ndarray],
     *,
-    shape: Sequence[int] = (1, 3, 8, 8),
+    shape: Sequence[int] = (1, 3, 16, 16),
     output: str = "output0",
     opset: int = 17,
 ) -> onnx.ModelProto:
@@ -79,7 +79,7 @@ def conv(
 
 def rounded(x: np.ndarray, chosen: ActivationRange) -> np.ndarray:
     """Values rounded to the 256 levels of a range."""
-    scale = np.float32((chosen.high - chosen.low) / 255)
+    scale = np.float32((chosen.high - chosen.low) / 255 or 1)
     zero = round(-chosen.low / float(scale))
     return (np.clip(np.round(x.astype(np.float32) / scale) + zero, 0, 255) - zero).astype(np.float32) * scale
 
@@ -90,7 +90,7 @@ def rounded_conv(
     """A convolution of already rounded values with weights in 255 levels a channel and a bias to match."""
     scale = (np.abs(weight).max(axis=(1, 2, 3)) / 127).astype(np.float32)
     by_channel = scale.reshape(-1, 1, 1, 1)
-    bias_scale = scale * np.float32((chosen.high - chosen.low) / 255)
+    bias_scale = scale * np.float32((chosen.high - chosen.low) / 255 or 1)
     return conv(x, np.round(weight / by_channel) * by_channel, np.round(bias / bias_scale) * bias_scale, **options)
 
 

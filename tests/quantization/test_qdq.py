@@ -31,8 +31,8 @@ WIDE, WIDE_B = random_conv(RNG, 4, 12, 1)
 GROUPED, GROUPED_B = random_conv(RNG, 6, 2, 3)
 CONSTANTS = {
     "w1": W1, "b1": B1, "w2": W2, "b2": B2, "w3": W3, "b3": B3, "wide": WIDE, "wide.b": WIDE_B,
-    "grouped": GROUPED, "grouped.b": GROUPED_B, "double": np.float32([1, 1, 2, 2]), "flat": np.array([1, 6, 64]),
-    "square": np.array([1, 6, 8, 8]),
+    "grouped": GROUPED, "grouped.b": GROUPED_B, "double": np.float32([1, 1, 2, 2]), "flat": np.array([1, 6, 256]),
+    "square": np.array([1, 6, 16, 16]),
 }  # fmt: skip
 A, B, C, OUT = (
     ActivationRange(-1.9, 2.3),
@@ -105,7 +105,8 @@ CASES: list[tuple[str, list[onnx.NodeProto], Ranges, Expected]] = [
     ),
     (
         "concat",
-        [FIRST, node("Conv", "a w2 b2", "b"), node("Concat", "a b", "c", axis=1), node("Conv", "c wide wide.b", "output0")],
+        [FIRST, node("Conv", "a w2 b2", "b"), node("Concat", "a b", "c", axis=1),
+         node("Conv", "c wide wide.b", "output0")],
         {"a": A, "b": A, "c": A},
         joined,
     ),
@@ -122,7 +123,7 @@ CASES: list[tuple[str, list[onnx.NodeProto], Ranges, Expected]] = [
         lambda x: last(rounded(rounded_conv(first(x), GROUPED, GROUPED_B, A, stride=2, pad=1, groups=3), B), B),
     ),
 ]  # fmt: skip
-IMAGES = np.random.default_rng(1).uniform(0, 1, (1, 3, 8, 8)).astype(np.float32)
+IMAGES = np.random.default_rng(1).uniform(0, 1, (1, 3, 16, 16)).astype(np.float32)
 
 
 def quantized(nodes: list[onnx.NodeProto], ranges: Ranges) -> onnx.ModelProto:
@@ -193,7 +194,7 @@ def test_a_dead_channel_and_a_constant_activation_stay_finite():
     black = run(written, np.zeros_like(IMAGES))
 
     assert all(np.isfinite(value).all() for value in tensors_of(written).values())
-    a = rounded(np.broadcast_to(bias.reshape(1, -1, 1, 1), (1, 6, 8, 8)), A)
+    a = rounded(np.broadcast_to(bias.reshape(1, -1, 1, 1), (1, 6, 16, 16)), A)
     np.testing.assert_allclose(black, last(a, A), atol=1.01 * float(OUT.scale))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from ultralytics import __version__ as ultralytics_version
 from ultralytics.nn.tasks import DetectionModel
 
@@ -60,7 +60,7 @@ def save_base(model: torch.nn.Module, card: BaseCard, path: Path | str) -> None:
         raise ModelError(f"{path}: {len(broken)} tensors are not finite in half precision, the first is {broken[0]}")
     text = json.dumps({"format": _FORMAT, "kind": _KIND, **asdict(card)}, sort_keys=True)
     with atomic_output(path) as partial:
-        save_file(tensors, partial, metadata={_KEY: text})
+        partial.write_bytes(save(tensors, metadata={_KEY: text}))
 
 
 def read_base_card(source: Path | str) -> BaseCard:

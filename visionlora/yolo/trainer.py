@@ -24,6 +24,7 @@ from ultralytics.cfg import get_cfg
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK
 from ultralytics.utils.callbacks import get_default_callbacks
+from ultralytics.utils.patches import override_configs
 from ultralytics.utils.torch_utils import ModelEMA, torch_distributed_zero_first, unwrap_model
 
 from visionlora.adapters import (
@@ -180,9 +181,11 @@ class AdapterTrainer(DetectionTrainer):
 
     def get_dataloader(self, dataset_path, batch_size=16, rank=0, mode="train"):
         """Return a loader of seeded samples for training, Ultralytics' own for validation."""
+        # Not "deterministic" here: it would warn of a cache in memory, which seeded samples make harmless.
         if mode != "train":
-            return super().get_dataloader(dataset_path, batch_size, rank, mode)
-        with torch_distributed_zero_first(rank):
+            with override_configs(self.args, {"deterministic": False}):
+                return super().get_dataloader(dataset_path, batch_size, rank, mode)
+        with torch_distributed_zero_first(rank), override_configs(self.args, {"deterministic": False}):
             dataset = self._train_dataset(dataset_path, batch_size)
         seed = self.args.seed
         sampler = EpochSampler(len(dataset), seed=seed, rank=rank, ranks=self.world_size, epoch=self.start_epoch)
@@ -268,8 +271,7 @@ class AdapterTrainer(DetectionTrainer):
 
     def final_eval(self) -> None:
         """Validate the adapter as it stands in the file, on the base that it belongs to."""
-        if RANK in {-1, 0}:
-            load_adapter_tensors(self.ema.ema, self.plan, load_adapter(self.best).tensors)
+        load_adapter_tensors(self.ema.ema, self.plan, load_adapter(self.best).tensors)
         self.metrics, self.fitness = self.validate()
 
 

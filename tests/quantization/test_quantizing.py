@@ -1,0 +1,165 @@
+"""From a float file to an int8 one, or to no file at all."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.quantization.graphs import IMAGE_SIZE, NAMES, build, detector, node, random_conv, save
+from visionlora.errors import DataError, ModelError, OutputError, QuantizationError, UsageError
+from visionlora.files import sha256_of
+from visionlora.preprocess import letterbox, read_image
+from visionlora.quantization import QuantizedModel, quantize, quantizing
+from visionlora.runtime import OnnxNetwork
+
+SHAPE = (1, 3, IMAGE_SIZE, IMAGE_SIZE)
+
+
+def leftovers(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_detector_becomes_small_and_int8_and_sees_the_same(model, data, tmp_path):
+    made = quantize(model, data, tmp_path / "int8.onnx", images=10)
+
+    assert made == QuantizedModel(
+        path=tmp_path / "int8.onnx",
+        bytes=(tmp_path / "int8.onnx").stat().st_size,
+        float_bytes=model.stat().st_size,
+        int8_convs=4,
+        convs=4,
+        float_layers=(),
+        images=10,
+    )
+    assert made.bytes < 0.4 * made.float_bytes
+    tensor, _ = letterbox(read_image(data.parent / "images/train/03.png"), IMAGE_SIZE)
+    wanted, got = (OnnxNetwork(path)(tensor[None])[0] for path in (model, made.path))
+    assert wanted[4:].std() > 0.05
+    assert np.abs(got[4:] - wanted[4:]).mean() < 0.05 * wanted[4:].std()
+    assert np.abs(got[:4] - wanted[:4]).mean() < 0.05 * wanted[:4].std()
+
+
+def test_the_file_says_what_it_is_and_what_made_it(model, data, tmp_path):
+    made = quantize(model, data, tmp_path / "int8.onnx", images=5, seed=3)
+
+    properties = {entry.key: entry.value for entry in onnx.load(made.path).metadata_props}
+    card = json.loads(properties["visionlora"])
+
+    assert properties["task"] == "detect" and properties["imgsz"] == "[64, 64]"
+    assert (card["kind"], card["names"], card["nms"]) == ("int8", list(NAMES), True)
+    assert card["preprocessing"]["image_size"] == IMAGE_SIZE
+    assert card["parents"] == {"onnx": sha256_of(model)}
+    assert (card["settings"]["seed"], card["settings"]["images"]) == (3, 5)
+    assert card["settings"]["scheme"]["name"] == "u8s8"
+    shown = card["settings"]["calibration"]
+    assert len(shown) == 5 and "images/train/07.png" in shown  # the only one of the class inclusion
+    assert all((data.parent / one).is_file() for one in shown)
+
+
+def test_the_same_seed_gives_the_same_bytes(model, data, tmp_path):
+    first, again, other = (
+        quantize(model, data, tmp_path / name, images=4, seed=seed).path.read_bytes()
+        for name, seed in (("a.onnx", 1), ("b.onnx", 1), ("c.onnx", 2))
+    )
+
+    assert first == again != other
+
+
+def test_an_existing_file_is_kept_unless_told_otherwise(model, data, tmp_path):
+    out = tmp_path / "int8.onnx"
+    out.write_text("mine")
+
+    with pytest.raises(OutputError, match="exists already"):
+        quantize(model, data, out)
+    assert out.read_text() == "mine"
+    assert quantize(model, data, out, images=2, overwrite=True).bytes == out.stat().st_size
+
+
+def test_wrong_arguments_are_refused(model, data, tmp_path):
+    with pytest.raises(UsageError, match="at least 1 calibration image, got 0"):
+        quantize(model, data, tmp_path / "int8.onnx", images=0)
+    with pytest.raises(UsageError, match="another file than the float model"):
+        quantize(model, data, model, overwrite=True)
+    with pytest.raises(ModelError, match=r"model\.pt: expected an ONNX file"):
+        quantize(tmp_path / "model.pt", data, tmp_path / "int8.onnx")
+    with pytest.raises(DataError, match=r"nowhere\.yaml"):
+        quantize(model, tmp_path / "nowhere.yaml", tmp_path / "int8.onnx")
+    assert leftovers(tmp_path) == ["model.onnx"]
+
+
+def test_a_quantized_file_is_not_quantized_again(model, data, tmp_path):
+    made = quantize(model, data, tmp_path / "int8.onnx", images=2)
+
+    with pytest.raises(ModelError, match="got a quantized one"):
+        quantize(made.path, data, tmp_path / "again.onnx")
+
+
+def test_finished_detections_are_refused(data, tmp_path):
+    """A stock end-to-end export: rows of box, score and class."""
+    nodes = [
+        node("Conv", "images w", "a", strides=[8, 8]),
+        node("Reshape", "a rows", "r"),
+        node("Transpose", "r", "output0", perm=[0, 2, 1]),
+    ]
+    constants = {"w": np.zeros((6, 3, 8, 8), dtype=np.float32), "rows": np.array([1, 6, 64])}
+    path = save(build(nodes, constants, shape=SHAPE), tmp_path / "model.onnx")
+
+    with pytest.raises(ModelError, match=r"raw predictions \(1, 7, anchors\), got \(1, 64, 6\)"):
+        quantize(path, data, tmp_path / "int8.onnx")
+
+
+def test_a_network_that_goes_blind_leaves_no_file(data, tmp_path):
+    """The scores hang on a small channel beside a huge one: no 256 levels show both."""
+    rng = np.random.default_rng(0)
+    weight, bias = random_conv(rng, 64, 3, 8)
+    weight[0], bias[0], bias[1:] = 0, 3e4, 0
+    mix = random_conv(rng, 64, 64, 3)[0]
+    mix[1:] = 0  # weight for the file's size, no effect
+    last = np.zeros((7, 64, 1, 1), dtype=np.float32)
+    last[4:, 1:] = 20
+    nodes = [
+        node("Conv", "images w b", "a", strides=[8, 8]),
+        node("Conv", "a mix", "unused", pads=[1, 1, 1, 1]),
+        node("Mul", "unused zero", "nothing"),
+        node("Add", "a nothing", "sum"),
+        node("Conv", "sum last", "logits"),
+        node("Reshape", "logits rows", "r"),
+        node("Add", "r shift", "shifted"),
+        node("Sigmoid", "shifted", "output0"),
+    ]
+    constants = {"w": weight, "b": bias, "mix": mix, "last": last, "rows": np.array([1, 7, 64])}
+    constants |= {"zero": np.float32(0), "shift": np.float32(-20)}
+    path = save(build(nodes, constants, shape=SHAPE), tmp_path / "model.onnx")
+
+    with pytest.raises(QuantizationError, match="finds nothing"):
+        quantize(path, data, tmp_path / "int8.onnx", images=4)
+    assert leftovers(tmp_path) == ["model.onnx"]
+
+
+def test_a_convolution_that_cannot_run_in_int8_leaves_no_file(data, tmp_path):
+    model = detector()
+    box = next(one for one in model.graph.node if one.name == "box")
+    box.input[1] = "computed"  # weights that depend on the image
+    for one in (node("Mul", "box.weight brightest", "computed"), node("ReduceMax", "images", "brightest")):
+        model.graph.node.insert(0, one)
+    path = save(model, tmp_path / "model.onnx")
+
+    with pytest.raises(QuantizationError, match="of 4 convolutions in int8, onnxruntime runs 3; in float: box"):
+        quantize(path, data, tmp_path / "int8.onnx", images=2)
+    assert leftovers(tmp_path) == ["model.onnx"]
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, MemoryError])
+def test_an_interruption_leaves_no_file(interruption, model, data, tmp_path, monkeypatch):
+    def interrupt(*_):
+        assert len(leftovers(tmp_path)) == 2  # the partial file is there
+        raise interruption
+
+    monkeypatch.setattr(quantizing, "check_scores", interrupt)
+
+    with pytest.raises(interruption):
+        quantize(model, data, tmp_path / "int8.onnx", images=2)
+    assert leftovers(tmp_path) == ["model.onnx"]
