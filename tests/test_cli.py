@@ -62,9 +62,10 @@ def test_wrong_usage_exits_with_2(arguments, capsys) -> None:
     [
         (["--set", "mosiac=0.5"], "did you mean mosaic"),
         (["--set", "mosaic"], "expected NAME=VALUE"),
+        (["--device", "foo"], "expected cpu, 0 or 0,1"),
         (["--rank", "0"], "rank: expected"),
     ],
-    ids=["unknown hyperparameter", "no value", "rank 0"],
+    ids=["unknown hyperparameter", "no value", "no device", "rank 0"],
 )
 def test_wrong_setting_exits_with_2(arguments, message, checkpoint, surface, tmp_path, capsys) -> None:
     command = ["train", "--model", str(checkpoint), "--data", str(surface), "--out", str(tmp_path / "x"), *arguments]
@@ -118,3 +119,8 @@ def test_full_disk_is_one_line_and_leaves_nothing(checkpoint, adapter, tmp_path)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1 and "cannot be written: File too large" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("text", "value"), [("5e-4", 5e-4), ("0.5", 0.5), ("true", True), ("SGD", "SGD"), ("3", 3)])
+def test_hyperparameters_are_read_as_they_are_written(text, value) -> None:
+    assert cli._assignments([f"x={text}"]) == {"x": value}

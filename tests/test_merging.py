@@ -8,7 +8,7 @@ from ultralytics import YOLO
 
 import visionlora.merging as merging
 from visionlora.adapters import Adapter, load_adapter, save_adapter
-from visionlora.errors import AdapterError, ModelError, OutputError
+from visionlora.errors import AdapterError, ModelError, OutputError, UsageError
 from visionlora.merging import merge
 from visionlora.yolo import TorchNetwork, load_base
 
@@ -75,5 +75,5 @@ def test_file_that_differs_from_the_adapted_base_is_not_kept(checkpoint, adapter
 def test_existing_file_and_wrong_suffix_are_refused(merged, checkpoint, adapter, tmp_path) -> None:
     with pytest.raises(OutputError, match="exists already"):
         merge(checkpoint, adapter, merged.path)
-    with pytest.raises(ModelError, match=r"ends in \.pt"):
+    with pytest.raises(UsageError, match=r"ends in \.pt"):
         merge(checkpoint, adapter, tmp_path / "merged.pth")

@@ -49,11 +49,18 @@ def test_source_without_pictures_is_refused(tmp_path) -> None:
         find_images(tmp_path)
 
 
-def test_broken_picture_leaves_no_listing(pictures, exported, tmp_path) -> None:
+def test_broken_picture_leaves_nothing(pictures, exported, tmp_path) -> None:
     (pictures / "c.png").write_bytes(b"broken")
     with pytest.raises(DataError, match=r"c\.png"):
         predict(exported.path, pictures, tmp_path / "out")
-    assert not (tmp_path / "out" / "detections.json").exists()
+    assert not (tmp_path / "out").exists()
+
+
+def test_pictures_of_equal_names_do_not_replace_each_other(pictures, exported, tmp_path) -> None:
+    (pictures / "deep").mkdir()
+    (pictures / "deep" / "b.png").write_bytes((pictures / "b.png").read_bytes())
+    predict(exported.path, pictures / "**" / "*.png", tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"b_png.png", "b_png_2.png"}
 
 
 def test_earlier_result_is_not_overwritten_unasked(pictures, exported, tmp_path) -> None:

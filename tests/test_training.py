@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,12 +13,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from ultralytics.cfg import get_cfg
 
 import visionlora.training as training
 from visionlora.adapters import attach, load_adapter
 from visionlora.errors import ModelError, OutputError, UsageError
 from visionlora.training import train
 from visionlora.yolo import load_base, plan_detector, set_classes, with_adapter
+from visionlora.yolo.hyperparameters import RECIPE, TUNABLE
 from visionlora.yolo.trainer import AdapterTrainer
 
 QUICK = {"epochs": 2, "imgsz": 96, "batch": 4, "device": "cpu", "rank": 2, "hyperparameters": {"close_mosaic": 1}}
@@ -96,8 +99,13 @@ def test_same_seed_gives_the_same_file_and_another_seed_another(checkpoint, surf
 
 
 @pytest.mark.slow
-def test_killed_run_resumes_to_the_same_adapter(checkpoint, surface, tmp_path) -> None:
-    settings = {**QUICK, "epochs": 4, "hyperparameters": {"close_mosaic": 2}}
+@pytest.mark.parametrize(
+    "hyperparameters",
+    [{"close_mosaic": 2}, {"close_mosaic": 0, "cache": False, "mixup": 0.5}],
+    ids=["images in memory", "images from disk"],
+)
+def test_killed_run_resumes_to_the_same_adapter(checkpoint, surface, tmp_path, hyperparameters) -> None:
+    settings = {**QUICK, "epochs": 4, "hyperparameters": hyperparameters}
     unbroken = train(checkpoint, surface, tmp_path / "unbroken", **settings)
     out = tmp_path / "killed"
     code = f"import visionlora as vl; vl.train({str(checkpoint)!r}, {str(surface)!r}, {str(out)!r}, **{settings!r})"
@@ -120,10 +128,46 @@ def test_resuming_with_other_settings_is_refused(run, checkpoint, surface) -> No
         train(checkpoint, surface, run[0].path.parent, **settings, resume=True)
 
 
-def test_resuming_where_nothing_is_left_to_do_is_refused(run, checkpoint, surface) -> None:
-    with pytest.raises(ModelError, match="nothing to resume"):
-        train(checkpoint, surface, run[0].path.parent, **QUICK, resume=True)
+def test_resuming_a_finished_run_returns_its_adapter_as_it_is(run, checkpoint, surface) -> None:
+    before = run[0].path.read_bytes()
+    again = train(checkpoint, surface, run[0].path.parent, **QUICK, resume=True)
+    assert (again.epoch, again.map50_95) == (run[0].epoch, run[0].map50_95)
+    assert run[0].path.read_bytes() == before
+
+
+def test_resuming_where_no_run_began_is_refused(checkpoint, surface, tmp_path) -> None:
+    with pytest.raises(UsageError, match="no run to resume"):
+        train(checkpoint, surface, tmp_path / "x", **QUICK, resume=True)
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"targets": "nonsense"}, {"hyperparameters": {"mosaic": 5}}, {"device": "7"}, {"seed": -1}, {"imgsz": 100}],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_refused_settings_touch_no_earlier_run(run, checkpoint, surface, wrong) -> None:
+    before = {path: path.stat().st_mtime_ns for path in run[0].path.parent.iterdir()}
+    with pytest.raises(UsageError):
+        train(checkpoint, surface, run[0].path.parent, **{**QUICK, **wrong}, overwrite=True)
+    assert {path: path.stat().st_mtime_ns for path in run[0].path.parent.iterdir()} == before
+
+
+def test_missing_base_touches_no_earlier_run(run, surface, tmp_path) -> None:
+    with pytest.raises(ModelError, match="no such file"):
+        train(tmp_path / "none.pt", surface, run[0].path.parent, **QUICK, overwrite=True)
     assert run[0].path.is_file()
+
+
+def test_labels_beside_linked_images_are_found(checkpoint, surface, tmp_path) -> None:
+    for split in ("train", "val"):
+        folder = tmp_path / "linked" / "images" / split
+        folder.mkdir(parents=True)
+        for picture in (surface.parent / "images" / split).iterdir():
+            (folder / picture.name).symlink_to(shutil.copy(picture, tmp_path / f"{split}_{picture.name}"))
+    shutil.copytree(surface.parent / "labels", tmp_path / "linked" / "labels")
+    data = shutil.copy(surface, tmp_path / "linked" / "data.yaml")
+    assert train(checkpoint, data, tmp_path / "run", **{**QUICK, "epochs": 1}).path.is_file()
 
 
 def test_earlier_run_is_not_overwritten_unasked(run, checkpoint, surface) -> None:
@@ -136,11 +180,14 @@ def test_earlier_run_is_not_overwritten_unasked(run, checkpoint, surface) -> Non
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"mosiac": 0.5}, "no such hyperparameter; did you mean mosaic"),
+        ({"mosiac": 0.5}, "no hyperparameter of training; did you mean mosaic"),
         ({"epochs": 3}, "use --epochs"),
+        ({"optimizer": "foo"}, "optimizer: expected one of"),
+        ({"mosaic": 5}, "mosaic"),
+        ({"conf": 0.5}, "no hyperparameter of training"),
         ({"quantize": 8}, "use visionlora quantize"),
     ],
-    ids=["unknown", "own option", "not here"],
+    ids=["unknown", "own option", "optimizer", "value", "no effect", "not here"],
 )
 def test_hyperparameters_that_cannot_be_set_are_refused(checkpoint, surface, tmp_path, asked, message) -> None:
     with pytest.raises(UsageError, match=message):
@@ -163,7 +210,6 @@ def test_numbers_out_of_range_are_refused(checkpoint, surface, tmp_path, change,
         train(checkpoint, surface, tmp_path / "x", **{**QUICK, **change})
 
 
-def test_all_own_hyperparameters_are_known_to_ultralytics() -> None:
-    known = training.hyperparameter_names()
-    assert set(training._OWN) - {"save_dir"} <= set(known)
-    assert set(training.RECIPE) <= set(known)
+def test_all_hyperparameters_are_known_to_ultralytics() -> None:
+    known = set(vars(get_cfg()))
+    assert set(TUNABLE) <= known and set(RECIPE) <= set(TUNABLE)

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from visionlora.errors import UsageError
 from visionlora.evaluation import Report, evaluate, refuse_existing_report
 from visionlora.exporting import ExportedModel, export
 from visionlora.files import refuse_existing
 from visionlora.merging import MergedModel, merge
 from visionlora.quantization import QuantizedModel, quantize
 from visionlora.training import TrainedAdapter, train
+from visionlora.yolo import load_base
 
 MERGED_FILE, ONNX_FILE, INT8_FILE = "merged.pt", "model.onnx", "model.int8.onnx"
 
@@ -60,9 +62,12 @@ def adapt(
         >>> vl.adapt("yolo11n.pt", "data.yaml", "runs/steel", imgsz=320).report  # doctest: +SKIP
     """
     out = Path(out)
+    if images < 1:
+        raise UsageError(f"images: expected at least 1 calibration image, got {images}")
+    replace = overwrite or resume  # an interrupted run's later stages are made again
     for name in (MERGED_FILE, ONNX_FILE, INT8_FILE):
-        refuse_existing(out / name, overwrite=overwrite)
-    refuse_existing_report(out, overwrite=overwrite)
+        refuse_existing(out / name, overwrite=replace)
+    refuse_existing_report(out, overwrite=replace)
     trained = train(
         model,
         data,
@@ -80,13 +85,14 @@ def adapt(
         resume=resume,
         overwrite=overwrite,
     )
-    merged = merge(model, trained.path, out / MERGED_FILE, overwrite=overwrite)
-    exported = export(merged.path, out / ONNX_FILE, imgsz=imgsz, overwrite=overwrite)
-    quantized = quantize(exported.path, data, out / INT8_FILE, images=images, seed=seed, overwrite=overwrite)
+    merged = merge(model, trained.path, out / MERGED_FILE, overwrite=replace)
+    exported = export(merged.path, out / ONNX_FILE, imgsz=imgsz, overwrite=replace)
+    quantized = quantize(exported.path, data, out / INT8_FILE, images=images, seed=seed, overwrite=replace)
+    base = load_base(model).path
     report = evaluate(
         [
-            f"base={model}",
-            f"adapter={model}+{trained.path}",
+            f"base={base}",
+            f"adapter={base}+{trained.path}",
             f"merged={merged.path}",
             f"onnx={exported.path}",
             f"int8={quantized.path}",
@@ -94,6 +100,6 @@ def adapt(
         data,
         imgsz=imgsz,
         out=out,
-        overwrite=overwrite,
+        overwrite=replace,
     )
     return AdaptedModel(trained, merged, exported, quantized, report)

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 an error that the message explains, 2 wrong usage, 130 int
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -105,10 +106,18 @@ def _assignments(texts: Sequence[str]) -> dict[str, Any]:
         if not separator or not name:
             raise UsageError(f"--set {text}: expected NAME=VALUE, such as mosaic=0.5")
         try:
-            values[name] = yaml.safe_load(value)
+            values[name] = _number(yaml.safe_load(value))
         except yaml.YAMLError as error:
             raise UsageError(f"--set {text}: the value cannot be read") from error
     return values
+
+
+def _number(value: Any) -> Any:
+    """Return a number for text such as 5e-4, which YAML takes for text; anything else as it is."""
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return float(value)
+    return value
 
 
 def _overwrite(parser: argparse.ArgumentParser) -> None:

@@ -16,7 +16,7 @@ import onnxslim
 import torch
 
 from visionlora.cards import make_card
-from visionlora.errors import ExportError, UsageError
+from visionlora.errors import ExportError, OutputError, UsageError
 from visionlora.files import atomic_output, refuse_existing, sha256_of
 from visionlora.preprocess import letterbox, read_image
 from visionlora.runtime import OnnxNetwork
@@ -71,13 +71,18 @@ def export(
         >>> vl.export("merged.pt", "model.onnx", imgsz=320)  # doctest: +SKIP
     """
     out = refuse_existing(out, overwrite=overwrite)
+    if out.suffix != ".onnx":
+        raise UsageError(f"--out {out}: expected a name that ends in .onnx")
     if opset not in OPSETS:
         raise UsageError(f"opset: expected {OPSETS.start} to {OPSETS.stop - 1}, got {opset}")
     base = load_base(model)
     image_size = imgsz or base.image_size
     check_image_size(image_size, base.model)
     detector = RawDetector(base.model)
-    graph = _trace(detector, image_size=image_size, opset=opset)
+    try:
+        graph = _trace(detector, image_size=image_size, opset=opset)
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be written: {error.strerror or error}") from error
     _describe(graph, base, image_size=image_size, opset=opset)
     with atomic_output(out) as partial:
         partial.write_bytes(graph.SerializeToString(deterministic=True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from visionlora.errors import OutputError
@@ -50,7 +50,8 @@ def atomic_output(path: Path | str) -> Iterator[Path]:
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder itself may be missing: the error above says so
+            partial.unlink()
 
 
 def sha256_of(path: Path | str) -> str:

@@ -10,7 +10,7 @@ import torch
 
 from visionlora.adapters import Adapter, attach, load_adapter, load_adapter_tensors
 from visionlora.cards import make_card
-from visionlora.errors import ModelError
+from visionlora.errors import ModelError, UsageError
 from visionlora.files import atomic_output, refuse_existing, sha256_of
 from visionlora.yolo import Base, load_base, plan_detector, save_checkpoint, set_classes, with_adapter
 
@@ -54,6 +54,7 @@ def merge(model: Path | str, adapter: Path | str, out: Path | str, *, overwrite:
         AdapterError: the adapter cannot be read, or belongs to another base.
         ModelError: the base cannot be used, or the written file does not reproduce the adapted base.
         OutputError: `out` exists, or cannot be written.
+        UsageError: `out` does not end in .pt.
 
     Example:
         >>> import visionlora as vl
@@ -61,7 +62,7 @@ def merge(model: Path | str, adapter: Path | str, out: Path | str, *, overwrite:
     """
     out = refuse_existing(out, overwrite=overwrite)
     if out.suffix != ".pt":
-        raise ModelError(f"{out}: expected a name that ends in .pt, as Ultralytics reads checkpoints by it")
+        raise UsageError(f"--out {out}: expected a name that ends in .pt")
     base, loaded = load_base(model), load_adapter(adapter)
     merged = with_adapter(base, loaded)
     image_size = int(loaded.card.preprocessing["image_size"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,13 +73,11 @@ def predict(
     listing = refuse_existing(out / DETECTIONS_FILE, overwrite=overwrite)
     images = find_images(source)
     network = open_network(str(model), image_size=imgsz, device=device)
-    found = []
-    for path in _progress(images):
-        pixels = read_image(path)
-        detections = detect(network, [pixels], confidence=conf)[0]
-        found.append(detections)
-        with atomic_output(out / f"{path.stem}_{path.suffix[1:]}.png") as partial:
-            cv2.imwrite(str(partial), draw_detections(pixels, detections, network.names))
+    found = [detect(network, [read_image(path)], confidence=conf)[0] for path in _progress(images)]
+    for path, detections, name in zip(images, found, _picture_names(images), strict=True):
+        picture = draw_detections(read_image(path), detections, network.names)
+        with atomic_output(out / name) as partial:
+            partial.write_bytes(cv2.imencode(".png", picture)[1].tobytes())
     with atomic_output(listing) as partial:
         partial.write_text(_listing(images, found, network.names), encoding="utf-8")
     return Prediction(out, tuple(network.names), tuple(images), tuple(found))
@@ -102,6 +100,16 @@ def find_images(source: Path | str) -> list[Path]:
     if not images:
         raise DataError(f"{source}: expected an image, a folder of images or a pattern, found no image")
     return images
+
+
+def _picture_names(images: Sequence[Path]) -> list[str]:
+    """Return a file name for each drawn picture: `a.jpg` gives `a_jpg.png`; a repeated one gets a number."""
+    names: list[str] = []
+    for path in images:
+        name = f"{path.stem}_{path.suffix[1:]}"
+        again = sum(other.startswith(f"{name}.") or other.startswith(f"{name}_") for other in names)
+        names.append(f"{name}_{again + 1}.png" if again else f"{name}.png")
+    return names
 
 
 def _progress(images: list[Path]) -> Iterable[Path]:

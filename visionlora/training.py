@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import json
 import math
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -18,52 +18,20 @@ from visionlora.curves import draw_curves
 from visionlora.data import Dataset, content_hash, load_dataset
 from visionlora.errors import OutputError, UsageError
 from visionlora.files import atomic_output
-from visionlora.yolo import check_image_size, load_base
+from visionlora.yolo import check_image_size, check_targets, load_base
 from visionlora.yolo.checkpoint import versions
+from visionlora.yolo.hyperparameters import RECIPE, check_device, check_hyperparameters, default_device, memory_cache
 from visionlora.yolo.trainer import (
     ADAPTER_FILE,
     RESULTS_FILE,
     RESUME_FILE,
     TrainingJob,
-    hyperparameter_names,
-    memory_cache,
+    read_resume_state,
     run_job,
 )
 
 SETTINGS_FILE, CURVES_FILE = "training.json", "curves.png"
-
-# The recipe: what differs from Ultralytics' defaults; measured in benchmarks/accuracy.
-RECIPE: Mapping[str, Any] = {
-    "optimizer": "AdamW",  # with frozen batch normalization; Ultralytics' `auto` would ignore lr0
-    "warmup_bias_lr": 0.0,  # biases are deltas on a trained model: nothing to rush
-}
-_OWN = {  # hyperparameters that --set refuses, and why
-    "batch": "use --batch",
-    "classes": "choose classes in data.yaml",
-    "data": "use --data",
-    "device": "use --device",
-    "distill_model": "an adapter is trained without a teacher",
-    "epochs": "use --epochs",
-    "exist_ok": "use --overwrite",
-    "freeze": "use --targets: everything but the adapter is frozen",
-    "imgsz": "use --imgsz",
-    "lr0": "use --lr0",
-    "mode": "this is training",
-    "model": "use --model",
-    "name": "use --out",
-    "plots": "the curves are drawn after training",
-    "pretrained": "the base is --model",
-    "project": "use --out",
-    "quantize": "use visionlora quantize",
-    "rect": "training batches are shuffled squares",
-    "resume": "use --resume",
-    "save": "the adapter is always saved",
-    "save_dir": "use --out",
-    "seed": "use --seed",
-    "single_cls": "name one class in data.yaml",
-    "task": "the task is detection",
-    "val": "validation chooses the adapter that is kept",
-}
+_RUN_FILES = (ADAPTER_FILE, RESUME_FILE, RESULTS_FILE, SETTINGS_FILE, CURVES_FILE)
 
 
 @dataclass(frozen=True)
@@ -120,7 +88,7 @@ def train(
         seed: of everything drawn at random.
         lr0: learning rate after warm-up.
         hyperparameters: any other of Ultralytics' training hyperparameters, such as `{"mosaic": 0.5}`.
-        resume: go on with an interrupted run in `out`, started with the same settings.
+        resume: go on with an interrupted run in `out`, begun with the same settings; a finished one is left as it is.
         overwrite: replace an earlier run in `out`.
 
     Raises:
@@ -136,95 +104,84 @@ def train(
     started = time.monotonic()
     settings = AdapterSettings(rank=rank, alpha=alpha, targets=targets)
     extra = check_hyperparameters(hyperparameters or {})
-    _check_numbers(epochs=epochs, batch=batch, lr0=lr0)
+    _check_numbers(epochs=epochs, batch=batch, seed=seed, lr0=lr0)
+    device = check_device(device or default_device())
     out = Path(out)
     if not resume:
         refuse_earlier_run(out, overwrite=overwrite)
     base = load_base(model)
     check_image_size(imgsz, base.model)
     dataset = load_dataset(data)
-    device = device or default_device()
-    asked: dict[str, Any] = {
+    check_targets(base.model, dataset.names, settings)
+    chosen = {
+        **RECIPE,
+        "nbs": batch,
+        "cache": memory_cache(len(dataset.split("train")), imgsz),
+        **extra,
+        "epochs": epochs,
+        "imgsz": imgsz,
+        "batch": batch,
+        "seed": seed,
+        "lr0": lr0,
+    }
+    record = {
         "model": str(model),
         "data": str(data),
         "adapter": asdict(settings),
-        "hyperparameters": {
-            **RECIPE,
-            "nbs": batch,
-            "cache": memory_cache(len(dataset.split("train")), imgsz),
-            **extra,
-            "epochs": epochs,
-            "imgsz": imgsz,
-            "batch": batch,
-            "seed": seed,
-            "lr0": lr0,
-        },
+        "hyperparameters": chosen,
+        "base": base.fingerprint,
+        "data_sha256": {split: content_hash(dataset.split(split)) for split in ("train", "val")},
+        "versions": versions(),
     }
-    job = TrainingJob(
-        model=str(model),
-        fingerprint=base.fingerprint,
-        out=out.resolve(),
-        names=dataset.names,
-        images=_write_lists(dataset, out),
-        settings=settings,
-        preprocessing=preprocessing_card(imgsz),
-        training=_record(asked, base.fingerprint, dataset, out, resume=resume),
-        resume=resume,
-    )
-    run_job(job, {**asked["hyperparameters"], "device": device})
+    if not (resume and _is_finished(record, out)):
+        if not resume:
+            _begin(record, out)
+        job = TrainingJob(
+            model=str(model),
+            fingerprint=base.fingerprint,
+            out=out.resolve(),
+            names=dataset.names,
+            images=_write_lists(dataset, out),
+            settings=settings,
+            preprocessing=preprocessing_card(imgsz),
+            training=record,
+            resume=resume,
+        )
+        run_job(job, {**chosen, "device": device})
+    draw_curves(out / RESULTS_FILE, out / CURVES_FILE)
     (out / RESUME_FILE).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         (out / "weights").rmdir()  # Ultralytics' folder, empty here
-    draw_curves(out / RESULTS_FILE, out / CURVES_FILE)
     return _summary(out / ADAPTER_FILE, seconds=time.monotonic() - started)
 
 
-def check_hyperparameters(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `asked` if every name is one of Ultralytics' training hyperparameters that may be set.
-
-    Raises:
-        UsageError: a name is unknown (the nearest is named), or set by an option of its own.
-    """
-    known = hyperparameter_names()
-    problems = []
-    for name in asked:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            problems.append(f"{name}: no such hyperparameter" + (f"; did you mean {near[0]}?" if near else ""))
-        elif name in _OWN:
-            problems.append(f"{name}: {_OWN[name]}")
-    if problems:
-        raise UsageError("--set " + "; ".join(problems))
-    return dict(asked)
-
-
-def default_device() -> str:
-    """Return `0` where torch sees a GPU, else `cpu`."""
-    import torch
-
-    return "0" if torch.cuda.is_available() else "cpu"
-
-
 def refuse_earlier_run(out: Path, *, overwrite: bool) -> None:
-    """Refuse a folder that holds a run, or clear that run's files.
+    """Refuse a folder that holds a run.
 
     Raises:
-        OutputError: there is one and `overwrite` is false.
+        OutputError: it does and `overwrite` is false.
     """
-    files = [out / name for name in (ADAPTER_FILE, RESUME_FILE, RESULTS_FILE, SETTINGS_FILE, CURVES_FILE)]
-    present = [file for file in files if file.exists()]
+    present = [name for name in _RUN_FILES if (out / name).exists()]
     if present and not overwrite:
         raise OutputError(
-            f"{out}: holds a training run already ({present[0].name}); "
+            f"{out}: holds a training run already ({present[0]}); "
             "choose another --out, or pass --overwrite, or --resume to go on with it"
         )
-    for file in present:
-        file.unlink()
 
 
-def _check_numbers(*, epochs: int, batch: int, lr0: float) -> None:
+def _begin(record: Mapping[str, Any], out: Path) -> None:
+    """Clear an earlier run's files and write the settings of this one."""
+    for name in _RUN_FILES:
+        (out / name).unlink(missing_ok=True)
+    with atomic_output(out / SETTINGS_FILE) as partial:
+        partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def _check_numbers(*, epochs: int, batch: int, seed: int, lr0: float) -> None:
     if epochs < 1 or batch < 1:
         raise UsageError(f"expected at least 1 epoch and 1 image a batch, got --epochs {epochs} and --batch {batch}")
+    if seed < 0:
+        raise UsageError(f"--seed: expected a whole number of at least 0, got {seed}")
     if not (math.isfinite(lr0) and lr0 > 0):
         raise UsageError(f"--lr0: expected a positive number, got {lr0}")
 
@@ -234,21 +191,20 @@ def _write_lists(dataset: Dataset, out: Path) -> dict[str, Path]:
     lists = {split: out.resolve() / f"{split}.txt" for split in ("train", "val")}
     for split, path in lists.items():
         with atomic_output(path) as partial:
-            partial.write_text("".join(f"{image.path.resolve()}\n" for image in dataset.split(split)), encoding="utf-8")
+            partial.write_text("".join(f"{os.path.abspath(image.path)}\n" for image in dataset.split(split)), "utf-8")
     return lists
 
 
-def _record(asked: dict, fingerprint: str, dataset: Dataset, out: Path, *, resume: bool) -> dict[str, Any]:
-    """Write the run's settings into `out`, or compare them to what is written there when resuming."""
-    data = {split: content_hash(dataset.split(split)) for split in ("train", "val")}
-    record = json.loads(json.dumps({**asked, "base": fingerprint, "data_sha256": data, "versions": versions()}))
+def _is_finished(record: Mapping[str, Any], out: Path) -> bool:
+    """Compare the settings with those that the run to resume began with; return whether it has no epoch left.
+
+    Raises:
+        UsageError: there is no run in `out`, or a setting differs.
+    """
     path = out / SETTINGS_FILE
-    if not resume:
-        with atomic_output(path) as partial:
-            partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        return record
-    if not path.is_file():
-        raise UsageError(f"{out}: no run to resume: it has no {SETTINGS_FILE}; train without --resume")
+    if not path.is_file() or not any((out / name).is_file() for name in (RESUME_FILE, ADAPTER_FILE)):
+        raise UsageError(f"{out}: no run to resume: no epoch was finished there; train without --resume")
+    record = json.loads(json.dumps(record))
     before = json.loads(path.read_text(encoding="utf-8"))
     changed = [
         f"{name}: was {old}, now {new}"
@@ -257,7 +213,7 @@ def _record(asked: dict, fingerprint: str, dataset: Dataset, out: Path, *, resum
     ]
     if changed:
         raise UsageError(f"{out}: resume with the settings that the run began with; " + "; ".join(changed))
-    return record
+    return not (out / RESUME_FILE).exists() or bool(read_resume_state(out / RESUME_FILE)["finished"])
 
 
 def _differences(before: Any, now: Any, name: str = "") -> list[tuple[str, Any, Any]]:

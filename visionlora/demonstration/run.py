@@ -47,8 +47,9 @@ def demo(out: Path | str = "runs/demo", *, overwrite: bool = False) -> Demonstra
     """
     started = time.monotonic()
     out = Path(out)
-    base, pictures = out / "base.pt", out / "surface"
-    refuse_existing(base, overwrite=overwrite)
+    base, pictures = out / "base.pt", out / "demo_pictures"
+    for path in (base, pictures):
+        refuse_existing(path, overwrite=overwrite)
     shutil.rmtree(pictures, ignore_errors=True)
     write_base(base, BASE_PATH)
     data = write_dataset(draw_surface, SURFACE_NAMES, pictures, counts=COUNTS, size=SIZE, seed=0)

@@ -10,7 +10,7 @@ os.environ.setdefault("YOLO_AUTOINSTALL", "false")
 
 from visionlora.yolo.checkpoint import Base, load_base, sample_pictures, save_checkpoint
 from visionlora.yolo.classes import set_classes
-from visionlora.yolo.layout import plan_detector
+from visionlora.yolo.layout import check_targets, plan_detector
 from visionlora.yolo.network import RawDetector, TorchNetwork, check_image_size, with_adapter
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "RawDetector",
     "TorchNetwork",
     "check_image_size",
+    "check_targets",
     "load_base",
     "plan_detector",
     "sample_pictures",

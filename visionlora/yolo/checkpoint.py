@@ -73,7 +73,7 @@ def load_base(path: Path | str) -> Base:
     image_size = checkpoint.get("train_args", {}).get("imgsz", 640)
     return Base(
         model=model,
-        path=path,
+        path=Path(getattr(model, "pt_path", path)),  # a bare name may lie in Ultralytics' folder of weights
         names=tuple(str(name) for _, name in sorted(dict(model.names).items())),
         image_size=int(max(image_size) if isinstance(image_size, (list, tuple)) else image_size),
         fingerprint=fingerprint(model),

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
+import torch
 from torch import nn
 from ultralytics.nn.modules.block import DFL
 from ultralytics.nn.tasks import DetectionModel
 
 from visionlora.adapters import AdapterPlan, AdapterSettings, plan_adapter
+from visionlora.yolo.classes import set_classes
 
 
 def plan_detector(model: DetectionModel, settings: AdapterSettings, *, whole: Collection[str]) -> AdapterPlan:
@@ -31,6 +34,17 @@ def plan_detector(model: DetectionModel, settings: AdapterSettings, *, whole: Co
     )
 
 
+def check_targets(model: DetectionModel, names: Sequence[str], settings: AdapterSettings) -> None:
+    """Plan an adapter for these classes on a copy of the model, to learn early whether its targets match.
+
+    Raises:
+        UsageError: they match nothing.
+    """
+    copied = copy.deepcopy(model)
+    with torch.random.fork_rng(devices=[]):
+        plan_detector(copied, settings, whole=set_classes(copied, names))
+
+
 def _norms(model: nn.Module) -> dict[str, str]:
     """Return the path of the batch normalization behind each convolution of an Ultralytics `Conv` block."""
     return {
@@ -38,6 +52,7 @@ def _norms(model: nn.Module) -> dict[str, str]:
         for name, module in model.named_modules()
         if isinstance(getattr(module, "conv", None), nn.Conv2d)
         and isinstance(getattr(module, "bn", None), nn.BatchNorm2d)
+        and not hasattr(module, "cv2")  # Conv2 adds a second convolution before the norm
     }
 
 

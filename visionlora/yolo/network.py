@@ -14,6 +14,7 @@ from visionlora.adapters import Adapter, load_adapter, merge
 from visionlora.errors import AdapterError, UsageError
 from visionlora.yolo.checkpoint import Base, load_base, quiet
 from visionlora.yolo.classes import set_classes
+from visionlora.yolo.hyperparameters import check_device
 from visionlora.yolo.layout import plan_detector
 
 
@@ -46,11 +47,12 @@ class TorchNetwork:
         path: the checkpoint.
         adapter: path of an adapter that belongs to it.
         image_size: side of the network's square input in pixels; the adapter's or checkpoint's own if None.
-        device: `cpu`, `0`, `cuda:1`...
+        device: `cpu`, or the number of a GPU.
 
     Raises:
         ModelError: the checkpoint cannot be used.
         AdapterError: the adapter cannot be read, or belongs to another base.
+        UsageError: there is no such device, or the image size does not fit the model.
     """
 
     nms = True
@@ -72,6 +74,7 @@ class TorchNetwork:
         check_image_size(self.image_size, base.model)
         self.names = base.names
         self.metadata = base.card  # what a merged checkpoint says about itself
+        check_device(device)
         self.device = torch.device(f"cuda:{device}" if device.isdigit() else device)
         self.detector = RawDetector(base.model).to(self.device)
 

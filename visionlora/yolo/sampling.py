@@ -44,10 +44,17 @@ class SeededDataset(YOLODataset):
     def build_transforms(self, hyp=None):
         """Build Ultralytics' augmentations, with mosaics over the whole data set."""
         transforms = super().build_transforms(hyp)
-        for transform in transforms.tolist():
-            if isinstance(transform, Mosaic):
-                transform.buffer_enabled = False
+        _draw_from_whole_set(transforms)
         return transforms
+
+
+def _draw_from_whole_set(transform) -> None:
+    """Switch off the buffer of every mosaic, wherever it is nested."""
+    if isinstance(transform, Mosaic):
+        transform.buffer_enabled = False
+    for inner in (*(getattr(transform, "transforms", None) or ()), getattr(transform, "pre_transform", None)):
+        if inner is not None:
+            _draw_from_whole_set(inner)
 
 
 class EpochSampler(Sampler[int]):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import math
+import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -16,11 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 import ultralytics.engine.trainer as ultralytics_trainer
 from torch import nn
-from ultralytics.cfg import get_cfg
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK
 from ultralytics.utils.callbacks import get_default_callbacks
@@ -85,7 +84,10 @@ def run_job(job: TrainingJob, hyperparameters: Mapping[str, Any]) -> AdapterTrai
     callbacks = {**get_default_callbacks(), _JOB: [job]}
     overrides = {**hyperparameters, "model": job.model, "save_dir": str(job.out), "exist_ok": True, "plots": False}
     trainer = AdapterTrainer(overrides=overrides, _callbacks=callbacks)
-    trainer.train()
+    try:
+        trainer.train()
+    except subprocess.CalledProcessError as error:
+        raise VisionLoraError(f"{job.out}: a training process failed; its error stands above") from error
     return None if trainer.ddp else trainer
 
 
@@ -159,15 +161,16 @@ class AdapterTrainer(DetectionTrainer):
         if ckpt is None:
             return
         self.start_epoch = ckpt["epoch"] + 1
-        if self.start_epoch >= self.epochs:
-            raise VisionLoraError(f"{self.job.out}: its {self.epochs} epochs are trained; nothing to resume")
         model = unwrap_model(self.model)
         for module, state in ((model, ckpt["model"]), (self.ema.ema, ckpt["ema"])):
             for name, parameter in module.named_parameters():
                 parameter.data.copy_(state[name])
         self.ema.updates = ckpt["updates"]
+        for saved, group in zip(ckpt["optimizer"]["param_groups"], self.optimizer.param_groups, strict=True):
+            saved["fused"] = group.get("fused")  # this device's kernels, not those of the device before
         self.optimizer.load_state_dict(ckpt["optimizer"])
-        self.scaler.load_state_dict(ckpt["scaler"])
+        if ckpt["scaler"]:
+            self.scaler.load_state_dict(ckpt["scaler"])
         self.best_fitness = ckpt["best_fitness"]
         self.stopper.best_fitness, self.stopper.best_epoch = ckpt["stopper"]
         if getattr(model.model[-1], "one2one_cv2", None) is not None:  # the loss weighs its two heads by the epoch
@@ -235,6 +238,7 @@ class AdapterTrainer(DetectionTrainer):
         state = {
             "format": 1,
             "epoch": self.epoch,
+            "finished": bool(self.stop),
             "model": dict(unwrap_model(self.model).named_parameters()),
             "ema": dict(self.ema.ema.named_parameters()),
             "updates": self.ema.updates,
@@ -312,17 +316,6 @@ def keep_rows(results: Path, epochs: int) -> None:
     kept = rows[:1] + [row for row in rows[1:] if int(float(row[0])) <= epochs]
     with atomic_output(results) as partial, partial.open("w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(kept)
-
-
-def memory_cache(images: int, image_size: int) -> str | bool:
-    """Return Ultralytics' `cache` setting: `ram` where all pictures fit a quarter of the free memory."""
-    needed = images * image_size * image_size * 3
-    return "ram" if needed < psutil.virtual_memory().available / 4 else False
-
-
-def hyperparameter_names() -> dict[str, Any]:
-    """Return Ultralytics' training hyperparameters with their defaults."""
-    return dict(vars(get_cfg()))
 
 
 @contextlib.contextmanager

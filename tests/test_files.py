@@ -1,0 +1,44 @@
+"""Files are written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from visionlora.errors import OutputError
+from visionlora.files import atomic_output, refuse_existing, sha256_of
+
+
+def test_failure_keeps_the_old_file_and_leaves_no_partial_one(tmp_path) -> None:
+    target = tmp_path / "a.txt"
+    target.write_text("old")
+    with pytest.raises(ZeroDivisionError), atomic_output(target) as partial:
+        partial.write_text("new")
+        raise ZeroDivisionError
+    assert target.read_text() == "old" and list(tmp_path.iterdir()) == [target]
+
+
+def test_partial_file_keeps_the_suffix_and_the_permissions_of_a_plain_file(tmp_path) -> None:
+    (tmp_path / "plain").touch()
+    with atomic_output(tmp_path / "deep" / "a.onnx") as partial:
+        assert partial.suffix == ".onnx"
+    assert (tmp_path / "deep" / "a.onnx").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_folder_that_cannot_be_made_is_an_output_error(tmp_path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot be written"), atomic_output(tmp_path / "file" / "a.txt"):
+        pass
+
+
+def test_existing_file_is_refused_unless_overwriting(tmp_path) -> None:
+    (tmp_path / "a").touch()
+    with pytest.raises(OutputError, match="--overwrite"):
+        refuse_existing(tmp_path / "a")
+    assert refuse_existing(tmp_path / "a", overwrite=True) == tmp_path / "a"
+
+
+def test_sha256_is_that_of_the_bytes(tmp_path) -> None:
+    (tmp_path / "a").write_bytes(b"x" * 3_000_000)
+    assert sha256_of(tmp_path / "a") == hashlib.sha256(b"x" * 3_000_000).hexdigest()

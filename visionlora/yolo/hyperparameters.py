@@ -1,0 +1,103 @@
+"""The hyperparameters of Ultralytics' trainer that a user may set, and the defaults that differ here."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+import psutil
+import torch
+from ultralytics.cfg import get_cfg
+
+from visionlora.errors import UsageError
+
+RECIPE: Mapping[str, Any] = {
+    "optimizer": "AdamW",  # with frozen batch normalization; Ultralytics' `auto` would ignore lr0
+    "warmup_bias_lr": 0.0,  # biases are deltas on a trained model: nothing to rush
+}
+OPTIMIZERS = ("Adam", "Adamax", "AdamW", "NAdam", "RAdam", "RMSprop", "SGD", "MuSGD", "auto")
+TUNABLE = (
+    *("amp", "cache", "channels_last", "cls_pw", "compile", "cos_lr", "deterministic", "fraction", "lrf"),
+    *("momentum", "multi_scale", "nbs", "optimizer", "patience", "warmup_bias_lr", "warmup_epochs"),
+    *("warmup_momentum", "weight_decay", "workers"),  # the loop
+    *("box", "cls", "dfl"),  # gains of the losses
+    *("bgr", "close_mosaic", "copy_paste", "copy_paste_mode", "cutmix", "degrees", "fliplr", "flipud"),
+    *("hsv_h", "hsv_s", "hsv_v", "mixup", "mosaic", "perspective", "scale", "shear", "translate"),  # augmentation
+)
+_ELSEWHERE = {
+    "batch": "use --batch",
+    "data": "use --data",
+    "device": "use --device",
+    "epochs": "use --epochs",
+    "exist_ok": "use --overwrite",
+    "freeze": "use --targets: everything but the adapter is frozen",
+    "imgsz": "use --imgsz",
+    "lr0": "use --lr0",
+    "model": "use --model",
+    "name": "use --out",
+    "pretrained": "the base is --model",
+    "project": "use --out",
+    "quantize": "use visionlora quantize",
+    "resume": "use --resume",
+    "save_dir": "use --out",
+    "seed": "use --seed",
+    "time": "use --epochs",
+}
+
+
+def check_hyperparameters(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `asked` if every name may be set and every value is one that Ultralytics takes.
+
+    Raises:
+        UsageError: a name is unknown (the nearest is named), set elsewhere or without effect here, or a value is wrong.
+    """
+    problems = []
+    for name in asked:
+        if name in _ELSEWHERE:
+            problems.append(f"{name}: {_ELSEWHERE[name]}")
+        elif name not in TUNABLE:
+            near = difflib.get_close_matches(name, TUNABLE, n=1)
+            problems.append(f"{name}: no hyperparameter of training" + (f"; did you mean {near[0]}?" if near else ""))
+    if asked.get("optimizer", "auto") not in OPTIMIZERS:
+        problems.append(f"optimizer: expected one of {', '.join(OPTIMIZERS)}, got {asked['optimizer']!r}")
+    if problems:
+        raise UsageError("--set " + "; ".join(problems))
+    try:
+        get_cfg(overrides=dict(asked))
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"--set: {' '.join(str(error).split())}") from error
+    return dict(asked)
+
+
+def memory_cache(images: int, image_size: int) -> str | bool:
+    """Return Ultralytics' `cache` setting: `ram` where all pictures fit a quarter of the free memory."""
+    needed = images * image_size * image_size * 3
+    return "ram" if needed < psutil.virtual_memory().available / 4 else False
+
+
+def check_device(device: str) -> str:
+    """Return `device` if it is there.
+
+    Args:
+        device: `cpu`, `mps`, or the numbers of GPUs such as `0` or `0,1`.
+
+    Raises:
+        UsageError: it is not of this form, or there is no such device.
+    """
+    numbers = device.split(",")
+    if all(number.isdigit() for number in numbers):
+        count = torch.cuda.device_count()
+        if all(int(number) < count for number in numbers):
+            return device
+        raise UsageError(f"--device {device}: there are {count} GPUs here; use cpu" + (", 0..." if count else ""))
+    if device == "cpu" or (device == "mps" and torch.backends.mps.is_available()):
+        return device
+    raise UsageError(
+        f"--device {device}: expected cpu, 0 or 0,1" + ("" if device != "mps" else "; there is no MPS here")
+    )
+
+
+def default_device() -> str:
+    """Return `0` where torch sees a GPU, else `cpu`."""
+    return "0" if torch.cuda.is_available() else "cpu"
