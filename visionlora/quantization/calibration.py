@@ -1,0 +1,129 @@
+"""Which training images a model is calibrated on, and what its activations are on them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import helper
+
+from visionlora.data import LabelledImage
+from visionlora.errors import QuantizationError
+from visionlora.quantization.histogram import Histogram
+
+MEMORY = 256 * 2**20
+"""Bytes of activations that are held at a time."""
+
+
+def choose_images(images: Sequence[LabelledImage], count: int, *, seed: int = 0) -> tuple[LabelledImage, ...]:
+    """Choose images so that every class is shown, the rare ones as often as the frequent ones where possible.
+
+    Each choice goes to a class that was shown least so far, the one with the fewest images first.
+
+    Args:
+        images: what to choose from.
+        count: how many; all where there are fewer.
+        seed: which of the equally good choices.
+
+    Returns:
+        The chosen images in the order of `images`.
+    """
+    order = np.random.default_rng(seed).permutation(len(images)).tolist()
+    classes = {index: set(images[index].class_ids.tolist()) for index in order}
+    left = {one: [index for index in order if one in classes[index]] for one in sorted(set().union(*classes.values()))}
+    shown = dict.fromkeys(left, 0)
+    chosen: dict[int, None] = {}
+    while len(chosen) < min(count, len(images)):
+        left = {one: [index for index in queue if index not in chosen] for one, queue in left.items()}
+        open_classes = [one for one in left if left[one]]
+        if open_classes:
+            needy = min(open_classes, key=lambda one: (shown[one], len(left[one])))
+            unseen = {one for one in shown if not shown[one]}
+            index = max(left[needy], key=lambda index: len(classes[index] & unseen))
+        else:
+            index = next(index for index in order if index not in chosen)
+        chosen[index] = None
+        for one in classes[index]:
+            shown[one] += 1
+    return tuple(images[index] for index in sorted(chosen))
+
+
+def measure(
+    model: onnx.ModelProto, tensors: Sequence[str], inputs: Iterable[NDArray[np.float32]], *, memory: int = MEMORY
+) -> dict[str, Histogram]:
+    """Run a float model and count the values of some of its tensors.
+
+    Args:
+        model: a graph with one input.
+        tensors: names of float tensors in it.
+        inputs: one (1, 3, S, S) a time.
+        memory: bytes of activations to hold at a time. More tensors than fit are measured in several runs.
+
+    Returns:
+        A histogram a tensor, over all inputs.
+
+    Raises:
+        QuantizationError: an activation is not finite, or there is no input.
+    """
+    histograms = {name: Histogram() for name in tensors}
+    sessions: list[tuple[onnxruntime.InferenceSession, list[str]]] = []
+    for tensor in inputs:
+        if not sessions:
+            sessions = [(_open_session(model, part), part) for part in _parts(model, tensors, tensor.shape, memory)]
+        for session, names in sessions:
+            for name, values in zip(names, session.run(names, {model.graph.input[0].name: tensor}), strict=True):
+                try:
+                    histograms[name].add(values)
+                except QuantizationError as error:
+                    raise QuantizationError(f"activation {name} of the float model: {error}") from error
+    if not sessions:
+        raise QuantizationError("expected at least one calibration image, got none")
+    return histograms
+
+
+def _open_session(model: onnx.ModelProto, outputs: Sequence[str]) -> onnxruntime.InferenceSession:
+    """Return a session of the same graph that hands out other tensors."""
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    del probe.graph.output[:]
+    probe.graph.output.extend(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in outputs)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors only
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def _parts(model: onnx.ModelProto, tensors: Sequence[str], shape: Sequence[int], memory: int) -> Iterator[list[str]]:
+    """Split the tensors so that each part fits into memory; a tensor larger than that goes alone."""
+    sizes = _bytes_of_tensors(model, shape)
+    unknown = max(sizes.values(), default=memory)
+    part: list[str] = []
+    used = 0
+    for name in tensors:
+        size = sizes.get(name, unknown)
+        if part and used + size > memory:
+            yield part
+            part, used = [], 0
+        part.append(name)
+        used += size
+    if part:
+        yield part
+
+
+def _bytes_of_tensors(model: onnx.ModelProto, shape: Sequence[int]) -> dict[str, int]:
+    """Sizes of the tensors whose shape follows from that of the input."""
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(model)
+    for dimension, size in zip(fixed.graph.input[0].type.tensor_type.shape.dim, shape, strict=True):
+        dimension.dim_value = size
+    inferred = onnx.shape_inference.infer_shapes(fixed, data_prop=True).graph
+    sizes = {}
+    for value in [*inferred.value_info, *inferred.output]:
+        dimensions = value.type.tensor_type.shape.dim
+        if all(dimension.HasField("dim_value") for dimension in dimensions):
+            sizes[value.name] = 4 * math.prod(dimension.dim_value for dimension in dimensions)
+    return sizes

@@ -1,0 +1,86 @@
+"""Reading the float graph that is to be quantized."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import AttributeProto, helper, numpy_helper
+
+from visionlora.errors import ModelError
+
+_OLDEST_OPSET = 13  # the first with scales for each channel
+
+
+def load_float_model(path: Path | str) -> onnx.ModelProto:
+    """Read a sound ONNX file whose graph can be quantized; constants become initializers.
+
+    Raises:
+        ModelError: the file is quantized already, not in float32, for a batch greater than 1, older
+            than opset 13, or has sub-graphs; all problems at once.
+    """
+    model = onnx.load(path)
+    problems = _problems(model)
+    if problems:
+        raise ModelError(f"{path}: cannot be quantized: {'; '.join(problems)}")
+    _lift_constants(model.graph)
+    return model
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """Return the version of ONNX's own operations in a model."""
+    return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
+
+
+def _problems(model: onnx.ModelProto) -> list[str]:
+    graph = model.graph
+    operations = {node.op_type for node in graph.node}
+    image = graph.input[0].type.tensor_type
+    batch = image.shape.dim[0] if len(image.shape.dim) else None
+    nested = {AttributeProto.GRAPH, AttributeProto.GRAPHS}
+    problems = []
+    if operations & {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger"}:
+        problems.append("expected a float model, got a quantized one")
+    if image.elem_type != onnx.TensorProto.FLOAT:
+        problems.append("expected a float32 input; export without half precision")
+    if batch is not None and batch.HasField("dim_value") and batch.dim_value != 1:
+        problems.append(f"expected a batch of 1 or a dynamic one, got {batch.dim_value}; export with batch 1")
+    if opset_of(model) < _OLDEST_OPSET:
+        problems.append(f"expected opset {_OLDEST_OPSET} or later, got {opset_of(model)}; export with a later one")
+    if model.functions or any(attribute.type in nested for node in graph.node for attribute in node.attribute):
+        problems.append("expected one flat graph, got functions or sub-graphs")
+    return problems
+
+
+def _lift_constants(graph: onnx.GraphProto) -> None:
+    """Turn Constant nodes, and copies of constants, into initializers: what is constant is looked up in one place."""
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    kept = []
+    for node in graph.node:
+        tensor = None
+        if node.op_type == "Constant":
+            tensor = _constant_tensor(node.attribute[0])
+        elif node.op_type == "Identity":
+            tensor = constants.get(node.input[0])
+        if tensor is None:
+            kept.append(node)
+            continue
+        lifted = onnx.TensorProto()
+        lifted.CopyFrom(tensor)
+        lifted.name = node.output[0]
+        constants[lifted.name] = lifted
+        graph.initializer.append(lifted)
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
+def _constant_tensor(attribute: onnx.AttributeProto) -> onnx.TensorProto | None:
+    value = helper.get_attribute_value(attribute)
+    if attribute.name == "value":
+        return value
+    if attribute.name in ("value_float", "value_floats"):
+        return numpy_helper.from_array(np.array(value, dtype=np.float32))
+    if attribute.name in ("value_int", "value_ints"):
+        return numpy_helper.from_array(np.array(value, dtype=np.int64))
+    return None

@@ -1,0 +1,134 @@
+"""From the values that an activation takes to the 256 levels that stand for them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from visionlora.errors import QuantizationError
+from visionlora.quantization.histogram import Histogram
+
+Function = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+LEVELS = 256
+OUTLIERS = 1e-5
+"""Share of an activation's lowest, and of its highest, values that no range has to cover."""
+_LEAST_WIDTH = 256 * float(np.finfo(np.float32).tiny)  # below, the scale would be no normal float32
+
+
+@dataclass(frozen=True)
+class ActivationRange:
+    """The interval of real numbers that 256 evenly spaced levels (uint8) cover.
+
+    Attributes:
+        low: lowest value, at most 0: zero must be a level, because padding is exactly zero.
+        high: highest value, at least 0.
+
+    Raises:
+        QuantizationError: the bounds are not finite, or zero is not between them.
+
+    Example:
+        >>> activations = ActivationRange(-1.0, 1.55)
+        >>> round(float(activations.scale), 6), int(activations.zero_point)
+        (0.01, 100)
+        >>> activations.quantize([-2.0, 0.0, 0.5]).tolist()
+        [0, 100, 150]
+    """
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low <= 0 <= self.high):
+            raise QuantizationError(
+                f"activation range: expected finite bounds around zero, got [{self.low}, {self.high}]"
+            )
+
+    @property
+    def scale(self) -> np.float32:
+        """Distance between two levels; 1 for an activation that is always zero."""
+        width = self.high - self.low
+        return np.float32(width / (LEVELS - 1)) if width > _LEAST_WIDTH else np.float32(1)
+
+    @property
+    def zero_point(self) -> np.uint8:
+        """The level that stands for zero."""
+        return np.uint8(round(min(-self.low / float(self.scale), LEVELS - 1)))
+
+    def quantize(self, values: ArrayLike) -> NDArray[np.uint8]:
+        """Return the level next to each value, as ONNX's QuantizeLinear does."""
+        levels = np.rint(np.asarray(values, dtype=np.float32) / self.scale) + np.float32(self.zero_point)
+        return np.clip(levels, 0, LEVELS - 1).astype(np.uint8)
+
+    def levels(self) -> NDArray[np.float32]:
+        """Return the (256,) values that the levels stand for."""
+        return (np.arange(LEVELS, dtype=np.float32) - np.float32(self.zero_point)) * self.scale
+
+
+UNIT_RANGE = ActivationRange(0.0, 1.0)
+"""Pixels, sigmoids and softmaxes: they are in [0, 1] whatever the image shows."""
+SCORE_LOGIT_RANGE = ActivationRange(-8.0, 5.0)
+"""What a score is the sigmoid of, for scores from 0.0003 to 0.993.
+
+It is not measured: the highest score of a few images is not the highest that will come, and a score below
+`EVALUATION_CONFIDENCE` is no detection, so the many logits far below cost no level.
+"""
+
+
+def silu(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return x * sigmoid(x) (arXiv 1702.03118, eq. 5)."""
+    return (values * 0.5 * (1 + np.tanh(0.5 * values))).astype(np.float32)
+
+
+def observed_range(histogram: Histogram) -> ActivationRange:
+    """Return the range of all values, outliers included."""
+    values, _ = histogram.points()
+    return ActivationRange(min(float(values[0]), 0.0), max(float(values[-1]), 0.0))
+
+
+def choose_range(histogram: Histogram, *, after: Function | None = None) -> ActivationRange:
+    """Return the range that loses least.
+
+    The loss is the sum of the cubes of the absolute errors, between MinMax and the mean squared error, which cuts
+    off peaks that detections depend on. One value in `1 / OUTLIERS` at each end does not count.
+
+    Args:
+        histogram: the values, at least one.
+        after: count the error behind this function; None counts that of the values themselves.
+    """
+    values, counts = _without_outliers(histogram)
+    wanted = values if after is None else after(values)
+
+    def loss(low: float, high: float) -> float:
+        candidate = ActivationRange(low, high)
+        levels = candidate.levels()
+        got = (levels if after is None else after(levels))[candidate.quantize(values)]
+        error = np.abs(got - wanted, dtype=np.float64)
+        # Not a matrix product: its threads would cost far more than the arithmetic.
+        return float(np.sum(error * error * error * counts))
+
+    low, high = min(float(values[0]), 0.0), max(float(values[-1]), 0.0)
+    # Both ends together first: with a long tail at each end, moving one of them alone changes little.
+    shrink = min(_powers_of_two(-16, 0, 0.25), key=lambda factor: loss(low * factor, high * factor))
+    low, high = low * shrink, high * shrink
+    for step in (0.25, 0.25, 0.05, 0.05):
+        factors = _powers_of_two(-12 * step, 4 * step, step)
+        high = min((high * factor for factor in factors), key=lambda end: loss(low, end))
+        low = min((low * factor for factor in [0.0, *factors]), key=lambda end: loss(end, high))
+    return ActivationRange(low, high)
+
+
+def _without_outliers(histogram: Histogram) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Values and how often they were counted, up to the share of outliers at each end."""
+    values, counts = histogram.points()
+    upto = np.cumsum(counts)
+    kept = (upto > OUTLIERS * upto[-1]) & (upto - counts < (1 - OUTLIERS) * upto[-1])
+    return values[kept], counts[kept].astype(np.float64)
+
+
+def _powers_of_two(first: float, last: float, step: float) -> list[float]:
+    return [2.0 ** (first + index * step) for index in range(round((last - first) / step) + 1)]
