@@ -19,7 +19,9 @@ from visionlora.inference import Network, detect
 from visionlora.preprocess import letterbox, read_image
 
 TIMED_IMAGES = 30
-_WARM_UP_CALLS = 3
+_TURN = 5  # timed calls a turn
+_WARM_UP_CALLS = 2  # at the start of each turn
+_PAUSE_SECONDS = 0.1  # longer than the threads of onnxruntime and OpenMP spin for new work
 
 
 @dataclass(frozen=True)
@@ -92,23 +94,26 @@ def time_networks(
 ) -> tuple[float, ...]:
     """Return each network's median milliseconds for one image: the network call alone, at batch 1.
 
-    Every image goes through all the networks before the next, so that a slow spell of the machine hits all alike.
+    The networks take turns in short blocks, so that a slow spell of the machine hits all alike. A turn begins with a
+    pause and calls that are not counted: the threads of the network before keep a core busy for a while.
 
     Args:
         networks: the networks to compare.
-        images: the first `count` are taken; fewer are taken again.
-        count: timed calls of each network, after a few that are not counted.
+        images: as many as a turn needs are taken; fewer are taken again.
+        count: timed calls of each network, rounded up to whole turns.
     """
+    pixels = [_read(image) for image in islice(cycle(images), _TURN)]
+    tensors = [[letterbox(image, network.image_size)[0][None] for image in pixels] for network in networks]
     seconds: list[list[float]] = [[] for _ in networks]
-    for step, image in enumerate(islice(cycle(images), count + _WARM_UP_CALLS)):
-        pixels = _read(image)
-        for network, measured in zip(networks, seconds, strict=True):
-            tensor = letterbox(pixels, network.image_size)[0][None]  # (1, 3, S, S)
-            started = time.perf_counter()
-            network(tensor)
-            elapsed = time.perf_counter() - started
-            if step >= _WARM_UP_CALLS:
-                measured.append(elapsed)
+    for _ in range(-(-count // _TURN)):
+        for network, inputs, measured in zip(networks, tensors, seconds, strict=True):
+            time.sleep(_PAUSE_SECONDS)
+            for tensor in inputs[:_WARM_UP_CALLS]:
+                network(tensor)
+            for tensor in inputs:  # (1, 3, S, S)
+                started = time.perf_counter()
+                network(tensor)
+                measured.append(time.perf_counter() - started)
     return tuple(1000 * float(np.median(measured)) for measured in seconds)
 
 
