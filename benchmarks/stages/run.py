@@ -37,9 +37,7 @@ def main() -> None:
             "onnx": exported.path,
             "int8": quantized.path,
         }
-        report = vl.evaluate(
-            [f"{name}={path}" for name, path in stages.items()], options.data, imgsz=merged.image_size
-        )
+        report = vl.evaluate([f"{name}={path}" for name, path in stages.items()], options.data, imgsz=merged.image_size)
     write_report(report, options.out, overwrite=True)
     print((options.out / "report.md").read_text())
 
