@@ -40,7 +40,7 @@ class Histogram:
         """
         bits = np.ascontiguousarray(values, dtype=np.float32).reshape(-1).view(np.int32)
         bins = bits & 0x7FFFFFFF
-        if bins.size and bins.max() >= _INFINITY:
+        if bins.size and np.max(bins) >= _INFINITY:
             raise QuantizationError("expected finite values, got NaN or infinity")
         bins >>= _SHIFT
         bins -= _FIRST

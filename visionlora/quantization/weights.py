@@ -39,11 +39,11 @@ def quantize_conv(
         input_scale: scale of the convolution's quantized input.
     """
     largest = np.abs(weight.astype(np.float64)).reshape(len(weight), -1).max(axis=1)
-    scale = largest / _WEIGHT_MAX
+    smallest = largest / _WEIGHT_MAX
     if bias is not None:
         # A bias much larger than all weights of its channel must still fit into an int32.
-        scale = np.maximum(scale, np.abs(bias.astype(np.float64)) / (float(input_scale) * _BIAS_MAX))
-    scale = np.where(scale < np.finfo(np.float32).tiny, 1.0, scale).astype(np.float32)  # a dead channel
+        smallest = np.maximum(smallest, np.abs(bias.astype(np.float64)) / (float(input_scale) * _BIAS_MAX))
+    scale = np.where(smallest < np.finfo(np.float32).tiny, 1.0, smallest).astype(np.float32)  # a dead channel
     by_channel = scale.reshape(-1, *[1] * (weight.ndim - 1))
     levels = np.clip(np.rint(weight / by_channel), -_WEIGHT_MAX, _WEIGHT_MAX).astype(np.int8)
     bias_scale = (scale * input_scale).astype(np.float32)

@@ -206,8 +206,8 @@ def _image_size(path: Path, shape: list[Any], properties: Mapping[str, str], met
 def _one_hot(path: Path, rows: NDArray[np.float32], classes: int) -> NDArray[np.float32]:
     """(n, boxes, 6) x1, y1, x2, y2, score, class -> (n, 4 + classes, boxes) as a raw prediction."""
     class_ids = rows[:, :, 5].astype(np.int64)
-    if rows.shape[1] and (class_ids.min() < 0 or class_ids.max() >= classes):
-        raise ModelError(f"{path}: gave class id {class_ids.min()} to {class_ids.max()}, but has {classes} names")
+    if rows.shape[1] and (np.min(class_ids) < 0 or np.max(class_ids) >= classes):
+        raise ModelError(f"{path}: gave class id {np.min(class_ids)} to {np.max(class_ids)}, but has {classes} names")
     prediction = np.zeros((rows.shape[0], 4 + classes, rows.shape[1]), dtype=np.float32)
     prediction[:, 0:2] = ((rows[:, :, 0:2] + rows[:, :, 2:4]) / 2).transpose(0, 2, 1)
     prediction[:, 2:4] = (rows[:, :, 2:4] - rows[:, :, 0:2]).transpose(0, 2, 1)
