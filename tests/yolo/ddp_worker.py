@@ -1,0 +1,61 @@
+"""One of two CPU processes that train one adapter together: `torchrun ... ddp_worker.py JOB OUT`."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
+from ultralytics.utils import RANK
+from ultralytics.utils.callbacks import get_default_callbacks
+
+from visionlora.yolo.sampling import SeededDataset
+from visionlora.yolo.trainer import _JOB, AdapterTrainer
+
+
+class CpuParallel(DistributedDataParallel):
+    """DistributedDataParallel without devices: Ultralytics names a GPU."""
+
+    def __init__(self, module, device_ids=None, **options) -> None:
+        super().__init__(module, **options)
+
+
+class TwoCpuTrainer(AdapterTrainer):
+    """The trainer as Ultralytics' launcher would start it on two GPUs, with gloo on the CPU instead."""
+
+    def __init__(self, *args, **options) -> None:
+        super().__init__(*args, **options)
+        self.world_size = 2
+
+    def _setup_ddp(self) -> None:
+        self.device = torch.device("cpu")
+        distributed.init_process_group("gloo", rank=RANK, world_size=2, timeout=timedelta(seconds=60))
+
+
+def main(job_file: str, out: str) -> None:
+    """Train, and write what this rank saw and what it ended with."""
+    torch.set_num_threads(1)
+    torch.nn.parallel.DistributedDataParallel = CpuParallel
+    seen: list[int] = []
+    draw = SeededDataset.__getitem__
+
+    def record(dataset: SeededDataset, index: int) -> dict:
+        seen.append(index)
+        return draw(dataset, index)
+
+    SeededDataset.__getitem__ = record  # type: ignore[method-assign]
+    job, hyperparameters = pickle.loads(Path(job_file).read_bytes())
+    overrides = {**hyperparameters, "model": job.model, "save_dir": str(job.out), "exist_ok": True, "plots": False}
+    trainer = TwoCpuTrainer(overrides=overrides, _callbacks={**get_default_callbacks(), _JOB: [job]})
+    trainer.train()
+    state = {name: parameter.detach() for name, parameter in trainer.model.module.named_parameters()}
+    average = {name: parameter.detach() for name, parameter in trainer.ema.ema.named_parameters()}
+    torch.save({"seen": seen, "model": state, "ema": average}, Path(out) / f"rank{RANK}.pt")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,47 @@
+"""Two processes train one adapter: each sees its half of the images, and both end with the same tensors."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import visionlora.training as training
+
+WORKER = Path(__file__).with_name("ddp_worker.py")
+
+
+class _Captured(Exception):
+    pass
+
+
+@pytest.mark.slow
+def test_two_processes_end_with_equal_adapters(checkpoint, surface, tmp_path, monkeypatch) -> None:
+    def capture(job, hyperparameters) -> None:
+        (tmp_path / "job.pkl").write_bytes(pickle.dumps((job, hyperparameters)))
+        raise _Captured
+
+    monkeypatch.setattr(training, "run_job", capture)
+    with pytest.raises(_Captured):
+        training.train(checkpoint, surface, tmp_path / "run", rank=2, epochs=2, imgsz=96, batch=4, device="cpu")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launch, str(WORKER), str(tmp_path / "job.pkl"), str(tmp_path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert len(first["seen"]) == len(second["seen"]) == 12  # half of 12 images, two epochs
+    assert {*first["seen"], *second["seen"]} == set(range(24))
+    for kind in ("model", "ema"):
+        assert all(torch.equal(first[kind][name], second[kind][name]) for name in first[kind])
+    assert (tmp_path / "run" / "adapter.safetensors").is_file()
