@@ -117,7 +117,7 @@ def test_full_disk_is_one_line_and_leaves_nothing(checkpoint, adapter, tmp_path)
     command = ["merge", "--model", str(checkpoint), "--adapter", str(adapter), "--out", str(tmp_path / "m.pt")]
     code = f"{limit}; from visionlora.cli import main; raise SystemExit(main({command!r}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 1 and "cannot be written: File too large" in done.stderr
+    assert done.returncode == 1 and f"{tmp_path / 'm.pt'}: cannot be written: File too large" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1 and not list(tmp_path.iterdir())
 
 

@@ -12,7 +12,7 @@ from visionlora.adapters import Adapter, attach, load_adapter, load_adapter_tens
 from visionlora.cards import make_card
 from visionlora.errors import ModelError, UsageError
 from visionlora.files import atomic_output, refuse_existing, sha256_of
-from visionlora.yolo import Base, load_base, plan_detector, save_checkpoint, set_classes, with_adapter
+from visionlora.yolo import Base, load_base, pack_checkpoint, plan_detector, set_classes, with_adapter
 
 BOX_TOLERANCE, SCORE_TOLERANCE = 0.01, 1e-4  # pixels of the input, and scores in [0, 1]
 
@@ -74,7 +74,7 @@ def merge(model: Path | str, adapter: Path | str, out: Path | str, *, overwrite:
         settings={"adapter": asdict(loaded.card.settings), "base": base.path.name},
     )
     with atomic_output(out) as partial:
-        save_checkpoint(merged, partial, image_size=image_size, card=card)
+        partial.write_bytes(pack_checkpoint(merged, image_size=image_size, card=card))
         box_error, score_error = _verify(base, loaded, partial, out)
     return MergedModel(out, merged.names, image_size, box_error, score_error, out.stat().st_size)
 

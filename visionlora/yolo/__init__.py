@@ -8,7 +8,7 @@ import os
 
 os.environ.setdefault("YOLO_AUTOINSTALL", "false")
 
-from visionlora.yolo.checkpoint import Base, load_base, sample_pictures, save_checkpoint
+from visionlora.yolo.checkpoint import Base, load_base, pack_checkpoint, sample_pictures
 from visionlora.yolo.classes import set_classes
 from visionlora.yolo.layout import check_targets, plan_detector
 from visionlora.yolo.network import RawDetector, TorchNetwork, check_image_size, with_adapter
@@ -20,9 +20,9 @@ __all__ = [
     "check_image_size",
     "check_targets",
     "load_base",
+    "pack_checkpoint",
     "plan_detector",
     "sample_pictures",
-    "save_checkpoint",
     "set_classes",
     "with_adapter",
 ]

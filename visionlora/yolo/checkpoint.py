@@ -23,7 +23,6 @@ from ultralytics.nn.tasks import DetectionModel, load_checkpoint
 from ultralytics.utils import ASSETS, LOGGER
 
 from visionlora.errors import ModelError
-from visionlora.files import atomic_output
 
 CARD_KEY = "visionlora"  # the entry of a checkpoint that holds our metadata as a plain dict
 
@@ -95,13 +94,10 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def save_checkpoint(base: Base, path: Path | str, *, image_size: int, card: Mapping[str, Any]) -> None:
-    """Write `base.model` as an ordinary Ultralytics checkpoint in float32, with `card` in its own entry.
+def pack_checkpoint(base: Base, *, image_size: int, card: Mapping[str, Any]) -> bytes:
+    """Return `base.model` as the bytes of an ordinary Ultralytics checkpoint in float32, with `card` in its own entry.
 
-    `YOLO(path)` loads, validates, exports and fine-tunes it; Ultralytics ignores the extra entry.
-
-    Raises:
-        OutputError: the file cannot be written.
+    `YOLO(path)` loads, validates, exports and fine-tunes such a file; Ultralytics ignores the extra entry.
     """
     model = copy.deepcopy(base.model).cpu().float().eval()
     model.args = {"task": "detect", "imgsz": image_size, "model": base.path.name}
@@ -119,28 +115,14 @@ def save_checkpoint(base: Base, path: Path | str, *, image_size: int, card: Mapp
         "docs": "https://docs.ultralytics.com",
         CARD_KEY: json.loads(json.dumps(card)),
     }
-    write_pickle(checkpoint, path)
+    return pack(checkpoint)
 
 
-def write_pickle(content: object, path: Path | str) -> None:
-    """Write with `torch.save`, whole or not at all.
-
-    Raises:
-        OutputError: the file cannot be written; torch itself would raise a RuntimeError where the disk is full.
-    """
+def pack(content: object) -> bytes:
+    """Return what `torch.save` would write, so that a full disk is met where files are written."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    with atomic_output(path) as partial:
-        partial.write_bytes(buffer.getbuffer())
-
-
-def read_card(path: Path | str) -> Mapping[str, Any] | None:
-    """Return the metadata that `save_checkpoint` put into a checkpoint, or None for a foreign one.
-
-    Raises:
-        ModelError: the file cannot be read.
-    """
-    return load_base(path).card
+    return buffer.getvalue()
 
 
 def versions() -> dict[str, str]:

@@ -17,7 +17,7 @@ from ultralytics.nn.tasks import DetectionModel
 
 from visionlora.errors import ModelError
 from visionlora.files import atomic_output
-from visionlora.yolo.checkpoint import write_pickle
+from visionlora.yolo.checkpoint import pack
 
 _FORMAT = 1
 _KIND = "toy-base"
@@ -108,7 +108,8 @@ def write_base(path: Path | str, source: Path | str) -> None:
         "license": "AGPL-3.0 (https://ultralytics.com/license)",
         "docs": "https://docs.ultralytics.com",
     }
-    write_pickle(checkpoint, path)
+    with atomic_output(path) as partial:
+        partial.write_bytes(pack(checkpoint))
 
 
 def _read(source: Path | str) -> tuple[BaseCard, dict[str, torch.Tensor]]:

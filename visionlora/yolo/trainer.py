@@ -39,7 +39,7 @@ from visionlora.adapters import (
 )
 from visionlora.errors import ModelError, VisionLoraError
 from visionlora.files import atomic_output
-from visionlora.yolo.checkpoint import load_base, quiet, write_pickle
+from visionlora.yolo.checkpoint import load_base, pack, quiet
 from visionlora.yolo.classes import set_classes
 from visionlora.yolo.layout import plan_detector
 from visionlora.yolo.sampling import EpochSampler, SeededDataset, seed_everything, train_loader
@@ -247,7 +247,8 @@ class AdapterTrainer(DetectionTrainer):
             "best_fitness": float(self.best_fitness),
             "stopper": (float(self.stopper.best_fitness), self.stopper.best_epoch),
         }
-        write_pickle(state, self.last)
+        with atomic_output(self.last) as partial:
+            partial.write_bytes(pack(state))
         return True
 
     def _adapter(self) -> Adapter:
