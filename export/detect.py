@@ -89,6 +89,9 @@ def read_image(path: Path | str) -> np.ndarray:
     try:
         if cv2 is not None:
             data = np.frombuffer(Path(path).read_bytes(), dtype=np.uint8)
+            raw = data.tobytes()
+            if raw[:3] == b"\xff\xd8\xff" and raw.rfind(b"\xff\xd9") < raw.find(b"\xff\xda"):
+                raise ValueError("the end of the file is missing")  # OpenCV 4 would fill the rest with grey
             image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
             if image is None:
                 raise ValueError("broken or of an unknown format")
@@ -169,6 +172,7 @@ def draw(image: np.ndarray, detections: list, path: Path) -> None:
         else:
             cv2.rectangle(picture, (left, top), (right, bottom), colour[::-1], 2)
             cv2.putText(picture, label, (left + 3, top + 13), cv2.FONT_HERSHEY_SIMPLEX, 0.45, colour[::-1], 1)
+    path = path if path.suffix.lower() in SUFFIXES else path.with_suffix(".png")
     path.parent.mkdir(parents=True, exist_ok=True)
     if cv2 is None:
         picture.save(path)

@@ -52,7 +52,12 @@ def test_wrong_graph_leaves_no_file(merged, tmp_path, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [({"imgsz": 100}, "multiple of 32"), ({"opset": 5}, "opset: expected 13 to 20, got 5")]
+    ("options", "message"),
+    [
+        ({"imgsz": 100}, "multiple of 32"),
+        ({"imgsz": 0}, "multiple of 32"),
+        ({"opset": 5}, "opset: expected 13 to 20, got 5"),
+    ],
 )
 def test_options_out_of_range_are_refused(merged, tmp_path, options, message) -> None:
     with pytest.raises(UsageError, match=message):

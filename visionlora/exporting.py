@@ -76,7 +76,7 @@ def export(
     if opset not in OPSETS:
         raise UsageError(f"opset: expected {OPSETS.start} to {OPSETS.stop - 1}, got {opset}")
     base = load_base(model)
-    image_size = imgsz or base.image_size
+    image_size = base.image_size if imgsz is None else imgsz
     check_image_size(image_size, base.model)
     detector = RawDetector(base.model)
     try:

@@ -15,6 +15,7 @@ PADDING = 114
 """Grey value around the image: what Ultralytics' detectors were trained with."""
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """Files that count as images in a folder."""
+_JPEG = b"\xff\xd8\xff"
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def read_image(path: Path | str) -> NDArray[np.uint8]:
         image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
         raise DataError(f"{path}: expected an image, got one that cannot be decoded: {error.err}") from error
-    if image is None or image.size == 0 or _is_cut_jpeg(data):
+    if image is None or image.size == 0 or (data.startswith(_JPEG) and not has_end(data)):
         raise DataError(f"{path}: expected an image, got a file that is broken or of an unknown format")
     return np.asarray(image, dtype=np.uint8)
 
@@ -108,6 +109,19 @@ def letterbox(image_bgr: NDArray[np.uint8], image_size: int) -> tuple[NDArray[np
     return tensor, Placement((new_width / width, new_height / height), (left, top), (width, height))
 
 
-def _is_cut_jpeg(data: bytes) -> bool:
-    """Whether the end marker is missing after the last scan: OpenCV 4 fills the rest with grey and says nothing."""
-    return data.startswith(b"\xff\xd8\xff") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
+def has_end(data: bytes) -> bool:
+    """Whether a JPEG's pixel data is followed by its end marker, maybe with other bytes after it.
+
+    Decoders do not tell: a file whose rest was filled with zeros gives an image that is grey below. An end marker
+    before the pixel data belongs to a thumbnail.
+    """
+    position = 2
+    while data[position : position + 1] == b"\xff":
+        marker = data[position + 1 : position + 2]
+        if marker == b"\xda":  # start of scan
+            return data.find(b"\xff\xd9", position) >= 0
+        if marker == b"\xff":  # fill byte
+            position += 1
+        else:
+            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return False

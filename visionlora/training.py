@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import os
 import time
@@ -15,7 +16,7 @@ from typing import Any
 from visionlora.adapters import AdapterSettings, read_adapter_card
 from visionlora.cards import preprocessing_card
 from visionlora.curves import draw_curves
-from visionlora.data import Dataset, content_hash, load_dataset
+from visionlora.data import Dataset, content_hash, find_shared_images, load_dataset
 from visionlora.errors import OutputError, UsageError
 from visionlora.files import atomic_output
 from visionlora.yolo import check_image_size, check_targets, load_base
@@ -30,6 +31,7 @@ from visionlora.yolo.trainer import (
     run_job,
 )
 
+_LOGGER = logging.getLogger("visionlora")
 SETTINGS_FILE, CURVES_FILE = "training.json", "curves.png"
 _RUN_FILES = (ADAPTER_FILE, RESUME_FILE, RESULTS_FILE, SETTINGS_FILE, CURVES_FILE)
 
@@ -112,6 +114,7 @@ def train(
     base = load_base(model)
     check_image_size(imgsz, base.model)
     dataset = load_dataset(data)
+    _warn_of_doubtful_data(dataset)
     check_targets(base.model, dataset.names, settings)
     chosen = {
         **RECIPE,
@@ -184,6 +187,18 @@ def _check_numbers(*, epochs: int, batch: int, seed: int, lr0: float) -> None:
         raise UsageError(f"--seed: expected a whole number of at least 0, got {seed}")
     if not (math.isfinite(lr0) and lr0 > 0):
         raise UsageError(f"--lr0: expected a positive number, got {lr0}")
+
+
+def _warn_of_doubtful_data(dataset: Dataset) -> None:
+    """Log what a user would want to know before training, though nothing is wrong with a single file."""
+    shared = find_shared_images(dataset.split("train"), dataset.split("val"))
+    if shared:
+        example = shared[0][1].path
+        _LOGGER.warning("%d images of val are in train too, such as %s: the scores flatter", len(shared), example)
+    for split in ("train", "val"):
+        empty = dataset.classes_without_objects(split)
+        if empty:
+            _LOGGER.warning("%s shows no object of: %s", split, ", ".join(empty))
 
 
 def _write_lists(dataset: Dataset, out: Path) -> dict[str, Path]:

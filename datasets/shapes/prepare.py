@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import shutil
 import sys
 from pathlib import Path
 
@@ -52,12 +54,15 @@ EXPECTED = {
 
 def main() -> None:
     """Generate, count the labels that were written, and leave with exit code 1 if they are not the expected ones."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     try:
         write_dataset(draw_shapes, SHAPE_NAMES, HERE, counts=PICTURES, size=SIZE, seed=SEED, workers=2)
     except VisionLoraError as error:
         sys.exit(str(error))
     found = count_labels(HERE, SHAPE_NAMES)
     if found != EXPECTED:
+        for kind in ("images", "labels"):
+            shutil.rmtree(HERE / kind)
         sys.exit(f"{HERE}: expected {EXPECTED}, got {found}; another version of numpy or OpenCV may draw otherwise")
     print(f"{HERE}: {PICTURES['train']} pictures to train, {PICTURES['val']} to validate, counts as expected")
 

@@ -9,6 +9,9 @@ from visionlora.errors import DataError
 
 SPLITS = "train: images/train\nval: images/val\n"
 WRONG = {
+    "a date that is none": ("made: 2024-13-45\nnames: [a]\n", "expected YAML, got a syntax error"),
+    "brackets without end": ("[" * 5000, "expected YAML, got a syntax error"),
+    "a null byte": ('train: "im\\0x"\nnames: [a]\n', "to be a path"),
     "no names": (SPLITS, "expected 'names' with at least one class name, got none"),
     "names without value": (SPLITS + "names:\n", "expected 'names' with at least one class name, got none"),
     "empty names": (SPLITS + "names: []\n", "expected 'names' with at least one class name, got none"),

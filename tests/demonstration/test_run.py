@@ -35,6 +35,14 @@ def test_earlier_demonstration_is_not_overwritten_unasked(small) -> None:
     assert (small.out / "report.json").is_file()
 
 
+@pytest.mark.parametrize("name", ["model.onnx", "adapter.safetensors", "report.md", "demo_pictures"])
+def test_foreign_file_is_refused_before_anything_is_written(tmp_path, name) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(OutputError, match=name):
+        run.demo(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 @pytest.mark.slow
 def test_the_base_fails_and_the_adapter_succeeds(tmp_path) -> None:
     rows = {row.label: row for row in run.demo(tmp_path / "demo").adapted.report.rows}

@@ -162,7 +162,9 @@ def test_a_broken_picture_is_refused_by_name(tmp_path, folder, blocked):
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "text.png").write_bytes(b"no picture")
     (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
-    names = ["absent.png", "empty.png", "text.png", "cut.png"]
+    jpeg = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))[1].tobytes()
+    (tmp_path / "cut.jpg").write_bytes(jpeg[: len(jpeg) // 2])
+    names = ["absent.png", "empty.png", "text.png", "cut.png", "cut.jpg"]
     # A process of its own: Ultralytics replaces Pillow's open, and its own does not fail the same way.
     code = f"""
 import runpy, sys

@@ -41,5 +41,5 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path):
     with pytest.raises(ModelError) as caught:
         load_float_model(tmp_path / "model.onnx")
 
-    for part in ("got a quantized one", "float32 input", "dynamic one, got 8", "later, got 12", "sub-graphs"):
+    for part in ("got a quantized one", "float32 throughout", "dynamic one, got 8", "later, got 12", "sub-graphs"):
         assert part in str(caught.value)

@@ -13,6 +13,8 @@ from visionlora.errors import DataError, ModelError, OutputError, QuantizationEr
 from visionlora.files import sha256_of
 from visionlora.preprocess import letterbox, read_image
 from visionlora.quantization import QuantizedModel, quantize, quantizing
+from visionlora.quantization.histogram import Histogram
+from visionlora.quantization.plan import Use
 from visionlora.runtime import OnnxNetwork
 
 SHAPE = (1, 3, IMAGE_SIZE, IMAGE_SIZE)
@@ -163,3 +165,37 @@ def test_an_interruption_leaves_no_file(interruption, model, data, tmp_path, mon
     with pytest.raises(interruption):
         quantize(model, data, tmp_path / "int8.onnx", images=2)
     assert leftovers(tmp_path) == ["model.onnx"]
+
+
+def test_a_file_that_is_not_much_smaller_is_not_kept(model, data, tmp_path, monkeypatch):
+    monkeypatch.setattr("visionlora.quantization.checks.MAX_SIZE_RATIO", 0.01)
+
+    with pytest.raises(QuantizationError, match="of the float file's"):
+        quantize(model, data, tmp_path / "int8.onnx", images=2)
+
+    assert leftovers(tmp_path) == ["model.onnx"]
+
+
+def test_a_name_that_no_other_verb_opens_is_refused(model, data, tmp_path):
+    with pytest.raises(UsageError, match=r"ends in \.onnx"):
+        quantize(model, data, tmp_path / "int8", images=2)
+
+
+def test_a_half_precision_file_is_refused(data, tmp_path):
+    half = onnx.load(save(detector(), tmp_path / "half.onnx"))
+    weight = half.graph.initializer[0]
+    weight.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight).astype(np.float16), weight.name))
+    (tmp_path / "half.onnx").write_bytes(half.SerializeToString())
+
+    with pytest.raises(ModelError, match="half"):
+        quantize(tmp_path / "half.onnx", data, tmp_path / "int8.onnx", images=2)
+
+
+def test_boxes_keep_every_value_and_scores_a_fixed_range():
+    histogram = Histogram()
+    histogram.add(np.append(np.random.default_rng(0).normal(0, 1, 100_000), 60.0).astype(np.float32))
+
+    box, score = (quantizing._range(use, histogram) for use in (Use.BOX, Use.SCORE))
+
+    assert box.high >= 60 and quantizing._range(Use.VALUES, histogram).high < 30
+    assert score.low <= -7 and score.high >= 4

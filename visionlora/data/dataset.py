@@ -146,7 +146,7 @@ def _image_paths(sources: Sequence[Path], where: str) -> list[Path]:
     if not paths:
         names = ", ".join(str(source) for source in sources)
         raise DataError(f"{where}: expected images, got none in {names}; formats are {' '.join(IMAGE_SUFFIXES)}")
-    return [Path(path) for path in sorted(paths)]
+    return [Path(path) for path in sorted(set(paths))]
 
 
 def _listed(source: Path) -> list[str]:

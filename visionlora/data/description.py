@@ -93,10 +93,10 @@ def _load(path: Path) -> dict[Any, Any]:
         raise DataError(f"{shown(path)}: expected a data.yaml, got {error.strerror or error}; check --data") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{shown(path)}: expected UTF-8 text, got other bytes; {error.reason}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that does not exist
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        reason = getattr(error, "problem", None) or str(error).splitlines()[0]
+        reason = getattr(error, "problem", None) or (str(error).splitlines() or [repr(error)])[0]
         raise DataError(f"{shown(path)}{line}: expected YAML, got a syntax error; {reason}") from error
     if not isinstance(raw, dict):
         raise DataError(
@@ -141,7 +141,7 @@ def _splits(raw: dict[Any, Any], problems: list[str]) -> dict[str, tuple[str, ..
         entries = value if isinstance(value, list) else [value]
         if value is None or value == []:
             continue
-        if not all(isinstance(entry, str) and entry for entry in entries):
+        if not all(isinstance(entry, str) and entry and "\0" not in entry for entry in entries):
             problems.append(f"expected {split!r} to be a path or a list of paths, got {value!r}; put paths into quotes")
             continue
         splits[split] = tuple(entries)

@@ -10,7 +10,7 @@ from PIL import BmpImagePlugin, ImageFile, JpegImagePlugin, PngImagePlugin, Tiff
 
 from visionlora.data.problems import shown
 from visionlora.errors import DataError
-from visionlora.preprocess import read_image
+from visionlora.preprocess import has_end, read_image
 
 MIN_SIDE = 10
 """Pixels; Ultralytics leaves out smaller images, so that a model would not see them in training."""
@@ -80,7 +80,7 @@ def _header(path: Path, reader: type[ImageFile.ImageFile]) -> tuple[tuple[int, i
             image.load()
             return size_wh, True
         if not _ends_whole(path):
-            if not _has_end(path.read_bytes()):
+            if not has_end(path.read_bytes()):
                 raise ValueError("the end marker is missing")
             image.load()
         return size_wh, image.getexif().get(_ORIENTATION, 1) not in _UPRIGHT
@@ -91,21 +91,3 @@ def _ends_whole(path: Path) -> bool:
     with open(path, "rb") as file:
         file.seek(-2, 2)
         return file.read() == b"\xff\xd9"
-
-
-def _has_end(data: bytes) -> bool:
-    """Whether a JPEG's pixel data is followed by its end marker, maybe with other bytes after it.
-
-    Decoders do not tell: a file whose rest was filled with zeros gives an image that is grey below. An end marker
-    before the pixel data belongs to a thumbnail.
-    """
-    position = 2
-    while data[position : position + 1] == b"\xff":
-        marker = data[position + 1 : position + 2]
-        if marker == b"\xda":  # start of scan
-            return data.find(b"\xff\xd9", position) >= 0
-        if marker == b"\xff":  # fill byte
-            position += 1
-        else:
-            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    return False

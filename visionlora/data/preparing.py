@@ -92,7 +92,10 @@ def install(
         shutil.copyfile(data_yaml, partial / "data.yaml")
         for image in images:
             _place(image, partial)
-        dataset = load_dataset(partial / "data.yaml", splits=tuple(expected))
+        try:
+            dataset = load_dataset(partial / "data.yaml", splits=tuple(expected))
+        except DataError as error:  # the folder that it names is gone when the user reads this
+            raise DataError(str(error).replace(f"{shown(partial)}/", "")) from error
         raise_problems(count_differences(dataset, expected))
         for name in _FOLDERS:
             shutil.rmtree(folder / name, ignore_errors=True)

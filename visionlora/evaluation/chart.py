@@ -27,8 +27,8 @@ def write_chart(report: Report, path: Path | str) -> None:
     _draw_means(means, report)
     _draw_classes(classes, report, names)
     if count > 1:
-        handles, labels = classes.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(count, 5), frameon=False)
+        labels = [row.label.replace("$", r"\$") for row in report.rows]  # no mathematics
+        figure.legend(list(classes.containers), labels, loc="outside lower center", ncols=min(count, 5), frameon=False)
     figure.savefig(path, format="png")
 
 
@@ -54,7 +54,7 @@ def _draw_means(axes: Any, report: Report) -> None:
         bar = axes.barh(position, score or 0, height=0.62, color=_colour(position), alpha=alpha)
         text = "no score" if score is None else f"{score:.3f}"
         axes.bar_label(bar, [text], padding=4)
-    axes.set_yticks(range(len(report.rows)), [_name(row, report) for row in report.rows])
+    axes.set_yticks(range(len(report.rows)), [_name(row, report) for row in report.rows], parse_math=False)
     axes.set_ylim(len(report.rows) - 0.5, -0.5)
     axes.set_title("mAP50-95")
 
@@ -66,8 +66,8 @@ def _draw_classes(axes: Any, report: Report, names: tuple[str, ...]) -> None:
         offset = (index - (len(report.rows) - 1) / 2) * thickness
         places = [position + offset for position in range(len(names))]
         widths = [scores.get(name) or 0.0 for name in names]
-        axes.barh(places, widths, 0.9 * thickness, color=_colour(index), label=row.label)
-    axes.set_yticks(range(len(names)), names)
+        axes.barh(places, widths, 0.9 * thickness, color=_colour(index))
+    axes.set_yticks(range(len(names)), names, parse_math=False)
     axes.set_ylim(max(len(names), 1) - 0.5, -0.5)
     few = len(names) < _CHARTED_CLASSES
     axes.set_title("AP50-95 of each class" if few else f"AP50-95, the {len(names)} most frequent classes")

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from visionlora.detections import EVALUATION_CONFIDENCE
 from visionlora.errors import QuantizationError
 from visionlora.inference import Network
+from visionlora.runtime.network import ORT_ERRORS
 
 MAX_SIZE_RATIO = 0.45
 """Largest allowed share of the float file's bytes. Weights in int8 alone make it 0.25."""
@@ -94,5 +95,9 @@ def _optimised_nodes(path: Path) -> list[onnx.NodeProto]:
         options.log_severity_level = 3  # errors only: saving such a graph warns that it is for this machine
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.optimized_model_filepath = str(target)
-        onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        try:
+            onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except ORT_ERRORS as error:
+            reason = " ".join(str(error).split())
+            raise QuantizationError(f"{path}: onnxruntime cannot write its optimised graph: {reason}") from error
         return list(onnx.load(target).graph.node)

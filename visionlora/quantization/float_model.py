@@ -42,8 +42,9 @@ def _problems(model: onnx.ModelProto) -> list[str]:
     problems = []
     if operations & {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger"}:
         problems.append("expected a float model, got a quantized one")
-    if image.elem_type != onnx.TensorProto.FLOAT:
-        problems.append("expected a float32 input; export without half precision")
+    halves = any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in graph.initializer)
+    if image.elem_type != onnx.TensorProto.FLOAT or halves:
+        problems.append("expected float32 throughout; export without half precision")
     if batch is not None and batch.HasField("dim_value") and batch.dim_value != 1:
         problems.append(f"expected a batch of 1 or a dynamic one, got {batch.dim_value}; export with batch 1")
     if opset_of(model) < _OLDEST_OPSET:

@@ -118,6 +118,8 @@ def quantize(
     if images < 1:
         raise UsageError(f"images: expected at least 1 calibration image, got {images}")
     model, out = Path(model), refuse_existing(out, overwrite=overwrite)
+    if out.suffix != ".onnx":
+        raise UsageError(f"--out {out}: expected a name that ends in .onnx")
     if out.resolve() == model.resolve():
         raise UsageError(f"{out}: expected another file than the float model; it would be overwritten")
     network = OnnxNetwork(model)

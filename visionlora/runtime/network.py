@@ -28,7 +28,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import (
 from visionlora.cards import PREPROCESSING
 from visionlora.errors import ModelError, UsageError
 
-_ERRORS = (
+ORT_ERRORS = (
     EPFail,
     Fail,
     InvalidArgument,
@@ -109,7 +109,7 @@ class OnnxNetwork:
     def _run(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         try:
             output = self.session.run(None, {self._input_name: batch})[0]
-        except _ERRORS as error:
+        except ORT_ERRORS as error:
             raise ModelError(f"{self._path}: onnxruntime cannot run it: {_one_line(error)}") from error
         return output.astype(np.float32, copy=False)
 
@@ -143,7 +143,7 @@ def _open_session(path: Path, threads: int | None) -> onnxruntime.InferenceSessi
     options.inter_op_num_threads = 1
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except _ERRORS as error:
+    except ORT_ERRORS as error:
         raise ModelError(f"{path}: expected an ONNX file, onnxruntime cannot load it: {_one_line(error)}") from error
 
 
@@ -194,6 +194,7 @@ def _image_size(path: Path, shape: list[Any], properties: Mapping[str, str], met
             raise ModelError(
                 f"{path}: neither its graph nor its metadata ('imgsz') says the size of the input"
             ) from error
+    size = [size] * 2 if isinstance(size, int) else size
     if len(shape) != 4 or shape[1] != 3 or len(size) != 2 or size[0] != size[1]:
         raise ModelError(f"{path}: expected a square input (n, 3, S, S), got {(*shape[:2], *size)}; export it square")
     if metadata is not None and size[0] != metadata["preprocessing"]["image_size"]:

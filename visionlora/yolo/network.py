@@ -66,11 +66,12 @@ class TorchNetwork:
         device: str = "cpu",
     ) -> None:
         base = load_base(path)
-        self.image_size = image_size or base.image_size
+        own_size = base.image_size
         if adapter is not None:
             loaded = load_adapter(adapter)
-            self.image_size = image_size or int(loaded.card.preprocessing["image_size"])
+            own_size = int(loaded.card.preprocessing["image_size"])
             base = with_adapter(base, loaded)
+        self.image_size = own_size if image_size is None else image_size
         check_image_size(self.image_size, base.model)
         self.names = base.names
         self.metadata = base.card  # what a merged checkpoint says about itself
