@@ -9,6 +9,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from hypothesis import settings
 from ultralytics.nn.tasks import DetectionModel
 
 from visionlora.demonstration.generate import write_dataset
@@ -19,6 +20,8 @@ from visionlora.merging import MergedModel, merge
 from visionlora.training import train
 from visionlora.yolo.toy_base import BaseCard, save_base, write_base
 
+settings.register_profile("project", deadline=None, derandomize=True)  # the same examples on any machine
+settings.load_profile("project")
 DATASETS = Path(__file__).parents[1] / "datasets"
 
 

@@ -82,7 +82,7 @@ boxes_with_class = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(rows=boxes_with_class, threshold=st.sampled_from([0.25, 0.5, 0.75]), seed=st.integers(0, 1000))
 def test_nms_equals_torchvision(rows, threshold, seed):
     table = np.array(rows, dtype=np.float32).reshape(-1, 5)

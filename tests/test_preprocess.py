@@ -207,7 +207,7 @@ def test_letterbox_pads_with_grey_and_does_not_change_the_image():
 side = st.integers(1, 700)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(width=side, height=side, image_size=st.integers(32, 400), seed=st.integers(0, 100))
 def test_boxes_go_there_and_back(width, height, image_size, seed):
     _, placement = letterbox(np.zeros((height, width, 3), dtype=np.uint8), image_size)

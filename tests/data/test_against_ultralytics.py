@@ -73,7 +73,7 @@ def _ordered(rows: np.ndarray) -> np.ndarray:
     return rows[np.lexsort(rows.round(5).T)]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(text=TEXTS)
 @example(text="0 .5 .5 .1 .1\n0 .5 .5 .1 .1\n1 .5 .5 .1 .1")
 @example(text="0 -0.01 .1 1.01 .1 .5 .5")
@@ -90,7 +90,7 @@ def test_what_we_accept_ultralytics_accepts_with_the_same_boxes(folder: Path, te
         np.testing.assert_allclose(_ordered(rows), _clipped(theirs), atol=2e-6)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(text=st.one_of(_lines(st.one_of(GOOD, NUMBERS), st.sampled_from("012")), _file(4)))
 def test_boxes_that_ultralytics_accepts_we_refuse_only_if_nothing_of_them_is_in_the_image(
     folder: Path, text: str

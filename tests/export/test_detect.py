@@ -130,7 +130,7 @@ def without_opencv() -> ModuleType:
 side = st.integers(1, 120)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(old_wh=st.tuples(side, side), new_wh=st.tuples(side, side), seed=st.integers(0, 100))
 def test_resizing_without_opencv_equals_opencv(without_opencv, old_wh, new_wh, seed):
     image = np.random.default_rng(seed).integers(0, 256, (old_wh[1], old_wh[0], 3)).astype(np.uint8)
