@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from visionlora.demonstration.drawing import Picture
-from visionlora.demonstration.generate import count_labels, data_yaml, write_dataset
+from visionlora.demonstration.generate import count_labels, data_yaml, write_counted_dataset, write_dataset
 from visionlora.demonstration.surface import SURFACE_NAMES, draw_surface
-from visionlora.errors import OutputError, UsageError
+from visionlora.errors import DataError, OutputError, UsageError
 
 DATASETS = Path(__file__).parents[2] / "datasets"
 
@@ -129,7 +129,13 @@ def test_the_surface_set_has_the_counts_that_its_script_expects(
     prepare = script("surface/prepare.py")
 
     write_dataset(
-        draw_surface, SURFACE_NAMES, tmp_path, counts=prepare.PICTURES, size=prepare.SIZE, seed=prepare.SEED, workers=2
+        draw_surface,
+        SURFACE_NAMES,
+        tmp_path,
+        counts={split: one["images"] for split, one in prepare.EXPECTED.items()},
+        size=prepare.SIZE,
+        seed=prepare.SEED,
+        workers=2,
     )
     assert count_labels(tmp_path, SURFACE_NAMES) == prepare.EXPECTED
 
@@ -143,4 +149,11 @@ def test_readme_and_data_yaml_agree_with_the_script(name: str, script: Callable[
     assert {row[0]: int(row[1]) for row in rows} == prepare.EXPECTED["train"]
     assert {row[0]: int(row[2]) for row in rows} == prepare.EXPECTED["val"]
     classes = [key for key in prepare.EXPECTED["train"] if key != "images"]
-    assert (DATASETS / name / "data.yaml").read_text() == data_yaml(classes, prepare.PICTURES)
+    assert (DATASETS / name / "data.yaml").read_text() == data_yaml(classes, list(prepare.EXPECTED))
+
+
+def test_a_set_of_other_counts_is_not_kept(tmp_path: Path) -> None:
+    expected = {split: {"images": 1, **dict.fromkeys(SURFACE_NAMES, 99)} for split in ("train", "val")}
+    with pytest.raises(DataError, match="draw otherwise"):
+        write_counted_dataset(draw_surface, SURFACE_NAMES, tmp_path, expected=expected, size=96, seed=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["data.yaml"]

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from visionlora.demonstration.drawing import Picture
-from visionlora.errors import OutputError, UsageError
+from visionlora.errors import DataError, OutputError, UsageError
 from visionlora.files import atomic_output
 
 Draw = Callable[[np.random.Generator, int], Picture]
@@ -79,6 +79,37 @@ def write_dataset(
     with atomic_output(yaml_path) as partial_path:
         partial_path.write_text(text)
     return yaml_path
+
+
+def write_counted_dataset(
+    draw: Draw,
+    names: Sequence[str],
+    out: Path | str,
+    *,
+    expected: Mapping[str, Mapping[str, int]],
+    size: int,
+    seed: int,
+) -> Path:
+    """Write a data set as `write_dataset` does, and keep it only if it holds what is expected.
+
+    Args:
+        draw, names, out, size, seed: as for `write_dataset`.
+        expected: `images`, and boxes by class name, of each split, as `count_labels` counts them.
+
+    Raises:
+        DataError: the counts differ, as another version of numpy or OpenCV may draw otherwise; nothing is kept.
+        OutputError, UsageError: as for `write_dataset`.
+    """
+    pictures = {split: counts["images"] for split, counts in expected.items()}
+    path = write_dataset(draw, names, out, counts=pictures, size=size, seed=seed)
+    found = count_labels(out, names)
+    if found != expected:
+        for kind in ("images", "labels"):
+            shutil.rmtree(Path(out) / kind)
+        raise DataError(
+            f"{out}: expected {expected}, got {found}; another version of numpy or OpenCV may draw otherwise"
+        )
+    return path
 
 
 def data_yaml(names: Sequence[str], splits: Sequence[str] | Mapping[str, int]) -> str:
