@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -108,12 +109,9 @@ def load_adapter(path: Path | str) -> Adapter:
     Raises:
         AdapterError: the file is missing, broken, or no adapter.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            card = _card(file.metadata(), path)
-            return Adapter(card, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (no mapping)
-    except (SafetensorError, OSError) as error:
-        raise AdapterError(f"{path}: expected an adapter (.safetensors), cannot read it: {error}") from error
+    with _open(path) as file:
+        card = _card(file.metadata(), path)
+        return Adapter(card, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (no mapping)
 
 
 def read_adapter_card(path: Path | str) -> AdapterCard:
@@ -122,9 +120,16 @@ def read_adapter_card(path: Path | str) -> AdapterCard:
     Raises:
         AdapterError: the file is missing, broken, or no adapter.
     """
+    with _open(path) as file:
+        return _card(file.metadata(), path)
+
+
+@contextmanager
+def _open(path: Path | str) -> Iterator[Any]:
+    """Open a .safetensors file for reading; what goes wrong then is an AdapterError."""
     try:
         with safe_open(path, framework="pt") as file:
-            return _card(file.metadata(), path)
+            yield file
     except (SafetensorError, OSError) as error:
         raise AdapterError(f"{path}: expected an adapter (.safetensors), cannot read it: {error}") from error
 

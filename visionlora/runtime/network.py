@@ -11,34 +11,23 @@ from typing import Any
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
-
-# onnxruntime's exceptions have no common parent but Exception.
-from onnxruntime.capi.onnxruntime_pybind11_state import (
-    EPFail,
-    Fail,
-    InvalidArgument,
-    InvalidGraph,
-    InvalidProtobuf,
-    NoModel,
-    NoSuchFile,
-    NotImplemented,
-    RuntimeException,
-)
+from onnxruntime.capi import onnxruntime_pybind11_state as ort
 
 from visionlora.cards import PREPROCESSING
 from visionlora.errors import ModelError, UsageError
 
 ORT_ERRORS = (
-    EPFail,
-    Fail,
-    InvalidArgument,
-    InvalidGraph,
-    InvalidProtobuf,
-    NoModel,
-    NoSuchFile,
-    NotImplemented,
-    RuntimeException,
+    ort.EPFail,
+    ort.Fail,
+    ort.InvalidArgument,
+    ort.InvalidGraph,
+    ort.InvalidProtobuf,
+    ort.NoModel,
+    ort.NoSuchFile,
+    ort.NotImplemented,
+    ort.RuntimeException,
 )
+"""onnxruntime's exceptions, which have no common parent but Exception."""
 _INPUT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
