@@ -13,8 +13,7 @@ from visionlora.exporting import ExportedModel, export
 from visionlora.files import refuse_existing
 from visionlora.merging import MergedModel, merge
 from visionlora.quantization import QuantizedModel, quantize
-from visionlora.training import TrainedAdapter, train
-from visionlora.yolo import load_base
+from visionlora.training import TrainedAdapter, refuse_earlier_run, train
 
 MERGED_FILE, ONNX_FILE, INT8_FILE = "merged.pt", "model.onnx", "model.int8.onnx"
 
@@ -65,9 +64,7 @@ def adapt(
     if images < 1:
         raise UsageError(f"images: expected at least 1 calibration image, got {images}")
     replace = overwrite or resume  # an interrupted run's later stages are made again
-    for name in (MERGED_FILE, ONNX_FILE, INT8_FILE):
-        refuse_existing(out / name, overwrite=replace)
-    refuse_existing_report(out, overwrite=replace)
+    refuse_earlier_stages(out, overwrite=replace)
     trained = train(
         model,
         data,
@@ -88,11 +85,10 @@ def adapt(
     merged = merge(model, trained.path, out / MERGED_FILE, overwrite=replace)
     exported = export(merged.path, out / ONNX_FILE, imgsz=imgsz, overwrite=replace)
     quantized = quantize(exported.path, data, out / INT8_FILE, images=images, seed=seed, overwrite=replace)
-    base = load_base(model).path
     report = evaluate(
         [
-            f"base={base}",
-            f"adapter={base}+{trained.path}",
+            f"base={merged.base}",
+            f"adapter={merged.base}+{trained.path}",
             f"merged={merged.path}",
             f"onnx={exported.path}",
             f"int8={quantized.path}",
@@ -103,3 +99,15 @@ def adapt(
         overwrite=replace,
     )
     return AdaptedModel(trained, merged, exported, quantized, report)
+
+
+def refuse_earlier_stages(out: Path, *, overwrite: bool) -> None:
+    """Refuse a folder that holds a file of any stage.
+
+    Raises:
+        OutputError: it does and `overwrite` is false.
+    """
+    refuse_earlier_run(out, overwrite=overwrite)
+    for name in (MERGED_FILE, ONNX_FILE, INT8_FILE):
+        refuse_existing(out / name, overwrite=overwrite)
+    refuse_existing_report(out, overwrite=overwrite)

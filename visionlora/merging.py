@@ -23,6 +23,7 @@ class MergedModel:
 
     Attributes:
         path: the checkpoint.
+        base: the base's file, found where only its name was given.
         names: its classes.
         image_size: side of the square input that the adapter was trained at, in pixels.
         box_error: largest difference of a box coordinate on the probe batch, in pixels of the input.
@@ -31,6 +32,7 @@ class MergedModel:
     """
 
     path: Path
+    base: Path
     names: tuple[str, ...]
     image_size: int
     box_error: float
@@ -76,7 +78,7 @@ def merge(model: Path | str, adapter: Path | str, out: Path | str, *, overwrite:
     with atomic_output(out) as partial:
         partial.write_bytes(pack_checkpoint(merged, image_size=image_size, card=card))
         box_error, score_error = _verify(base, loaded, partial, out)
-    return MergedModel(out, merged.names, image_size, box_error, score_error, out.stat().st_size)
+    return MergedModel(out, base.path, merged.names, image_size, box_error, score_error, out.stat().st_size)
 
 
 @torch.no_grad()

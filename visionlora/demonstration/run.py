@@ -7,12 +7,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from visionlora.adapting import INT8_FILE, MERGED_FILE, ONNX_FILE, AdaptedModel, adapt
+from visionlora.adapting import AdaptedModel, adapt, refuse_earlier_stages
 from visionlora.demonstration.generate import write_dataset
 from visionlora.demonstration.surface import SURFACE_NAMES, draw_surface
-from visionlora.evaluation import refuse_existing_report
 from visionlora.files import refuse_existing
-from visionlora.training import refuse_earlier_run
 from visionlora.yolo.toy_base import write_base
 
 BASE_PATH = Path(__file__).with_name("base.safetensors")
@@ -50,10 +48,9 @@ def demo(out: Path | str = "runs/demo", *, overwrite: bool = False) -> Demonstra
     started = time.monotonic()
     out = Path(out)
     base, pictures = out / "base.pt", out / "demo_pictures"
-    for path in (base, pictures, out / MERGED_FILE, out / ONNX_FILE, out / INT8_FILE):
+    for path in (base, pictures):
         refuse_existing(path, overwrite=overwrite)
-    refuse_earlier_run(out, overwrite=overwrite)
-    refuse_existing_report(out, overwrite=overwrite)
+    refuse_earlier_stages(out, overwrite=overwrite)
     shutil.rmtree(pictures, ignore_errors=True)
     write_base(base, BASE_PATH)
     data = write_dataset(draw_surface, SURFACE_NAMES, pictures, counts=COUNTS, size=SIZE, seed=0)
