@@ -86,6 +86,7 @@ def _training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, 0 or 0,1; the first GPU, else the CPU, if not given")
     parser.add_argument("--seed", type=int, default=0, help="of everything drawn at random")
     parser.add_argument("--lr0", type=float, default=0.001, help="learning rate after warm-up")
+    parser.add_argument("--lean", action="store_true", help="less memory, more time: compute parts of a step twice")
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="any other Ultralytics hyperparameter"
     )
@@ -94,7 +95,8 @@ def _training_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _training_arguments(options: argparse.Namespace) -> dict[str, Any]:
-    names = ["rank", "alpha", "targets", "epochs", "imgsz", "batch", "device", "seed", "lr0", "resume", "overwrite"]
+    names = ["rank", "alpha", "targets", "epochs", "imgsz", "batch", "device", "seed", "lr0"]
+    names += ["lean", "resume", "overwrite"]
     return {**{name: getattr(options, name) for name in names}, "hyperparameters": _assignments(options.set)}
 
 

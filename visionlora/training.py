@@ -72,6 +72,7 @@ def train(
     device: str | None = None,
     seed: int = 0,
     lr0: float = 0.001,
+    lean: bool = False,
     hyperparameters: Mapping[str, Any] | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -89,6 +90,7 @@ def train(
         device: `cpu`, `0`, `0,1`; the first GPU if there is one, else the CPU, if None.
         seed: of everything drawn at random.
         lr0: learning rate after warm-up.
+        lean: keep less of each step in memory and compute it again: about a third less, for about a quarter more time.
         hyperparameters: any other of Ultralytics' training hyperparameters, such as `{"mosaic": 0.5}`.
         resume: go on with an interrupted run in `out`, begun with the same settings; a finished one is left as it is.
         overwrite: replace an earlier run in `out`.
@@ -149,6 +151,7 @@ def train(
             preprocessing=preprocessing_card(imgsz),
             training=record,
             resume=resume,
+            lean=lean,
         )
         run_job(job, {**chosen, "device": device})
     draw_curves(out / RESULTS_FILE, out / CURVES_FILE)

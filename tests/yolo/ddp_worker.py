@@ -52,7 +52,7 @@ def main(job_file: str, out: str) -> None:
     overrides = {**hyperparameters, "model": job.model, "save_dir": str(job.out), "exist_ok": True, "plots": False}
     trainer = TwoCpuTrainer(overrides=overrides, _callbacks={**get_default_callbacks(), _JOB: [job]})
     trainer.train()
-    state = {name: parameter.detach() for name, parameter in trainer.model.module.named_parameters()}
+    state = {name: parameter.detach() for name, parameter in trainer.model.named_parameters()}
     average = {name: parameter.detach() for name, parameter in trainer.ema.ema.named_parameters()}
     torch.save({"seen": seen, "model": state, "ema": average}, Path(out) / f"rank{RANK}.pt")
 

@@ -9,6 +9,7 @@ from visionlora.adapters.file import Adapter, AdapterCard, load_adapter, read_ad
 from visionlora.adapters.layers import Layer, SkippedLayer, adaptable_layers
 from visionlora.adapters.merge import merge
 from visionlora.adapters.plan import AdapterPlan, AdapterSettings, plan_adapter
+from visionlora.adapters.together import WeightsTogether
 
 __all__ = [
     "Adapter",
@@ -17,6 +18,7 @@ __all__ = [
     "AdapterSettings",
     "Layer",
     "SkippedLayer",
+    "WeightsTogether",
     "adaptable_layers",
     "adapter_tensors",
     "attach",

@@ -21,44 +21,83 @@ from visionlora.errors import AdapterError
 
 
 class LowRank(nn.Module):
-    """Parametrization W -> W + scale * (gain * B) @ A of one weight of shape (outputs, ...).
+    """Parametrization W -> (1 + gain_delta) * (W + scale * (gain * B) @ A) of one weight of shape (outputs, ...).
 
     Attributes:
-        lora_A: (rank, inputs), uniform at the start (Kaiming, as in the LoRA paper's code).
+        lora_A: (rank, ...) with the weight's other axes, uniform at the start (Kaiming, as in the LoRA paper's code).
         lora_B: (outputs, rank), zero at the start, so that the adapted model is the base.
+        gain_delta: (outputs,) trained change of each output's gain, zero at the start; None if gains are not trained.
         gain: (outputs, 1) factor gamma / sigma of the batch normalization folded into W, or None.
     """
 
-    def __init__(self, layer: Layer, rank: int, scale: float, gain: torch.Tensor | None) -> None:
+    def __init__(self, layer: Layer, rank: int, scale: float, *, gain: torch.Tensor | None, train_gain: bool) -> None:
         super().__init__()
-        self.lora_A = nn.Parameter(torch.empty(rank, layer.inputs))
+        self.lora_A = nn.Parameter(torch.empty(rank, *layer.shape[1:]))
         self.lora_B = nn.Parameter(torch.zeros(layer.outputs, rank))
+        self.gain_delta = nn.Parameter(torch.zeros(layer.outputs)) if train_gain else None
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
         self.scale = scale
+        self.ready: torch.Tensor | None = None  # set by WeightsTogether while it computes for all layers
         self.gain: torch.Tensor | None
         self.register_buffer("gain", None if gain is None else gain.reshape(-1, 1))
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
-        """Return the adapted weight, of the shape of `weight`, in float32 also under autocast."""
+        """Return the adapted weight, of the shape and memory format of `weight`, in float32 also under autocast."""
+        if self.ready is not None:
+            return self.ready
         with torch.autocast(weight.device.type, enabled=False):
             left = self.lora_B if self.gain is None else self.lora_B * self.gain
-            matrix = torch.addmm(weight.reshape(len(weight), -1), left, self.lora_A, alpha=self.scale)
-        return matrix.view(weight.shape)
+            return self.shaped(self.grown(torch.addmm(self.matrix(weight), left, self.right(), alpha=self.scale)))
+
+    def right(self) -> torch.Tensor:
+        """Return A as a matrix (rank, inputs)."""
+        return self.matrix(self.lora_A)
+
+    def grown(self, matrix: torch.Tensor) -> torch.Tensor:
+        """Return an adapted matrix (outputs, inputs) with each output's trained gain."""
+        return matrix if self.gain_delta is None else matrix * (1 + self.gain_delta.to(matrix.dtype)).unsqueeze(1)
+
+    def matrix(self, weight: torch.Tensor) -> torch.Tensor:
+        """Return a weight, or A, as a matrix whose columns lie as in memory: no copy for either memory format."""
+        return (weight.permute(0, 2, 3, 1) if self._channels_last() else weight).reshape(len(weight), -1)
+
+    def shaped(self, matrix: torch.Tensor) -> torch.Tensor:
+        """Return a matrix (outputs, inputs) in the shape of the weight."""
+        shape = self.lora_A.shape[1:]
+        if self._channels_last():
+            return matrix.view(len(matrix), *shape[1:], shape[0]).permute(0, 3, 1, 2)
+        return matrix.view(len(matrix), *shape)
+
+    def _channels_last(self) -> bool:
+        return self.lora_A.dim() == 4 and self.lora_A.is_contiguous(memory_format=torch.channels_last)
+
+
+class TrainedBias(nn.Module):
+    """Parametrization of a trained bias that changes nothing, so that all biases can be rounded together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ready: torch.Tensor | None = None  # set by WeightsTogether while it computes for all layers
+
+    def forward(self, bias: torch.Tensor) -> torch.Tensor:
+        """Return the bias."""
+        return bias if self.ready is None else self.ready
 
 
 def attach(model: nn.Module, plan: AdapterPlan) -> None:
     """Fold, freeze and adapt `model` in place, as `plan` says; the output does not change until it is trained.
 
-    Afterwards the only parameters of the model are the low-rank factors, the biases of adapted layers (if
-    `train_bias`) and the layers trained whole.
+    Afterwards the only parameters of the model are the low-rank factors, the gains and biases of adapted layers (if
+    `train_gain`, `train_bias`) and the layers trained whole.
 
     Example:
         >>> import torch
         >>> from visionlora.adapters import AdapterSettings, plan_adapter
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 4))
         >>> attach(model, plan_adapter(model, AdapterSettings(rank=2)))
-        >>> sorted(name.rsplit(".", 1)[1] for name, _ in model.named_parameters())
-        ['bias', 'lora_A', 'lora_B']
+        >>> sorted(name for name, _ in model.named_parameters())  # doctest: +NORMALIZE_WHITESPACE
+        ['0.parametrizations.bias.original', '0.parametrizations.weight.0.lora_A',
+         '0.parametrizations.weight.0.lora_B']
     """
     gains = {name: _fold(model, name, norm) for name, norm in plan.norms.items()}
     trained: set[int] = set()
@@ -68,12 +107,15 @@ def attach(model: nn.Module, plan: AdapterPlan) -> None:
         owner, attribute = _locate(model, layer.weight)
         _to_buffer(owner, attribute)
         rank = layer.rank(plan.settings.rank)
-        low_rank = LowRank(layer, rank, plan.settings.scale(rank), gains.get(layer.name))
+        gain = gains.get(layer.name)
+        low_rank = LowRank(layer, rank, plan.settings.scale(rank), gain=gain, train_gain=plan.settings.train_gain)
         parametrize.register_parametrization(owner, attribute, low_rank.to(getattr(owner, attribute).device))
-        trained |= {id(low_rank.lora_A), id(low_rank.lora_B)}
+        trained |= {id(parameter) for parameter in low_rank.parameters()}
         bias = _bias(model, layer)
         if plan.settings.train_bias and bias is not None:
             owner.register_buffer(_FROZEN_BIAS.format(attribute), bias.detach().clone())
+            bias_owner, bias_attribute = _locate(model, layer.bias)
+            parametrize.register_parametrization(bias_owner, bias_attribute, TrainedBias())
             trained.add(id(bias))
     for module in list(model.modules()):
         for name, parameter in list(module.named_parameters(recurse=False)):
@@ -87,22 +129,28 @@ def adapter_tensors(model: nn.Module, plan: AdapterPlan) -> dict[str, torch.Tens
     """Return what was trained, as float32 on the CPU, under the names of the adapter file.
 
     `<layer>.lora_A.weight` (rank, in/groups, *kernel) and `<layer>.lora_B.weight` (out, rank, 1, ...) for a
-    convolution, both of two axes for a matrix, as in PEFT; `<layer>.bias_delta` (out,), trained minus base;
-    `<layer>.weight` and `<layer>.bias` of the layers trained whole.
+    convolution, both of two axes for a matrix, as in PEFT; `<layer>.gain_delta` (out,), what each output's gain grew
+    by, as a fraction; `<layer>.bias_delta` (out,), trained minus base; `<layer>.weight` and `<layer>.bias` of the layers
+    trained whole.
     """
     tensors: dict[str, torch.Tensor] = {}
     for layer in plan.adapted:
         low_rank = _low_rank(model, layer)
         kernel = layer.shape[2:]
-        tensors[f"{layer.name}.lora_A.weight"] = low_rank.lora_A.reshape(-1, *layer.shape[1:])
+        tensors[f"{layer.name}.lora_A.weight"] = low_rank.lora_A
         tensors[f"{layer.name}.lora_B.weight"] = low_rank.lora_B.reshape(layer.outputs, -1, *(1 for _ in kernel))
+        if low_rank.gain_delta is not None:
+            tensors[f"{layer.name}.gain_delta"] = low_rank.gain_delta
         frozen = _frozen_bias(model, layer)
         if frozen is not None:
             tensors[f"{layer.name}.bias_delta"] = cast(torch.Tensor, _bias(model, layer)) - frozen
     for layer in plan.whole:
         for name, parameter in model.get_submodule(layer.name).named_parameters():
             tensors[f"{layer.name}.{name}"] = parameter
-    return {name: tensor.detach().float().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    return {
+        name: tensor.detach().float().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
 
 
 @torch.no_grad()
@@ -116,8 +164,10 @@ def load_adapter_tensors(model: nn.Module, plan: AdapterPlan, tensors: Mapping[s
     check_shapes(expected, tensors)
     for layer in plan.adapted:
         low_rank = _low_rank(model, layer)
-        low_rank.lora_A.copy_(tensors[f"{layer.name}.lora_A.weight"].reshape(low_rank.lora_A.shape))
+        low_rank.lora_A.copy_(tensors[f"{layer.name}.lora_A.weight"])
         low_rank.lora_B.copy_(tensors[f"{layer.name}.lora_B.weight"].reshape(low_rank.lora_B.shape))
+        if low_rank.gain_delta is not None:
+            low_rank.gain_delta.copy_(tensors[f"{layer.name}.gain_delta"])
         frozen = _frozen_bias(model, layer)
         if frozen is not None:
             delta = tensors[f"{layer.name}.bias_delta"].to(frozen)

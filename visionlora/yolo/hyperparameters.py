@@ -19,7 +19,7 @@ RECIPE: Mapping[str, Any] = {
 OPTIMIZERS = ("Adam", "Adamax", "AdamW", "NAdam", "RAdam", "RMSprop", "SGD", "MuSGD", "auto")
 TUNABLE = (
     *("amp", "cache", "channels_last", "cls_pw", "compile", "cos_lr", "deterministic", "fraction", "lrf"),
-    *("momentum", "multi_scale", "nbs", "optimizer", "patience", "warmup_bias_lr", "warmup_epochs"),
+    *("momentum", "multi_scale", "nbs", "optimizer", "patience", "val", "warmup_bias_lr", "warmup_epochs"),
     *("warmup_momentum", "weight_decay", "workers"),  # the loop
     *("box", "cls", "dfl"),  # gains of the losses
     *("bgr", "close_mosaic", "copy_paste", "copy_paste_mode", "cutmix", "degrees", "fliplr", "flipud"),

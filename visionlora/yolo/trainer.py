@@ -21,6 +21,7 @@ import torch
 import ultralytics.engine.trainer as ultralytics_trainer
 from torch import nn
 from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK
 from ultralytics.utils.callbacks import get_default_callbacks
 from ultralytics.utils.patches import override_configs
@@ -42,7 +43,9 @@ from visionlora.files import atomic_output
 from visionlora.yolo.checkpoint import load_base, pack, quiet
 from visionlora.yolo.classes import set_classes
 from visionlora.yolo.layout import plan_detector
+from visionlora.yolo.step import TrainingStep
 from visionlora.yolo.sampling import EpochSampler, SeededDataset, seed_everything, train_loader
+from visionlora.yolo.step import TrainingStep
 
 ADAPTER_FILE, RESUME_FILE, RESULTS_FILE = "adapter.safetensors", "resume.pt", "results.csv"
 _JOB = "visionlora_job"  # Ultralytics hands callbacks, and nothing else of ours, to its DDP processes
@@ -62,6 +65,7 @@ class TrainingJob:
         preprocessing: as the adapter's card keeps it.
         training: the settings of the run, as the adapter's card keeps them.
         resume: go on from the run's last finished epoch.
+        lean: train in less memory and more time (see `TrainingStep`).
     """
 
     model: str
@@ -73,6 +77,7 @@ class TrainingJob:
     preprocessing: Mapping[str, Any]
     training: Mapping[str, Any]
     resume: bool = False
+    lean: bool = False
 
 
 def run_job(job: TrainingJob, hyperparameters: Mapping[str, Any]) -> AdapterTrainer | None:
@@ -128,6 +133,7 @@ class AdapterTrainer(DetectionTrainer):
         """Train here, or launch Ultralytics' DDP processes without letting it delete the run's folder."""
         self.resume = self.resume or self.ddp
         super().train()
+        self.model = unwrap_model(self.model)
 
     def get_dataset(self) -> dict[str, Any]:
         """Return the checked data set as Ultralytics describes one; its own check reaches for a font on the network."""
@@ -153,6 +159,23 @@ class AdapterTrainer(DetectionTrainer):
     def _setup_train(self) -> None:
         with own_amp_check():
             super()._setup_train()
+        torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that writes all memory twice
+        if isinstance(self.model, DetectionModel):  # not DistributedDataParallel, not compiled
+            fixed = self.args.multi_scale == 0 and self.device.type == "cuda"
+            self.model = TrainingStep(self.model, graph=fixed, lean=self.job.lean, amp=self.amp)
+        elif self.device.type == "cuda" and RANK in {-1, 0}:
+            LOGGER.info("no CUDA graph: they are used on one GPU, without torch.compile")
+
+    def preprocess_batch(self, batch):
+        """Move a batch to the device; for a training step of fixed shape the images stay bytes."""
+        if not isinstance(self.model, TrainingStep) or self.args.multi_scale:
+            return super().preprocess_batch(batch)
+        self.model.prepare(batch)
+        cuda = self.device.type == "cuda"
+        return {
+            name: value.to(self.device, non_blocking=cuda) if isinstance(value, torch.Tensor) else value
+            for name, value in batch.items()
+        }
 
     def resume_training(self, ckpt: Mapping[str, Any] | None) -> None:
         """Average the trained tensors only, and go on exactly where the last finished epoch ended."""

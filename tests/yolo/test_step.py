@@ -1,0 +1,139 @@
+"""A training step's pass gives Ultralytics' loss and gradients, whichever way it is computed."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from tests.yolo.test_loss import labelled_batch
+from ultralytics.cfg import get_cfg
+from ultralytics.nn.tasks import DetectionModel
+
+from visionlora.adapters import AdapterSettings, attach
+from visionlora.yolo.layout import plan_detector
+from visionlora.yolo.step import MOST_GRAPHS, MOST_OBJECTS, TrainingStep
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+
+
+@pytest.fixture(scope="module", params=["yolo11n.yaml", "yolo26n.yaml"])
+def adapted(request) -> DetectionModel:
+    """Return a detector with an adapter that is not zero."""
+    torch.manual_seed(0)
+    model = DetectionModel(request.param, nc=5, verbose=False).eval()
+    attach(model, plan_detector(model, AdapterSettings(rank=2), whole=()))
+    for parameter in model.parameters():
+        parameter.data.add_(torch.randn_like(parameter) * 0.02)
+    model.args = get_cfg()
+    model.args.epochs = 10
+    return model.train()
+
+
+def loss_and_gradient(step, batch) -> tuple[torch.Tensor, torch.Tensor]:
+    step.zero_grad()
+    loss, terms = step(batch)
+    loss.sum().backward()
+    assert all(not term.requires_grad for term in terms.values()) and len(terms) == 3
+    return loss.detach(), torch.cat([parameter.grad.flatten() for parameter in step.parameters()])
+
+
+@pytest.mark.parametrize("lean", [False, True], ids=["usual", "lean"])
+def test_step_equals_the_model_itself(adapted, lean) -> None:
+    batch = labelled_batch([3, 0, 2], classes=5, size=96, seed=1)
+    expected = loss_and_gradient(copy.deepcopy(adapted), batch)
+    got = loss_and_gradient(TrainingStep(copy.deepcopy(adapted), graph=False, lean=lean).train(), batch)
+    for ours, theirs in zip(got, expected, strict=True):
+        assert (ours - theirs).norm() < 1e-4 * theirs.norm()
+
+
+def test_bytes_and_fractions_are_the_same_images(adapted) -> None:
+    batch = labelled_batch([1, 1], classes=5, size=64, seed=2)
+    pixels = (batch["img"] * 255).byte()
+    step = TrainingStep(copy.deepcopy(adapted), graph=False).train()
+    (first, _), (second, _) = (
+        loss_and_gradient(step, {**batch, "img": images}) for images in (pixels, pixels.float() / 255)
+    )
+    assert torch.equal(first, second)
+
+
+def test_lean_step_keeps_less_for_the_backward_pass(adapted) -> None:
+    batch = labelled_batch([1], classes=5, size=64, seed=3)
+
+    def kept(*, lean: bool) -> int:
+        step = TrainingStep(copy.deepcopy(adapted), graph=False, lean=lean).train()
+        sizes: dict[int, int] = {}
+
+        def note(tensor: torch.Tensor) -> torch.Tensor:
+            if tensor.dim() == 4:
+                sizes[tensor.data_ptr()] = tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            step(batch)
+        return sum(sizes.values())
+
+    assert kept(lean=True) < 0.6 * kept(lean=False)
+
+
+def test_objects_are_padded_to_the_next_power_of_two(adapted) -> None:
+    step = TrainingStep(copy.deepcopy(adapted), graph=True)
+    for counts, objects in (([3, 1], 32), ([40, 0], 64), ([2, 2], 64)):
+        batch = labelled_batch(counts, classes=5, size=32, seed=4)
+        step.prepare(batch)
+        assert batch["targets"].shape == (2, objects, 5)
+
+
+def test_crowded_pictures_end_the_use_of_graphs_with_a_word(adapted, caplog) -> None:
+    step = TrainingStep(copy.deepcopy(adapted), graph=True)
+    batch = labelled_batch([MOST_OBJECTS + 1], classes=5, size=32, seed=5)
+    step.prepare(batch)
+    assert "targets" not in batch and f"{MOST_OBJECTS + 1} objects" in caplog.text
+    assert loss_and_gradient(step.train(), batch)[1].isfinite().all()
+
+
+@needs_gpu
+@pytest.mark.parametrize("lean", [False, True], ids=["usual", "lean"])
+@pytest.mark.parametrize("half", [False, True], ids=["float32", "half"])
+def test_graph_gives_the_gradients_of_the_usual_way(adapted, lean, half) -> None:
+    model = copy.deepcopy(adapted).cuda().to(memory_format=torch.channels_last)
+    usual = TrainingStep(model, graph=False, amp=half).train()
+    graphed = TrainingStep(model, graph=True, lean=lean, amp=half).train()
+    for seed, counts in enumerate(([3, 0, 2], [1, 40, 5], [2, 1], [3, 3, 3])):
+        batch = labelled_batch(counts, classes=5, size=96, seed=seed)
+        graphed.prepare(batch)
+        batch = {name: value.cuda() for name, value in batch.items()}
+        with torch.autocast("cuda", enabled=half):
+            expected = loss_and_gradient(usual, batch)
+            got = loss_and_gradient(graphed, batch)
+        for ours, theirs in zip(got, expected, strict=True):
+            assert (ours - theirs).norm() < (0.03 if half else 1e-3) * theirs.norm()
+    assert len(graphed._graphs) == 3
+
+
+@needs_gpu
+def test_gradients_of_several_batches_add_up(adapted) -> None:
+    model = copy.deepcopy(adapted).cuda()
+    step = TrainingStep(model, graph=True).train()
+    batches = []
+    for seed in range(3):
+        batches.append(labelled_batch([2, 1], classes=5, size=64, seed=seed))
+        step.prepare(batches[-1])
+        batches[-1] = {name: value.cuda() for name, value in batches[-1].items()}
+    single = [loss_and_gradient(step, batch)[1].clone() for batch in batches]
+    step.zero_grad()
+    for batch in batches:
+        step(batch)[0].sum().backward()
+    together = torch.cat([parameter.grad.flatten() for parameter in step.parameters()])
+    torch.testing.assert_close(together, sum(single), rtol=1e-4, atol=1e-4)
+
+
+@needs_gpu
+def test_many_shapes_end_the_use_of_graphs_with_a_word(adapted, caplog) -> None:
+    step = TrainingStep(copy.deepcopy(adapted).cuda(), graph=True).train()
+    for images in range(1, MOST_GRAPHS + 3):
+        batch = labelled_batch([1] * images, classes=5, size=32, seed=images)
+        step.prepare(batch)
+        loss, _ = step({name: value.cuda() for name, value in batch.items()})
+        assert loss.isfinite().all()
+    assert f"more than {MOST_GRAPHS} shapes" in caplog.text

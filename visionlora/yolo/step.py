@@ -1,0 +1,169 @@
+"""One training step's pass: network and loss, forward and backward, as one CUDA graph where the shapes allow.
+
+A step of a small detector is bound by the CPU, which launches thousands of short kernels; a graph launches them all at
+once. A graph needs fixed shapes: batches of another size get a graph of their own, up to a few, then run as usual.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from ultralytics.nn.tasks import DetectionModel
+from ultralytics.utils import LOGGER
+
+from visionlora.adapters import WeightsTogether
+from visionlora.yolo.loss import FixedShapeCriterion, head_weights, pad_targets
+
+MOST_GRAPHS = 4  # shapes of a batch that get a graph: the usual one, the last of an epoch, and a few more
+MOST_OBJECTS = 256  # in one image; with more, computing every pair costs more than a graph saves
+_FEWEST_OBJECTS = 32
+
+
+def network_pass(model: DetectionModel, images: torch.Tensor, *, recompute: bool = False) -> Any:
+    """Return the model's output for `images`; with `recompute`, keep only the modules' inputs for the backward pass.
+
+    What a module computed inside is then computed again when its gradient is needed (gradient checkpointing): less
+    memory, one more forward pass.
+    """
+    outputs: list[Any] = []
+    x: Any = images
+    for module in model.model:
+        if module.f != -1:
+            x = outputs[module.f] if isinstance(module.f, int) else [x if j == -1 else outputs[j] for j in module.f]
+        if recompute and torch.is_grad_enabled():
+            x = checkpoint(module, x, use_reentrant=False, preserve_rng_state=False)
+        else:
+            x = module(x)
+        outputs.append(x if module.i in model.save else None)
+    return x
+
+
+class TrainingStep(nn.Module):
+    """Wraps a detector for Ultralytics' trainer: `step(batch)` returns its loss, from a CUDA graph where that fits.
+
+    Args:
+        model: the detector in training mode; `.module`, by which Ultralytics finds it.
+        graph: use CUDA graphs.
+        lean: keep only what passes between the modules for the backward pass: less memory, more time.
+        amp: run the network in half precision, as the trainer does.
+    """
+
+    def __init__(self, model: DetectionModel, *, graph: bool, lean: bool = False, amp: bool = False) -> None:
+        super().__init__()
+        self.module = model
+        self.lean = lean
+        self.amp = amp
+        self._graph = graph
+        self._graphs: dict[tuple[int, ...], nn.Module] = {}
+        self._pool: Any = None
+        self._objects = _FEWEST_OBJECTS
+        self._counted = ((), torch.empty(0))
+        self._fixed: FixedShapeCriterion | None = None
+        self.weights = WeightsTogether(model)
+        for module in model.modules():
+            if isinstance(module, nn.SiLU):
+                module.inplace = False  # in place it would keep a copy of its input besides
+
+    def forward(self, batch: Mapping[str, Any]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Return the loss (3,) of a collated batch and its terms by name, as Ultralytics' model does.
+
+        `img` is (n, 3, H, W): uint8, or float in [0, 1].
+        """
+        model = self.module
+        if getattr(model, "criterion", None) is None:
+            model.criterion = model.init_criterion()
+        step = self._graphed(batch)
+        if step is None:
+            with nullcontext() if self.lean else self.weights.computed():  # recomputing modules compute their own
+                predictions = network_pass(model, to_unit(batch["img"]), recompute=self.lean)
+            return model.loss(batch, predictions)
+        _unshare(model)
+        targets = batch["targets"]
+        loss, terms = step(batch["img"], targets, self._head_weights(targets.device))
+        return loss, dict(zip(cast(FixedShapeCriterion, self._fixed).names, terms.clone(), strict=True))
+
+    def prepare(self, batch: dict[str, Any]) -> None:
+        """Add the padded objects to a batch that still lies on the CPU, if it can run in a graph."""
+        if not self._graph:
+            return
+        most = int(torch.bincount(batch["batch_idx"].long().view(-1), minlength=1).max())
+        if most > MOST_OBJECTS:
+            self._give_up(f"an image with {most} objects")
+        elif most > self._objects:
+            self._objects = 1 << (most - 1).bit_length()
+            self._graphs.clear()  # padded to fewer objects
+        if self._graph:
+            batch["targets"] = pad_targets(batch, self._objects)
+
+    def _head_weights(self, device: torch.device) -> torch.Tensor:
+        """Return how much each head counts, on the GPU; copied there when it changes, once an epoch."""
+        weights = head_weights(self.module.criterion)
+        if self._counted[0] != weights:
+            self._counted = weights, torch.tensor(weights, device=device)
+        return self._counted[1]
+
+    def _graphed(self, batch: Mapping[str, Any]) -> nn.Module | None:
+        """Return the graph for this batch, captured now if it is new; None where it runs as usual."""
+        if not (self._graph and self.training):
+            return None
+        key = (*batch["img"].shape, batch["targets"].shape[1])
+        if key not in self._graphs:
+            if len(self._graphs) >= MOST_GRAPHS:
+                self._give_up(f"batches of more than {MOST_GRAPHS} shapes")
+                return None
+            self._graphs[key] = self._capture(batch)
+        return self._graphs[key]
+
+    def _capture(self, batch: Mapping[str, Any]) -> nn.Module:
+        if self._fixed is None:
+            self._fixed = FixedShapeCriterion(self.module)
+            self._pool = torch.cuda.graph_pool_handle()
+        weights = torch.ones(len(self._fixed.heads), device=batch["img"].device)
+        sample = (batch["img"].clone(), batch["targets"].clone(), weights)
+        whole = _Pass(self, self._fixed)
+        try:
+            with torch.autocast("cuda", enabled=self.amp, cache_enabled=False):
+                return torch.cuda.make_graphed_callables(whole, sample, pool=self._pool)  # type: ignore[return-value]
+        finally:
+            self.weights.clear()
+            torch.cuda.empty_cache()  # what the passes before the capture took
+
+    def _give_up(self, reason: str) -> None:
+        LOGGER.warning(f"no CUDA graph from here on, because of {reason}: steps take longer, results do not change")
+        self._graph = False
+        self._graphs.clear()
+
+
+class _Pass(nn.Module):
+    """Images and objects in, loss out: what a graph holds."""
+
+    def __init__(self, step: TrainingStep, criterion: FixedShapeCriterion) -> None:
+        super().__init__()
+        self.model = step.module  # its parameters are this module's
+        self._step, self._criterion = (step,), criterion  # in a tuple: no submodule
+
+    def forward(
+        self, images: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        (step,) = self._step
+        with torch.autocast("cuda", enabled=step.amp, cache_enabled=False):
+            step.weights.compute()  # until the backward pass is captured too
+            predictions = network_pass(self.model, to_unit(images), recompute=step.lean)
+            return self._criterion(predictions, targets, weights)
+
+
+def to_unit(images: torch.Tensor) -> torch.Tensor:
+    """Return images as float32 in [0, 1]; floats as they are."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images
+
+
+def _unshare(model: nn.Module) -> None:
+    """Copy gradients that wait for more (accumulation): they lie in the graph's memory, which is written next."""
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            parameter.grad = parameter.grad.clone()
