@@ -31,21 +31,19 @@ class Mixed(nn.Module):
         return self.head(self.attention(x, x, x)[0])
 
 
-def trained_model(*, channels_last: bool, train_gain: bool) -> nn.Module:
+def trained_model(*, channels_last: bool) -> nn.Module:
     torch.manual_seed(0)
     model = Mixed().eval()
-    settings = AdapterSettings(rank=2, train_gain=train_gain)
-    attach(model, plan_adapter(model, settings, norms={"conv": "bn"}))
+    attach(model, plan_adapter(model, AdapterSettings(rank=2), norms={"conv": "bn"}))
     for parameter in model.parameters():
         parameter.data.add_(torch.randn_like(parameter) * 0.3)
     return model.to(memory_format=torch.channels_last) if channels_last else model
 
 
 @pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels last"])
-@pytest.mark.parametrize("train_gain", [False, True], ids=["no gain", "gain"])
 @pytest.mark.parametrize(("half", "tolerance"), [(False, 1e-5), (True, 0.06)], ids=["float32", "bfloat16"])
-def test_output_and_gradients_equal_those_of_single_layers(channels_last, train_gain, half, tolerance) -> None:
-    model = trained_model(channels_last=channels_last, train_gain=train_gain)
+def test_output_and_gradients_equal_those_of_single_layers(channels_last, half, tolerance) -> None:
+    model = trained_model(channels_last=channels_last)
     x = torch.randn(2, 3, 6, 6)
     results = []
     for context in (contextlib.nullcontext(), WeightsTogether(model).computed()):
@@ -59,7 +57,7 @@ def test_output_and_gradients_equal_those_of_single_layers(channels_last, train_
 
 
 def test_weights_follow_the_parameters_afterwards() -> None:
-    model = trained_model(channels_last=False, train_gain=False)
+    model = trained_model(channels_last=False)
     together = WeightsTogether(model)
     x = torch.randn(1, 3, 6, 6)
     with together.computed():
@@ -76,7 +74,7 @@ def test_weights_follow_the_parameters_afterwards() -> None:
 
 
 def test_rounding_to_half_keeps_the_trained_tensors_whole() -> None:
-    model = trained_model(channels_last=False, train_gain=False)
+    model = trained_model(channels_last=False)
     with torch.autocast("cpu", dtype=torch.bfloat16), WeightsTogether(model).computed():
         assert model.conv.weight.dtype == model.conv.bias.dtype == torch.bfloat16
     assert model.conv.weight.dtype == model.conv.bias.dtype == torch.float32

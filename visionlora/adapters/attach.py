@@ -21,20 +21,18 @@ from visionlora.errors import AdapterError
 
 
 class LowRank(nn.Module):
-    """Parametrization W -> (1 + gain_delta) * (W + scale * (gain * B) @ A) of one weight of shape (outputs, ...).
+    """Parametrization W -> W + scale * (gain * B) @ A of one weight of shape (outputs, ...).
 
     Attributes:
         lora_A: (rank, ...) with the weight's other axes, uniform at the start (Kaiming, as in the LoRA paper's code).
         lora_B: (outputs, rank), zero at the start, so that the adapted model is the base.
-        gain_delta: (outputs,) trained change of each output's gain, zero at the start; None if gains are not trained.
         gain: (outputs, 1) factor gamma / sigma of the batch normalization folded into W, or None.
     """
 
-    def __init__(self, layer: Layer, rank: int, scale: float, *, gain: torch.Tensor | None, train_gain: bool) -> None:
+    def __init__(self, layer: Layer, rank: int, scale: float, gain: torch.Tensor | None) -> None:
         super().__init__()
         self.lora_A = nn.Parameter(torch.empty(rank, *layer.shape[1:]))
         self.lora_B = nn.Parameter(torch.zeros(layer.outputs, rank))
-        self.gain_delta = nn.Parameter(torch.zeros(layer.outputs)) if train_gain else None
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
         self.scale = scale
         self.ready: torch.Tensor | None = None  # set by WeightsTogether while it computes for all layers
@@ -47,15 +45,11 @@ class LowRank(nn.Module):
             return self.ready
         with torch.autocast(weight.device.type, enabled=False):
             left = self.lora_B if self.gain is None else self.lora_B * self.gain
-            return self.shaped(self.grown(torch.addmm(self.matrix(weight), left, self.right(), alpha=self.scale)))
+            return self.shaped(torch.addmm(self.matrix(weight), left, self.right(), alpha=self.scale))
 
     def right(self) -> torch.Tensor:
         """Return A as a matrix (rank, inputs)."""
         return self.matrix(self.lora_A)
-
-    def grown(self, matrix: torch.Tensor) -> torch.Tensor:
-        """Return an adapted matrix (outputs, inputs) with each output's trained gain."""
-        return matrix if self.gain_delta is None else matrix * (1 + self.gain_delta.to(matrix.dtype)).unsqueeze(1)
 
     def matrix(self, weight: torch.Tensor) -> torch.Tensor:
         """Return a weight, or A, as a matrix whose columns lie as in memory: no copy for either memory format."""
@@ -87,8 +81,8 @@ class TrainedBias(nn.Module):
 def attach(model: nn.Module, plan: AdapterPlan) -> None:
     """Fold, freeze and adapt `model` in place, as `plan` says; the output does not change until it is trained.
 
-    Afterwards the only parameters of the model are the low-rank factors, the gains and biases of adapted layers (if
-    `train_gain`, `train_bias`) and the layers trained whole.
+    Afterwards the only parameters of the model are the low-rank factors, the biases of adapted layers (if
+    `train_bias`) and the layers trained whole.
 
     Example:
         >>> import torch
@@ -107,8 +101,7 @@ def attach(model: nn.Module, plan: AdapterPlan) -> None:
         owner, attribute = _locate(model, layer.weight)
         _to_buffer(owner, attribute)
         rank = layer.rank(plan.settings.rank)
-        gain = gains.get(layer.name)
-        low_rank = LowRank(layer, rank, plan.settings.scale(rank), gain=gain, train_gain=plan.settings.train_gain)
+        low_rank = LowRank(layer, rank, plan.settings.scale(rank), gains.get(layer.name))
         parametrize.register_parametrization(owner, attribute, low_rank.to(getattr(owner, attribute).device))
         trained |= {id(parameter) for parameter in low_rank.parameters()}
         bias = _bias(model, layer)
@@ -129,9 +122,8 @@ def adapter_tensors(model: nn.Module, plan: AdapterPlan) -> dict[str, torch.Tens
     """Return what was trained, as float32 on the CPU, under the names of the adapter file.
 
     `<layer>.lora_A.weight` (rank, in/groups, *kernel) and `<layer>.lora_B.weight` (out, rank, 1, ...) for a
-    convolution, both of two axes for a matrix, as in PEFT; `<layer>.gain_delta` (out,), what each output's gain grew
-    by, as a fraction; `<layer>.bias_delta` (out,), trained minus base; `<layer>.weight` and `<layer>.bias` of the layers
-    trained whole.
+    convolution, both of two axes for a matrix, as in PEFT; `<layer>.bias_delta` (out,), trained minus base;
+    `<layer>.weight` and `<layer>.bias` of the layers trained whole.
     """
     tensors: dict[str, torch.Tensor] = {}
     for layer in plan.adapted:
@@ -139,8 +131,6 @@ def adapter_tensors(model: nn.Module, plan: AdapterPlan) -> dict[str, torch.Tens
         kernel = layer.shape[2:]
         tensors[f"{layer.name}.lora_A.weight"] = low_rank.lora_A
         tensors[f"{layer.name}.lora_B.weight"] = low_rank.lora_B.reshape(layer.outputs, -1, *(1 for _ in kernel))
-        if low_rank.gain_delta is not None:
-            tensors[f"{layer.name}.gain_delta"] = low_rank.gain_delta
         frozen = _frozen_bias(model, layer)
         if frozen is not None:
             tensors[f"{layer.name}.bias_delta"] = cast(torch.Tensor, _bias(model, layer)) - frozen
@@ -166,8 +156,6 @@ def load_adapter_tensors(model: nn.Module, plan: AdapterPlan, tensors: Mapping[s
         low_rank = _low_rank(model, layer)
         low_rank.lora_A.copy_(tensors[f"{layer.name}.lora_A.weight"])
         low_rank.lora_B.copy_(tensors[f"{layer.name}.lora_B.weight"].reshape(low_rank.lora_B.shape))
-        if low_rank.gain_delta is not None:
-            low_rank.gain_delta.copy_(tensors[f"{layer.name}.gain_delta"])
         frozen = _frozen_bias(model, layer)
         if frozen is not None:
             delta = tensors[f"{layer.name}.bias_delta"].to(frozen)

@@ -8,17 +8,17 @@ from typing import cast
 import torch
 from torch import nn
 
-from visionlora.adapters.attach import check_shapes, norm_affine
+from visionlora.adapters.attach import check_shapes
 from visionlora.adapters.plan import AdapterPlan
 
 
 @torch.no_grad()
 def merge(model: nn.Module, plan: AdapterPlan, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Add the adapter `tensors` to the weights of `model` in place: W += scale * B @ A, then its gains and biases.
+    """Add the adapter `tensors` to the weights of `model` in place: W += scale * B @ A.
 
     `model` is the base as it was loaded (not attached, batch normalization in place), with the class outputs that the
-    adapter brings. Batch normalization keeps its statistics. A trained gain multiplies its scale, a trained bias is added
-    to its shift, where a layer has one; else both go into the layer's own weight and bias.
+    adapter brings. Batch normalization keeps its statistics and scale; a trained bias goes into its shift where a
+    layer has one, else into the layer's own bias.
 
     Raises:
         AdapterError: the tensors do not fit the plan; the model is unchanged then.
@@ -30,20 +30,9 @@ def merge(model: nn.Module, plan: AdapterPlan, tensors: Mapping[str, torch.Tenso
         rank = len(right)
         delta = left.float().reshape(-1, rank) @ right.float().reshape(rank, -1)
         weight.add_((plan.settings.scale(rank) * delta).view(weight.shape).to(weight))
-        norm_path = plan.norms.get(layer.name)
-        norm = cast(nn.BatchNorm2d, model.get_submodule(norm_path)) if norm_path else None
-        if plan.settings.train_gain:
-            growth = tensors[f"{layer.name}.gain_delta"].to(weight)
-            if norm is None:
-                weight.mul_((1 + growth).view(-1, *(1 for _ in weight.shape[1:])))
-            else:  # the gain acts before the shift: what the norm subtracts must not grow with it
-                gain, _ = norm_affine(norm)
-                own = cast("torch.Tensor | None", model.get_submodule(layer.name).bias)
-                mean = cast(torch.Tensor, norm.running_mean)
-                norm.bias.add_(growth * gain * (mean if own is None else mean - own))
-                norm.weight.mul_(1 + growth)
         if _trains_bias(model, plan, layer.name, layer.bias):
-            bias = model.get_parameter(layer.bias) if norm is None else norm.bias
+            norm = plan.norms.get(layer.name)
+            bias = cast(nn.BatchNorm2d, model.get_submodule(norm)).bias if norm else model.get_parameter(layer.bias)
             bias.add_(tensors[f"{layer.name}.bias_delta"].to(bias))
     for layer in plan.whole:
         for name, parameter in model.get_submodule(layer.name).named_parameters():
@@ -65,8 +54,6 @@ def _expected_shapes(model: nn.Module, plan: AdapterPlan) -> dict[str, tuple[int
         rank = layer.rank(plan.settings.rank)
         shapes[f"{layer.name}.lora_A.weight"] = (rank, *layer.shape[1:])
         shapes[f"{layer.name}.lora_B.weight"] = (layer.outputs, rank, *(1 for _ in layer.shape[2:]))
-        if plan.settings.train_gain:
-            shapes[f"{layer.name}.gain_delta"] = (layer.outputs,)
         if _trains_bias(model, plan, layer.name, layer.bias):
             shapes[f"{layer.name}.bias_delta"] = (layer.outputs,)
     for layer in plan.whole:

@@ -23,7 +23,6 @@ class AdapterSettings:
         targets: `all`, group names joined by `+`, such as `neck+head`, `from:N`, or a regular expression that the
             whole layer name must match.
         train_bias: train the bias of each adapted layer too.
-        train_gain: train a factor for each output of an adapted layer too.
 
     Raises:
         UsageError: rank or alpha is not positive, or targets is empty.
@@ -33,7 +32,6 @@ class AdapterSettings:
     alpha: float = 4.0
     targets: str = "all"
     train_bias: bool = True
-    train_gain: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.rank, int) or self.rank < 1:

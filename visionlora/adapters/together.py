@@ -83,7 +83,7 @@ class WeightsTogether:
         split_left = joined_left.split([left.numel() for left in lefts])
         for layer, matrix, left, right in zip(self._layers, frozen, split_left, split_right, strict=True):
             product = torch.addmm(matrix, left.view(layer.lora_B.shape), right.view(len(layer.lora_A), -1))
-            layer.ready = layer.shaped(layer.grown(product))
+            layer.ready = layer.shaped(product)
         if self._biases:
             joined = torch.cat([bias for _, bias in self._biases]).to(dtype)
             pieces = joined.split([bias.numel() for _, bias in self._biases])

@@ -50,14 +50,16 @@ class TrainingStep(nn.Module):
         model: the detector in training mode; `.module`, by which Ultralytics finds it.
         graph: use CUDA graphs.
         lean: keep only what passes between the modules for the backward pass: less memory, more time.
-        amp: run the network in half precision, as the trainer does.
+        half: precision of autocast, as the trainer sets it around each step; None for float32.
     """
 
-    def __init__(self, model: DetectionModel, *, graph: bool, lean: bool = False, amp: bool = False) -> None:
+    def __init__(
+        self, model: DetectionModel, *, graph: bool, lean: bool = False, half: torch.dtype | None = None
+    ) -> None:
         super().__init__()
         self.module = model
         self.lean = lean
-        self.amp = amp
+        self.half = half
         self._graph = graph
         self._graphs: dict[tuple[int, ...], nn.Module] = {}
         self._pool: Any = None
@@ -119,6 +121,10 @@ class TrainingStep(nn.Module):
             self._graphs[key] = self._capture(batch)
         return self._graphs[key]
 
+    def autocast(self) -> torch.autocast:
+        """Return the trainer's autocast, but without the cache of rounded weights, which a graph cannot hold."""
+        return torch.autocast("cuda", dtype=self.half, enabled=self.half is not None, cache_enabled=False)
+
     def _capture(self, batch: Mapping[str, Any]) -> nn.Module:
         if self._fixed is None:
             self._fixed = FixedShapeCriterion(self.module)
@@ -127,7 +133,7 @@ class TrainingStep(nn.Module):
         sample = (batch["img"].clone(), batch["targets"].clone(), weights)
         whole = _Pass(self, self._fixed)
         try:
-            with torch.autocast("cuda", enabled=self.amp, cache_enabled=False):
+            with self.autocast():
                 return torch.cuda.make_graphed_callables(whole, sample, pool=self._pool)  # type: ignore[return-value]
         finally:
             self.weights.clear()
@@ -151,7 +157,7 @@ class _Pass(nn.Module):
         self, images: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         (step,) = self._step
-        with torch.autocast("cuda", enabled=step.amp, cache_enabled=False):
+        with step.autocast():
             step.weights.compute()  # until the backward pass is captured too
             predictions = network_pass(self.model, to_unit(images), recompute=step.lean)
             return self._criterion(predictions, targets, weights)

@@ -162,7 +162,8 @@ class AdapterTrainer(DetectionTrainer):
         torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that writes all memory twice
         if isinstance(self.model, DetectionModel):  # not DistributedDataParallel, not compiled
             fixed = self.args.multi_scale == 0 and self.device.type == "cuda"
-            self.model = TrainingStep(self.model, graph=fixed, lean=self.job.lean, amp=self.amp)
+            half = torch.bfloat16 if self.args.amp == "bf16" else torch.float16
+            self.model = TrainingStep(self.model, graph=fixed, lean=self.job.lean, half=half if self.amp else None)
         elif self.device.type == "cuda" and RANK in {-1, 0}:
             LOGGER.info("no CUDA graph: they are used on one GPU, without torch.compile")
 
@@ -267,7 +268,7 @@ class AdapterTrainer(DetectionTrainer):
             "updates": self.ema.updates,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "best_fitness": float(self.best_fitness),
+            "best_fitness": None if self.best_fitness is None else float(self.best_fitness),  # None with val=false
             "stopper": (float(self.stopper.best_fitness), self.stopper.best_epoch),
         }
         with atomic_output(self.last) as partial:

@@ -1,0 +1,111 @@
+"""What visionlora is compared with, trained by Ultralytics' own trainer: everything, parts of it, and PEFT's LoRA."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ultralytics.engine.trainer as ultralytics_trainer
+from torch import nn
+from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.utils.torch_utils import unwrap_model
+
+FREEZE = {
+    "full": 0,
+    "freeze10": 10,
+    "head": 23,
+}  # modules that Ultralytics' `freeze` leaves as they are; the head is 23
+
+
+class RivalTrainer(DetectionTrainer):
+    """Ultralytics' trainer as it is, without the two things that need a network or polars."""
+
+    def read_results_csv(self) -> dict:
+        """Leave the results out of the checkpoint."""
+        return {}
+
+
+class PeftTrainer(RivalTrainer):
+    """PEFT's LoRA on the convolutions: a low-rank convolution beside each, the class outputs trained whole.
+
+    The base and its batch normalization are frozen, as PEFT's users do it; the optimizer sees what is trained alone.
+    """
+
+    rank = 8
+    alpha = 4.0
+
+    def setup_model(self) -> Any:
+        """Load the model as usual, then inject PEFT's layers."""
+        from peft import LoraConfig, inject_adapter_in_model
+
+        checkpoint = super().setup_model()
+        last = len(self.model.model) - 1
+        whole = re.compile(rf"model\.{last}\.(one2one_)?cv3\.\d+\.2")
+        names = [
+            name
+            for name, module in self.model.named_modules()
+            if isinstance(module, nn.Conv2d)
+            and module.groups == 1  # PEFT takes few groups, and merges none
+            and ".dfl" not in name
+            and not whole.fullmatch(name)
+        ]
+        config = LoraConfig(r=self.rank, lora_alpha=self.alpha, use_rslora=True, target_modules=names)
+        inject_adapter_in_model(config, self.model)
+        self.trained = {
+            name
+            for name, _ in self.model.named_parameters()
+            if "lora_" in name or whole.fullmatch(name.rpartition(".")[0])
+        }
+        return checkpoint
+
+    def build_optimizer(self, model, *args, **options):
+        """Freeze what Ultralytics woke, and build the optimizer over the rest."""
+        for name, parameter in unwrap_model(model).named_parameters():
+            parameter.requires_grad_(name in self.trained)
+        optimizer = super().build_optimizer(model, *args, **options)
+        for group in optimizer.param_groups:
+            group["params"] = [parameter for parameter in group["params"] if parameter.requires_grad]
+        return optimizer
+
+    def save_model(self) -> bool:
+        """Save nothing: the wrapped model is judged in memory."""
+        return False
+
+    def final_eval(self) -> None:
+        """Nothing was saved."""
+
+    def _model_train(self) -> None:
+        super()._model_train()
+        for module in self.model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+
+
+def rival(method: str, overrides: Mapping[str, Any], base: type = RivalTrainer) -> Any:
+    """Return the trainer of `method`: full, freeze10, head or peft.
+
+    Args:
+        method: its name.
+        overrides: Ultralytics' hyperparameters.
+        base: a class to mix in before the trainer's own, to measure it.
+    """
+    # its own check downloads a checkpoint; this is what it answers on a sound GPU and on a CPU
+    ultralytics_trainer.check_amp = lambda model: next(model.parameters()).device.type == "cuda"
+    own = PeftTrainer if method == "peft" else RivalTrainer
+    kind = type("Rival", (base, own), {}) if base is not RivalTrainer else own
+    freeze = FREEZE.get(method, 0)
+    return kind(overrides={**overrides, "plots": False, "exist_ok": True, **({"freeze": freeze} if freeze else {})})
+
+
+def write_untrained(description: str, out: Path) -> Path:
+    """Write a detector of Ultralytics' description (such as yolo11s.yaml) with random weights as a checkpoint."""
+    import torch
+    from ultralytics.nn.tasks import DetectionModel
+
+    torch.manual_seed(0)
+    model = DetectionModel(description, verbose=False)
+    model.args = {"task": "detect", "imgsz": 640, "model": description}
+    torch.save({"model": model, "ema": None, "epoch": -1, "train_args": dict(model.args)}, out)
+    return out

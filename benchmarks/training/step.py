@@ -1,0 +1,177 @@
+"""Time the training step of one variant in its own trainer's loop, and print one JSON object.
+
+The loop is the trainer's own (forward, loss, backward, clipping, optimizer, average, progress); only the loader is
+replaced by one that repeats a few real batches from memory, and nothing is validated or saved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from ultralytics.utils.torch_utils import unwrap_model
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from rivals import rival, write_untrained
+
+import visionlora.training as training
+import visionlora.yolo.trainer as adapter_trainer
+from visionlora.yolo.trainer import AdapterTrainer
+
+DRAWN, WARM = 6, 12
+
+
+class Replay:
+    """A loader that repeats a few collated batches from memory."""
+
+    def __init__(self, loader, *, steps: int, cuda: bool) -> None:
+        self.dataset, self.sampler, self.num_workers, self.steps = loader.dataset, loader.sampler, 0, steps
+        self.batch_size = loader.batch_size
+        batches = []
+        for batch in loader:
+            if len(batch["img"]) == loader.batch_size:
+                batches.append({name: self._pin(value, cuda) for name, value in batch.items()})
+            if len(batches) == DRAWN:
+                break
+        self.batches = batches
+        if hasattr(loader, "close"):
+            loader.close()
+
+    @staticmethod
+    def _pin(value, cuda: bool):
+        return value.pin_memory() if cuda and isinstance(value, torch.Tensor) else value
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self):
+        return (dict(self.batches[i % len(self.batches)]) for i in range(self.steps))
+
+    def reset(self) -> None:
+        """Nothing to reset."""
+
+
+class Timed:
+    """Mixed into a trainer: repeats real batches, takes the time of each step, and stops without validating."""
+
+    steps, threads = 60, 2
+    made: list = []
+
+    def get_dataloader(self, *args, **options):
+        """Return the trainer's loader, its training batches kept in memory."""
+        loader = super().get_dataloader(*args, **options)
+        mode = options.get("mode", args[3] if len(args) > 3 else "train")
+        return Replay(loader, steps=self.steps, cuda=self.device.type == "cuda") if mode == "train" else loader
+
+    def _do_train(self) -> None:
+        self.ends: list[float] = []
+        Timed.made.append(self)
+        self.add_callback("on_train_batch_end", lambda trainer: trainer.tick())
+        self.add_callback("on_train_start", lambda trainer: torch.set_num_threads(Timed.threads))
+        super()._do_train()
+
+    def tick(self) -> None:
+        """Note the end of a step; the loop has read the loss, so the GPU is done with it."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+            if len(self.ends) == WARM:
+                self.allocated_after = torch.cuda.memory_allocated()
+                torch.cuda.reset_peak_memory_stats()
+        self.ends.append(time.perf_counter())
+
+    def validate(self):
+        """Validate nothing."""
+        return {"metrics/mAP50(B)": 0.0, "metrics/mAP50-95(B)": 0.0}, 0.0
+
+    def save_model(self) -> bool:
+        """Save nothing."""
+        return False
+
+    def final_eval(self) -> None:
+        """Evaluate nothing."""
+
+
+class TimedAdapterTrainer(Timed, AdapterTrainer):
+    """visionlora's trainer, timed."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--method", choices=("full", "freeze10", "head", "peft", "lora"), required=True)
+    parser.add_argument("--model", required=True, help="checkpoint, or a description such as yolo11s.yaml")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--imgsz", type=int, default=640)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--rank", type=int, default=8)
+    parser.add_argument("--targets", default="all")
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--device", default="0")
+    parser.add_argument("--threads", type=int, default=2, help="of the CPU, where that trains")
+    parser.add_argument("--lean", action="store_true")
+    parser.add_argument("--eager", action="store_true", help="without a CUDA graph")
+    parser.add_argument("--label")
+    options = parser.parse_args()
+    Timed.steps = options.steps
+    Timed.threads = options.threads
+    with tempfile.TemporaryDirectory() as folder:
+        model = options.model
+        if model.endswith(".yaml"):
+            model = str(write_untrained(model, Path(folder) / f"{Path(model).stem}.pt"))
+        shared = {"epochs": 1, "imgsz": options.imgsz, "batch": options.batch, "device": options.device}
+        if options.method == "lora":
+
+            class ChosenStep(adapter_trainer.TrainingStep):
+                def __init__(self, module, *, graph, lean=False, half=None) -> None:
+                    super().__init__(module, graph=graph and not options.eager, lean=lean, half=half)
+
+            adapter_trainer.TrainingStep = ChosenStep
+            adapter_trainer.AdapterTrainer = TimedAdapterTrainer
+            training._summary = lambda *args, **kwargs: None
+            training.draw_curves = lambda *args: None
+            extra = {"workers": 2, "warmup_epochs": 0, "close_mosaic": 0}
+            training.train(
+                model,
+                options.data,
+                Path(folder) / "run",
+                rank=options.rank,
+                targets=options.targets,
+                lean=options.lean,
+                hyperparameters=extra,
+                **shared,
+            )
+        else:
+            extra = {"model": model, "data": options.data, "workers": 2, "cache": "ram", "save_dir": f"{folder}/run"}
+            rival(options.method, {**shared, **extra, "close_mosaic": 0}, Timed).train()
+    (trainer,) = Timed.made
+    times = [1000 * (b - a) for a, b in zip(trainer.ends[WARM:], trainer.ends[WARM + 1 :], strict=False)]
+    cuda = options.device != "cpu"
+    network = unwrap_model(trainer.model)
+    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    result = {
+        "label": options.label or options.method,
+        "method": options.method,
+        "model": Path(options.model).stem,
+        "imgsz": options.imgsz,
+        "batch": options.batch,
+        "rank": options.rank if options.method in ("lora", "peft") else None,
+        "ms": round(statistics.median(times), 2),
+        "ms_quartiles": [round(quartile, 2) for quartile in statistics.quantiles(times, n=4)[::2]],
+        "steps": len(times),
+        "trainable": trained,
+        "allocated_gib": round(torch.cuda.max_memory_allocated() / 2**30, 3) if cuda else None,
+        "reserved_gib": round(torch.cuda.max_memory_reserved() / 2**30, 3) if cuda else None,
+        "amp": bool(trainer.amp),
+        "device": torch.cuda.get_device_name() if cuda else f"cpu, {torch.get_num_threads()} threads",
+        "torch": torch.__version__,
+    }
+    print("RESULT " + json.dumps(result), flush=True)
+
+
+if __name__ == "__main__":
+    main()
