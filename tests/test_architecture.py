@@ -21,7 +21,7 @@ ORDER = (
     ("adapters",),
     ("yolo",),
     ("curves",),
-    ("training", "quantization", "exporting", "evaluation", "merging"),
+    ("planning", "training", "quantization", "exporting", "evaluation", "merging"),
     ("prediction", "inspection"),
     ("adapting",),
     ("demonstration",),

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from visionlora.exporting import ExportedModel, export
     from visionlora.inspection import FileCard, inspect
     from visionlora.merging import MergedModel, merge
+    from visionlora.planning import PlannedRun, TrainingPlan, plan
     from visionlora.prediction import Prediction, predict
     from visionlora.quantization import QuantizedModel, quantize
     from visionlora.training import TrainedAdapter, train
@@ -34,10 +35,12 @@ _HOMES = {
     "ExportedModel": "exporting",
     "FileCard": "inspection",
     "MergedModel": "merging",
+    "PlannedRun": "planning",
     "Prediction": "prediction",
     "QuantizedModel": "quantization",
     "Report": "evaluation",
     "TrainedAdapter": "training",
+    "TrainingPlan": "planning",
     "VisionLoraError": "errors",
     "adapt": "adapting",
     "demo": "demonstration.run",
@@ -45,6 +48,7 @@ _HOMES = {
     "export": "exporting",
     "inspect": "inspection",
     "merge": "merging",
+    "plan": "planning",
     "predict": "prediction",
     "quantize": "quantization",
     "train": "training",
@@ -57,10 +61,12 @@ __all__ = [
     "ExportedModel",
     "FileCard",
     "MergedModel",
+    "PlannedRun",
     "Prediction",
     "QuantizedModel",
     "Report",
     "TrainedAdapter",
+    "TrainingPlan",
     "VisionLoraError",
     "adapt",
     "demo",
@@ -68,6 +74,7 @@ __all__ = [
     "export",
     "inspect",
     "merge",
+    "plan",
     "predict",
     "quantize",
     "train",

@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"visionlora {version('visionlora')}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for add in (_adapt, _train, _merge, _export, _quantize, _eval, _predict, _inspect, _demo):
+    for add in (_adapt, _plan, _train, _merge, _export, _quantize, _eval, _predict, _inspect, _demo):
         add(verbs)
     return parser
 
@@ -138,6 +138,19 @@ def _adapt(verbs: Any) -> None:
     parser = _verb(verbs, "adapt", run, "the whole way: train, merge, export, quantize and judge", example)
     _training_options(parser)
     parser.add_argument("--images", type=int, default=32, help="calibration images for INT8")
+
+
+def _plan(verbs: Any) -> None:
+    def run(options: argparse.Namespace) -> None:
+        print(vl.plan(options.model, options.data, imgsz=options.imgsz, batch=options.batch, device=options.device))
+
+    example = "visionlora plan --model yolo11n.pt --data data.yaml --imgsz 320"
+    parser = _verb(verbs, "plan", run, "measure what each way to train costs here, and recommend one", example)
+    parser.add_argument("--model", required=True, help="base: a checkpoint (.pt), or a name such as yolo11n.pt")
+    parser.add_argument("--data", required=True, help="data.yaml with train")
+    parser.add_argument("--imgsz", type=int, default=640, help="side of the square input in pixels")
+    parser.add_argument("--batch", type=int, default=16, help="images a step")
+    parser.add_argument("--device", help="cpu or 0; the first GPU, else the CPU, if not given")
 
 
 def _train(verbs: Any) -> None:

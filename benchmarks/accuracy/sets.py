@@ -1,7 +1,7 @@
 """Make the data sets of the benchmark that are made from others: far domains, and few training pictures.
 
-    python benchmarks/accuracy/sets.py --data datasets/neu-det/data.yaml --out runs/sets/far-steel --look threshold --train 300
-    python benchmarks/accuracy/sets.py --data datasets/african-wildlife/data.yaml --out runs/sets/few-50 --train 50
+    python benchmarks/accuracy/sets.py --data datasets/neu-det/data.yaml --out runs/far --look threshold --train 300
+    python benchmarks/accuracy/sets.py --data datasets/african-wildlife/data.yaml --out runs/few-50 --train 50
 
 `threshold` and `lines` turn every picture into black and white, on which the statistics of a model of photographs do
 not fit. Boxes and the choice of validation pictures stay; the training pictures are a seeded choice that goes round the

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from ultralytics.utils.torch_utils import unwrap_model
@@ -60,8 +61,8 @@ class Replay:
 class Timed:
     """Mixed into a trainer: repeats real batches, takes the time of each step, and stops without validating."""
 
-    steps, threads = 60, 2
-    made: list = []
+    steps, threads, first_peak = 60, 2, 0
+    made: ClassVar[list] = []
 
     def get_dataloader(self, *args, **options):
         """Return the trainer's loader, its training batches kept in memory."""
@@ -81,9 +82,13 @@ class Timed:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
             if len(self.ends) == WARM:
-                self.allocated_after = torch.cuda.memory_allocated()
+                Timed.first_peak = (
+                    torch.cuda.max_memory_reserved()
+                )  # the capture of a graph takes more than its replays
+                torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats()
         self.ends.append(time.perf_counter())
+        self.step = self.model  # the trainer unwraps it at its end
 
     def validate(self):
         """Validate nothing."""
@@ -127,8 +132,8 @@ def main() -> None:
         if options.method == "lora":
 
             class ChosenStep(adapter_trainer.TrainingStep):
-                def __init__(self, module, *, graph, lean=False, half=None) -> None:
-                    super().__init__(module, graph=graph and not options.eager, lean=lean, half=half)
+                def __init__(self, module, *, graph, lean=False, precision=None) -> None:
+                    super().__init__(module, graph=graph and not options.eager, lean=lean, precision=precision)
 
             adapter_trainer.TrainingStep = ChosenStep
             adapter_trainer.AdapterTrainer = TimedAdapterTrainer
@@ -152,6 +157,10 @@ def main() -> None:
     times = [1000 * (b - a) for a, b in zip(trainer.ends[WARM:], trainer.ends[WARM + 1 :], strict=False)]
     cuda = options.device != "cpu"
     network = unwrap_model(trainer.model)
+    graphed = getattr(trainer.step, "uses_graphs", False)
+    peak = 0
+    if cuda:
+        peak = torch.cuda.max_memory_reserved() if graphed else torch.cuda.max_memory_allocated()
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     result = {
         "label": options.label or options.method,
@@ -164,8 +173,9 @@ def main() -> None:
         "ms_quartiles": [round(quartile, 2) for quartile in statistics.quantiles(times, n=4)[::2]],
         "steps": len(times),
         "trainable": trained,
-        "allocated_gib": round(torch.cuda.max_memory_allocated() / 2**30, 3) if cuda else None,
-        "reserved_gib": round(torch.cuda.max_memory_reserved() / 2**30, 3) if cuda else None,
+        "memory_gib": round(peak / 2**30, 3) if cuda else None,
+        "capture_gib": round(Timed.first_peak / 2**30, 3) if cuda else None,
+        "graph": graphed,
         "amp": bool(trainer.amp),
         "device": torch.cuda.get_device_name() if cuda else f"cpu, {torch.get_num_threads()} threads",
         "torch": torch.__version__,

@@ -6,10 +6,10 @@ import copy
 
 import pytest
 import torch
-from tests.yolo.test_loss import labelled_batch
 from ultralytics.cfg import get_cfg
 from ultralytics.nn.tasks import DetectionModel
 
+from tests.yolo.test_loss import labelled_batch
 from visionlora.adapters import AdapterSettings, attach
 from visionlora.yolo.layout import plan_detector
 from visionlora.yolo.step import MOST_GRAPHS, MOST_OBJECTS, TrainingStep
@@ -97,8 +97,8 @@ def test_crowded_pictures_end_the_use_of_graphs_with_a_word(adapted, caplog) -> 
 @pytest.mark.parametrize(("half", "tolerance"), [(None, 1e-3), (torch.float16, 0.03), (torch.bfloat16, 0.2)])
 def test_graph_gives_the_gradients_of_the_usual_way(adapted, lean, half, tolerance) -> None:
     model = copy.deepcopy(adapted).cuda().to(memory_format=torch.channels_last)
-    usual = TrainingStep(model, graph=False, half=half).train()
-    graphed = TrainingStep(model, graph=True, lean=lean, half=half).train()
+    usual = TrainingStep(model, graph=False, precision=half).train()
+    graphed = TrainingStep(model, graph=True, lean=lean, precision=half).train()
     for seed, counts in enumerate(([3, 0, 2], [1, 40, 5], [2, 1], [3, 3, 3])):
         batch = labelled_batch(counts, classes=5, size=96, seed=seed)
         graphed.prepare(batch)

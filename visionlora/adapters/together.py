@@ -1,7 +1,7 @@
 """Computing the adapted weights of all layers together, instead of one by one as each layer runs.
 
-What depends on parameters alone needs no launch of its own for every layer: the factors of all layers are joined, scaled
-and rounded in one go, and each layer keeps one matrix product. The weights and their gradients are those of
+What depends on parameters alone needs no launch of its own for every layer: the factors of all layers are joined,
+scaled and rounded in one go, and each layer keeps one matrix product. The weights and their gradients are those of
 `visionlora.adapters.attach`, but for the rounding to half precision, which here comes before the product.
 """
 
@@ -95,9 +95,8 @@ class WeightsTogether:
         if dtype not in self._rounded:
             pairs = list(zip(self._layers, self._frozen, strict=True))
             frozen = [layer.matrix(weight).to(dtype).contiguous() for layer, weight in pairs]
-            factors = [
-                layer.scale * (torch.ones_like(layer.lora_B) if layer.gain is None else layer.gain.expand_as(layer.lora_B))
-                for layer in self._layers
-            ]
-            self._rounded[dtype] = frozen, torch.cat([factor.reshape(-1) for factor in factors])
+            ones = [torch.ones_like(layer.lora_B) * layer.scale for layer in self._layers]
+            gains = [1.0 if layer.gain is None else layer.gain for layer in self._layers]
+            factors = [(one * gain).reshape(-1) for one, gain in zip(ones, gains, strict=True)]
+            self._rounded[dtype] = frozen, torch.cat(factors)
         return self._rounded[dtype]

@@ -1,15 +1,16 @@
 """Ultralytics' detection loss with fixed shapes, so that a CUDA graph can hold it.
 
-Ultralytics' own loss indexes by masks: how many anchors or pairs there are is only known on the GPU, which a graph cannot
-follow and which makes the CPU wait. Here objects are padded to a fixed number an image, pairs of object and anchor are
-all computed and masked, and the anchors of the box loss are chosen by `topk`: at most `topk` an object, so none is lost.
-The values are Ultralytics', to rounding. Answers ultralytics/utils/loss.py and tal.py; may go when those are free of
-data-dependent shapes.
+Ultralytics' own loss indexes by masks: how many anchors or pairs there are is only known on the GPU, which a graph
+cannot follow and which makes the CPU wait. Here objects are padded to a fixed number an image, pairs of object and
+anchor are all computed and masked, and the anchors of the box loss are chosen by `topk`: an object has no more of them
+than the assigner's limit, so none is lost. The values are Ultralytics', to rounding. Answers ultralytics/utils/loss.py
+and tal.py; may go when those are free of data-dependent shapes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,15 +20,15 @@ from ultralytics.utils.metrics import bbox_iou
 from ultralytics.utils.ops import xywh2xyxy, xyxy2xywh
 from ultralytics.utils.tal import TaskAlignedAssigner, bbox2dist, make_anchors
 
-Predictions = Mapping[str, torch.Tensor]
+Predictions = Mapping[str, Any]  # `boxes`, `scores` and `feats`, as Ultralytics' heads return them in training
 _PAIRS = 1 << 21  # pairs of object and anchor whose overlap is computed at once: bounds the memory it takes
 
 
 def pad_targets(batch: Mapping[str, torch.Tensor], objects: int) -> torch.Tensor:
     """Return the labels of a collated batch as (images, objects, 5): class, then centre and size as fractions.
 
-    Rows without an object are zero. `batch` holds `batch_idx` (n,), `cls` (n, 1) and `bboxes` (n, 4) on the CPU, ordered
-    by image; no image may have more than `objects`.
+    Rows without an object are zero. `batch` holds `batch_idx` (n,), `cls` (n, 1) and `bboxes` (n, 4) on the CPU,
+    ordered by image; no image may have more than `objects`.
     """
     images = batch["batch_idx"].long().view(-1)
     counts = torch.bincount(images, minlength=len(batch["img"]))
@@ -72,7 +73,7 @@ class FixedShapeLoss(v8DetectionLoss):
 
     def __init__(self, model: nn.Module, tal_topk: int = 10, tal_topk2: int | None = None) -> None:
         super().__init__(model, tal_topk, tal_topk2)
-        like = self.assigner
+        like = self.assigner  # type: ignore[has-type]
         self.assigner = FixedShapeAssigner(
             topk=like.topk,
             num_classes=like.num_classes,

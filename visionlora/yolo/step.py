@@ -50,26 +50,31 @@ class TrainingStep(nn.Module):
         model: the detector in training mode; `.module`, by which Ultralytics finds it.
         graph: use CUDA graphs.
         lean: keep only what passes between the modules for the backward pass: less memory, more time.
-        half: precision of autocast, as the trainer sets it around each step; None for float32.
+        precision: of autocast, as the trainer sets it around each step; None for float32.
     """
 
     def __init__(
-        self, model: DetectionModel, *, graph: bool, lean: bool = False, half: torch.dtype | None = None
+        self, model: DetectionModel, *, graph: bool, lean: bool = False, precision: torch.dtype | None = None
     ) -> None:
         super().__init__()
         self.module = model
         self.lean = lean
-        self.half = half
+        self.precision = precision
         self._graph = graph
         self._graphs: dict[tuple[int, ...], nn.Module] = {}
         self._pool: Any = None
         self._objects = _FEWEST_OBJECTS
-        self._counted = ((), torch.empty(0))
+        self._counted: tuple[tuple[float, ...], torch.Tensor] = ((), torch.empty(0))
         self._fixed: FixedShapeCriterion | None = None
         self.weights = WeightsTogether(model)
         for module in model.modules():
             if isinstance(module, nn.SiLU):
                 module.inplace = False  # in place it would keep a copy of its input besides
+
+    @property
+    def uses_graphs(self) -> bool:
+        """Whether batches run in CUDA graphs still."""
+        return self._graph
 
     def forward(self, batch: Mapping[str, Any]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Return the loss (3,) of a collated batch and its terms by name, as Ultralytics' model does.
@@ -123,7 +128,7 @@ class TrainingStep(nn.Module):
 
     def autocast(self) -> torch.autocast:
         """Return the trainer's autocast, but without the cache of rounded weights, which a graph cannot hold."""
-        return torch.autocast("cuda", dtype=self.half, enabled=self.half is not None, cache_enabled=False)
+        return torch.autocast("cuda", dtype=self.precision, enabled=self.precision is not None, cache_enabled=False)
 
     def _capture(self, batch: Mapping[str, Any]) -> nn.Module:
         if self._fixed is None:

@@ -43,7 +43,6 @@ from visionlora.files import atomic_output
 from visionlora.yolo.checkpoint import load_base, pack, quiet
 from visionlora.yolo.classes import set_classes
 from visionlora.yolo.layout import plan_detector
-from visionlora.yolo.step import TrainingStep
 from visionlora.yolo.sampling import EpochSampler, SeededDataset, seed_everything, train_loader
 from visionlora.yolo.step import TrainingStep
 
@@ -132,8 +131,9 @@ class AdapterTrainer(DetectionTrainer):
     def train(self) -> None:
         """Train here, or launch Ultralytics' DDP processes without letting it delete the run's folder."""
         self.resume = self.resume or self.ddp
-        super().train()
-        self.model = unwrap_model(self.model)
+        with no_fill():
+            super().train()
+        self.model = unwrap_model(self.model)  # type: ignore[has-type]
 
     def get_dataset(self) -> dict[str, Any]:
         """Return the checked data set as Ultralytics describes one; its own check reaches for a font on the network."""
@@ -159,11 +159,10 @@ class AdapterTrainer(DetectionTrainer):
     def _setup_train(self) -> None:
         with own_amp_check():
             super()._setup_train()
-        torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that writes all memory twice
         if isinstance(self.model, DetectionModel):  # not DistributedDataParallel, not compiled
             fixed = self.args.multi_scale == 0 and self.device.type == "cuda"
             half = torch.bfloat16 if self.args.amp == "bf16" else torch.float16
-            self.model = TrainingStep(self.model, graph=fixed, lean=self.job.lean, half=half if self.amp else None)
+            self.model = TrainingStep(self.model, graph=fixed, lean=self.job.lean, precision=half if self.amp else None)
         elif self.device.type == "cuda" and RANK in {-1, 0}:
             LOGGER.info("no CUDA graph: they are used on one GPU, without torch.compile")
 
@@ -341,6 +340,17 @@ def keep_rows(results: Path, epochs: int) -> None:
     kept = rows[:1] + [row for row in rows[1:] if int(float(row[0])) <= epochs]
     with atomic_output(results) as partial, partial.open("w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(kept)
+
+
+@contextlib.contextmanager
+def no_fill() -> Iterator[None]:
+    """Keep deterministic mode from writing to all new memory first: a debugging aid that costs a launch each time."""
+    settings: Any = torch.utils.deterministic
+    before, settings.fill_uninitialized_memory = settings.fill_uninitialized_memory, False
+    try:
+        yield
+    finally:
+        settings.fill_uninitialized_memory = before
 
 
 @contextlib.contextmanager

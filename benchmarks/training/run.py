@@ -1,0 +1,96 @@
+"""Time and memory of the training step, every variant in a process of its own, in turns, on one machine.
+
+    python benchmarks/training/run.py --model yolo11n.pt --data datasets/neu-det/data.yaml \
+        --out benchmarks/training/results.json
+
+Each result is written as soon as it exists. On a machine without a GPU: `--device cpu --imgsz 320 --batch 4`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+STEP = Path(__file__).with_name("step.py")
+VARIANTS = {
+    "full": ["--method", "full"],
+    "lora": ["--method", "lora"],
+    "lora, lean": ["--method", "lora", "--lean"],
+    "lora, no graph": ["--method", "lora", "--eager"],
+    "freeze=10": ["--method", "freeze10"],
+    "head only": ["--method", "head"],
+    "PEFT": ["--method", "peft"],
+}
+
+
+def measure(variant: str, model: str, options: argparse.Namespace) -> dict:
+    """Measure one variant in a process of its own; return its result.
+
+    Raises:
+        RuntimeError: the process printed no result.
+    """
+    command = [sys.executable, str(STEP), *VARIANTS[variant], "--label", variant, "--model", model]
+    for name in ("data", "imgsz", "batch", "device", "steps"):
+        command += [f"--{name}", str(getattr(options, name))]
+    done = subprocess.run(command, capture_output=True, text=True)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    if not lines:
+        raise RuntimeError(f"{variant}, {model}: {(done.stdout + done.stderr)[-1500:]}")
+    return json.loads(lines[-1].removeprefix("RESULT "))
+
+
+def summary(results: list[dict]) -> str:
+    """Return time and memory of each variant, and their ratios to full fine-tuning, as a Markdown table.
+
+    The time is the median over rounds of each round's median; a ratio is that of these times. Memory is the peak
+    allocated in a step; with a CUDA graph, what its pool and everything else reserve.
+    """
+    lines = [
+        "| model | variant | trainable | ms a step | each round | against full | memory, GiB | against full |",
+        "| --- | --- | ---: | ---: | --- | ---: | ---: | ---: |",
+    ]
+    for model in dict.fromkeys(result["model"] for result in results):
+        runs = [result for result in results if result["model"] == model]
+        full = [run for run in runs if run["label"] == "full"]
+        for variant in dict.fromkeys(run["label"] for run in runs):
+            rounds = [run for run in runs if run["label"] == variant]
+            ms, full_ms = (statistics.median(run["ms"] for run in each) for each in (rounds, full))
+            cells = [model, variant, f"{rounds[0]['trainable']:,}", f"{ms:.1f}"]
+            cells += [", ".join(f"{run['ms']:.1f}" for run in rounds), f"{ms / full_ms:.2f}"]
+            if rounds[0]["memory_gib"] is None:
+                cells += ["-", "-"]
+            else:
+                gib, full_gib = (max(run["memory_gib"] for run in each) for each in (rounds, full))
+                cells += [f"{gib:.2f}", f"{gib / full_gib:.2f}"]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", action="append", required=True, help="checkpoint, or a description: yolo11s.yaml")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--variants", default=";".join(VARIANTS), help="separated by semicolons")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--imgsz", type=int, default=640)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--device", default="0")
+    parser.add_argument("--steps", type=int, default=60)
+    options = parser.parse_args()
+    results = json.loads(options.out.read_text()) if options.out.exists() else []
+    for _ in range(options.rounds):
+        for model in options.model:
+            for variant in options.variants.split(";"):
+                results.append(measure(variant, model, options))
+                options.out.write_text(json.dumps(results, indent=1) + "\n")
+                print({key: results[-1][key] for key in ("model", "label", "ms", "memory_gib")}, flush=True)
+    print(summary(results))
+
+
+if __name__ == "__main__":
+    main()

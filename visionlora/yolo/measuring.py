@@ -1,0 +1,189 @@
+"""What a training step costs on this machine: milliseconds and memory of a few real steps on made-up pictures."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from ultralytics.cfg import get_cfg
+from ultralytics.nn.tasks import DetectionModel
+
+from visionlora.adapters import AdapterSettings, attach
+from visionlora.yolo.classes import set_classes
+from visionlora.yolo.layout import plan_detector
+from visionlora.yolo.step import TrainingStep, to_unit
+
+_WARM, _TIMED, _SECONDS = 3, 10, 4.0  # steps before and while timing; fewer where they take longer than this together
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """The cost of one training step.
+
+    Attributes:
+        trainable: parameters that are trained.
+        milliseconds: median of a step: forward, loss, backward, clipping, optimizer; None if it does not fit.
+        memory: on a GPU the peak of the step in bytes, everything but the CUDA context; on a CPU the bytes that are
+            kept from the forward for the backward pass. None if it does not fit.
+    """
+
+    trainable: int
+    milliseconds: float | None
+    memory: int | None
+
+
+def made_up_batch(objects: Sequence[Any], *, batch: int, image_size: int, device: torch.device) -> dict[str, Any]:
+    """Return a collated batch of noise.
+
+    Args:
+        objects: for each image an array (n, 5): class, then centre and size as fractions of the image.
+        batch: images; `objects` is repeated to this many.
+        image_size: side of the square images in pixels.
+        device: where it will be moved to before a step; the batch itself lies on the CPU.
+    """
+    generator = torch.Generator().manual_seed(0)
+    labels = [torch.as_tensor(objects[i % len(objects)], dtype=torch.float32).view(-1, 5) for i in range(batch)]
+    counts = torch.tensor([len(each) for each in labels])
+    joined = torch.cat(labels)
+    images = torch.randint(0, 256, (batch, 3, image_size, image_size), dtype=torch.uint8, generator=generator)
+    return {
+        "img": images.pin_memory() if device.type == "cuda" else images,
+        "batch_idx": torch.repeat_interleave(torch.arange(batch), counts).float(),
+        "cls": joined[:, :1],
+        "bboxes": joined[:, 1:],
+    }
+
+
+def full_model(base: DetectionModel, names: Sequence[str], *, freeze: int) -> nn.Module:
+    """Return a copy of `base` as Ultralytics fine-tunes it, its first `freeze` modules frozen."""
+    model = _prepared(base, names)[0]
+    frozen = tuple(f"model.{number}." for number in range(freeze))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not name.startswith(frozen) and ".dfl" not in name)
+    return _AsUltralytics(model)
+
+
+def adapted_step(
+    base: DetectionModel, names: Sequence[str], settings: AdapterSettings, *, device: torch.device, lean: bool = False
+) -> TrainingStep:
+    """Return a copy of `base` with an adapter, as `visionlora train` trains it on this device.
+
+    Raises:
+        UsageError: the targets of `settings` match nothing.
+    """
+    model, whole = _prepared(base, names)
+    attach(model, plan_detector(model, settings, whole=whole))
+    cuda = device.type == "cuda"
+    model = model.to(device, memory_format=torch.channels_last) if cuda else model
+    return TrainingStep(model, graph=cuda, lean=lean, precision=torch.float16 if cuda else None)
+
+
+def measure_step(build: Callable[[], nn.Module], batch: Mapping[str, Any], device: torch.device) -> StepCost:
+    """Train a few steps and return what one costs.
+
+    Args:
+        build: makes the model: called with a collated batch it returns the loss (3,) and its terms.
+        batch: what `made_up_batch` returns.
+        device: the CPU or one GPU; on a GPU the network runs in half precision.
+    """
+    gc.collect()
+    cuda = device.type == "cuda"
+    if cuda:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_reserved(device) if cuda else 0
+    step = build()
+    step = (step.to(device).to(memory_format=torch.channels_last) if cuda else step).train()
+    trained = [parameter for parameter in step.parameters() if parameter.requires_grad]
+    trainable = sum(parameter.numel() for parameter in trained)
+    kept: dict[int, int] = {}
+    hooks = torch.autograd.graph.saved_tensors_hooks(lambda tensor: _note(kept, tensor), lambda tensor: tensor)
+    try:
+        run = _Runner(step, trained, device)
+        if cuda:
+            run(batch)
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(device)
+        else:
+            with hooks:
+                run(batch)
+        times = run.timed(batch)
+    except torch.OutOfMemoryError:
+        return StepCost(trainable, None, None)
+    graphed = isinstance(step, TrainingStep) and step.uses_graphs
+    peak = torch.cuda.max_memory_reserved if graphed else torch.cuda.max_memory_allocated
+    memory = peak(device) - before if cuda else sum(kept.values())
+    return StepCost(trainable, 1000 * statistics.median(times), memory)
+
+
+class _Runner:
+    """One training step after another, as the trainer takes them."""
+
+    def __init__(self, step: nn.Module, trained: Sequence[nn.Parameter], device: torch.device) -> None:
+        cuda = device.type == "cuda"
+        self.step, self.trained, self.device = step, trained, device
+        self.optimizer = torch.optim.AdamW(trained, lr=1e-6, fused=cuda)
+        self.scaler = torch.amp.GradScaler("cuda", enabled=cuda)
+
+    def __call__(self, batch: Mapping[str, Any]) -> None:
+        batch = dict(batch)
+        if isinstance(self.step, TrainingStep):
+            self.step.prepare(batch)
+        moved = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
+        with torch.autocast(self.device.type, dtype=torch.float16, enabled=self.device.type == "cuda"):
+            loss, _ = self.step(moved)
+        self.scaler.scale(loss.sum()).backward()
+        self.scaler.unscale_(self.optimizer)
+        torch.nn.utils.clip_grad_norm_(self.trained, max_norm=10.0)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def timed(self, batch: Mapping[str, Any]) -> list[float]:
+        """Return the seconds of some steps."""
+        times: list[float] = []
+        begun = time.perf_counter()
+        while len(times) < _WARM + _TIMED and (len(times) < 2 or time.perf_counter() - begun < _SECONDS):
+            start = time.perf_counter()
+            self(batch)
+            times.append(time.perf_counter() - start)
+        return times[min(_WARM, len(times) - 1) :]
+
+
+class _AsUltralytics(nn.Module):
+    """A detector that takes images as bytes; everything else is Ultralytics'."""
+
+    def __init__(self, model: DetectionModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Mapping[str, Any]) -> tuple[torch.Tensor, Any]:
+        return self.model({**batch, "img": to_unit(batch["img"])})
+
+
+def _prepared(base: DetectionModel, names: Sequence[str]) -> tuple[DetectionModel, tuple[str, ...]]:
+    model = copy.deepcopy(base)
+    with torch.random.fork_rng(devices=[]):
+        whole = set_classes(model, names)
+    model.args = get_cfg()
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.momentum = 0.0  # noise must not move the statistics between the steps
+    return model, whole
+
+
+def _note(kept: dict[int, int], tensor: torch.Tensor) -> torch.Tensor:
+    if not isinstance(tensor, nn.Parameter):
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+    return tensor
