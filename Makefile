@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test check bench-accuracy bench-steel clean
+.PHONY: help demo test check bench-train bench-accuracy bench-steel clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -26,8 +26,13 @@ check: $(READY)  ## lint, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench-accuracy: $(READY)  ## LoRA against full fine-tuning, three seeds: MODEL=yolo11n.pt DATA=data.yaml
-	$(BIN)/python benchmarks/accuracy/run.py --model $(MODEL) --data $(DATA) --out benchmarks/accuracy/results.json
+bench-train: $(READY)  ## time and memory of the training step against others: MODEL=yolo11n.pt DATA=data.yaml DEVICE=0
+	$(BIN)/python benchmarks/training/run.py --model $(MODEL) --data $(DATA) --device $(or $(DEVICE),0) \
+		--out runs/bench-train.json
+
+bench-accuracy: $(READY)  ## LoRA against full fine-tuning, swept, three seeds: MODEL= STEEL=data.yaml WILDLIFE=data.yaml
+	$(BIN)/python benchmarks/accuracy/run.py --model $(MODEL) --steel $(STEEL) --wildlife $(WILDLIFE) \
+		--out benchmarks/accuracy/results.json
 
 bench-steel: $(READY)  ## every stage of one adapter: MODEL=yolo11n.pt ADAPTER=adapter.safetensors DATA=data.yaml
 	$(BIN)/python benchmarks/stages/run.py --model $(MODEL) --adapter $(ADAPTER) --data $(DATA) --out benchmarks/stages

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shutil
+import statistics
 import subprocess
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -50,11 +54,47 @@ def test_python_block_runs(checkpoint: Path, surface: Path, tmp_path: Path, monk
     assert {"merged.pt", "model.onnx", "model.int8.onnx", "report", "found"} <= left
 
 
-def test_tables_are_those_of_the_committed_results() -> None:
-    results = json.loads((ROOT / "benchmarks" / "accuracy" / "results.json").read_text())
-    for variant in ("full", "lora-r8", "lora-r16"):
-        scores = [run["map50_95"] for run in results if run["variant"] == variant]
-        assert len(scores) == 3 and f"{sum(scores) / 3:.3f}" in README
+def load_script(path: str) -> ModuleType:
+    """Return a script of benchmarks/, which is no package, as a module."""
+    spec = importlib.util.spec_from_file_location(path.replace("/", "_"), ROOT / "benchmarks" / path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def read_results(folder: str) -> list[dict]:
+    return json.loads((ROOT / "benchmarks" / folder / "results.json").read_text())
+
+
+@pytest.mark.parametrize("folder", ["training", "accuracy"])
+def test_pages_show_the_table_that_their_command_prints(folder: str) -> None:
+    table = load_script(f"{folder}/run.py").summary(read_results(folder))
+    assert table in (ROOT / "benchmarks" / folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_step_table_is_a_part_of_the_page() -> None:
+    page = (ROOT / "benchmarks" / "training" / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| yolo11.*$", README, re.M)
+    assert len(rows) == 7 and all(row in page for row in rows)
+
+
+def test_accuracy_table_is_that_of_the_committed_results() -> None:
+    runner, results = load_script("accuracy/run.py"), read_results("accuracy")
+    rows = dict(zip(("steel", "wildlife", "far-steel", "far-wildlife"), README_ACCURACY, strict=True))
+    for data, cells in rows.items():
+        for cell, (method, rank) in zip(cells, (("full", None), ("lora", 8)), strict=True):
+            scores = [run["map50_95"] for run in runner.kept_runs(results, data, method, rank)]
+            spread = f" ± {statistics.stdev(scores):.3f}" if len(scores) > 1 else ""
+            assert cell.startswith(f"{statistics.mean(scores):.3f}{spread}"), (data, method)
+            assert {1: "(one seed)", 2: "(two seeds)"}.get(len(scores), "") in cell
+
+
+README_ACCURACY = re.findall(r"^\| (?:steel d|African|far-)[^|]*\| ([^|]*) \| ([^|]*) \|$", README, re.M)
+
+
+def test_stage_table_is_that_of_the_committed_report() -> None:
     report = json.loads((ROOT / "benchmarks" / "stages" / "report.json").read_text())
     table = re.sub(r" +", " ", README)
     for row in report["rows"]:

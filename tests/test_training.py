@@ -170,6 +170,24 @@ def test_labels_beside_linked_images_are_found(checkpoint, surface, tmp_path) ->
     assert train(checkpoint, data, tmp_path / "run", **{**QUICK, "epochs": 1}).path.is_file()
 
 
+def test_lean_run_gives_the_same_adapter(run, checkpoint, surface, tmp_path) -> None:
+    lean = train(checkpoint, surface, tmp_path / "lean", **QUICK, lean=True)
+    expected, got = load_adapter(run[0].path).tensors, load_adapter(lean.path).tensors
+    difference = sum((got[name].float() - expected[name].float()).square().sum() for name in expected).sqrt()
+    size = sum(tensor.float().square().sum() for tensor in expected.values()).sqrt()
+    assert difference < 1e-3 * size
+
+
+def test_lean_is_refused_where_it_would_do_nothing(checkpoint, surface, tmp_path) -> None:
+    with pytest.raises(UsageError, match="--lean: works on one device"):
+        train(checkpoint, surface, tmp_path / "x", **{**QUICK, "hyperparameters": {"compile": True}}, lean=True)
+
+
+def test_without_validation_the_last_epoch_is_kept(checkpoint, surface, tmp_path) -> None:
+    trained = train(checkpoint, surface, tmp_path / "x", **{**QUICK, "hyperparameters": {"val": False}})
+    assert trained.epoch == 2 and 0 <= trained.map50_95 <= 1
+
+
 def test_earlier_run_is_not_overwritten_unasked(run, checkpoint, surface) -> None:
     before = run[0].path.read_bytes()
     with pytest.raises(OutputError, match="--overwrite"):

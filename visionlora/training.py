@@ -96,7 +96,7 @@ def train(
         overwrite: replace an earlier run in `out`.
 
     Raises:
-        UsageError: a setting is wrong in itself, or differs from the run to resume.
+        UsageError: a setting is wrong in itself or with another, or differs from the run to resume.
         DataError, ModelError: the data set or the base cannot be used.
         OutputError: `out` holds a run already.
         VisionLoraError: the loss became infinite.
@@ -110,6 +110,8 @@ def train(
     extra = check_hyperparameters(hyperparameters or {})
     _check_numbers(epochs=epochs, batch=batch, seed=seed, lr0=lr0)
     device = check_device(device or default_device())
+    if lean and ("," in device or extra.get("compile")):
+        raise UsageError("--lean: works on one device and without torch.compile; give one --device, or drop --lean")
     out = Path(out)
     if not resume:
         refuse_earlier_run(out, overwrite=overwrite)

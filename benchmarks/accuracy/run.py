@@ -1,9 +1,10 @@
-"""LoRA against Ultralytics' full fine-tuning: every variant with every seed, a process each, on one machine.
+"""Adapters against full fine-tuning and others: every data set, method and seed, a process each, on one GPU.
 
-    python benchmarks/accuracy/run.py --model yolo11n.pt --data datasets/neu-det/data.yaml \
-        --out benchmarks/accuracy/results.json
+    python benchmarks/accuracy/run.py --model yolo11n.pt --steel datasets/neu-det/data.yaml \
+        --wildlife datasets/african-wildlife/data.yaml --out benchmarks/accuracy/results.json --suites main
 
-Needs a GPU to be bearable. Each result is written as soon as it exists; runs that are in the file already are kept.
+Each method is swept over the learning rates of `RATES` with seed 0; the best one then runs with the other seeds. Each
+result is written as soon as it exists; runs that are in the file already are kept.
 """
 
 from __future__ import annotations
@@ -14,72 +15,185 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 ONE = Path(__file__).with_name("one.py")
-VARIANTS = {
-    "full": ["--method", "full"],
-    "lora-r8": ["--method", "lora", "--rank", "8", "--lr0", "0.002"],
-    "lora-r16": ["--method", "lora", "--rank", "16", "--lr0", "0.002"],
-    "lora-r16-lr1e-3": ["--method", "lora", "--rank", "16", "--lr0", "0.001"],
+SEEDS = (0, 1, 2)
+BATCH = 16
+RATES: Mapping[str, tuple[float | None, ...]] = {
+    "full": (None, 0.0005, 0.001),  # None: Ultralytics' automatic choice, updates every 64 images
+    "lora": (0.001, 0.002),
+    "freeze10": (0.0005, 0.001),
+    "head": (0.001, 0.002),
+    "peft": (0.001, 0.002),
 }
 
 
-def train_one(variant: str, seed: int, options: argparse.Namespace) -> dict:
-    """Run one variant with one seed in a process of its own; return its result.
+@dataclass(frozen=True)
+class Pictures:
+    """A data set of the benchmark: a given one, or one that sets.py makes of it."""
 
-    Raises:
-        RuntimeError: the process printed no result.
+    source: str
+    epochs: int
+    look: str | None = None
+    train: int | None = None
+
+
+SETS = {
+    "steel": Pictures("steel", 25),
+    "wildlife": Pictures("wildlife", 50),
+    "far-steel": Pictures("steel", 60, "threshold", 300),
+    "far-wildlife": Pictures("wildlife", 60, "lines", 300),
+    "wildlife-10": Pictures("wildlife", 150, train=10),
+    "wildlife-50": Pictures("wildlife", 100, train=50),
+    "wildlife-200": Pictures("wildlife", 60, train=200),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of the benchmark."""
+
+    data: str
+    method: str
+    lr0: float | None
+    seed: int
+    rank: int | None = None
+
+    @property
+    def key(self) -> tuple:
+        """What tells one result from another."""
+        return (self.data, self.method, self.rank, self.lr0, self.seed)
+
+
+SUITES: Mapping[str, tuple[tuple[str, str, int | None], ...]] = {  # data set, method, rank
+    "main": tuple((data, *side) for data in tuple(SETS)[:4] for side in (("full", None), ("lora", 8))),
+    "rivals": (("wildlife", "freeze10", None), ("wildlife", "head", None), ("wildlife", "peft", 8)),
+    "ranks": tuple(("wildlife", "lora", rank) for rank in (2, 4, 16, 32, 64)),
+    "few": tuple((data, *side) for data in tuple(SETS)[4:] for side in (("full", None), ("lora", 8))),
+}
+
+
+def sweep(suites: Iterable[str]) -> list[Run]:
+    """Return the runs with the first seed, at every learning rate."""
+    cases = [case for suite in suites for case in SUITES[suite]]
+    return [Run(data, method, rate, SEEDS[0], rank) for data, method, rank in cases for rate in RATES[method]]
+
+
+def rest(suites: Iterable[str], results: list[dict]) -> list[Run]:
+    """Return the runs with the other seeds, at the learning rate that was best with the first."""
+    runs = []
+    for data, method, rank in (case for suite in suites for case in SUITES[suite]):
+        found = [run for run in results if (run["data"], run["method"], run["rank"]) == (data, method, rank)]
+        best = best_rate(found)
+        runs += [Run(data, method, best, seed, rank) for seed in SEEDS[1:]]
+    return runs
+
+
+def best_rate(runs: list[dict]) -> float | None:
+    """Return the learning rate of the best run with the first seed."""
+    return max((run for run in runs if run["seed"] == SEEDS[0]), key=lambda run: run["map50_95"])["lr0"]
+
+
+def kept_runs(results: list[dict], data: str, method: str, rank: int | None) -> list[dict]:
+    """Return the runs of one method on one data set that count, by seed.
+
+    Those at the learning rate with the most seeds; among equals, at the one that was best with the first seed.
     """
+    runs = [run for run in results if (run["data"], run["method"], run["rank"]) == (data, method, rank)]
+    best = best_rate(runs)
+    rates = list(dict.fromkeys(run["lr0"] for run in runs))
+    rate = max(rates, key=lambda rate: (sum(run["lr0"] == rate for run in runs), rate == best))
+    return sorted((run for run in runs if run["lr0"] == rate), key=lambda run: run["seed"])
+
+
+def train_one(run: Run, data: Path, options: argparse.Namespace) -> dict | None:
+    """Train in a process of its own; return the result, or None (with a word) where the training broke off."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, str(ONE), *VARIANTS[variant], "--seed", str(seed), "--out", folder]
-        for name in ("model", "data", "epochs", "imgsz", "batch", "device"):
-            command += [f"--{name}", str(getattr(options, name))]
+        command = [sys.executable, str(ONE), "--method", run.method, "--model", options.model, "--data", str(data)]
+        command += ["--out", folder, "--seed", str(run.seed), "--epochs", str(SETS[run.data].epochs)]
+        command += ["--batch", str(BATCH), "--device", options.device]
+        if run.lr0 is not None:
+            command += ["--lr0", str(run.lr0)]
+            command += [] if run.method == "lora" else ["--set", json.dumps({"nbs": BATCH})]  # an update every batch
+        if run.rank:
+            command += ["--rank", str(run.rank)]
         output = subprocess.run(command, capture_output=True, text=True)
     lines = [line for line in output.stdout.splitlines() if line.startswith("RESULT ")]
     if not lines:
-        raise RuntimeError(f"{variant}, seed {seed}: {output.stderr[-500:]}")
-    return {"variant": variant, **json.loads(lines[-1].removeprefix("RESULT "))}
+        print(f"{run} broke off: {(output.stdout + output.stderr)[-400:]}", flush=True)
+        return None
+    return {"data": run.data, **json.loads(lines[-1].removeprefix("RESULT "))}
 
 
 def summary(results: list[dict]) -> str:
-    """Return mean and spread of each variant as a Markdown table."""
-    lines = ["| variant | seeds | mAP50-95 | each seed | mAP50 | MB |", "| --- | ---: | ---: | --- | ---: | ---: |"]
-    for variant in dict.fromkeys(result["variant"] for result in results):
-        runs = sorted((run for run in results if run["variant"] == variant), key=lambda run: run["seed"])
-        scores = [run["map50_95"] for run in runs]
+    """Return mean and spread over seeds of each method at its best learning rate, as a Markdown table."""
+    lines = [
+        "| data set | method | learning rate (swept, seed 0) | seeds | mAP50-95 | each seed | mAP50 | file, MB |",
+        "| --- | --- | --- | ---: | ---: | --- | ---: | ---: |",
+    ]
+    for data, method, rank in dict.fromkeys((run["data"], run["method"], run["rank"]) for run in results):
+        runs = [run for run in results if (run["data"], run["method"], run["rank"]) == (data, method, rank)]
+        swept = {run["lr0"]: run["map50_95"] for run in runs if run["seed"] == SEEDS[0]}
+        rates = ", ".join(f"{rate or 'auto'}: {score:.3f}" for rate, score in swept.items())
+        kept = kept_runs(results, data, method, rank)
+        scores = [run["map50_95"] for run in kept]
         spread = f" ± {statistics.stdev(scores):.3f}" if len(scores) > 1 else ""
-        lines.append(
-            f"| {variant} | {len(runs)} | {statistics.mean(scores):.3f}{spread} "
-            f"| {', '.join(f'{score:.3f}' for score in scores)} "
-            f"| {statistics.mean(run['map50'] for run in runs):.3f} | {runs[0]['bytes'] / 1e6:.2f} |"
-        )
+        name = f"{method}, rank {rank}" if rank else method
+        size = f"{kept[0]['bytes'] / 1e6:.2f}" if kept[0]["bytes"] else "-"
+        cells = [data, name, f"**{kept[0]['lr0'] or 'auto'}** ({rates})", f"{len(kept)}"]
+        cells += [f"{statistics.mean(scores):.3f}{spread}", ", ".join(f"{score:.3f}" for score in scores)]
+        cells += [f"{statistics.mean(run['map50'] for run in kept):.3f}", size]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
-    parser.add_argument("--data", required=True)
+    parser.add_argument("--steel", type=Path, required=True, help="data.yaml of NEU-DET")
+    parser.add_argument("--wildlife", type=Path, required=True, help="data.yaml of African wildlife")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--variants", default=",".join(VARIANTS))
-    parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--imgsz", type=int, default=320)
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--suites", nargs="+", choices=tuple(SUITES), default=["main"])
     parser.add_argument("--device", default="0")
-    parser.add_argument("--jobs", type=int, default=4, help="processes at once")
+    parser.add_argument("--jobs", type=int, default=8, help="processes at once")
     options = parser.parse_args()
     results = json.loads(options.out.read_text()) if options.out.exists() else []
-    done = {(result["variant"], result["seed"]) for result in results}
-    wanted = [(variant, int(seed)) for variant in options.variants.split(",") for seed in options.seeds.split(",")]
-    with ThreadPoolExecutor(options.jobs) as pool:
-        for result in pool.map(lambda key: train_one(*key, options), [key for key in wanted if key not in done]):
-            results.append(result)
-            options.out.write_text(json.dumps(results, indent=1) + "\n")
-            print(result["variant"], result["seed"], result["map50_95"], flush=True)
+
+    with tempfile.TemporaryDirectory() as folder:
+        paths = {name: made_set(name, options, Path(folder)) for name in SETS}
+
+        def work(runs: list[Run]) -> None:
+            done = {
+                Run(*(found[field] for field in ("data", "method", "lr0", "seed", "rank"))).key for found in results
+            }
+            wanted = [run for run in dict.fromkeys(runs) if run.key not in done]
+            with ThreadPoolExecutor(options.jobs) as pool:
+                for result in pool.map(lambda run: train_one(run, paths[run.data], options), wanted):
+                    if result is None:
+                        continue
+                    results.append(result)
+                    options.out.write_text(json.dumps(results, indent=1) + "\n")
+                    shown = ("data", "method", "rank", "lr0", "seed", "map50_95")
+                    print({name: result[name] for name in shown}, flush=True)
+
+        work(sweep(options.suites))
+        work(rest(options.suites, results))
     print(summary(results))
+
+
+def made_set(name: str, options: argparse.Namespace, folder: Path) -> Path:
+    """Return the data.yaml of a data set, made first where it has to be."""
+    from sets import write_set
+
+    pictures = SETS[name]
+    source = getattr(options, pictures.source)
+    if pictures.train is None:
+        return source
+    return write_set(source, folder / name, look=pictures.look, train=pictures.train, seed=0)
 
 
 if __name__ == "__main__":

@@ -159,12 +159,12 @@ class AdapterTrainer(DetectionTrainer):
     def _setup_train(self) -> None:
         with own_amp_check():
             super()._setup_train()
-        if isinstance(self.model, DetectionModel):  # not DistributedDataParallel, not compiled
-            fixed = self.args.multi_scale == 0 and self.device.type == "cuda"
+        if isinstance(self.model, DetectionModel):  # neither distributed nor compiled
             half = torch.bfloat16 if self.args.amp == "bf16" else torch.float16
-            self.model = TrainingStep(self.model, graph=fixed, lean=self.job.lean, precision=half if self.amp else None)
-        elif self.device.type == "cuda" and RANK in {-1, 0}:
-            LOGGER.info("no CUDA graph: they are used on one GPU, without torch.compile")
+            graph = self.device.type == "cuda" and not self.args.multi_scale
+            self.model = TrainingStep(self.model, graph=graph, lean=self.job.lean, precision=half if self.amp else None)
+        if self.device.type == "cuda" and not getattr(self.model, "uses_graphs", False) and RANK in {-1, 0}:
+            LOGGER.info("no CUDA graph: it needs one GPU, a fixed image size and no torch.compile; steps take longer")
 
     def preprocess_batch(self, batch):
         """Move a batch to the device; for a training step of fixed shape the images stay bytes."""
