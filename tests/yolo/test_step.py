@@ -92,6 +92,17 @@ def test_crowded_pictures_end_the_use_of_graphs_with_a_word(adapted, caplog) -> 
     assert loss_and_gradient(step.train(), batch)[1].isfinite().all()
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here the graph is captured")
+def test_step_that_cannot_be_captured_runs_as_usual_with_a_word(adapted, caplog) -> None:
+    batch = labelled_batch([2, 1], classes=5, size=64, seed=6)
+    step = TrainingStep(copy.deepcopy(adapted), graph=True).train()
+    step.prepare(batch)
+    got = loss_and_gradient(step, batch)
+    expected = loss_and_gradient(TrainingStep(copy.deepcopy(adapted), graph=False).train(), batch)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(got, expected, strict=True))
+    assert "no CUDA graph from here on" in caplog.text and not step.uses_graphs
+
+
 @needs_gpu
 @pytest.mark.parametrize("lean", [False, True], ids=["usual", "lean"])
 @pytest.mark.parametrize(("half", "tolerance"), [(None, 1e-3), (torch.float16, 0.03), (torch.bfloat16, 0.2)])

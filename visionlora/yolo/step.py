@@ -6,6 +6,7 @@ once. A graph needs fixed shapes: batches of another size get a graph of their o
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any, cast
@@ -103,7 +104,7 @@ class TrainingStep(nn.Module):
             self._give_up(f"an image with {most} objects")
         elif most > self._objects:
             self._objects = 1 << (most - 1).bit_length()
-            self._graphs.clear()  # padded to fewer objects
+            self._drop_graphs()  # they hold fewer objects
         if self._graph:
             batch["targets"] = pad_targets(batch, self._objects)
 
@@ -123,7 +124,11 @@ class TrainingStep(nn.Module):
             if len(self._graphs) >= MOST_GRAPHS:
                 self._give_up(f"batches of more than {MOST_GRAPHS} shapes")
                 return None
-            self._graphs[key] = self._capture(batch)
+            try:
+                self._graphs[key] = self._capture(batch)
+            except RuntimeError as error:  # no driver, no memory, an operation that a graph cannot hold
+                self._give_up((str(error).strip().splitlines() or [repr(error)])[0])
+                return None
         return self._graphs[key]
 
     def autocast(self) -> torch.autocast:
@@ -133,21 +138,31 @@ class TrainingStep(nn.Module):
     def _capture(self, batch: Mapping[str, Any]) -> nn.Module:
         if self._fixed is None:
             self._fixed = FixedShapeCriterion(self.module)
-            self._pool = torch.cuda.graph_pool_handle()
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()  # one for all: only one of them runs at a time
         weights = torch.ones(len(self._fixed.heads), device=batch["img"].device)
         sample = (batch["img"].clone(), batch["targets"].clone(), weights)
         whole = _Pass(self, self._fixed)
         try:
             with self.autocast():
-                return torch.cuda.make_graphed_callables(whole, sample, pool=self._pool)  # type: ignore[return-value]
+                graphed = torch.cuda.make_graphed_callables(whole, sample, pool=self._pool)
         finally:
             self.weights.clear()
-            torch.cuda.empty_cache()  # what the passes before the capture took
+        torch.cuda.empty_cache()  # what the passes before the capture took
+        return graphed  # type: ignore[return-value]
 
     def _give_up(self, reason: str) -> None:
         LOGGER.warning(f"no CUDA graph from here on, because of {reason}: steps take longer, results do not change")
         self._graph = False
+        self._drop_graphs()
+
+    def _drop_graphs(self) -> None:
+        """Free the graphs and their memory; the next ones get a pool of their own, as torch demands."""
         self._graphs.clear()
+        self._pool = None
+        gc.collect()  # torch's graphed modules refer to themselves
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 class _Pass(nn.Module):
