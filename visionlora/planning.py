@@ -157,9 +157,9 @@ def plan(
 
     last = len(base.model.model) - 1
     rows = (
-        row("full fine-tuning", None, lambda: full_model(base.model, dataset.names, freeze=0)),
-        row("freeze=10", None, lambda: full_model(base.model, dataset.names, freeze=10)),
-        row("head only", None, lambda: full_model(base.model, dataset.names, freeze=last)),
+        row("full fine-tuning", None, lambda: full_model(base.model, dataset.names, freeze=0, device=place)),
+        row("freeze=10", None, lambda: full_model(base.model, dataset.names, freeze=10, device=place)),
+        row("head only", None, lambda: full_model(base.model, dataset.names, freeze=last, device=place)),
         adapter("--rank 8"),
         adapter("--rank 8 --lean", lean=True),
         adapter("--rank 4", rank=4),

@@ -62,13 +62,14 @@ def made_up_batch(objects: Sequence[Any], *, batch: int, image_size: int, device
     }
 
 
-def full_model(base: DetectionModel, names: Sequence[str], *, freeze: int) -> nn.Module:
+def full_model(base: DetectionModel, names: Sequence[str], *, freeze: int, device: torch.device) -> nn.Module:
     """Return a copy of `base` as Ultralytics fine-tunes it, its first `freeze` modules frozen."""
     model = _prepared(base, names)[0]
     frozen = tuple(f"model.{number}." for number in range(freeze))
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not name.startswith(frozen) and ".dfl" not in name)
-    return _AsUltralytics(model)
+    layout = torch.channels_last if device.type == "cuda" else torch.preserve_format
+    return _AsUltralytics(model.to(device).to(memory_format=layout))
 
 
 def adapted_step(
@@ -82,7 +83,8 @@ def adapted_step(
     model, whole = _prepared(base, names)
     attach(model, plan_detector(model, settings, whole=whole))
     cuda = device.type == "cuda"
-    model = model.to(device, memory_format=torch.channels_last) if cuda else model
+    layout = torch.preserve_format if device.type == "mps" else torch.channels_last
+    model = model.to(device).to(memory_format=layout)
     return TrainingStep(model, graph=cuda, lean=lean, precision=torch.float16 if cuda else None)
 
 
@@ -101,7 +103,7 @@ def measure_step(build: Callable[[], nn.Module], batch: Mapping[str, Any], devic
         torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_reserved(device) if cuda else 0
     step = build()
-    step = (step.to(device).to(memory_format=torch.channels_last) if cuda else step).train()
+    step.train()
     trained = [parameter for parameter in step.parameters() if parameter.requires_grad]
     trainable = sum(parameter.numel() for parameter in trained)
     kept: dict[int, int] = {}

@@ -151,6 +151,8 @@ class AdapterTrainer(DetectionTrainer):
         self.plan = plan_detector(base.model, self.job.settings, whole=whole)
         parameters = sum(parameter.numel() for parameter in base.model.parameters())
         attach(base.model, self.plan)
+        if self.device.type == "cpu" and self.args.channels_last is not False:
+            base.model.to(memory_format=torch.channels_last)  # Ultralytics does it on GPUs only; it pays here too
         self.model = base.model
         if RANK in {-1, 0}:
             LOGGER.info(describe(self.plan, base.model, parameters))
