@@ -1,6 +1,6 @@
 """The command line: one verb is one public function; there is no logic here.
 
-Exit codes: 0 done, 1 an error that the message explains, 2 wrong usage, 130 interrupted.
+Exit codes: 0 done, 1 an error that the message explains, 2 wrong usage, 3 a budget is missed, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # a broken image gets one line, ours
     parser = _parser()
     options = parser.parse_args(arguments)
-    run: Callable[[argparse.Namespace], None] = options.run
+    run: Callable[[argparse.Namespace], int | None] = options.run
     try:
-        run(options)
+        return run(options) or 0
     except UsageError as error:
         print(f"visionlora {options.verb}: {error}", file=sys.stderr)
         return 2
@@ -36,7 +36,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"visionlora {options.verb}: interrupted", file=sys.stderr)
         return 130
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -211,18 +210,14 @@ def _quantize(verbs: Any) -> None:
 
 
 def _eval(verbs: Any) -> None:
-    def run(options: argparse.Namespace) -> None:
-        report = vl.evaluate(
-            options.model,
-            options.data,
-            split=options.split,
-            imgsz=options.imgsz,
-            out=options.out,
-            overwrite=options.overwrite,
-        )
+    def run(options: argparse.Namespace) -> int:
+        names = ["split", "imgsz", "conf", "retention", "max_drop", "max_class_drop", "min_map50", "out", "html"]
+        names += ["cache", "overwrite"]
+        report = vl.evaluate(options.model, options.data, **{name: getattr(options, name) for name in names})
         _print_report(report)
+        return 0 if report.passed else 3
 
-    example = "visionlora eval --model base=yolo11n.pt --model model.onnx --data data.yaml --out report"
+    example = "visionlora eval --model base=yolo11n.pt --model model.onnx --data data.yaml --out report --html"
     parser = _verb(verbs, "eval", run, "score models of any kind with one ruler", example)
     parser.add_argument(
         "--model",
@@ -233,7 +228,16 @@ def _eval(verbs: Any) -> None:
     parser.add_argument("--data", required=True, help="data.yaml")
     parser.add_argument("--split", default="val", help="split to score on")
     parser.add_argument("--imgsz", type=int, help="side of the square input in pixels; the models' own if not given")
+    parser.add_argument("--conf", type=float, default=0.25, help="score threshold for misses and false alarms")
+    parser.add_argument("--retention", help="data.yaml of the base's source domain: what is forgotten of it")
+    parser.add_argument("--max-drop", type=float, help="mAP50-95 that a model may lose against the reference")
+    parser.add_argument("--max-class-drop", type=float, help="AP50-95 that any class may lose")
+    parser.add_argument("--min-map50", type=float, help="mAP50 that a model must reach; exit code 3 where it does not")
     parser.add_argument("--out", help="folder for report.json, report.md and pictures")
+    parser.add_argument("--html", action="store_true", help="write report.html too: one page that needs no network")
+    parser.add_argument(
+        "--cache", action=argparse.BooleanOptionalAction, default=True, help="reuse what a model found here before"
+    )
     _overwrite(parser)
 
 
@@ -286,6 +290,10 @@ def _print_report(report: Any) -> None:
     from visionlora.evaluation.markdown import summary_table
 
     print("\n" + summary_table(report) + "\n")
+    if report.retention is not None:
+        print(report.retention.sentence)
+    if report.verdict is not None:
+        print(report.verdict.sentence)
 
 
 if __name__ == "__main__":

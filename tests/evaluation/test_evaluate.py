@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
+from visionlora import cli
 from visionlora.errors import DataError, ModelError, OutputError, UsageError
 from visionlora.evaluation import evaluate, read_report
 from visionlora.files import sha256_of
@@ -101,3 +102,67 @@ def test_missing_model_is_refused(data) -> None:
 def test_missing_split_is_refused(data, models) -> None:
     with pytest.raises(DataError, match="test"):
         evaluate(models, data, split="test")
+
+
+def test_second_evaluation_reads_what_the_first_found(data, models, own_cache) -> None:
+    first = evaluate(models, data)
+    kept = {path: path.stat().st_mtime_ns for path in own_cache.glob("*.npz")}
+
+    second = evaluate(models, data)
+
+    assert [row.scores for row in first.rows] == [row.scores for row in second.rows]
+    assert len(kept) == 3 and {path: path.stat().st_mtime_ns for path in own_cache.glob("*.npz")} == kept
+    evaluate(models, data, cache=False)
+    assert len(list(own_cache.glob("*.npz"))) == 3
+
+
+def test_changed_picture_or_label_is_seen_in_spite_of_the_cache(data, models) -> None:
+    evaluate(models, data)
+    label = data.parent / "labels" / "val" / "0.txt"
+    label.write_text("0 0.9 0.9 0.1 0.1\n")  # the scratch is elsewhere, the pit is gone
+
+    assert evaluate(models, data).rows[1].scores.map50_95 < 0.9
+
+
+def test_differences_are_taken_to_the_reference_and_to_the_model_before(data, models) -> None:
+    base, perfect, half = evaluate(models, data).rows
+
+    assert [one.to for one in base.differences] == ["perfect.onnx"] and perfect.differences == ()
+    assert half.differences[0].map50_95.difference == pytest.approx(-0.5)
+    assert half.differences[0].map50_95.interval.high == pytest.approx(-0.5)  # all pictures are alike
+
+
+def test_missed_budget_is_in_the_report_and_in_the_exit_code(data, models, tmp_path, capsys) -> None:
+    command = ["eval", "--data", str(data), *(word for model in models[1:] for word in ("--model", model))]
+
+    assert cli.main([*command, "--max-drop", "0.6"]) == 0
+    assert cli.main([*command, "--max-drop", "0.4", "--out", str(tmp_path / "out")]) == 3
+    assert "Not passed: `half` loses 0.500 of mAP50-95, 0.400 is allowed." in capsys.readouterr().out
+    report = read_report(tmp_path / "out" / "report.json")
+    assert not report.passed and "--max-drop 0.4" in report.command and report.command.startswith("visionlora eval ")
+
+
+def test_page_needs_a_folder(data, models) -> None:
+    with pytest.raises(UsageError, match="give --out"):
+        evaluate(models, data, html=True)
+
+
+@pytest.mark.parametrize("options", [{"conf": 2}, {"max_drop": -1}])
+def test_options_out_of_range_are_refused_before_any_work(options) -> None:
+    with pytest.raises(UsageError):
+        evaluate(["missing.onnx"], "missing.yaml", **options)
+
+
+def test_one_picture_gives_a_report_without_intervals(data, models, tmp_path) -> None:
+    for kind in ("images", "labels"):
+        for path in sorted((data.parent / kind / "val").iterdir())[1:]:
+            path.unlink()
+
+    report = evaluate(models, data, out=tmp_path / "out")
+
+    assert report.data.images == 1 and report.rows[2].differences[0].map50_95.interval is None
+    assert "too few images for an interval" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_weights_are_counted(data, models) -> None:
+    assert [row.parameters for row in evaluate(models[1:2], data).rows] == [6 * 84]  # one constant tensor

@@ -8,10 +8,11 @@ from visionlora.evaluation.evaluate import evaluate
 from visionlora.evaluation.markdown import report_markdown
 from visionlora.evaluation.models import ModelSpec, open_network, parse_spec
 from visionlora.evaluation.pictures import Column, before_after, telling_images
-from visionlora.evaluation.report import Report, Row, read_report
+from visionlora.evaluation.report import Budget, Report, Row, Verdict, read_report
 from visionlora.evaluation.writing import refuse_existing_report, write_report
 
 __all__ = [
+    "Budget",
     "ClassScores",
     "Column",
     "ModelScores",
@@ -19,6 +20,7 @@ __all__ = [
     "Report",
     "Row",
     "Scores",
+    "Verdict",
     "before_after",
     "coco_scores",
     "evaluate",

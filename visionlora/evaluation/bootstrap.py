@@ -95,7 +95,12 @@ def interval_of(samples: NDArray[np.float64]) -> Interval | None:
         return None
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(samples, [tail, 1 - tail])
-    return Interval(float(low), float(high))
+    return Interval(settled(low), settled(high))
+
+
+def settled(value: float) -> float:
+    """Return a difference without the noise of summing in another order, which would make equal scores differ."""
+    return round(float(value), 12) + 0.0  # no negative zero
 
 
 def mean_over_classes(samples: NDArray[np.float64]) -> NDArray[np.float64]:

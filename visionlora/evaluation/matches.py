@@ -55,16 +55,16 @@ def average_precision(matches: Matches, weights: NDArray[np.floating | np.intege
     Returns:
         (W, 10, classes) float64 in [0, 1]; NaN where a weighting holds no object of a class.
     """
-    weights = np.asarray(weights, dtype=np.float64)
-    result = np.full((len(weights), len(IOU_THRESHOLDS), len(matches.names)), np.nan)
+    counts = np.asarray(weights, dtype=np.float64)
+    result = np.full((len(counts), len(IOU_THRESHOLDS), len(matches.names)), np.nan)
     for column in range(len(matches.names)):
         rows = matches.of_class(column)
-        total = weights @ matches.objects[:, column]  # (W,)
-        each = weights[:, matches.images[rows]]  # (W, n)
+        total = counts @ matches.objects[:, column]  # (W,)
+        each: NDArray[np.float64] = counts[:, matches.images[rows]]  # (W, n)
         seen = np.cumsum(each, axis=1)
         for threshold in range(len(IOU_THRESHOLDS)):
             counted = matches.counted[rows, threshold]
-            before = seen if counted.all() else np.cumsum(each * counted, axis=1)
+            before: NDArray[np.float64] = seen if counted.all() else np.cumsum(each * counted, axis=1)
             hits = np.flatnonzero(matches.right[rows, threshold])
             result[:, threshold, column] = _area(np.cumsum(each[:, hits], axis=1), before[:, hits], total)
     return result

@@ -1,0 +1,5 @@
+"""report.html: one page that needs nothing beside it."""
+
+
+def report_page(report, images, judgements):
+    return ""
