@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
-import numpy as np
 import pytest
 
 from visionlora import cli
@@ -13,32 +11,6 @@ from visionlora.evaluation import evaluate, read_report
 from visionlora.files import sha256_of
 
 NAMES = ("scratch", "pit")
-BOXES = ((16.0, 20.0, 20.0, 24.0), (44.0, 40.0, 24.0, 20.0))  # cx, cy, w, h in pixels of the 64x64 pictures
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    """Four 64x64 pictures in Ultralytics' layout, each with both boxes."""
-    for index in range(4):
-        image = tmp_path / "set" / "images" / "val" / f"{index}.png"
-        label = tmp_path / "set" / "labels" / "val" / f"{index}.txt"
-        for path in (image, label):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(image), np.full((64, 64, 3), 60 * index, dtype=np.uint8))
-        rows = [" ".join(map(str, [class_id, *(side / 64 for side in box)])) for class_id, box in enumerate(BOXES)]
-        label.write_text("\n".join(rows))
-    yaml = tmp_path / "set" / "data.yaml"
-    yaml.write_text("path: .\ntrain: images/val\nval: images/val\nnames: [scratch, pit]\n")
-    return yaml
-
-
-@pytest.fixture
-def models(onnx_model) -> Sequence[str]:
-    """A stranger that shares one class and misses, a perfect model, and one that misses the second class."""
-    stranger = onnx_model(("pit", "dog"), [(10, 10, 5, 5), BOXES[0]], file="stranger.onnx")
-    perfect = onnx_model(NAMES, BOXES, file="perfect.onnx")
-    half = onnx_model(NAMES, [BOXES[0], (10, 50, 8, 8)], file="half.onnx")
-    return [f"base={stranger}", str(perfect), f"half={half}"]
 
 
 def test_several_models_are_scored_under_one_ruler(data, models) -> None:
