@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from visionlora.adapting import AdaptedModel, adapt
+    from visionlora.comparing import Comparison, compare
     from visionlora.demonstration.run import Demonstration, demo
     from visionlora.detections import Detections
     from visionlora.errors import VisionLoraError
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AdaptedModel": "adapting",
+    "Comparison": "comparing",
     "Demonstration": "demonstration.run",
     "Detections": "detections",
     "ExportedModel": "exporting",
@@ -40,6 +42,7 @@ _HOMES = {
     "TrainedAdapter": "training",
     "VisionLoraError": "errors",
     "adapt": "adapting",
+    "compare": "comparing",
     "demo": "demonstration.run",
     "evaluate": "evaluation",
     "export": "exporting",
@@ -52,6 +55,7 @@ _HOMES = {
 
 __all__ = [
     "AdaptedModel",
+    "Comparison",
     "Demonstration",
     "Detections",
     "ExportedModel",
@@ -63,6 +67,7 @@ __all__ = [
     "TrainedAdapter",
     "VisionLoraError",
     "adapt",
+    "compare",
     "demo",
     "evaluate",
     "export",

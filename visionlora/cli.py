@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"visionlora {version('visionlora')}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for add in (_adapt, _train, _merge, _export, _quantize, _eval, _predict, _inspect, _demo):
+    for add in (_adapt, _train, _merge, _export, _quantize, _eval, _compare, _predict, _inspect, _demo):
         add(verbs)
     return parser
 
@@ -129,7 +129,7 @@ def _adapt(verbs: Any) -> None:
             options.model, options.data, options.out, images=options.images, **_training_arguments(options)
         )
         _print_report(adapted.report)
-        print(f"everything is in {options.out}; read {options.out}/report.md")
+        print(f"everything is in {options.out}; open {options.out}/report.html")
 
     example = "visionlora adapt --model yolo11n.pt --data data.yaml --out runs/steel --imgsz 320"
     parser = _verb(verbs, "adapt", run, "the whole way: train, merge, export, quantize and judge", example)
@@ -238,6 +238,18 @@ def _eval(verbs: Any) -> None:
     parser.add_argument(
         "--cache", action=argparse.BooleanOptionalAction, default=True, help="reuse what a model found here before"
     )
+    _overwrite(parser)
+
+
+def _compare(verbs: Any) -> None:
+    def run(options: argparse.Namespace) -> None:
+        print(vl.compare(options.first, options.second, out=options.out, overwrite=options.overwrite).text)
+
+    example = "visionlora compare monday/report.json friday/report.json"
+    parser = _verb(verbs, "compare", run, "put two reports side by side", example)
+    parser.add_argument("first", help="report.json, the older one")
+    parser.add_argument("second", help="report.json, the newer one")
+    parser.add_argument("--out", help="Markdown file to write (.md)")
     _overwrite(parser)
 
 

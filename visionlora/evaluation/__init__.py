@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from visionlora.evaluation.coco import ClassScores, Scores, coco_scores
 from visionlora.evaluation.compare import ModelScores, score_model, time_networks
+from visionlora.evaluation.comparison import comparison_markdown
 from visionlora.evaluation.evaluate import evaluate
 from visionlora.evaluation.markdown import report_markdown
 from visionlora.evaluation.models import ModelSpec, open_network, parse_spec
@@ -23,6 +24,7 @@ __all__ = [
     "Verdict",
     "before_after",
     "coco_scores",
+    "comparison_markdown",
     "evaluate",
     "open_network",
     "parse_spec",

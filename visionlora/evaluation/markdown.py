@@ -53,7 +53,7 @@ def stage_sentences(report: Report) -> list[str]:
 
 def _complete_sentence(row: Row, previous: Row | None, report: Report) -> str:
     score = row.scores.map50_95 if row.scores else None
-    label = _code(row.label)
+    label = code(row.label)
     if previous is None or report.reference is None:
         return f"{label} is the reference: mAP50-95 {fraction(score)} on all {_classes(len(report.data.names))}."
     to_reference = _against(row, report.reference, role="the reference ")
@@ -63,7 +63,7 @@ def _complete_sentence(row: Row, previous: Row | None, report: Report) -> str:
 
 
 def _partial_sentence(row: Row, report: Report) -> str:
-    label, total = _code(row.label), len(report.data.names)
+    label, total = code(row.label), len(report.data.names)
     if row.scores is None:
         return f"{label} knows none of the {_classes(total)}, so it has no score."
     known = ", ".join(row.classes)
@@ -77,11 +77,11 @@ def _partial_sentence(row: Row, report: Report) -> str:
     there = reference.scores.mean_over(row.classes)
     apart = row.difference_to(reference.label)
     words = f"; against that {change_words(apart.map50_95)}" if apart is not None else ""
-    return f"{sentence}; {_code(reference.label)} has {fraction(there)} on the same{words}."
+    return f"{sentence}; {code(reference.label)} has {fraction(there)} on the same{words}."
 
 
 def _against(row: Row, other: Row, *, role: str = "") -> str:
-    apart, there = row.difference_to(other.label), f"{role}{_code(other.label)}"
+    apart, there = row.difference_to(other.label), f"{role}{code(other.label)}"
     if apart is None:
         return f"not comparable with {there}"
     words = change_words(apart.map50_95)
@@ -93,7 +93,7 @@ def summary_table(report: Report) -> str:
     total = len(report.data.names)
     rows = [
         [
-            _code(row.label),
+            code(row.label),
             fraction(row.scores.map50_95 if row.scores else None),
             _difference_cell(row, report),
             fraction(row.scores.map50 if row.scores else None),
@@ -104,7 +104,9 @@ def summary_table(report: Report) -> str:
         ]
         for row in report.rows
     ]
-    return _table(["model", "mAP50-95", "difference (95%)", "mAP50", "mAP75", "classes", "MB", "ms per image"], rows)
+    return markdown_table(
+        ["model", "mAP50-95", "difference (95%)", "mAP50", "mAP75", "classes", "MB", "ms per image"], rows
+    )
 
 
 def _difference_cell(row: Row, report: Report) -> str:
@@ -141,7 +143,7 @@ def _operating(report: Report) -> str:
         return ""
     rows = [
         [
-            _code(row.label),
+            code(row.label),
             fraction(point.precision),
             fraction(point.recall),
             fraction(point.f1),
@@ -160,7 +162,7 @@ def _operating(report: Report) -> str:
         [
             f"## At score {points[0][1].confidence:g}",
             "",
-            _table([*header, "parameters"], rows),
+            markdown_table([*header, "parameters"], rows),
             "",
             "An object is found from IoU 0.50 on. Misses and false alarms are per 1000 images; the best threshold "
             "gives the highest F1 on these images; ECE is how far scores are from precision; AR is average recall; "
@@ -185,7 +187,7 @@ def _class_table(report: Report) -> str:
     for count in report.data.classes:
         scores = [fraction(known[count.name].ap50_95 if count.name in known else None) for known in by_row]
         rows.append([_escape(count.name), str(count.images), str(count.objects), *scores])
-    return _table(["class", "images", "objects", *(_code(row.label) for row in report.rows)], rows)
+    return markdown_table(["class", "images", "objects", *(code(row.label) for row in report.rows)], rows)
 
 
 def _what_was_measured(report: Report) -> str:
@@ -219,10 +221,10 @@ def _notes(report: Report) -> str:
 def _provenance(report: Report) -> str:
     rows = [
         [
-            _code(row.label),
+            code(row.label),
             row.kind,
-            _code(row.file),
-            _code(row.sha256[:12]),
+            code(row.file),
+            code(row.sha256[:12]),
             ", ".join(f"{role} `{sha256[:12]}`" for role, sha256 in row.parents.items()) or NO_SCORE,
         ]
         for row in report.rows
@@ -230,7 +232,7 @@ def _provenance(report: Report) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     return "\n".join(
         [
-            _table(["model", "kind", "file", "SHA-256", "made from"], rows),
+            markdown_table(["model", "kind", "file", "SHA-256", "made from"], rows),
             "",
             f"Data set content `{report.data.content_hash[:12]}`. {versions}. "
             f"Made {report.created} in {report.seconds:.0f} s.",
@@ -239,7 +241,7 @@ def _provenance(report: Report) -> str:
     )
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table: the first column to the left, numbers to the right, columns padded for reading."""
     cells = [list(header), *(list(row) for row in rows)]
     widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(header))]
@@ -269,5 +271,5 @@ def _escape(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-def _code(text: str) -> str:
+def code(text: str) -> str:
     return f"`{_escape(text)}`"
