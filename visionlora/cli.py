@@ -225,7 +225,7 @@ def _eval(verbs: Any) -> None:
         required=True,
         help="a .pt, a .onnx, or base.pt+adapter.safetensors; label=... names it; repeat to compare",
     )
-    parser.add_argument("--data", required=True, help="data.yaml")
+    parser.add_argument("--data", required=True, help="data.yaml, or COCO ground truth (.json) beside its pictures")
     parser.add_argument("--split", default="val", help="split to score on")
     parser.add_argument("--imgsz", type=int, help="side of the square input in pixels; the models' own if not given")
     parser.add_argument("--conf", type=float, default=0.25, help="score threshold for misses and false alarms")

@@ -20,9 +20,11 @@ from visionlora.evaluation.coco import coco_scores
 def _by_hand(folder: Path, truth, found, classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Precision (10, 101, classes, sizes) and recall (10, classes, sizes) by pycocotools from JSON files."""
     annotations = [
-        {"id": 0, "image_id": i, "category_id": int(c) + 1, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+        {"id": 0, "image_id": i, "category_id": int(c) + 1, "bbox": box, "area": box[2] * box[3], "iscrowd": n}
         for i, image in enumerate(truth)
-        for c, (x1, y1, x2, y2) in zip(image.class_ids, image.boxes_xyxy.tolist(), strict=True)
+        for c, (x1, y1, x2, y2), n in zip(
+            image.class_ids, image.boxes_xyxy.tolist(), image.is_crowd.astype(int).tolist(), strict=True
+        )
         for box in [[x1, y1, x2 - x1, y2 - y1]]
     ]
     for number, annotation in enumerate(annotations, start=1):
@@ -167,3 +169,17 @@ def test_unequal_lengths_are_refused(images, names) -> None:
 def test_unknown_class_is_refused(images, names) -> None:
     with pytest.raises(UsageError, match=r"\['pink'\] are not in the data set"):
         coco_scores([EMPTY] * 6, images, names, classes=["pink", "red"])
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_crowds_count_as_in_pycocotools(tmp_path, seed) -> None:
+    truth, found = random_case(seed, images=15, classes=2, detections=20)
+    rng = np.random.default_rng(seed)
+    truth = [replace(image, crowd=rng.random(len(image.class_ids)) < 0.4) for image in truth]
+
+    scores = coco_scores(found, truth, ["a", "b"])
+
+    expected = _by_hand(tmp_path, truth, found, 2)[0][..., 0]
+    assert scores.map50_95 == pytest.approx(expected.mean(), abs=1e-9)
+    assert scores.map50_95 != coco_scores(found, [replace(one, crowd=None) for one in truth], ["a", "b"]).map50_95
+    assert sum(one.objects for one in scores.per_class) == sum(int((~image.is_crowd).sum()) for image in truth)

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import cv2
 import pytest
 
 from visionlora import cli
+from visionlora.data import load_dataset, to_coco
 from visionlora.errors import DataError, ModelError, OutputError, UsageError
 from visionlora.evaluation import evaluate, read_report
 from visionlora.files import sha256_of
@@ -138,3 +140,32 @@ def test_one_picture_gives_a_report_without_intervals(data, models, tmp_path) ->
 
 def test_weights_are_counted(data, models) -> None:
     assert [row.parameters for row in evaluate(models[1:2], data).rows] == [6 * 84]  # one constant tensor
+
+
+def test_coco_ground_truth_gives_the_scores_of_the_labels(data, models) -> None:
+    dataset = load_dataset(data, splits=("val",))
+    ground_truth = data.parent / "instances.json"
+    fields = to_coco(dataset.split("val"), dataset.names)
+    for one in fields["images"]:
+        one["file_name"] = f"images/val/{one['file_name']}"
+    ground_truth.write_text(json.dumps(fields))
+
+    from_labels, from_coco = evaluate(models, data), evaluate(models, ground_truth)
+
+    assert [row.scores for row in from_coco.rows] == [row.scores for row in from_labels.rows]
+
+
+def test_empty_crowd_is_neither_missed_nor_a_false_alarm(data, models) -> None:
+    ground_truth = data.parent / "instances.json"
+    dataset = load_dataset(data, splits=("val",))
+    fields = to_coco(dataset.split("val"), dataset.names)
+    for one in fields["images"]:
+        one["file_name"] = f"images/val/{one['file_name']}"
+    for one in fields["annotations"]:
+        one["iscrowd"] = int(one["category_id"] == 1)  # every pit
+    ground_truth.write_text(json.dumps(fields))
+
+    perfect, half = evaluate(models[1:], ground_truth).rows
+
+    assert (perfect.operating.misses, perfect.operating.false_alarms) == (0, 0)
+    assert (half.operating.misses, half.operating.false_alarms) == (0, 4)  # its pits lie elsewhere

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -21,6 +23,7 @@ CASES = [
 @pytest.mark.parametrize(("seed", "images", "classes", "detections"), CASES)
 def test_weights_count_as_repeated_images_do(seed, images, classes, detections) -> None:
     truth, found = random_case(seed, images=images, classes=classes, detections=detections)
+    truth[0] = replace(truth[0], crowd=np.arange(len(truth[0].class_ids)) % 2 == 0)
     names = [f"class {index}" for index in range(classes)]
     _, matches = score_and_match(found, truth, names)
     weights = np.random.default_rng(seed).integers(0, 4, (5, images))

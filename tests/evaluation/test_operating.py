@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -69,15 +70,18 @@ def test_nothing_found_and_nothing_there_have_no_shares() -> None:
     assert (point.precision, point.recall, point.f1, point.best_f1, point.confusion) == (None, None, None, None, ())
 
 
+@pytest.mark.parametrize("crowded", [0, 0.4])
 @pytest.mark.parametrize("confidence", [0.0, 0.25, 0.8])
 @pytest.mark.parametrize("seed", [0, 2, 4])
-def test_counts_equal_those_of_pycocotools(seed, confidence) -> None:
+def test_counts_equal_those_of_pycocotools(seed, confidence, crowded) -> None:
     images, found = random_case(seed, images=25, classes=2, detections=15)
+    rng = np.random.default_rng(seed)
+    images = [replace(image, crowd=rng.random(len(image.class_ids)) < crowded) for image in images]
     matches = score_and_match(found, images, NAMES)[1]
 
     point = _point(found, images, confidence)
 
-    above = matches.scores > confidence
+    above = (matches.scores > confidence) & matches.counted[:, 0]
     assert point.found == int(matches.right[above, 0].sum())
     assert point.false_alarms == int((~matches.right[above, 0]).sum())
     assert point.found + point.misses == int(matches.objects.sum())

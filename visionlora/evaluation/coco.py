@@ -12,7 +12,7 @@ from visionlora.data import LabelledImage
 from visionlora.detections import Detections
 from visionlora.errors import UsageError
 from visionlora.evaluation.bootstrap import Interval
-from visionlora.evaluation.cocoeval import run_cocoeval
+from visionlora.evaluation.cocoeval import objects_per_image, run_cocoeval
 from visionlora.evaluation.matches import Matches
 
 _IOU_50, _IOU_75 = 0, 5  # positions in COCO's thresholds 0.50, 0.55, ... 0.95
@@ -137,9 +137,11 @@ def score_and_match(
 
 
 def count_classes(images: Sequence[LabelledImage], names: Sequence[str]) -> tuple[ClassCount, ...]:
-    """Count the labelled objects of each class, and the images that hold any, in the order of the class ids."""
-    per_image = np.array([np.bincount(image.class_ids, minlength=len(names)) for image in images], dtype=np.int64)
-    per_image = per_image.reshape(len(images), len(names))
+    """Count the labelled objects of each class, and the images that hold any, in the order of the class ids.
+
+    A crowd is no object.
+    """
+    per_image = objects_per_image(images, len(names))
     with_objects, objects = np.count_nonzero(per_image, axis=0).tolist(), per_image.sum(axis=0).tolist()
     return tuple(ClassCount(*row) for row in zip(names, with_objects, objects, strict=True))
 

@@ -55,8 +55,8 @@ def run_cocoeval(
         shape = (len(IOU_THRESHOLDS), len(RECALLS), len(class_ids), len(SIZE_RANGES))
         nothing = -np.ones(shape)
         return CocoResult(nothing, nothing[:, 0], _matches([], np.zeros((len(images), len(class_ids))), scored))
-    truth = _annotations([(image.boxes_xyxy, image.class_ids, None) for image in images])
-    found = _annotations([(found.boxes_xyxy, found.class_ids, found.scores) for found in detections])
+    truth = _annotations([(image.boxes_xyxy, image.class_ids, image.is_crowd, "iscrowd") for image in images])
+    found = _annotations([(found.boxes_xyxy, found.class_ids, found.scores, "score") for found in detections])
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         evaluation = COCOeval(_index(truth, len(images), class_ids), _index(found, len(images), class_ids), "bbox")
         # One limit is all that is read; summarize() would want its own three.
@@ -68,7 +68,7 @@ def run_cocoeval(
     # evalImgs is ordered by class, size, image; the first block of each class is of all sizes.
     count, sizes = len(images), len(SIZE_RANGES)
     blocks = [evaluation.evalImgs[i * sizes * count : (i * sizes + 1) * count] for i in range(len(class_ids))]
-    per_image = np.array([np.bincount(image.class_ids, minlength=len(names)) for image in images])[:, class_ids]
+    per_image = objects_per_image(images, len(names))[:, class_ids]
     return CocoResult(
         precision=evaluation.eval["precision"][..., 0],  # (IoU, recall, class, size, limit)
         recall=evaluation.eval["recall"][..., 0],
@@ -105,16 +105,22 @@ def _matches(blocks: Sequence[Sequence[dict[str, Any] | None]], objects: np.ndar
     )
 
 
-def _annotations(arrays: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray | None]]) -> list[dict[str, Any]]:
-    """Return COCO annotations of each image's boxes, class ids and scores (None for ground truth)."""
+def objects_per_image(images: Sequence[LabelledImage], classes: int) -> NDArray[np.int64]:
+    """Return (images, classes) how many objects of each class an image has; a crowd is no object."""
+    counts = [np.bincount(image.class_ids[~image.is_crowd], minlength=classes) for image in images]
+    return np.array(counts, dtype=np.int64).reshape(len(images), classes)
+
+
+def _annotations(arrays: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray, str]]) -> list[dict[str, Any]]:
+    """Return COCO annotations of each image's boxes, class ids, and a value more of the name that is given."""
     annotations: list[dict[str, Any]] = []
-    for image_id, (boxes_xyxy, class_ids, scores) in enumerate(arrays):
+    for image_id, (boxes_xyxy, class_ids, values, name) in enumerate(arrays):
         boxes = boxes_xyxy.astype(np.float64)
         sizes = boxes[:, 2:] - boxes[:, :2]
         boxes_xywh = np.concatenate([boxes[:, :2], sizes], axis=1).tolist()
         areas = sizes.prod(axis=1).tolist()
-        classes = class_ids.tolist()
-        for row, (box, area, class_id) in enumerate(zip(boxes_xywh, areas, classes, strict=True)):
+        rows = zip(boxes_xywh, areas, class_ids.tolist(), values.tolist(), strict=True)
+        for box, area, class_id, value in rows:
             annotations.append(
                 {
                     "id": len(annotations) + 1,  # from 1: COCOeval takes id 0 for "not matched"
@@ -123,10 +129,9 @@ def _annotations(arrays: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray | Non
                     "bbox": box,
                     "area": area,
                     "iscrowd": 0,
+                    name: value,
                 }
             )
-            if scores is not None:
-                annotations[-1]["score"] = float(scores[row])
     return annotations
 
 

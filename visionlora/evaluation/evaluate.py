@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from visionlora.data import LabelledImage, content_hash, load_dataset
+from visionlora.data import LabelledImage, content_hash, load_coco, load_dataset
 from visionlora.detections import PREDICTION_CONFIDENCE, check_thresholds
 from visionlora.errors import ModelError, UsageError
 from visionlora.evaluation.bootstrap import FEWEST_IMAGES, draw_images
@@ -58,8 +58,8 @@ def evaluate(
 
     Args:
         models: checkpoints, ONNX files, or `base.pt+adapter.safetensors`; `label=` before one names it.
-        data: the data.yaml.
-        split: which of its splits.
+        data: the data.yaml, or a COCO ground truth (.json) with its pictures beside it.
+        split: which of its splits; a COCO file has one.
         imgsz: side of the input in pixels; None takes what the files say, which must be one size.
         conf: the score threshold for precision, recall, misses and false alarms.
         retention: data.yaml of the base's source domain; its val split shows what the models have forgotten.
@@ -136,7 +136,7 @@ class _Domain:
 
 
 def _load(data: Path | str, split: str) -> _Domain:
-    dataset = load_dataset(data, splits=(split,))
+    dataset = load_coco(data, split=split) if Path(data).suffix == ".json" else load_dataset(data, splits=(split,))
     images, names = dataset.split(split), dataset.names
     used = DataUsed(str(data), content_hash(images), split, len(images), count_classes(images, names))
     return _Domain(images, image_hashes(images), names, used)

@@ -80,7 +80,9 @@ def only_classes(image: LabelledImage, names: Sequence[str], classes: Collection
     if len(classes) == len(names):
         return image
     kept = np.isin(image.class_ids, [index for index, name in enumerate(names) if name in classes])
-    return replace(image, boxes_xyxy=image.boxes_xyxy[kept], class_ids=image.class_ids[kept])
+    return replace(
+        image, boxes_xyxy=image.boxes_xyxy[kept], class_ids=image.class_ids[kept], crowd=image.is_crowd[kept]
+    )
 
 
 def with_intervals(scores: Scores, draws: Draws) -> Scores:

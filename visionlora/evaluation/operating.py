@@ -25,7 +25,7 @@ class Outcome:
         detections: those above the threshold, best first; class ids index the data set's names.
         right: (N,) bool, whether each of them found an object of its class.
         taken_for: (N,) int64, the object that each lies on, of whatever class; -1 for none.
-        found: (G,) bool, whether each object was found.
+        found: (G,) bool, whether each object was found; true of a crowd, which cannot be missed.
     """
 
     detections: Detections
@@ -86,7 +86,8 @@ def outcome_of(detections: Detections, image: LabelledImage, *, confidence: floa
     """Say what became of an image: COCO's greedy matching at IoU 0.50, best detection first.
 
     Each detection takes the object of its class that it overlaps most of those left. Detections that are left over then
-    take objects of other classes that are left, in the same way: those are confusions.
+    take objects of other classes that are left, in the same way: those are confusions. A detection that found nothing
+    of its class and lies by half or more in a crowd of it counts for nothing.
 
     Args:
         detections: class ids index the data set's names.
@@ -96,19 +97,15 @@ def outcome_of(detections: Detections, image: LabelledImage, *, confidence: floa
     seen = detections.above(confidence).top(len(detections))
     overlap = iou_matrix(seen.boxes_xyxy, image.boxes_xyxy)  # (N, G)
     same_class = seen.class_ids[:, None] == image.class_ids[None, :]
-    taken_for = np.full(len(seen), _NONE)
-    taken = np.zeros(len(image.class_ids), dtype=bool)
-    for allowed in (same_class, ~same_class):
-        for row in np.flatnonzero(taken_for == _NONE):
-            candidates = np.where(allowed[row] & ~taken & (overlap[row] >= MATCHING_IOU), overlap[row], -1.0)
-            if len(candidates) and candidates.max() >= 0:
-                # The last of equals, as pycocotools takes it.
-                taken_for[row] = len(candidates) - 1 - int(np.argmax(candidates[::-1]))
-                taken[taken_for[row]] = True
+    in_crowd = (_inside(seen.boxes_xyxy, image.boxes_xyxy) >= MATCHING_IOU) & same_class & image.is_crowd
+    taken_for = _match(overlap, same_class, np.full(len(seen), _NONE), image.is_crowd)
+    counted = (taken_for != _NONE) | ~in_crowd.any(axis=1)
+    seen, overlap, same_class = _at(seen, counted), overlap[counted], same_class[counted]
+    taken_for = _match(overlap, ~same_class, taken_for[counted], image.is_crowd)
     right = np.zeros(len(seen), dtype=bool)
     on_object = taken_for != _NONE
     right[on_object] = same_class[np.flatnonzero(on_object), taken_for[on_object]]
-    found = np.zeros(len(image.class_ids), dtype=bool)
+    found = image.is_crowd.copy()
     found[taken_for[right]] = True
     return Outcome(seen, right, taken_for, found)
 
@@ -173,6 +170,44 @@ def best_threshold(matches: Matches) -> tuple[float | None, float | None]:
     return float(f1[best]), float((scores[best] + below) / 2)
 
 
+def _match(
+    overlap: NDArray[np.float32], allowed: NDArray[np.bool_], taken_for: NDArray[np.int64], crowd: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    """Give each detection without an object the allowed one, of those left, that it overlaps most; best first.
+
+    Args:
+        overlap: (N, G) IoU.
+        allowed: (N, G) bool.
+        taken_for: (N,) the object of each detection so far, -1 for none; not changed.
+        crowd: (G,) bool, what no detection can take.
+
+    Returns:
+        (N,) the object of each detection.
+    """
+    result = taken_for.copy()
+    taken = crowd.copy()
+    taken[taken_for[taken_for != _NONE]] = True
+    for row in np.flatnonzero(taken_for == _NONE):
+        candidates = np.where(allowed[row] & ~taken & (overlap[row] >= MATCHING_IOU), overlap[row], -1.0)
+        if len(candidates) and candidates.max() >= 0:
+            # The last of equals, as pycocotools takes it.
+            result[row] = len(candidates) - 1 - int(np.argmax(candidates[::-1]))
+            taken[result[row]] = True
+    return result
+
+
+def _inside(a_xyxy: NDArray[np.float32], b_xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return (N, M) which share of each box of `a` lies in each box of `b`."""
+    a, b = a_xyxy.reshape(-1, 1, 4), b_xyxy.reshape(1, -1, 4)
+    sides = np.maximum(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0)
+    area = np.maximum((a[..., 2:] - a[..., :2]).prod(axis=-1), np.finfo(np.float32).tiny)
+    return sides.prod(axis=-1) / area
+
+
+def _at(detections: Detections, kept: NDArray[np.bool_]) -> Detections:
+    return Detections(detections.boxes_xyxy[kept], detections.scores[kept], detections.class_ids[kept])
+
+
 def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
@@ -186,7 +221,9 @@ def _confusion(
     for outcome, image in zip(outcomes, images, strict=True):
         truth = np.append(image.class_ids, background)[outcome.taken_for]  # -1 is the last: the background
         np.add.at(cells, (truth, outcome.detections.class_ids), 1)
-        missed = np.delete(image.class_ids, outcome.taken_for[outcome.taken_for != _NONE])
+        left = ~image.is_crowd
+        left[outcome.taken_for[outcome.taken_for != _NONE]] = False
+        missed = image.class_ids[left]
         np.add.at(cells, (missed, np.full_like(missed, background)), 1)
     labels = [*names, None]
     return tuple(Confusion(labels[i], labels[j], int(cells[i, j])) for i, j in np.argwhere(cells).tolist())

@@ -102,10 +102,10 @@ def panels(
     """Draw the ground truth, then what each model found of it, on one embedded picture."""
     width, height, scale = _fitted(image)
     truth = [
-        _box(box * scale, names[class_id], "truth", width)
-        for box, class_id in zip(image.boxes_xyxy, image.class_ids, strict=True)
+        _box(box * scale, f"{names[class_id]} (crowd)" if crowd else names[class_id], "truth", width)
+        for box, class_id, crowd in zip(image.boxes_xyxy, image.class_ids, image.is_crowd, strict=True)
     ]
-    count = len(image.class_ids)
+    count = int((~image.is_crowd).sum())
     drawn = [Panel("ground truth", f"{count} object{'' if count == 1 else 's'}", _panel(name, width, height, truth))]
     for title, outcome in outcomes:
         boxes = [
@@ -117,7 +117,7 @@ def panels(
         rows = list(zip(found.boxes_xyxy, found.class_ids, found.scores, outcome.right, strict=True))
         for box, class_id, score, right in reversed(rows):  # the best on top
             boxes.append(_box(box * scale, f"{names[class_id]} {score:.2f}", "right" if right else "wrong", width))
-        caption = f"{int(outcome.found.sum())} found, {outcome.misses} missed, {_alarms(outcome.false_alarms)}"
+        caption = f"{int(outcome.right.sum())} found, {outcome.misses} missed, {_alarms(outcome.false_alarms)}"
         drawn.append(Panel(title, caption, _panel(name, width, height, boxes)))
     return drawn
 
