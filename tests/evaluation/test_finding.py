@@ -85,6 +85,16 @@ def test_no_picture_gives_nothing(names, colour_network) -> None:
     assert find_objects(colour_network(), [], names).detections == ()
 
 
+def test_huge_picture_gives_its_box(tmp_path, colour_network) -> None:
+    WRITERS["huge.png"] = lambda path: Image.fromarray(_plain()).resize((7200, 4800), 0).save(path, compress_level=1)
+    images = _dataset(tmp_path, "huge.png")
+    del WRITERS["huge.png"]
+
+    found = find_objects(colour_network(("red",), image_size=96), images, ("red",)).detections[0]
+
+    np.testing.assert_allclose(found.boxes_xyxy, np.array([BOX]) * 75, atol=80)  # a pixel of the input is 75 here
+
+
 def test_thousands_of_objects_are_found(tmp_path, images, colour_network) -> None:
     many = replace(images[0], boxes_xyxy=np.tile(images[0].boxes_xyxy, (4000, 1)), class_ids=np.zeros(4000, np.int64))
 

@@ -58,21 +58,31 @@ def test_sentences_say_what_each_stage_lost(report) -> None:
     ]
 
 
-def test_later_stage_is_compared_with_the_one_before_and_with_the_reference(report) -> None:
+def _with_onnx_between(report, to_merged: Change):
     merged, int8 = report.rows[1:3]
-    same = Change(0.0, Interval(0.0, 0.0))
-    nothing = dataclasses.replace(int8.differences[0], map50_95=same)
-    onnx = dataclasses.replace(merged, label="onnx", differences=(nothing,))
+    onnx = dataclasses.replace(
+        merged, label="onnx", differences=(dataclasses.replace(int8.differences[0], map50_95=to_merged),)
+    )
     to_onnx = dataclasses.replace(int8.differences[0], to="onnx", map50_95=Change(-0.01, None))
     int8 = dataclasses.replace(int8, differences=(*int8.differences, to_onnx))
+    return dataclasses.replace(report, rows=(merged, onnx, int8))
 
-    sentences = stage_sentences(dataclasses.replace(report, rows=(merged, onnx, int8)))
+
+def test_later_stage_is_compared_with_the_one_before_and_with_the_reference(report) -> None:
+    sentences = stage_sentences(_with_onnx_between(report, Change(-0.004, Interval(-0.006, -0.002))))
 
     assert sentences[1:] == [
-        "`onnx`: 0.462, the same as the reference `merged`.",
+        "`onnx`: 0.462, against the reference `merged` -0.004 (95% interval -0.006 to -0.002).",
         "`int8`: 0.448; against `onnx` -0.010 (too few images for an interval); "
         "against the reference `merged` -0.014 (95% interval -0.034 to +0.006): no measurable difference.",
     ]
+
+
+def test_stage_before_that_changed_nothing_is_not_compared_with(report) -> None:
+    sentences = stage_sentences(_with_onnx_between(report, Change(0.0, Interval(0.0, 0.0))))
+
+    assert sentences[1] == "`onnx`: 0.462, the same as the reference `merged`."
+    assert "`onnx`" not in sentences[2] and "the reference `merged` -0.014" in sentences[2]
 
 
 def test_provenance_is_on_the_page(report) -> None:

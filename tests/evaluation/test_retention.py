@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,15 @@ from visionlora.demonstration.shapes import SHAPE_NAMES, draw_shapes
 from visionlora.errors import DataError
 from visionlora.evaluation import evaluate
 from visionlora.evaluation.bootstrap import draw_images
+from visionlora.evaluation.coco import ClassCount
 from visionlora.evaluation.finding import Found
 from visionlora.evaluation.judgement import judge
 from visionlora.evaluation.report import DataUsed
-from visionlora.evaluation.retention import Remembered, measure_retention
+from visionlora.evaluation.retention import Remembered, check_base, measure_retention
 
 NAMES = ("dog", "cat", "cow")
-DATA = DataUsed("coco.yaml", "0" * 64, "val", 40, ())
+DATA = DataUsed("coco.yaml", "0" * 64, "val", 40, tuple(ClassCount(name, 20, 30) for name in NAMES))
+NO_CATS = ClassCount("cat", 0, 0)
 IMAGES, DETECTIONS = random_case(0, images=40, classes=3, detections=8, noise=3)
 
 
@@ -81,6 +84,8 @@ def test_worse_model_forgets_what_its_score_lost() -> None:
 def test_base_without_a_class_of_the_set_is_refused() -> None:
     with pytest.raises(DataError, match="give the base as the first --model"):
         measure_retention([_model("base", [EMPTY] * 40, ()), _model("b")], DATA)
+    with pytest.raises(DataError, match="got none of 3"):
+        check_base("base", ["cat"], replace(DATA, classes=(ClassCount("dog", 1, 1), *DATA.classes[2:], NO_CATS)))
 
 
 @pytest.mark.slow

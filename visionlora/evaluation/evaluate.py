@@ -21,14 +21,14 @@ from visionlora.evaluation.budget import check_budget, judge_budget
 from visionlora.evaluation.cache import cache_key, image_hashes, keep_found, load_found
 from visionlora.evaluation.coco import count_classes
 from visionlora.evaluation.compare import time_networks
-from visionlora.evaluation.finding import Found, find_objects
+from visionlora.evaluation.finding import Found, find_objects, shared_classes
 from visionlora.evaluation.judgement import Judgement, difference, judge
 from visionlora.evaluation.machine import installed_versions, this_machine
 from visionlora.evaluation.models import ModelSpec, open_network, parse_specs
 from visionlora.evaluation.parameters import count_parameters
 from visionlora.evaluation.pictures import Column, before_after, telling_images
 from visionlora.evaluation.report import Budget, DataUsed, Difference, Report, Retention, Row
-from visionlora.evaluation.retention import Remembered, measure_retention
+from visionlora.evaluation.retention import Remembered, check_base, measure_retention
 from visionlora.evaluation.writing import Evidence, refuse_existing_report, write_report
 from visionlora.files import sha256_of
 from visionlora.inference import Network, detect
@@ -99,6 +99,8 @@ def evaluate(
     source = None if retention is None else _load(retention, "val")
     networks = [open_network(spec, image_size=imgsz) for spec in specs]
     _check(specs, networks)
+    if source is not None:
+        check_base(specs[0].label, shared_classes(networks[0], source.names), source.used)
     found = [_find(spec, network, domain, cache=cache) for spec, network in zip(specs, networks, strict=True)]
     judgements = [_judge(one, domain, conf) for one in found]
     milliseconds = time_networks(networks, domain.images)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from visionlora.evaluation.lineage import lineage_warnings
 from visionlora.evaluation.report import Report, Row
 from visionlora.evaluation.words import (
     NO_SCORE,
@@ -25,6 +26,7 @@ def report_markdown(report: Report, *, pictures: Sequence[tuple[str, str, str]] 
     parts = [
         "# Evaluation",
         _verdict(report),
+        "\n\n".join(f"**Take care**: {sentence}" for sentence in lineage_warnings(report)),
         _what_was_measured(report),
         summary_table(report),
         _notes(report),
@@ -57,7 +59,7 @@ def _complete_sentence(row: Row, previous: Row | None, report: Report) -> str:
     if previous is None or report.reference is None:
         return f"{label} is the reference: mAP50-95 {fraction(score)} on all {_classes(len(report.data.names))}."
     to_reference = _against(row, report.reference, role="the reference ")
-    if previous is report.reference:
+    if previous is report.reference or _against(previous, report.reference).startswith("the same"):
         return f"{label}: {fraction(score)}, {to_reference}."
     return f"{label}: {fraction(score)}; {_against(row, previous)}; {to_reference}."
 
@@ -118,6 +120,8 @@ def _difference_cell(row: Row, report: Report) -> str:
     if apart is None:
         return NO_SCORE
     change, star = apart.map50_95, "" if row in report.complete_rows else "*"
+    if change_words(change) == "the same":
+        return f"the same{star}"
     if change.interval is None:
         return signed(change.difference) + star
     return f"{signed(change.difference)}{star} [{signed(change.interval.low)}, {signed(change.interval.high)}]"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,15 +35,30 @@ def measure_retention(models: Sequence[Remembered], data: DataUsed) -> Retention
         DataError: the base knows none of the set's classes that have objects.
     """
     base = models[0]
-    if base.judgement is None or base.judgement.scores.map50_95 is None:
-        raise DataError(
-            f"--retention {data.path}: expected classes that {base.label!r}, the first model, knows, got none of "
-            f"{len(data.names)}; give the base as the first --model"
-        )
+    check_base(base.label, base.found.classes, data)
+    assert base.judgement is not None and base.judgement.scores.map50_95 is not None  # its classes have objects
     before = base.judgement.scores.map50_95
     rows = tuple(_retained(model, base, before) for model in models[1:])
     known = len(base.found.classes)
     return Retention(data, base.label, known, before, rows, retention_sentence(rows, base.label, known, before))
+
+
+def check_base(label: str, known: Collection[str], data: DataUsed) -> None:
+    """Refuse a first model that has nothing to forget.
+
+    Args:
+        label: of the first model.
+        known: the retention set's classes that it knows.
+        data: the retention set.
+
+    Raises:
+        DataError: it knows none of the set's classes that have objects.
+    """
+    if not any(one.objects for one in data.classes if one.name in known):
+        raise DataError(
+            f"--retention {data.path}: expected classes with objects that {label!r}, the first model, knows, got none "
+            f"of {len(data.names)}; give the base as the first --model"
+        )
 
 
 def _retained(model: Remembered, base: Remembered, before: float) -> Retained:
