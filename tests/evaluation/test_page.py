@@ -114,7 +114,7 @@ def test_page_lives_in_a_browser(made, tmp_path, width) -> None:
 
     assert seen["console"] == [] and seen["nan"] is None and not seen["unreadable"]
     assert seen["wide"] <= width  # nothing but the tables' own frames scrolls sideways
-    assert {"stages", "retention", "classes", "curves", "cost", "scores", "confusion", "pictures"} < set(
+    assert {"stages", "retention", "classes", "curves", "cost", "scores", "confusion", "pictures", "sign"} < set(
         seen["sections"]
     )
     assert seen["up"] == seen["down"][::-1] and seen["down"] != seen["first"] and seen["sorted"] == "ascending"

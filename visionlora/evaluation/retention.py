@@ -91,8 +91,11 @@ def same(a: Found, b: Found) -> bool:
 
 
 def retention_sentence(rows: Sequence[Retained], base: str, known: int, before: float) -> str:
-    """Say in one line what each model forgets."""
-    parts = [f"{row.label}: {_forgets(row, known, before)}" for row in rows]
+    """Say in one line what each model forgets; models that forget alike are named together."""
+    labels: dict[str, list[str]] = {}
+    for row in rows:
+        labels.setdefault(_forgets(row, known, before), []).append(row.label)
+    parts = [f"{', '.join(those)}: {phrase}" for phrase, those in labels.items()]
     return f"{base} has mAP50-95 {before:.3f} on the {known} classes that it knows. " + "; ".join(parts) + "."
 
 

@@ -97,7 +97,7 @@ def score_histogram(matches: Matches, index: int, *, confidence: float, label: s
 
 def reliability(result: Calibration, index: int, *, label: str) -> Markup:
     """Draw the share of right detections over their score; a larger dot is more detections."""
-    axes = Axes(210, top=6)
+    axes = Axes(216, top=12)
     most = max((one.detections for one in result.bins), default=1) or 1
     parts = [
         grid(axes, x_ticks=_FIFTHS, y_ticks=_FIFTHS, x_title="score", y_title="share that is right"),

@@ -74,7 +74,7 @@ def report_page(
         curves=_curves(report, known),
         bars=charts.class_bars(report, scored) if scored else None,
         charted=len(charts.charted_classes(report)),
-        trade_offs=_trade_offs(scored),
+        trade_offs=_trade_offs([pair for pair in scored if pair[1] in report.complete_rows]),
         scores=[
             (
                 row.label,
