@@ -223,7 +223,7 @@ def _eval(verbs: Any) -> None:
         "--model",
         action="append",
         required=True,
-        help="a .pt, a .onnx, or base.pt+adapter.safetensors; label=... names it; repeat to compare",
+        help="a .pt, .onnx or OpenVINO .xml, or base.pt+adapter.safetensors; label=... names it; repeat to compare",
     )
     parser.add_argument("--data", required=True, help="data.yaml, or COCO ground truth (.json) beside its pictures")
     parser.add_argument("--split", default="val", help="split to score on")

@@ -169,3 +169,17 @@ def test_empty_crowd_is_neither_missed_nor_a_false_alarm(data, models) -> None:
 
     assert (perfect.operating.misses, perfect.operating.false_alarms) == (0, 0)
     assert (half.operating.misses, half.operating.false_alarms) == (0, 4)  # its pits lie elsewhere
+
+
+def test_openvino_model_stands_beside_its_onnx_file(data, models, tmp_path) -> None:
+    openvino = pytest.importorskip("openvino")
+    path = tmp_path / "ov" / "model.xml"
+    openvino.save_model(openvino.convert_model(models[1]), path)
+    path.with_name("metadata.yaml").write_text("task: detect\nimgsz: [64, 64]\nnames: {0: scratch, 1: pit}\n")
+
+    onnx, ov = evaluate([models[1], f"ov={path}"], data).rows
+
+    assert ov.kind == "openvino" and ov.scores.map50 == pytest.approx(onnx.scores.map50)
+    assert ov.bytes == path.stat().st_size + path.with_suffix(".bin").stat().st_size
+    path.with_name("metadata.yaml").write_text("task: detect\nimgsz: [64, 64]\nnames: {0: pit, 1: scratch}\n")
+    assert evaluate([f"ov={path}"], data).rows[0].scores.map50 == 0  # the cache sees that the names changed

@@ -57,7 +57,7 @@ def evaluate(
     reference; every difference to it has a 95 % interval by a paired bootstrap over the images.
 
     Args:
-        models: checkpoints, ONNX files, or `base.pt+adapter.safetensors`; `label=` before one names it.
+        models: checkpoints, ONNX or OpenVINO files, or `base.pt+adapter.safetensors`; `label=` before one names it.
         data: the data.yaml, or a COCO ground truth (.json) with its pictures beside it.
         split: which of its splits; a COCO file has one.
         imgsz: side of the input in pixels; None takes what the files say, which must be one size.
@@ -151,7 +151,7 @@ def _check(specs: Sequence[ModelSpec], networks: Sequence[Network]) -> None:
         raise UsageError(
             f"expected models of one image size, got {sizes}; pass --imgsz, or export the ONNX files again"
         )
-    missing = [str(spec.file) for spec in specs if not spec.file.is_file()]
+    missing = [str(path) for spec in specs for path in spec.parts if not path.is_file()]
     if missing:  # a bare name may have been found in another folder
         raise ModelError(f"expected the files of all models, found none at {', '.join(missing)}; give their paths")
 
@@ -160,9 +160,14 @@ def _find(spec: ModelSpec, network: Network, domain: _Domain, *, cache: bool) ->
     """Run a model on a data set, or read what it found there before."""
     if not cache:
         return find_objects(network, domain.images, domain.names, progress=spec.label)
-    files = [path for path in (spec.path, spec.adapter) if path is not None]
+    files = [spec.path, *spec.parts]
     key = cache_key(
-        files, domain.hashes, names=domain.names, sizes=[one.size_wh for one in domain.images], imgsz=network.image_size
+        files,
+        domain.hashes,
+        names=domain.names,
+        sizes=[one.size_wh for one in domain.images],
+        model_names=network.names,
+        imgsz=network.image_size,
     )
     kept = load_found(key)
     if kept is None:
@@ -181,8 +186,8 @@ def _row(spec: ModelSpec, network: Network, found: Found, judgement: Judgement |
         label=spec.label,
         file=str(spec.file),
         kind=kind,
-        sha256=sha256_of(spec.file),
-        bytes=spec.file.stat().st_size,
+        sha256=sha256_of(*spec.parts),
+        bytes=sum(path.stat().st_size for path in spec.parts),
         image_size=network.image_size,
         classes=found.classes,
         scores=judgement.scores if judgement else None,
@@ -200,7 +205,7 @@ def _provenance(spec: ModelSpec, network: Network) -> tuple[str, Mapping[str, st
     if spec.adapter is not None:
         return "adapter", {"base": sha256_of(spec.path)}, {}
     metadata = getattr(network, "metadata", None) or {}
-    kind = "onnx" if spec.path.suffix == ".onnx" else "checkpoint"
+    kind = {".onnx": "onnx", ".xml": "openvino"}.get(spec.path.suffix, "checkpoint")
     return metadata.get("kind", kind), metadata.get("parents", {}), metadata.get("settings", {})
 
 

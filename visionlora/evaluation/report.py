@@ -65,7 +65,7 @@ class Row:
     Attributes:
         label: what the model is called in the report, unlike any other row's.
         file: its path; of a base with an adapter, the adapter's.
-        kind: what the file is: "checkpoint", "adapter", "merged", "onnx" or "int8".
+        kind: what the file is: "checkpoint", "adapter", "merged", "onnx", "int8" or "openvino".
         sha256: of the file.
         bytes: of the file.
         image_size: side of the network's input in pixels.
