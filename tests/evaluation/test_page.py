@@ -83,7 +83,7 @@ frame.addEventListener("load", () => {
   const drawn = [...page.querySelectorAll(".chart, .panel, .forest")].map((one) => one.outerHTML).join("");
   said.nan = (page.querySelector("main").innerText + drawn).match(/NaN|undefined|None|Infinity|\\bnan\\b/);
   said.unreadable = [...page.querySelectorAll(".chart text")].filter((one) => {
-    const box = one.getBoundingClientRect(); return box.width && Math.min(box.height, box.width) < 4; }).length;
+    const box = one.getBoundingClientRect(); return box.width && box.height < 8; }).length;
   document.getElementById("said").textContent = JSON.stringify(said);
 });
 """
@@ -132,3 +132,28 @@ def test_page_prints(made, tmp_path) -> None:
     subprocess.run([*command, page.as_uri()], capture_output=True, timeout=120, check=True)
 
     assert (tmp_path / "a.pdf").read_bytes().startswith(b"%PDF") and (tmp_path / "a.pdf").stat().st_size > 20_000
+
+
+def test_page_of_models_that_find_nothing_is_written(onnx_model, data, tmp_path) -> None:
+    blind = [onnx_model(("scratch", "pit"), file=f"{name}.onnx") for name in "ab"]
+
+    report = evaluate(blind, data, out=tmp_path / "out", html=True)
+
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert [row.scores.map50_95 for row in report.rows] == [0, 0]
+    assert "against <code>a.onnx</code> the same" in page and page.count("AP50-95 with its 95% interval") == 1
+
+
+def test_page_of_pictures_without_objects_is_written(onnx_model, data, tmp_path) -> None:
+    ground_truth = data.parent / "empty.json"
+    pictures = [{"id": i, "file_name": f"val/{i}.png"} for i in range(4)]
+    categories = [{"id": 0, "name": "scratch"}, {"id": 1, "name": "pit"}]
+    ground_truth.write_text(json.dumps({"images": pictures, "annotations": [], "categories": categories}))
+    sure = onnx_model(("scratch", "pit"), [(16, 20, 20, 24)], file="sure.onnx")
+
+    report = evaluate([f"a={sure}"], ground_truth, out=tmp_path / "out", html=True, min_map50=0.5)
+
+    assert report.rows[0].scores.map50_95 is None and report.rows[0].operating.false_alarms == 4
+    assert report.rows[0].operating.recall is None and not report.passed
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "has no object to be judged by" in page and "1000" in page

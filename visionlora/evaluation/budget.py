@@ -83,6 +83,8 @@ def _sentence(checks: tuple[Check, ...], report: Report) -> str:
 def _failure(check: Check, report: Report) -> str:
     if check.measured is None:
         row = next(row for row in report.rows if row.label == check.model)
+        if len(row.classes) == len(report.data.names):
+            return f"`{check.model}` has no object to be judged by"
         return f"`{check.model}` knows {len(row.classes)} of {len(report.data.names)} classes"
     score = _WORDS[check.limit]
     if check.limit == "min_map50":

@@ -59,7 +59,11 @@ def report_page(
     Raises:
         DataError: a picture of the gallery cannot be read.
     """
-    scored = [(index % COLOURS, row) for index, row in enumerate(report.rows) if row.scores and row.scores.map50_95]
+    scored = [
+        (index % COLOURS, row)
+        for index, row in enumerate(report.rows)
+        if row.scores and row.scores.map50_95 is not None
+    ]
     known = [(i % COLOURS, row, one) for i, (row, one) in enumerate(zip(report.rows, judgements, strict=True)) if one]
     definitions, galleries = _galleries(report, images, judgements)
     return _template().render(
@@ -100,8 +104,10 @@ def headline(report: Report) -> str:
         return said[0].upper() + said[1:]
     last, reference = report.rows[-1], report.reference
     score = last.scores.map50_95 if last.scores else None
-    if score is None:
+    if last.scores is None:
         return f"`{last.label}` knows none of the {len(report.data.names)} classes."
+    if score is None:
+        return f"There is no object that `{last.label}` could find."
     apart = None if reference is None else last.difference_to(reference.label)
     if apart is None or reference is None:
         return f"`{last.label}` has mAP50-95 {fraction(score)} on {len(last.classes)} classes."
