@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.evaluation.cases import random_case
+from visionlora.detections import Detections
 from visionlora.evaluation.bootstrap import Change, Interval, bootstrap, draw_images, interval_of, mean_over_classes
 from visionlora.evaluation.coco import coco_scores, score_and_match
 
@@ -82,3 +83,22 @@ def test_a_thousand_draws_of_360_images_take_seconds() -> None:
     bootstrap(matches, draw_images(360))
 
     assert time.monotonic() - started < 20  # about one on an idle core
+
+
+def _some(detections: Detections, rng: np.random.Generator) -> Detections:
+    """Three detections at random."""
+    kept = rng.permutation(len(detections))[:3]
+    return Detections(detections.boxes_xyxy[kept], detections.scores[kept], detections.class_ids[kept])
+
+
+def test_models_of_equal_quality_are_seldom_told_apart() -> None:
+    measured = 0
+    for trial in range(40):
+        images, found = random_case(100 + 2 * trial, images=40, classes=2, detections=4, noise=5)
+        rng = np.random.default_rng(trial)
+        first, second = ([_some(one, rng) for one in found] for _ in range(2))
+        weights = draw_images(40, draws=200, seed=trial)
+        a, b = (bootstrap(score_and_match(one, images, NAMES[:2])[1], weights) for one in (first, second))
+        measured += not interval_of(mean_over_classes(a.ap50_95) - mean_over_classes(b.ap50_95)).covers_zero
+
+    assert measured <= 6  # two of 40 are expected at 95 %; seven or more have a chance of 0.3 %

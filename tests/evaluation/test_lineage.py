@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from visionlora.evaluation.lineage import lineage_warnings
+from visionlora.evaluation.lineage import find_warnings
 from visionlora.evaluation.markdown import report_markdown
 
 ADAPTER, MERGED = "a" * 64, "b" * 64
@@ -17,20 +17,31 @@ def _chain(report, parent: str):
 
 
 def test_stages_of_one_chain_belong_together(report) -> None:
-    assert lineage_warnings(_chain(report, ADAPTER)) == []
+    assert find_warnings(_chain(report, ADAPTER), []) == ()
 
 
 def test_stage_of_another_adapter_is_named_with_both(report) -> None:
     odd = _chain(report, "d" * 64)
 
-    assert lineage_warnings(odd) == [
+    assert find_warnings(odd, []) == (
         "`merged` was made from another adapter (dddddddddddd) than `adapter` (aaaaaaaaaaaa).",
         "`onnx` was made from another adapter (dddddddddddd) than `adapter` (aaaaaaaaaaaa).",
-    ]
-    assert f"**Take care**: {lineage_warnings(odd)[0]}" in report_markdown(odd)
+    )
+    assert "**Take care**: `merged` was" in report_markdown(replace(odd, warnings=find_warnings(odd, [])))
 
 
 def test_parent_that_is_not_in_the_report_is_no_matter(report) -> None:
     chain = _chain(report, "d" * 64)
 
-    assert lineage_warnings(replace(chain, rows=chain.rows[1:])) == []
+    assert find_warnings(replace(chain, rows=chain.rows[1:]), []) == ()
+
+
+def test_pictures_that_a_model_has_seen_are_counted(report) -> None:
+    int8 = replace(report.rows[2], settings={"calibration": ["images/a.png", "images/b.png"]})
+    seen = replace(report, rows=(int8,), data=replace(report.data, split="train"))
+
+    assert find_warnings(seen, ["images/b.png", "images/c.png"]) == (
+        "These are the pictures of the split train: models look better on what they were trained on.",
+        "1 of the 2 calibration images of `int8` are among the pictures.",
+    )
+    assert find_warnings(replace(seen, data=report.data), ["images/c.png"]) == ()

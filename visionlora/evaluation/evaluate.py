@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ from visionlora.evaluation.coco import count_classes
 from visionlora.evaluation.compare import time_networks
 from visionlora.evaluation.finding import Found, find_objects, shared_classes
 from visionlora.evaluation.judgement import Judgement, difference, judge
+from visionlora.evaluation.lineage import find_warnings
 from visionlora.evaluation.machine import installed_versions, this_machine
 from visionlora.evaluation.models import ModelSpec, open_network, parse_specs
 from visionlora.evaluation.parameters import count_parameters
@@ -114,7 +116,12 @@ def evaluate(
         command=_command(asked),
         retention=None if source is None else _retention(specs, networks, source, conf=conf, cache=cache),
     )
-    report = replace(report, verdict=judge_budget(report, budget), seconds=round(time.monotonic() - started, 1))
+    report = replace(
+        report,
+        warnings=find_warnings(report, [os.path.relpath(one.path, Path(data).parent) for one in domain.images]),
+        verdict=judge_budget(report, budget),
+        seconds=round(time.monotonic() - started, 1),
+    )
     if out is not None:
         sheet = _sheet(specs, networks, domain)
         evidence = Evidence(domain.images, domain.hashes, tuple(judgements), sheet)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from visionlora.evaluation.lineage import lineage_warnings
 from visionlora.evaluation.report import Report, Row
 from visionlora.evaluation.words import (
     NO_SCORE,
@@ -26,7 +25,7 @@ def report_markdown(report: Report, *, pictures: Sequence[tuple[str, str, str]] 
     parts = [
         "# Evaluation",
         _verdict(report),
-        "\n\n".join(f"**Take care**: {sentence}" for sentence in lineage_warnings(report)),
+        "\n\n".join(f"**Take care**: {sentence}" for sentence in report.warnings),
         _what_was_measured(report),
         summary_table(report),
         _notes(report),

@@ -195,6 +195,8 @@ class Report:
     """The command line that makes this report."""
     seconds: float = 0.0
     """How long it took."""
+    warnings: tuple[str, ...] = ()
+    """What a reader must know before trusting the numbers, a sentence each."""
     verdict: Verdict | None = None
     """None where no limit was given."""
     retention: Retention | None = None

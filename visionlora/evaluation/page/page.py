@@ -15,7 +15,6 @@ from markupsafe import Markup, escape
 from visionlora.data import LabelledImage
 from visionlora.detections import Detections
 from visionlora.evaluation.judgement import Judgement
-from visionlora.evaluation.lineage import lineage_warnings
 from visionlora.evaluation.markdown import stage_sentences
 from visionlora.evaluation.matches import precision_at_recalls
 from visionlora.evaluation.operating import Outcome, outcome_of
@@ -72,7 +71,6 @@ def report_page(
         headline=headline(report),
         facts=_facts(report),
         sentences=stage_sentences(report),
-        warnings=lineage_warnings(report),
         span=_span(report),
         colours=COLOURS,
         curves=_curves(report, known),
