@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from visionlora.data import LabelledImage
 from visionlora.detections import Detections
+from visionlora.evaluation import compare
 from visionlora.evaluation.bootstrap import Change, Interval
 from visionlora.evaluation.coco import ClassCount, ClassScores, Scores
 from visionlora.evaluation.machine import Machine
@@ -55,6 +56,12 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("VISIONLORA_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not wait for other networks' threads to rest: these tests look at scores, not at milliseconds."""
+    monkeypatch.setattr(compare, "_PAUSE_SECONDS", 0.0)
 
 
 @pytest.fixture
