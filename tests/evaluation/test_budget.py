@@ -65,7 +65,13 @@ def test_lone_model_is_held_to_the_lowest_score_only(report) -> None:
 
     assert judge_budget(alone, Budget(min_map50=0.7)).passed
     assert not judge_budget(alone, Budget(min_map50=0.8)).passed
-    assert not judge_budget(alone, Budget(max_drop=0.5)).passed  # nothing to lose against: not a silent pass
+
+    mixed = judge_budget(alone, Budget(max_drop=0.5, min_map50=0.7))  # a limit that cannot be held is no silent pass
+
+    assert not mixed.passed
+    assert mixed.sentence == (
+        "Not passed: `merged` has nothing to lose against (max_drop); give the model before it first."
+    )
 
 
 def test_no_limit_is_no_verdict(report) -> None:

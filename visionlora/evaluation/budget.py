@@ -32,11 +32,8 @@ def judge_budget(report: Report, budget: Budget) -> Verdict | None:
     limits = [name for name in _WORDS if getattr(budget, name) is not None]
     if not limits:
         return None
-    checks = tuple(
-        check for row in _judged(report) for limit in limits if (check := _check(row, report, budget, limit))
-    )
-    passed = bool(checks) and all(check.passed for check in checks)
-    return Verdict(budget, passed, _sentence(checks, report), checks)
+    checks = tuple(_check(row, report, budget, limit) for row in _judged(report) for limit in limits)
+    return Verdict(budget, all(check.passed for check in checks), _sentence(checks, report), checks)
 
 
 def _judged(report: Report) -> tuple[Row, ...]:
@@ -47,18 +44,16 @@ def _judged(report: Report) -> tuple[Row, ...]:
     return after or (reference,)
 
 
-def _check(row: Row, report: Report, budget: Budget, limit: str) -> Check | None:
-    """Hold one limit to one model; None where a lone model has nothing to lose against."""
+def _check(row: Row, report: Report, budget: Budget, limit: str) -> Check:
+    """Hold one limit to one model; what cannot be judged does not pass."""
     allowed, reference = getattr(budget, limit), report.reference
     if row not in report.complete_rows or row.scores is None or reference is None:
         return Check(row.label, limit, allowed, None, False)
     if limit == "min_map50":
         score = row.scores.map50
         return Check(row.label, limit, allowed, score, score is not None and score >= allowed)
-    if row is reference:
-        return None
     difference = row.difference_to(reference.label)
-    if difference is None:
+    if difference is None:  # no object, or the model is the reference itself
         return Check(row.label, limit, allowed, None, False)
     if limit == "max_drop":
         drop = -difference.map50_95.difference
@@ -70,8 +65,6 @@ def _check(row: Row, report: Report, budget: Budget, limit: str) -> Check | None
 
 def _sentence(checks: tuple[Check, ...], report: Report) -> str:
     """Say in one sentence what passes or fails, the worst first."""
-    if not checks:
-        return "Not passed: there is no model to hold the budget to; give the reference first, then what replaces it."
     failed = [check for check in checks if not check.passed]
     if failed:
         return f"Not passed: {'; '.join(_failure(check, report) for check in failed)}."
@@ -84,6 +77,8 @@ def _failure(check: Check, report: Report) -> str:
     if check.measured is None:
         row = next(row for row in report.rows if row.label == check.model)
         if len(row.classes) == len(report.data.names):
+            if row is report.reference and check.limit != "min_map50":
+                return f"`{check.model}` has nothing to lose against ({check.limit}); give the model before it first"
             return f"`{check.model}` has no object to be judged by"
         return f"`{check.model}` knows {len(row.classes)} of {len(report.data.names)} classes"
     score = _WORDS[check.limit]
