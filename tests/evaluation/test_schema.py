@@ -56,6 +56,9 @@ def test_anything_else_does_not_fit(change, request) -> None:
         VALIDATOR.validate(fields)
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("docs/example*/report.json")), ids=str)
+@pytest.mark.parametrize("path", sorted([*ROOT.glob("docs/*/report.json"), *ROOT.glob("benchmarks/**/report*.json")]))
 def test_committed_reports_fit_the_schema(path) -> None:
-    VALIDATOR.validate(json.loads(path.read_text(encoding="utf-8")))
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    if fields["format"] != report.FORMAT:
+        pytest.skip(f"{path}: of format {fields['format']}, which is read with the version that wrote it")
+    VALIDATOR.validate(fields)

@@ -113,6 +113,25 @@ def reliability(result: Calibration, index: int, *, label: str) -> Markup:
     return chart(axes, [element("g", join(parts), class_=f"m{index}")], label=f"{label}: calibration")
 
 
+def forest(row: Row, to: str, span: float) -> Markup:
+    """Return a difference and its interval as a dot on a line around zero, `span` to either side."""
+    apart = row.difference_to(to)
+    if apart is None or span <= 0:
+        return Markup("")
+    change, half, middle = apart.map50_95, 52.0, 9.0
+
+    def x(value: float) -> float:
+        return 60 + half * max(min(value / span, 1.0), -1.0)
+
+    parts = [element("line", x1=60, x2=60, y1=1, y2=17, class_="zero")]
+    if change.interval is not None:
+        low, high = change.interval.low, change.interval.high
+        parts.append(element("line", x1=x(low), x2=x(high), y1=middle, y2=middle, class_="whisker"))
+    parts.append(element("circle", cx=x(change.difference), cy=middle, r=3.5, class_="dot"))
+    kind = "same" if not change.measurable else "worse" if change.difference < 0 else "better"
+    return element("svg", join(parts), viewBox="0 0 120 18", class_=f"forest {kind}", aria_hidden="true")
+
+
 def trade_off(rows: Sequence[tuple[int, Row]], costs: Sequence[float], *, x_title: str) -> Markup:
     """Draw mAP50-95 with its interval over a cost; the stepped line joins the models that no other beats in both.
 

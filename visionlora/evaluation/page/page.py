@@ -20,7 +20,7 @@ from visionlora.evaluation.matches import precision_at_recalls
 from visionlora.evaluation.operating import Outcome, outcome_of
 from visionlora.evaluation.page import charts, gallery
 from visionlora.evaluation.page.confusion import confusion_tables
-from visionlora.evaluation.page.svg import element, join
+from visionlora.evaluation.page.svg import join
 from visionlora.evaluation.report import Report, Row
 from visionlora.evaluation.words import NO_DIFFERENCE, NO_SCORE, change_words, count_words, fraction, megabytes, signed
 
@@ -44,8 +44,6 @@ def report_page(
     report: Report,
     images: Sequence[LabelledImage],
     judgements: Sequence[Judgement | None],
-    *,
-    title: str = "Evaluation",
 ) -> str:
     """Return report.html: styles, script, charts and pictures are inside, so that it opens without a network.
 
@@ -53,7 +51,6 @@ def report_page(
         report: the numbers.
         images: the ground truth, with the paths of the pictures.
         judgements: of each of the report's models; None where it knows no class.
-        title: of the page.
 
     Raises:
         DataError: a picture of the gallery cannot be read.
@@ -66,7 +63,6 @@ def report_page(
     known = [(i % COLOURS, row, one) for i, (row, one) in enumerate(zip(report.rows, judgements, strict=True)) if one]
     definitions, galleries = _galleries(report, images, judgements)
     return _template().render(
-        title=title,
         report=report,
         headline=headline(report),
         facts=_facts(report),
@@ -131,7 +127,7 @@ def _template():
         "same": lambda change: change_words(change) == "the same",
         "signed": lambda value: signed(value).replace("-", "−"),
     }
-    environment.globals |= {"forest": forest, "no_difference": NO_DIFFERENCE, "no_score": NO_SCORE}
+    environment.globals |= {"forest": charts.forest, "no_difference": NO_DIFFERENCE, "no_score": NO_SCORE}
     return environment.get_template("page.html.jinja")
 
 
@@ -143,25 +139,6 @@ def coded(text: str) -> Markup:
         Markup('<code>a&lt;b</code> is new')
     """
     return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text))))
-
-
-def forest(row: Row, to: str, span: float) -> Markup:
-    """Return a difference and its interval as a dot on a line around zero, `span` to either side."""
-    apart = row.difference_to(to)
-    if apart is None or span <= 0:
-        return Markup("")
-    change, half, middle = apart.map50_95, 52.0, 9.0
-
-    def x(value: float) -> float:
-        return 60 + half * max(min(value / span, 1.0), -1.0)
-
-    parts = [element("line", x1=60, x2=60, y1=1, y2=17, class_="zero")]
-    if change.interval is not None:
-        low, high = change.interval.low, change.interval.high
-        parts.append(element("line", x1=x(low), x2=x(high), y1=middle, y2=middle, class_="whisker"))
-    parts.append(element("circle", cx=x(change.difference), cy=middle, r=3.5, class_="dot"))
-    kind = "same" if not change.measurable else "worse" if change.difference < 0 else "better"
-    return element("svg", join(parts), viewBox="0 0 120 18", class_=f"forest {kind}", aria_hidden="true")
 
 
 def _span(report: Report) -> float:
