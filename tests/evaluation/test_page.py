@@ -128,6 +128,7 @@ def test_page_lives_in_a_browser(made, tmp_path, width) -> None:
 def test_page_prints(made, tmp_path) -> None:
     page = tmp_path / "out" / "report.html"
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--print-to-pdf={tmp_path / 'a.pdf'}"]
+    command += ["--disable-dev-shm-usage", f"--user-data-dir={tmp_path / 'profile'}"]
 
     subprocess.run([*command, page.as_uri()], capture_output=True, timeout=120, check=True)
 

@@ -87,7 +87,6 @@ def evaluate(
         >>> report.rows[1].scores.map50_95  # doctest: +SKIP
         0.408
     """
-    asked = dict(locals())  # the arguments alone, before there is any other name
     started = time.monotonic()
     budget = Budget(max_drop, max_class_drop, min_map50)
     check_budget(budget)
@@ -113,7 +112,21 @@ def evaluate(
         versions=installed_versions(),
         rows=_with_differences(rows, judgements, domain.names),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        command=_command(asked),
+        command=_command(
+            models,
+            {
+                "data": data,
+                "split": split,
+                "imgsz": imgsz,
+                "conf": conf,
+                "retention": retention,
+                "max-drop": max_drop,
+                "max-class-drop": max_class_drop,
+                "min-map50": min_map50,
+                "out": out,
+            },
+            html=html,
+        ),
         retention=None if source is None else _retention(specs, networks, source, conf=conf, cache=cache),
     )
     report = replace(
@@ -264,13 +277,8 @@ def _sheet(specs: Sequence[ModelSpec], networks: Sequence[Network], domain: _Dom
     return before_after(shown, domain.names, columns)
 
 
-def _command(arguments: Mapping[str, Any]) -> str:
-    """Return the command line that makes the same report."""
-    words = ["visionlora", "eval"]
-    for model in arguments["models"]:
-        words += ["--model", str(model)]
-    words += ["--data", str(arguments["data"]), "--split", arguments["split"], "--conf", str(arguments["conf"])]
-    for name in ("imgsz", "retention", "max_drop", "max_class_drop", "min_map50", "out"):
-        if arguments[name] is not None:
-            words += [f"--{name.replace('_', '-')}", str(arguments[name])]
-    return shlex.join([*words, *(["--html"] if arguments["html"] else [])])
+def _command(models: Sequence[str | Path], options: Mapping[str, Any], *, html: bool) -> str:
+    """Return the command line that makes the same report; options that are None are left out."""
+    words = [word for model in models for word in ("--model", str(model))]
+    words += [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
+    return shlex.join(["visionlora", "eval", *words, *(["--html"] if html else [])])
