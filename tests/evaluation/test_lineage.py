@@ -2,8 +2,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
+from visionlora.evaluation import evaluate
 from visionlora.evaluation.lineage import find_warnings
 from visionlora.evaluation.markdown import report_markdown
+from visionlora.quantization import quantize
 
 ADAPTER, MERGED = "a" * 64, "b" * 64
 
@@ -34,6 +38,16 @@ def test_parent_that_is_not_in_the_report_is_no_matter(report) -> None:
     chain = _chain(report, "d" * 64)
 
     assert find_warnings(replace(chain, rows=chain.rows[1:]), []) == ()
+
+
+@pytest.mark.slow
+def test_calibration_images_of_a_real_file_are_recognised(exported, surface, tmp_path) -> None:
+    quantized = quantize(exported.path, surface, tmp_path / "model.int8.onnx", images=4)
+
+    report = evaluate([f"int8={quantized.path}"], surface, split="train", cache=False)
+
+    assert report.warnings[1] == "4 of the 4 calibration images of `int8` are among the pictures."
+    assert evaluate([f"int8={quantized.path}"], surface, cache=False).warnings == ()
 
 
 def test_pictures_that_a_model_has_seen_are_counted(report) -> None:

@@ -131,7 +131,7 @@ def evaluate(
     )
     report = replace(
         report,
-        warnings=find_warnings(report, [os.path.relpath(one.path, Path(data).parent) for one in domain.images]),
+        warnings=find_warnings(report, [_relative(one.path, Path(data).parent) for one in domain.images]),
         verdict=judge_budget(report, budget),
         seconds=round(time.monotonic() - started, 1),
     )
@@ -275,6 +275,11 @@ def _sheet(specs: Sequence[ModelSpec], networks: Sequence[Network], domain: _Dom
         for index in dict.fromkeys((0, len(networks) - 1))
     ]
     return before_after(shown, domain.names, columns)
+
+
+def _relative(path: Path, folder: Path) -> str:
+    """Return a path as the cards of quantized files name their calibration images."""
+    return Path(os.path.relpath(path, folder)).as_posix()
 
 
 def _command(models: Sequence[str | Path], options: Mapping[str, Any], *, html: bool) -> str:
