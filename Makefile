@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test check bench-train bench-accuracy bench-steel clean
+.PHONY: help demo test check bench-train bench-accuracy bench-steel example clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -35,7 +35,11 @@ bench-accuracy: $(READY)  ## LoRA against full fine-tuning, swept, three seeds: 
 		--out benchmarks/accuracy/results.json
 
 bench-steel: $(READY)  ## every stage of one adapter: MODEL=yolo11n.pt ADAPTER=adapter.safetensors DATA=data.yaml
-	$(BIN)/python benchmarks/stages/run.py --model $(MODEL) --adapter $(ADAPTER) --data $(DATA) --out benchmarks/stages
+	$(BIN)/python benchmarks/stages/run.py --model $(MODEL) --adapter $(ADAPTER) --data $(DATA) --out benchmarks/stages \
+		$(if $(FULL),--full $(FULL)) $(if $(RETENTION),--retention $(RETENTION))
+
+example: $(READY)  ## the example report of docs/example, from generated pictures alone
+	$(BIN)/python benchmarks/example/run.py --work runs/example --out docs/example
 
 clean:  ## remove the virtual environment and all runs
 	rm -rf $(VENV) runs

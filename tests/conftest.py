@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -23,6 +23,14 @@ from visionlora.yolo.toy_base import BaseCard, save_base, write_base
 settings.register_profile("project", deadline=None, derandomize=True)  # the same examples on any machine
 settings.load_profile("project")
 DATASETS = Path(__file__).parents[1] / "datasets"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what models find away from the user's own cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VISIONLORA_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

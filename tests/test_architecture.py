@@ -22,7 +22,7 @@ ORDER = (
     ("yolo",),
     ("curves",),
     ("planning", "training", "quantization", "exporting", "evaluation", "merging"),
-    ("prediction", "inspection"),
+    ("prediction", "inspection", "comparing"),
     ("adapting",),
     ("demonstration",),
     ("__init__",),

@@ -14,7 +14,7 @@ import pytest
 import visionlora as vl
 from visionlora import cli
 
-VERBS = ("adapt", "plan", "train", "merge", "export", "quantize", "eval", "predict", "inspect", "demo")
+VERBS = ("adapt", "plan", "train", "merge", "export", "quantize", "eval", "compare", "predict", "inspect", "demo")
 FUNCTIONS = {"eval": "evaluate"}
 
 

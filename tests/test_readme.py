@@ -33,7 +33,7 @@ def test_make_knows_the_targets_of_the_readme() -> None:
 def test_every_verb_of_the_readme_exists_with_its_options() -> None:
     for verb, text in re.findall(r"\| `visionlora (\w+)` \| (.*?) \|\n", README):
         parser = next(a for a in cli._parser()._actions if hasattr(a, "choices") and a.choices).choices[verb]
-        assert all(option in parser._option_string_actions for option in re.findall(r"--\w+", text)), verb
+        assert all(option in parser._option_string_actions for option in re.findall(r"--[\w-]+", text)), verb
 
 
 def test_links_lead_to_files() -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from visionlora.adapting import AdaptedModel, adapt
+    from visionlora.comparing import Comparison, compare
     from visionlora.demonstration.run import Demonstration, demo
     from visionlora.detections import Detections
     from visionlora.errors import VisionLoraError
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AdaptedModel": "adapting",
+    "Comparison": "comparing",
     "Demonstration": "demonstration.run",
     "Detections": "detections",
     "ExportedModel": "exporting",
@@ -43,6 +45,7 @@ _HOMES = {
     "TrainingPlan": "planning",
     "VisionLoraError": "errors",
     "adapt": "adapting",
+    "compare": "comparing",
     "demo": "demonstration.run",
     "evaluate": "evaluation",
     "export": "exporting",
@@ -56,6 +59,7 @@ _HOMES = {
 
 __all__ = [
     "AdaptedModel",
+    "Comparison",
     "Demonstration",
     "Detections",
     "ExportedModel",
@@ -69,6 +73,7 @@ __all__ = [
     "TrainingPlan",
     "VisionLoraError",
     "adapt",
+    "compare",
     "demo",
     "evaluate",
     "export",

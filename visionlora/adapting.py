@@ -51,8 +51,9 @@ def adapt(
 ) -> AdaptedModel:
     """Train an adapter, merge it, export to ONNX, quantize to INT8, and judge every stage on the val split.
 
-    Leaves `adapter.safetensors`, `merged.pt`, `model.onnx`, `model.int8.onnx`, `report.json`, `report.md` and
-    pictures in `out`. The arguments are those of `train`, and `images`, the calibration images of `quantize`.
+    Leaves `adapter.safetensors`, `merged.pt`, `model.onnx`, `model.int8.onnx`, `report.html`, `report.json`,
+    `report.md` and pictures in `out`. The arguments are those of `train`, and `images`, the calibration images of
+    `quantize`.
 
     Raises:
         VisionLoraError: any stage's error; the files of the stages before it stay.
@@ -98,6 +99,7 @@ def adapt(
         data,
         imgsz=imgsz,
         out=out,
+        html=True,
         overwrite=replace,
     )
     return AdaptedModel(trained, merged, exported, quantized, report)

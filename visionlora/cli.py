@@ -1,6 +1,6 @@
 """The command line: one verb is one public function; there is no logic here.
 
-Exit codes: 0 done, 1 an error that the message explains, 2 wrong usage, 130 interrupted.
+Exit codes: 0 done, 1 an error that the message explains, 2 wrong usage, 3 a budget is missed, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # a broken image gets one line, ours
     parser = _parser()
     options = parser.parse_args(arguments)
-    run: Callable[[argparse.Namespace], None] = options.run
+    run: Callable[[argparse.Namespace], int | None] = options.run
     try:
-        run(options)
+        return run(options) or 0
     except UsageError as error:
         print(f"visionlora {options.verb}: {error}", file=sys.stderr)
         return 2
@@ -36,7 +36,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"visionlora {options.verb}: interrupted", file=sys.stderr)
         return 130
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -48,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"visionlora {version('visionlora')}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for add in (_adapt, _plan, _train, _merge, _export, _quantize, _eval, _predict, _inspect, _demo):
+    for add in (_adapt, _plan, _train, _merge, _export, _quantize, _eval, _compare, _predict, _inspect, _demo):
         add(verbs)
     return parser
 
@@ -132,7 +131,7 @@ def _adapt(verbs: Any) -> None:
             options.model, options.data, options.out, images=options.images, **_training_arguments(options)
         )
         _print_report(adapted.report)
-        print(f"everything is in {options.out}; read {options.out}/report.md")
+        print(f"everything is in {options.out}; open {options.out}/report.html")
 
     example = "visionlora adapt --model yolo11n.pt --data data.yaml --out runs/steel --imgsz 320"
     parser = _verb(verbs, "adapt", run, "the whole way: train, merge, export, quantize and judge", example)
@@ -226,29 +225,46 @@ def _quantize(verbs: Any) -> None:
 
 
 def _eval(verbs: Any) -> None:
-    def run(options: argparse.Namespace) -> None:
-        report = vl.evaluate(
-            options.model,
-            options.data,
-            split=options.split,
-            imgsz=options.imgsz,
-            out=options.out,
-            overwrite=options.overwrite,
-        )
+    def run(options: argparse.Namespace) -> int:
+        names = ["split", "imgsz", "conf", "retention", "max_drop", "max_class_drop", "min_map50", "out", "html"]
+        names += ["cache", "overwrite"]
+        report = vl.evaluate(options.model, options.data, **{name: getattr(options, name) for name in names})
         _print_report(report)
+        return 0 if report.passed else 3
 
-    example = "visionlora eval --model base=yolo11n.pt --model model.onnx --data data.yaml --out report"
+    example = "visionlora eval --model base=yolo11n.pt --model model.onnx --data data.yaml --out report --html"
     parser = _verb(verbs, "eval", run, "score models of any kind with one ruler", example)
     parser.add_argument(
         "--model",
         action="append",
         required=True,
-        help="a .pt, a .onnx, or base.pt+adapter.safetensors; label=... names it; repeat to compare",
+        help="a .pt, .onnx or OpenVINO .xml, or base.pt+adapter.safetensors; label=... names it; repeat to compare",
     )
-    parser.add_argument("--data", required=True, help="data.yaml")
+    parser.add_argument("--data", required=True, help="data.yaml, or COCO ground truth (.json) beside its pictures")
     parser.add_argument("--split", default="val", help="split to score on")
     parser.add_argument("--imgsz", type=int, help="side of the square input in pixels; the models' own if not given")
+    parser.add_argument("--conf", type=float, default=0.25, help="score threshold for misses and false alarms")
+    parser.add_argument("--retention", help="data.yaml of the base's source domain: what is forgotten of it")
+    parser.add_argument("--max-drop", type=float, help="mAP50-95 that a model may lose against the reference")
+    parser.add_argument("--max-class-drop", type=float, help="AP50-95 that any class may lose")
+    parser.add_argument("--min-map50", type=float, help="mAP50 that a model must reach; exit code 3 where it does not")
     parser.add_argument("--out", help="folder for report.json, report.md and pictures")
+    parser.add_argument("--html", action="store_true", help="write report.html too: one page that needs no network")
+    parser.add_argument(
+        "--cache", action=argparse.BooleanOptionalAction, default=True, help="reuse what a model found here before"
+    )
+    _overwrite(parser)
+
+
+def _compare(verbs: Any) -> None:
+    def run(options: argparse.Namespace) -> None:
+        print(vl.compare(options.first, options.second, out=options.out, overwrite=options.overwrite).text)
+
+    example = "visionlora compare monday/report.json friday/report.json"
+    parser = _verb(verbs, "compare", run, "put two reports side by side", example)
+    parser.add_argument("first", help="report.json, the older one")
+    parser.add_argument("second", help="report.json, the newer one")
+    parser.add_argument("--out", help="Markdown file to write (.md)")
     _overwrite(parser)
 
 
@@ -301,6 +317,10 @@ def _print_report(report: Any) -> None:
     from visionlora.evaluation.markdown import summary_table
 
     print("\n" + summary_table(report) + "\n")
+    if report.retention is not None:
+        print(report.retention.sentence)
+    if report.verdict is not None:
+        print(report.verdict.sentence)
 
 
 if __name__ == "__main__":

@@ -54,10 +54,11 @@ def atomic_output(path: Path | str) -> Iterator[Path]:
             partial.unlink()
 
 
-def sha256_of(path: Path | str) -> str:
-    """Return the SHA-256 of a file's bytes as 64 hexadecimal digits."""
+def sha256_of(*paths: Path | str) -> str:
+    """Return the SHA-256 of a file's bytes, of several files' one after the other, as 64 hexadecimal digits."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
+    for path in paths:
+        with open(path, "rb") as file:
+            for block in iter(lambda: file.read(1 << 20), b""):
+                digest.update(block)
     return digest.hexdigest()

@@ -16,7 +16,7 @@ from visionlora.detections import (
     check_thresholds,
     decode,
 )
-from visionlora.preprocess import letterbox
+from visionlora.preprocess import Placement, letterbox
 
 
 class Network(Protocol):
@@ -75,10 +75,31 @@ def detect(
         >>> [len(found) for found in detect(Blind(), [np.zeros((20, 30, 3), dtype=np.uint8)])]
         [0]
     """
+    return detect_placed(
+        network,
+        [letterbox(image, network.image_size) for image in images_bgr],
+        confidence=confidence,
+        iou_threshold=iou_threshold,
+        max_detections=max_detections,
+    )
+
+
+def detect_placed(
+    network: Network,
+    placed: Sequence[tuple[NDArray[np.float32], Placement]],
+    *,
+    confidence: float = PREDICTION_CONFIDENCE,
+    iou_threshold: float = IOU_THRESHOLD,
+    max_detections: int = MAX_DETECTIONS,
+) -> list[Detections]:
+    """Find the objects in images that `letterbox` has placed already; otherwise as `detect`.
+
+    Raises:
+        UsageError: a threshold is out of range.
+    """
     check_thresholds(confidence, iou_threshold, max_detections)
-    if not len(images_bgr):
+    if not len(placed):
         return []
-    placed = [letterbox(image, network.image_size) for image in images_bgr]
     predictions = network(np.stack([tensor for tensor, _ in placed]))
     results = []
     for prediction, (_, placement) in zip(predictions, placed, strict=True):

@@ -89,6 +89,8 @@ def _report(path: Path) -> Mapping[str, Any] | None:
     return {
         "kind": "report",
         "data": {"path": report.data.path, "split": report.data.split, "images": report.data.images},
+        **({"verdict": report.verdict.sentence} if report.verdict else {}),
+        **({"warnings": list(report.warnings)} if report.warnings else {}),
         "parents": {row.label: row.sha256 for row in report.rows},
         "versions": dict(report.versions),
     }

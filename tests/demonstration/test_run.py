@@ -22,7 +22,7 @@ def test_every_stage_leaves_its_file(small) -> None:
     kinds = {"adapter.safetensors": "adapter", "merged.pt": "merged", "model.onnx": "onnx", "model.int8.onnx": "int8"}
     assert {name: inspect(small.out / name).kind for name in kinds} == kinds
     left = {path.name for path in small.out.iterdir()}
-    assert {"base.pt", "demo_pictures", "report.json", "report.md", "report_detections.png", "curves.png"} <= left
+    assert {"base.pt", "demo_pictures", "report.html", "report.json", "report.md", "report_detections.png"} <= left
 
 
 def test_summary_says_that_the_base_is_a_toy_and_what_to_use(small) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -14,8 +15,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from visionlora.data import LabelledImage
 from visionlora.detections import Detections
+from visionlora.evaluation import compare
+from visionlora.evaluation.bootstrap import Change, Interval
 from visionlora.evaluation.coco import ClassCount, ClassScores, Scores
-from visionlora.evaluation.report import DataUsed, Machine, Report, Row
+from visionlora.evaluation.machine import Machine
+from visionlora.evaluation.report import ClassChange, DataUsed, Difference, Report, Row
 
 SIZE = 64
 NAMES = ("red", "green", "blue")
@@ -44,6 +48,20 @@ class ColourNetwork:
                     output[:4, class_id] = (left + right) / 2, (top + bottom) / 2, right - left, bottom - top
                     output[4 + class_id, class_id] = 0.9 - 0.1 * class_id
         return prediction
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep what models find in a folder of this test alone."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("VISIONLORA_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not wait for other networks' threads to rest: these tests look at scores, not at milliseconds."""
+    monkeypatch.setattr(compare, "_PAUSE_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -117,15 +135,33 @@ def _row(label: str, kind: str, scores: dict[str, float | None] | None, *, megab
     )
 
 
+def _apart(to: str, crack: float, pit: float, *, half: float) -> Difference:
+    mean = (crack + pit) / 2
+    changes = {"crack": crack, "pit": pit}
+    return Difference(
+        to=to,
+        classes=("crack", "pit"),
+        map50_95=Change(mean, Interval(mean - half, mean + half)),
+        map50=Change(1.6 * mean, Interval(1.6 * (mean - half), 1.6 * (mean + half))),
+        per_class=tuple(
+            ClassChange(name, Change(change, Interval(change - 2 * half, change + 2 * half)))
+            for name, change in changes.items()
+        ),
+    )
+
+
 @pytest.fixture
 def report() -> Report:
     """A base that shares two classes, two complete models, one that shares none; `patch` has no objects."""
-    rows = (
+    base, merged, int8, stranger = (
         _row("base", "checkpoint", {"crack": 0.105, "pit": 0.2511}, megabytes=5.4, ms=21.94),
         _row("merged", "checkpoint", {"crack": 0.3712, "pit": 0.5531, "patch": None}, megabytes=5.41, ms=21.71),
         _row("int8", "int8", {"crack": 0.3507, "pit": 0.5462, "patch": None}, megabytes=2.88, ms=9.06),
         _row("stranger", "onnx", None, megabytes=10.7, ms=20.0),
     )
+    base = replace(base, differences=(_apart("merged", -0.2662, -0.302, half=0.05),))
+    int8 = replace(int8, differences=(_apart("merged", -0.0205, -0.0069, half=0.02),))
+    rows = (base, merged, int8, stranger)
     return Report(
         data=DataUsed(
             path="data.yaml",
@@ -178,3 +214,32 @@ def onnx_model(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / file
 
     return make
+
+
+DEFECTS = ("scratch", "pit")
+BOXES = ((16.0, 20.0, 20.0, 24.0), (44.0, 40.0, 24.0, 20.0))  # cx, cy, w, h in pixels of the 64x64 pictures
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Four 64x64 pictures in Ultralytics' layout, each with both boxes."""
+    for index in range(4):
+        image = tmp_path / "set" / "images" / "val" / f"{index}.png"
+        label = tmp_path / "set" / "labels" / "val" / f"{index}.txt"
+        for path in (image, label):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(image), np.full((64, 64, 3), 60 * index, dtype=np.uint8))
+        rows = [" ".join(map(str, [class_id, *(side / 64 for side in box)])) for class_id, box in enumerate(BOXES)]
+        label.write_text("\n".join(rows))
+    yaml = tmp_path / "set" / "data.yaml"
+    yaml.write_text("path: .\ntrain: images/val\nval: images/val\nnames: [scratch, pit]\n")
+    return yaml
+
+
+@pytest.fixture
+def models(onnx_model) -> Sequence[str]:
+    """A stranger that shares one class and misses, a perfect model, and one that misses the second class."""
+    stranger = onnx_model(("pit", "dog"), [(10, 10, 5, 5), BOXES[0]], file="stranger.onnx")
+    perfect = onnx_model(DEFECTS, BOXES, file="perfect.onnx")
+    half = onnx_model(DEFECTS, [BOXES[0], (10, 50, 8, 8)], file="half.onnx")
+    return [f"base={stranger}", str(perfect), f"half={half}"]

@@ -11,42 +11,20 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from visionlora.data import LabelledImage
+from tests.evaluation.cases import EMPTY, random_case
 from visionlora.detections import Detections
 from visionlora.errors import UsageError
 from visionlora.evaluation.coco import coco_scores
 
-EMPTY = Detections(np.empty((0, 4)), np.empty(0), np.empty(0, dtype=np.int64))
 
-
-def _random_case(seed: int, *, images: int, classes: int, detections: int):
-    """Ground truth, and detections of which many lie near it; more than 100 an image where `detections` is."""
-    rng = np.random.default_rng(seed)
-    truth, found = [], []
-    for index in range(images):
-        count = int(rng.integers(0, 6))
-        corner = rng.uniform(0, 200, (count, 2))
-        boxes = np.concatenate([corner, corner + rng.uniform(8, 90, (count, 2))], axis=1).astype(np.float32)
-        ids = rng.integers(0, classes, count)
-        truth.append(LabelledImage(path=Path(f"{index}.png"), size_wh=(300, 300), boxes_xyxy=boxes, class_ids=ids))
-        if count:
-            of = rng.integers(0, count, detections)
-            near = boxes[of] + rng.normal(0, 6, (detections, 4))
-            near[:, 2:] = np.maximum(near[:, 2:], near[:, :2] + 1)
-            guesses = np.where(rng.random(detections) < 0.8, ids[of], rng.integers(0, classes, detections))
-            scores = rng.choice([0.1, 0.3, 0.5, 0.7, 0.9], detections) if seed % 2 else rng.random(detections)
-            found.append(Detections(near, scores, guesses))
-        else:
-            found.append(EMPTY)
-    return truth, found
-
-
-def _by_hand(folder: Path, truth, found, classes: int) -> np.ndarray:
-    """Precision (10, 101, classes) by pycocotools from JSON files, all sizes, 300 detections."""
+def _by_hand(folder: Path, truth, found, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Precision (10, 101, classes, sizes) and recall (10, classes, sizes) by pycocotools from JSON files."""
     annotations = [
-        {"id": 0, "image_id": i, "category_id": int(c) + 1, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+        {"id": 0, "image_id": i, "category_id": int(c) + 1, "bbox": box, "area": box[2] * box[3], "iscrowd": n}
         for i, image in enumerate(truth)
-        for c, (x1, y1, x2, y2) in zip(image.class_ids, image.boxes_xyxy.tolist(), strict=True)
+        for c, (x1, y1, x2, y2), n in zip(
+            image.class_ids, image.boxes_xyxy.tolist(), image.is_crowd.astype(int).tolist(), strict=True
+        )
         for box in [[x1, y1, x2 - x1, y2 - y1]]
     ]
     for number, annotation in enumerate(annotations, start=1):
@@ -72,7 +50,7 @@ def _by_hand(folder: Path, truth, found, classes: int) -> np.ndarray:
         evaluation.params.maxDets = [1, 10, 300]
         evaluation.evaluate()
         evaluation.accumulate()
-    return evaluation.eval["precision"][..., 0, 2]
+    return evaluation.eval["precision"][..., 2], evaluation.eval["recall"][..., 2]
 
 
 @pytest.mark.parametrize(
@@ -86,23 +64,28 @@ def _by_hand(folder: Path, truth, found, classes: int) -> np.ndarray:
     ],
 )
 def test_scores_equal_pycocotools_on_exported_files(tmp_path, seed, images, classes, detections) -> None:
-    truth, found = _random_case(seed, images=images, classes=classes, detections=detections)
+    truth, found = random_case(seed, images=images, classes=classes, detections=detections)
     names = [f"class {index}" for index in range(classes)]
 
     scores = coco_scores(found, truth, names)
 
-    expected = _by_hand(tmp_path, truth, found, classes)
+    by_size, recall = _by_hand(tmp_path, truth, found, classes)
+    expected = by_size[..., 0]
     assert 0.05 < scores.map50_95 < 0.95
     assert scores.map50_95 == pytest.approx(expected[expected > -1].mean(), abs=1e-9)
     assert scores.map50 == pytest.approx(expected[0][expected[0] > -1].mean(), abs=1e-9)
     assert scores.map75 == pytest.approx(expected[5][expected[5] > -1].mean(), abs=1e-9)
+    for size, got in enumerate([scores.map_small, scores.map_medium, scores.map_large], start=1):
+        known = by_size[..., size][by_size[..., size] > -1]
+        assert got == (pytest.approx(known.mean(), abs=1e-9) if len(known) else None)
+    assert scores.recall == pytest.approx(recall[..., 0][recall[..., 0] > -1].mean(), abs=1e-9)
     for column, one in enumerate(scores.per_class):
         mean = expected[:, :, column].mean()
         assert one.ap50_95 == (None if mean == -1 else pytest.approx(mean, abs=1e-9))
 
 
 def test_detections_beyond_the_hundredth_count(tmp_path) -> None:
-    truth, found = _random_case(2, images=4, classes=1, detections=250)
+    truth, found = random_case(2, images=4, classes=1, detections=250)
 
     assert coco_scores(found, truth, ["a"]) != coco_scores([one.top(100) for one in found], truth, ["a"])
 
@@ -186,3 +169,17 @@ def test_unequal_lengths_are_refused(images, names) -> None:
 def test_unknown_class_is_refused(images, names) -> None:
     with pytest.raises(UsageError, match=r"\['pink'\] are not in the data set"):
         coco_scores([EMPTY] * 6, images, names, classes=["pink", "red"])
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_crowds_count_as_in_pycocotools(tmp_path, seed) -> None:
+    truth, found = random_case(seed, images=15, classes=2, detections=20)
+    rng = np.random.default_rng(seed)
+    truth = [replace(image, crowd=rng.random(len(image.class_ids)) < 0.4) for image in truth]
+
+    scores = coco_scores(found, truth, ["a", "b"])
+
+    expected = _by_hand(tmp_path, truth, found, 2)[0][..., 0]
+    assert scores.map50_95 == pytest.approx(expected.mean(), abs=1e-9)
+    assert scores.map50_95 != coco_scores(found, [replace(one, crowd=None) for one in truth], ["a", "b"]).map50_95
+    assert sum(one.objects for one in scores.per_class) == sum(int((~image.is_crowd).sum()) for image in truth)

@@ -1,43 +1,19 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import shlex
 from pathlib import Path
 
 import cv2
-import numpy as np
 import pytest
 
+from visionlora import cli
+from visionlora.data import load_dataset, to_coco
 from visionlora.errors import DataError, ModelError, OutputError, UsageError
 from visionlora.evaluation import evaluate, read_report
 from visionlora.files import sha256_of
 
 NAMES = ("scratch", "pit")
-BOXES = ((16.0, 20.0, 20.0, 24.0), (44.0, 40.0, 24.0, 20.0))  # cx, cy, w, h in pixels of the 64x64 pictures
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    """Four 64x64 pictures in Ultralytics' layout, each with both boxes."""
-    for index in range(4):
-        image = tmp_path / "set" / "images" / "val" / f"{index}.png"
-        label = tmp_path / "set" / "labels" / "val" / f"{index}.txt"
-        for path in (image, label):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(image), np.full((64, 64, 3), 60 * index, dtype=np.uint8))
-        rows = [" ".join(map(str, [class_id, *(side / 64 for side in box)])) for class_id, box in enumerate(BOXES)]
-        label.write_text("\n".join(rows))
-    yaml = tmp_path / "set" / "data.yaml"
-    yaml.write_text("path: .\ntrain: images/val\nval: images/val\nnames: [scratch, pit]\n")
-    return yaml
-
-
-@pytest.fixture
-def models(onnx_model) -> Sequence[str]:
-    """A stranger that shares one class and misses, a perfect model, and one that misses the second class."""
-    stranger = onnx_model(("pit", "dog"), [(10, 10, 5, 5), BOXES[0]], file="stranger.onnx")
-    perfect = onnx_model(NAMES, BOXES, file="perfect.onnx")
-    half = onnx_model(NAMES, [BOXES[0], (10, 50, 8, 8)], file="half.onnx")
-    return [f"base={stranger}", str(perfect), f"half={half}"]
 
 
 def test_several_models_are_scored_under_one_ruler(data, models) -> None:
@@ -101,3 +77,112 @@ def test_missing_model_is_refused(data) -> None:
 def test_missing_split_is_refused(data, models) -> None:
     with pytest.raises(DataError, match="test"):
         evaluate(models, data, split="test")
+
+
+def test_second_evaluation_reads_what_the_first_found(data, models, own_cache) -> None:
+    first = evaluate(models, data)
+    kept = {path: path.stat().st_mtime_ns for path in own_cache.glob("*.npz")}
+
+    second = evaluate(models, data)
+
+    assert [row.scores for row in first.rows] == [row.scores for row in second.rows]
+    assert len(kept) == 3 and {path: path.stat().st_mtime_ns for path in own_cache.glob("*.npz")} == kept
+    evaluate(models, data, cache=False)
+    assert len(list(own_cache.glob("*.npz"))) == 3
+
+
+def test_changed_picture_or_label_is_seen_in_spite_of_the_cache(data, models) -> None:
+    evaluate(models, data)
+    label = data.parent / "labels" / "val" / "0.txt"
+    label.write_text("0 0.9 0.9 0.1 0.1\n")  # the scratch is elsewhere, the pit is gone
+
+    assert evaluate(models, data).rows[1].scores.map50_95 < 0.9
+
+
+def test_differences_are_taken_to_the_reference_and_to_the_model_before(data, models) -> None:
+    base, perfect, half = evaluate(models, data).rows
+
+    assert [one.to for one in base.differences] == ["perfect.onnx"] and perfect.differences == ()
+    assert half.differences[0].map50_95.difference == pytest.approx(-0.5)
+    assert half.differences[0].map50_95.interval.high == pytest.approx(-0.5)  # all pictures are alike
+
+
+def test_missed_budget_is_in_the_report_and_in_the_exit_code(data, models, tmp_path, capsys) -> None:
+    command = ["eval", "--data", str(data), *(word for model in models[1:] for word in ("--model", model))]
+
+    assert cli.main([*command, "--max-drop", "0.6"]) == 0
+    assert cli.main([*command, "--max-drop", "0.4", "--out", str(tmp_path / "out")]) == 3
+    assert "Not passed: `half` loses 0.500 of mAP50-95, 0.400 is allowed." in capsys.readouterr().out
+    report = read_report(tmp_path / "out" / "report.json")
+    assert not report.passed and "--max-drop 0.4" in report.command
+    again = cli._parser().parse_args(shlex.split(report.command)[1:])
+    assert (again.model, again.data, again.max_drop, again.html) == (models[1:], str(data), 0.4, False)
+
+
+def test_page_needs_a_folder(data, models) -> None:
+    with pytest.raises(UsageError, match="give --out"):
+        evaluate(models, data, html=True)
+
+
+@pytest.mark.parametrize("options", [{"conf": 2}, {"max_drop": -1}])
+def test_options_out_of_range_are_refused_before_any_work(options) -> None:
+    with pytest.raises(UsageError):
+        evaluate(["missing.onnx"], "missing.yaml", **options)
+
+
+def test_one_picture_gives_a_report_without_intervals(data, models, tmp_path) -> None:
+    for kind in ("images", "labels"):
+        for path in sorted((data.parent / kind / "val").iterdir())[1:]:
+            path.unlink()
+
+    report = evaluate(models, data, out=tmp_path / "out")
+
+    assert report.data.images == 1 and report.rows[2].differences[0].map50_95.interval is None
+    assert "too few images for an interval" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_weights_are_counted(data, models) -> None:
+    assert [row.parameters for row in evaluate(models[1:2], data).rows] == [6 * 84]  # one constant tensor
+
+
+def test_coco_ground_truth_gives_the_scores_of_the_labels(data, models) -> None:
+    dataset = load_dataset(data, splits=("val",))
+    ground_truth = data.parent / "instances.json"
+    fields = to_coco(dataset.split("val"), dataset.names)
+    for one in fields["images"]:
+        one["file_name"] = f"images/val/{one['file_name']}"
+    ground_truth.write_text(json.dumps(fields))
+
+    from_labels, from_coco = evaluate(models, data), evaluate(models, ground_truth)
+
+    assert [row.scores for row in from_coco.rows] == [row.scores for row in from_labels.rows]
+
+
+def test_empty_crowd_is_neither_missed_nor_a_false_alarm(data, models) -> None:
+    ground_truth = data.parent / "instances.json"
+    dataset = load_dataset(data, splits=("val",))
+    fields = to_coco(dataset.split("val"), dataset.names)
+    for one in fields["images"]:
+        one["file_name"] = f"images/val/{one['file_name']}"
+    for one in fields["annotations"]:
+        one["iscrowd"] = int(one["category_id"] == 1)  # every pit
+    ground_truth.write_text(json.dumps(fields))
+
+    perfect, half = evaluate(models[1:], ground_truth).rows
+
+    assert (perfect.operating.misses, perfect.operating.false_alarms) == (0, 0)
+    assert (half.operating.misses, half.operating.false_alarms) == (0, 4)  # its pits lie elsewhere
+
+
+def test_openvino_model_stands_beside_its_onnx_file(data, models, tmp_path) -> None:
+    openvino = pytest.importorskip("openvino")
+    path = tmp_path / "ov" / "model.xml"
+    openvino.save_model(openvino.convert_model(models[1]), path)
+    path.with_name("metadata.yaml").write_text("task: detect\nimgsz: [64, 64]\nnames: {0: scratch, 1: pit}\n")
+
+    onnx, ov = evaluate([models[1], f"ov={path}"], data).rows
+
+    assert ov.kind == "openvino" and ov.scores.map50 == pytest.approx(onnx.scores.map50)
+    assert ov.bytes == path.stat().st_size + path.with_suffix(".bin").stat().st_size
+    path.with_name("metadata.yaml").write_text("task: detect\nimgsz: [64, 64]\nnames: {0: pit, 1: scratch}\n")
+    assert evaluate([f"ov={path}"], data).rows[0].scores.map50 == 0  # the cache sees that the names changed

@@ -3,8 +3,10 @@ from __future__ import annotations
 import dataclasses
 import json
 
+from visionlora.evaluation.bootstrap import Change, Interval
+from visionlora.evaluation.budget import judge_budget
 from visionlora.evaluation.markdown import report_markdown, stage_sentences
-from visionlora.evaluation.report import report_to_json
+from visionlora.evaluation.report import Budget, report_to_json
 
 
 def _tables(text: str) -> dict[str, dict[str, dict[str, str]]]:
@@ -47,23 +49,40 @@ def test_class_table_shows_every_class_and_its_counts(report) -> None:
 
 def test_sentences_say_what_each_stage_lost(report) -> None:
     assert stage_sentences(report) == [
-        "`base` knows 2 of 3 classes (crack, pit): 0.178 on them; `merged` has 0.462 on the same.",
+        "`base` knows 2 of 3 classes (crack, pit): 0.178 on them; `merged` has 0.462 on the same; "
+        "against that -0.284 (95% interval -0.334 to -0.234).",
         "`merged` is the reference: mAP50-95 0.462 on all 3 classes.",
-        "`int8`: 0.448, 0.014 less than the reference `merged`.",
+        "`int8`: 0.448, against the reference `merged` -0.014 (95% interval -0.034 to +0.006): "
+        "no measurable difference.",
         "`stranger` knows none of the 3 classes, so it has no score.",
     ]
 
 
-def test_later_stage_is_compared_with_the_one_before_and_with_the_reference(report) -> None:
+def _with_onnx_between(report, to_merged: Change):
     merged, int8 = report.rows[1:3]
-    onnx = dataclasses.replace(merged, label="onnx")
+    onnx = dataclasses.replace(
+        merged, label="onnx", differences=(dataclasses.replace(int8.differences[0], map50_95=to_merged),)
+    )
+    to_onnx = dataclasses.replace(int8.differences[0], to="onnx", map50_95=Change(-0.01, None))
+    int8 = dataclasses.replace(int8, differences=(*int8.differences, to_onnx))
+    return dataclasses.replace(report, rows=(merged, onnx, int8))
 
-    sentences = stage_sentences(dataclasses.replace(report, rows=(merged, onnx, int8)))
+
+def test_later_stage_is_compared_with_the_one_before_and_with_the_reference(report) -> None:
+    sentences = stage_sentences(_with_onnx_between(report, Change(-0.004, Interval(-0.006, -0.002))))
 
     assert sentences[1:] == [
-        "`onnx`: 0.462, the same as the reference `merged`.",
-        "`int8`: 0.448, 0.014 less than `onnx`, 0.014 less than the reference `merged`.",
+        "`onnx`: 0.462, against the reference `merged` -0.004 (95% interval -0.006 to -0.002).",
+        "`int8`: 0.448; against `onnx` -0.010 (too few images for an interval); "
+        "against the reference `merged` -0.014 (95% interval -0.034 to +0.006): no measurable difference.",
     ]
+
+
+def test_stage_before_that_changed_nothing_is_not_compared_with(report) -> None:
+    sentences = stage_sentences(_with_onnx_between(report, Change(0.0, Interval(0.0, 0.0))))
+
+    assert sentences[1] == "`onnx`: 0.462, the same as the reference `merged`."
+    assert "`onnx`" not in sentences[2] and "the reference `merged` -0.014" in sentences[2]
 
 
 def test_provenance_is_on_the_page(report) -> None:
@@ -85,10 +104,27 @@ def test_bars_in_names_do_not_break_the_tables(report) -> None:
     lines = [line for line in report_markdown(odd).splitlines() if "a\\|b" in line and line.startswith("|")]
 
     assert len(lines) == 3  # the models, the classes' heading, the provenance
-    assert lines[0].replace("\\|", "").count("|") == 7
+    assert lines[0].replace("\\|", "").count("|") == 9
 
 
 def test_pictures_are_shown_with_their_captions(report) -> None:
     assert "![Sheet](a.png)\n\nBefore and after." in report_markdown(
         report, pictures=[("Sheet", "a.png", "Before and after.")]
     )
+
+
+def test_difference_stands_beside_the_score_with_its_interval(report) -> None:
+    table = _tables(report_markdown(report))["model mAP50-95"]
+
+    assert [line["difference (95%)"] for line in table.values()] == [
+        "-0.284* [-0.334, -0.234]",
+        "reference",
+        "-0.014 [-0.034, +0.006]",
+        "-",
+    ]
+
+
+def test_verdict_is_the_first_line(report) -> None:
+    judged = dataclasses.replace(report, verdict=judge_budget(report, Budget(max_drop=0.02, min_map50=0.6)))
+
+    assert report_markdown(judged).splitlines()[2].startswith("**Not passed**: `stranger` knows 0 of 3 classes")

@@ -11,7 +11,7 @@ from visionlora.detections import Detections
 from visionlora.evaluation.chart import write_chart
 from visionlora.evaluation.coco import ClassCount
 from visionlora.evaluation.pictures import CELL, GAP, HEADER, MIN_ROW, Column, before_after, telling_images
-from visionlora.evaluation.writing import write_report
+from visionlora.evaluation.writing import Evidence, write_report
 
 NOTHING = Detections(np.empty((0, 4)), np.empty(0), np.empty(0, dtype=np.int64))
 
@@ -101,7 +101,9 @@ def test_chart_of_models_without_scores_is_a_picture(tmp_path, report) -> None:
 def test_written_report_shows_its_sheet(tmp_path, report, images, names, perfect) -> None:
     sheet = before_after(images[:1], names, [Column("after", names, [perfect(images[0])])])
 
-    write_report(report, tmp_path, sheet=sheet)
+    evidence = Evidence(tuple(images), ("0" * 64,) * len(images), (None,) * len(report.rows), sheet)
+
+    write_report(report, tmp_path, evidence=evidence)
 
     assert np.array_equal(cv2.imread(str(tmp_path / "report_detections.png")), sheet)
     assert "](report_detections.png)" in (tmp_path / "report.md").read_text()

@@ -8,13 +8,8 @@ import sys
 import pytest
 
 from visionlora.errors import DataError, OutputError
-from visionlora.evaluation.report import (
-    installed_versions,
-    read_report,
-    report_from_json,
-    report_to_json,
-    this_machine,
-)
+from visionlora.evaluation.machine import installed_versions, this_machine
+from visionlora.evaluation.report import read_report, report_from_json, report_to_json
 from visionlora.evaluation.writing import write_report
 
 
@@ -74,8 +69,8 @@ def test_existing_report_is_replaced_where_asked(tmp_path, report) -> None:
         ("not json", "expected a report"),
         ("[]", "expected a report"),
         ("{}", "expected a report"),
-        ('{"format": 99}', "expected a report of format 1, got 99"),
-        ('{"format": 1}', "the report is damaged"),
+        ('{"format": 99}', "expected a report of format 2, got 99"),
+        ('{"format": 2}', "the report is damaged: data: Field required"),
     ],
 )
 def test_damaged_report_is_refused(tmp_path, text, message) -> None:

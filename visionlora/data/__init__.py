@@ -1,6 +1,7 @@
-"""Data sets: data.yaml to images with boxes, checked; VOC in, COCO out. No torch, no Ultralytics, no network."""
+"""Data sets: data.yaml to images with boxes, checked; VOC and COCO in, COCO out. No torch, Ultralytics or network."""
 
 from visionlora.data.coco import to_coco
+from visionlora.data.coco_file import load_coco
 from visionlora.data.content import content_hash, find_shared_images
 from visionlora.data.dataset import Dataset, LabelledImage, load_dataset
 from visionlora.data.labels import format_labels, label_path
@@ -13,6 +14,7 @@ __all__ = [
     "find_shared_images",
     "format_labels",
     "label_path",
+    "load_coco",
     "load_dataset",
     "to_coco",
     "voc_boxes",

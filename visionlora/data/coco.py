@@ -27,7 +27,8 @@ def to_coco(images: Sequence[LabelledImage], names: Sequence[str]) -> dict[str, 
     """
     annotations: list[dict[str, Any]] = []
     for image_id, image in enumerate(images, start=1):
-        for box, class_id in zip(image.boxes_xyxy.tolist(), image.class_ids.tolist(), strict=True):
+        rows = zip(image.boxes_xyxy.tolist(), image.class_ids.tolist(), image.is_crowd.tolist(), strict=True)
+        for box, class_id, crowd in rows:
             if not 0 <= class_id < len(names):
                 raise UsageError(f"{image.path}: expected class ids from 0 to {len(names) - 1}, got {class_id}")
             left, top, right, bottom = box
@@ -39,7 +40,7 @@ def to_coco(images: Sequence[LabelledImage], names: Sequence[str]) -> dict[str, 
                     "category_id": class_id,
                     "bbox": [left, top, width, height],
                     "area": width * height,
-                    "iscrowd": 0,
+                    "iscrowd": int(crowd),
                 }
             )
     return {

@@ -32,6 +32,8 @@ class LabelledImage:
         size_wh: width and height in pixels as displayed, that is after EXIF rotation.
         boxes_xyxy: (N, 4) float32, left, top, right, bottom in pixels, within the image.
         class_ids: (N,) int64, index into the names of the data set.
+        crowd: (N,) bool, whether a box stands for a group that was not labelled one by one: neither a miss where
+            nothing is found in it, nor a false alarm where something is. None means that no box is.
 
     Raises:
         UsageError: the arrays are not of these shapes.
@@ -41,6 +43,7 @@ class LabelledImage:
     size_wh: tuple[int, int]
     boxes_xyxy: NDArray[np.float32]
     class_ids: NDArray[np.int64]
+    crowd: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         boxes = np.asarray(self.boxes_xyxy, dtype=np.float32).reshape(-1, 4)
@@ -49,6 +52,16 @@ class LabelledImage:
             raise UsageError(f"{self.path}: expected a class id for each box, got {len(class_ids)} for {len(boxes)}")
         object.__setattr__(self, "boxes_xyxy", boxes)
         object.__setattr__(self, "class_ids", class_ids)
+        if self.crowd is not None:
+            crowd = np.asarray(self.crowd, dtype=bool).reshape(-1)
+            if len(crowd) != len(boxes):
+                raise UsageError(f"{self.path}: expected a crowd flag for each box, got {len(crowd)} for {len(boxes)}")
+            object.__setattr__(self, "crowd", crowd)
+
+    @property
+    def is_crowd(self) -> NDArray[np.bool_]:
+        """(N,) bool, also where nothing was said about crowds."""
+        return np.zeros(len(self.class_ids), dtype=bool) if self.crowd is None else self.crowd
 
 
 @dataclass(frozen=True, eq=False)

@@ -63,8 +63,8 @@ def demo(out: Path | str = "runs/demo", *, overwrite: bool = False) -> Demonstra
 
 def _summary(out: Path, seconds: float) -> str:
     return (
-        f"The demonstration took {seconds:.0f} s. See {out}/report_detections.png (before and after) and "
-        f"{out}/report.md.\n"
+        f"The demonstration took {seconds:.0f} s. Open {out}/report.html, or see before and after in "
+        f"{out}/report_detections.png.\n"
         "Its base is a toy of 0.9 million parameters that has seen generated shapes only. For your own pictures start "
         "from a COCO base:\n"
         "  visionlora adapt --model yolo11n.pt --data data.yaml --out runs/mine"

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from visionlora.evaluation.coco import ClassScores, Scores, coco_scores
 from visionlora.evaluation.compare import ModelScores, score_model, time_networks
+from visionlora.evaluation.comparison import comparison_markdown
 from visionlora.evaluation.evaluate import evaluate
 from visionlora.evaluation.markdown import report_markdown
 from visionlora.evaluation.models import ModelSpec, open_network, parse_spec
 from visionlora.evaluation.pictures import Column, before_after, telling_images
-from visionlora.evaluation.report import Report, Row, read_report
+from visionlora.evaluation.report import Budget, Report, Row, Verdict, read_report
 from visionlora.evaluation.writing import refuse_existing_report, write_report
 
 __all__ = [
+    "Budget",
     "ClassScores",
     "Column",
     "ModelScores",
@@ -19,8 +21,10 @@ __all__ = [
     "Report",
     "Row",
     "Scores",
+    "Verdict",
     "before_after",
     "coco_scores",
+    "comparison_markdown",
     "evaluate",
     "open_network",
     "parse_spec",

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import cycle, islice
 
 import numpy as np
-from numpy.typing import NDArray
-from tqdm import tqdm
 
 from visionlora.data import LabelledImage
-from visionlora.detections import EVALUATION_CONFIDENCE, IOU_THRESHOLD, MAX_DETECTIONS, Detections
-from visionlora.errors import DataError
 from visionlora.evaluation.coco import Scores, coco_scores
-from visionlora.inference import Network, detect
-from visionlora.preprocess import letterbox, read_image
+from visionlora.evaluation.finding import BATCH, find_objects, read_labelled
+from visionlora.inference import Network
+from visionlora.preprocess import letterbox
 
 TIMED_IMAGES = 30
 _TURN = 5  # timed calls a turn
@@ -32,31 +29,15 @@ class ModelScores:
     classes: tuple[str, ...]
 
 
-class _SharedClasses:
-    """A network reduced to some of its classes: the others leave its output before suppression, not after."""
-
-    def __init__(self, network: Network, names: tuple[str, ...]) -> None:
-        self.names = names
-        self.image_size = network.image_size
-        self.nms = network.nms
-        self._network = network
-        self._rows = [0, 1, 2, 3, *(4 + network.names.index(name) for name in names)]
-
-    def __call__(self, batch: NDArray[np.float32], /) -> NDArray[np.float32]:
-        return self._network(batch)[:, self._rows]  # (n, 4 + classes, anchors) -> (n, 4 + shared, anchors)
-
-
 def score_model(
     network: Network,
     images: Sequence[LabelledImage],
     names: Sequence[str],
     *,
-    batch: int = 16,
+    batch: int = BATCH,
     progress: bool = True,
 ) -> ModelScores:
     """Score a network on labelled images, on those of the data set's classes that it knows by name.
-
-    Images are read, letterboxed, decoded and suppressed in the same way for every kind of network.
 
     Args:
         network: any Network.
@@ -68,25 +49,11 @@ def score_model(
     Raises:
         DataError: an image cannot be read or is not of its recorded size, or `names` holds a name twice.
     """
-    if len(set(names)) != len(names):
-        raise DataError(f"class names must differ, got {list(names)}")
-    shared = tuple(name for name in names if name in network.names)
-    if not shared:
+    found = find_objects(network, images, names, batch=batch, progress="" if progress else None)
+    if not found.classes:
         return ModelScores(scores=None, classes=())
-    if shared != tuple(network.names):
-        network = _SharedClasses(network, shared)
-    to_data_set = np.array([list(names).index(name) for name in shared], dtype=np.int64)
-    found: list[Detections] = []
-    for chunk in _chunks(images, batch, progress=progress):
-        for detections in detect(
-            network,
-            [_read(image) for image in chunk],
-            confidence=EVALUATION_CONFIDENCE,
-            iou_threshold=IOU_THRESHOLD,
-            max_detections=MAX_DETECTIONS,
-        ):
-            found.append(replace(detections, class_ids=to_data_set[detections.class_ids]))
-    return ModelScores(scores=coco_scores(found, images, names, classes=shared), classes=shared)
+    scores = coco_scores(found.detections, images, names, classes=found.classes)
+    return ModelScores(scores=scores, classes=found.classes)
 
 
 def time_networks(
@@ -102,7 +69,7 @@ def time_networks(
         images: as many as a turn needs are taken; fewer are taken again.
         count: timed calls of each network, rounded up to whole turns.
     """
-    pixels = [_read(image) for image in islice(cycle(images), _TURN)]
+    pixels = [read_labelled(image) for image in islice(cycle(images), _TURN)]
     tensors = [[letterbox(image, network.image_size)[0][None] for image in pixels] for network in networks]
     seconds: list[list[float]] = [[] for _ in networks]
     for _ in range(-(-count // _TURN)):
@@ -115,21 +82,3 @@ def time_networks(
                 network(tensor)
                 measured.append(time.perf_counter() - started)
     return tuple(1000 * float(np.median(measured)) for measured in seconds)
-
-
-def _read(image: LabelledImage) -> NDArray[np.uint8]:
-    """Return the pixels, (H, W, 3) uint8 BGR, after checking that the labels belong to a picture of this size."""
-    pixels = read_image(image.path)
-    size_wh = (pixels.shape[1], pixels.shape[0])
-    if size_wh != tuple(image.size_wh):
-        raise DataError(f"{image.path}: expected {image.size_wh} pixels (width, height), got {size_wh}")
-    return pixels
-
-
-def _chunks(images: Sequence[LabelledImage], batch: int, *, progress: bool) -> Iterator[Sequence[LabelledImage]]:
-    """Yield `batch` images at a time, counting them on a terminal's last line."""
-    with tqdm(total=len(images), unit="image", leave=False, disable=None if progress else True) as bar:
-        for start in range(0, len(images), batch):
-            chunk = images[start : start + batch]
-            yield chunk
-            bar.update(len(chunk))

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from visionlora.data import LabelledImage, content_hash, load_dataset
+from visionlora.data import LabelledImage, content_hash, load_coco, load_dataset
+from visionlora.detections import PREDICTION_CONFIDENCE, check_thresholds
 from visionlora.errors import ModelError, UsageError
+from visionlora.evaluation.bootstrap import FEWEST_IMAGES, draw_images
+from visionlora.evaluation.budget import check_budget, judge_budget
+from visionlora.evaluation.cache import cache_key, image_hashes, keep_found, load_found
 from visionlora.evaluation.coco import count_classes
-from visionlora.evaluation.compare import ModelScores, score_model, time_networks
+from visionlora.evaluation.compare import time_networks
+from visionlora.evaluation.finding import Found, find_objects, shared_classes
+from visionlora.evaluation.judgement import Judgement, difference, judge
+from visionlora.evaluation.lineage import find_warnings
+from visionlora.evaluation.machine import installed_versions, this_machine
 from visionlora.evaluation.models import ModelSpec, open_network, parse_specs
+from visionlora.evaluation.parameters import count_parameters
 from visionlora.evaluation.pictures import Column, before_after, telling_images
-from visionlora.evaluation.report import DataUsed, Report, Row, installed_versions, this_machine
-from visionlora.evaluation.writing import refuse_existing_report, write_report
+from visionlora.evaluation.report import Budget, DataUsed, Difference, Report, Retention, Row
+from visionlora.evaluation.retention import Remembered, check_base, measure_retention
+from visionlora.evaluation.writing import Evidence, refuse_existing_report, write_report
 from visionlora.files import sha256_of
 from visionlora.inference import Network, detect
 from visionlora.preprocess import read_image
@@ -27,23 +43,41 @@ def evaluate(
     *,
     split: str = "val",
     imgsz: int | None = None,
+    conf: float = PREDICTION_CONFIDENCE,
+    retention: Path | str | None = None,
+    max_drop: float | None = None,
+    max_class_drop: float | None = None,
+    min_map50: float | None = None,
     out: Path | str | None = None,
+    html: bool = False,
+    cache: bool = True,
     overwrite: bool = False,
 ) -> Report:
     """Score models of any kind on one data set: same images, same letterbox, same decoding, pycocotools.
 
-    Models run on the CPU, so that their milliseconds can be compared.
+    Models run on the CPU, so that their milliseconds can be compared. The first model that knows all the classes is the
+    reference; every difference to it has a 95 % interval by a paired bootstrap over the images.
 
     Args:
-        models: checkpoints, ONNX files, or `base.pt+adapter.safetensors`; `label=` before one names it.
-        data: the data.yaml.
-        split: which of its splits.
+        models: checkpoints, ONNX or OpenVINO files, or `base.pt+adapter.safetensors`; `label=` before one names it.
+        data: the data.yaml, or a COCO ground truth (.json) with its pictures beside it.
+        split: which of its splits; a COCO file has one.
         imgsz: side of the input in pixels; None takes what the files say, which must be one size.
+        conf: the score threshold for precision, recall, misses and false alarms.
+        retention: data.yaml of the base's source domain; its val split shows what the models have forgotten.
+        max_drop: budget: how much mAP50-95 a model may lose against the reference, as a fraction of 1.
+        max_class_drop: budget: how much AP50-95 of any class it may lose.
+        min_map50: budget: the mAP50 that it must reach.
         out: a folder for report.json, report.md and pictures; None writes nothing.
+        html: write report.html too, one page that needs no network.
+        cache: take what a model found on these images from an earlier evaluation, if nothing has changed since.
         overwrite: replace an earlier report.
 
+    Returns:
+        The report; `report.passed` says whether the budget is kept.
+
     Raises:
-        UsageError: a model is named wrongly, or the models differ in image size.
+        UsageError: a model is named wrongly, the models differ in image size, or an option is out of range.
         DataError: the data set or an image cannot be used.
         ModelError: a model cannot be used.
         OutputError: there is a report already, or it cannot be written.
@@ -53,30 +87,81 @@ def evaluate(
         >>> report.rows[1].scores.map50_95  # doctest: +SKIP
         0.408
     """
+    started = time.monotonic()
+    budget = Budget(max_drop, max_class_drop, min_map50)
+    check_budget(budget)
+    check_thresholds(conf, 0, 1)
     specs = parse_specs(models)
+    if out is None and html:
+        raise UsageError("html: expected a folder to write report.html into; give --out")
     if out is not None:
         refuse_existing_report(out, overwrite=overwrite)
-    dataset = load_dataset(data, splits=(split,))
-    images = dataset.split(split)
+    domain = _load(data, split)
+    source = None if retention is None else _load(retention, "val")
     networks = [open_network(spec, image_size=imgsz) for spec in specs]
     _check(specs, networks)
-    scored = [score_model(network, images, dataset.names) for network in networks]
-    milliseconds = time_networks(networks, images)
+    if source is not None:
+        check_base(specs[0].label, shared_classes(networks[0], source.names), source.used)
+    found = [_find(spec, network, domain, cache=cache) for spec, network in zip(specs, networks, strict=True)]
+    judgements = [_judge(one, domain, conf) for one in found]
+    milliseconds = time_networks(networks, domain.images)
+    rows = tuple(map(_row, specs, networks, found, judgements, milliseconds))
     report = Report(
-        data=DataUsed(
-            path=str(data),
-            content_hash=content_hash(images),
-            split=split,
-            images=len(images),
-            classes=count_classes(images, dataset.names),
-        ),
+        data=domain.used,
         machine=this_machine(),
         versions=installed_versions(),
-        rows=tuple(map(_row, specs, networks, scored, milliseconds)),
+        rows=_with_differences(rows, judgements, domain.names),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        command=_command(
+            models,
+            {
+                "data": data,
+                "split": split,
+                "imgsz": imgsz,
+                "conf": conf,
+                "retention": retention,
+                "max-drop": max_drop,
+                "max-class-drop": max_class_drop,
+                "min-map50": min_map50,
+                "out": out,
+            },
+            html=html,
+        ),
+        retention=None if source is None else _retention(specs, networks, source, conf=conf, cache=cache),
+    )
+    report = replace(
+        report,
+        warnings=find_warnings(report, [_relative(one.path, Path(data).parent) for one in domain.images]),
+        verdict=judge_budget(report, budget),
+        seconds=round(time.monotonic() - started, 1),
     )
     if out is not None:
-        write_report(report, out, sheet=_sheet(specs, networks, images, dataset.names), overwrite=overwrite)
+        sheet = _sheet(specs, networks, domain)
+        evidence = Evidence(domain.images, domain.hashes, tuple(judgements), sheet)
+        report = write_report(report, out, evidence=evidence, html=html, overwrite=overwrite)
     return report
+
+
+@dataclass(frozen=True, eq=False)
+class _Domain:
+    """A split, loaded, with what is asked of every model."""
+
+    images: tuple[LabelledImage, ...]
+    hashes: tuple[str, ...]
+    names: tuple[str, ...]
+    used: DataUsed
+
+    @property
+    def weights(self) -> np.ndarray | None:
+        """The draws of the bootstrap; None where the images are too few."""
+        return draw_images(len(self.images)) if len(self.images) >= FEWEST_IMAGES else None
+
+
+def _load(data: Path | str, split: str) -> _Domain:
+    dataset = load_coco(data, split=split) if Path(data).suffix == ".json" else load_dataset(data, splits=(split,))
+    images, names = dataset.split(split), dataset.names
+    used = DataUsed(str(data), content_hash(images), split, len(images), count_classes(images, names))
+    return _Domain(images, image_hashes(images), names, used)
 
 
 def _check(specs: Sequence[ModelSpec], networks: Sequence[Network]) -> None:
@@ -86,44 +171,119 @@ def _check(specs: Sequence[ModelSpec], networks: Sequence[Network]) -> None:
         raise UsageError(
             f"expected models of one image size, got {sizes}; pass --imgsz, or export the ONNX files again"
         )
-    missing = [str(spec.file) for spec in specs if not spec.file.is_file()]
+    missing = [str(path) for spec in specs for path in spec.parts if not path.is_file()]
     if missing:  # a bare name may have been found in another folder
         raise ModelError(f"expected the files of all models, found none at {', '.join(missing)}; give their paths")
 
 
-def _row(spec: ModelSpec, network: Network, scored: ModelScores, ms_per_image: float) -> Row:
-    kind, parents = _provenance(spec, network)
+def _find(spec: ModelSpec, network: Network, domain: _Domain, *, cache: bool) -> Found:
+    """Run a model on a data set, or read what it found there before."""
+    if not cache:
+        return find_objects(network, domain.images, domain.names, progress=spec.label)
+    files = [spec.path, *spec.parts]
+    key = cache_key(
+        files,
+        domain.hashes,
+        names=domain.names,
+        sizes=[one.size_wh for one in domain.images],
+        model_names=network.names,
+        imgsz=network.image_size,
+    )
+    kept = load_found(key)
+    if kept is None:
+        kept = find_objects(network, domain.images, domain.names, progress=spec.label)
+        keep_found(key, kept)
+    return kept
+
+
+def _judge(found: Found, domain: _Domain, confidence: float) -> Judgement | None:
+    return judge(found, domain.images, domain.names, weights=domain.weights, confidence=confidence)
+
+
+def _row(spec: ModelSpec, network: Network, found: Found, judgement: Judgement | None, milliseconds: float) -> Row:
+    kind, parents, settings = _provenance(spec, network)
     return Row(
         label=spec.label,
         file=str(spec.file),
         kind=kind,
-        sha256=sha256_of(spec.file),
-        bytes=spec.file.stat().st_size,
+        sha256=sha256_of(*spec.parts),
+        bytes=sum(path.stat().st_size for path in spec.parts),
         image_size=network.image_size,
-        classes=scored.classes,
-        scores=scored.scores,
-        ms_per_image=ms_per_image,
+        classes=found.classes,
+        scores=judgement.scores if judgement else None,
+        ms_per_image=milliseconds,
         parents=parents,
+        parameters=count_parameters(spec, network),
+        settings=settings,
+        operating=judgement.operating if judgement else None,
+        calibration=judgement.calibration if judgement else None,
     )
 
 
-def _provenance(spec: ModelSpec, network: Network) -> tuple[str, Mapping[str, str]]:
-    """Return what the file is, and the role and SHA-256 of the files that it says it was made from."""
+def _provenance(spec: ModelSpec, network: Network) -> tuple[str, Mapping[str, str], Mapping[str, Any]]:
+    """Return what the file is, role and SHA-256 of the files that it says it was made from, and how it was made."""
     if spec.adapter is not None:
-        return "adapter", {"base": sha256_of(spec.path)}
+        return "adapter", {"base": sha256_of(spec.path)}, {}
     metadata = getattr(network, "metadata", None) or {}
-    kind = "onnx" if spec.path.suffix == ".onnx" else "checkpoint"
-    return metadata.get("kind", kind), metadata.get("parents", {})
+    kind = {".onnx": "onnx", ".xml": "openvino"}.get(spec.path.suffix, "checkpoint")
+    return metadata.get("kind", kind), metadata.get("parents", {}), metadata.get("settings", {})
 
 
-def _sheet(
-    specs: Sequence[ModelSpec], networks: Sequence[Network], images: Sequence[LabelledImage], names: Sequence[str]
-) -> NDArray[np.uint8]:
+def _with_differences(
+    rows: tuple[Row, ...], judgements: Sequence[Judgement | None], names: Sequence[str]
+) -> tuple[Row, ...]:
+    """Return the rows with their differences to the reference and to the complete model before."""
+    complete = [index for index, row in enumerate(rows) if row.scores is not None and set(row.classes) == set(names)]
+    result = []
+    for index, row in enumerate(rows):
+        before = [other for other in complete if other < index and index in complete]
+        others = dict.fromkeys([*complete[:1], *before[-1:]])
+        pairs = [
+            _difference(judgements[index], judgements[other], rows[other].label) for other in others if other != index
+        ]
+        result.append(replace(row, differences=tuple(one for one in pairs if one is not None)))
+    return tuple(result)
+
+
+def _difference(a: Judgement | None, b: Judgement | None, to: str) -> Difference | None:
+    if a is None or b is None:
+        return None
+    return difference(a.scores, b.scores, draws=a.draws, other_draws=b.draws, to=to)
+
+
+def _retention(
+    specs: Sequence[ModelSpec], networks: Sequence[Network], source: _Domain, *, conf: float, cache: bool
+) -> Retention:
+    """Run every model on the retention set, and every adapter switched off."""
+    remembered = []
+    for spec, network in zip(specs, networks, strict=True):
+        found = _find(spec, network, source, cache=cache)
+        remembered.append(Remembered(spec.label, found, _judge(found, source, conf)))
+        if spec.adapter is not None:
+            off: Any = network
+            found = find_objects(off.adapter_off(), source.images, source.names, progress=f"{spec.label} off")
+            remembered.append(Remembered(f"{spec.label} switched off", found, _judge(found, source, conf)))
+    return measure_retention(remembered, source.used)
+
+
+def _sheet(specs: Sequence[ModelSpec], networks: Sequence[Network], domain: _Domain) -> NDArray[np.uint8]:
     """Return the contact sheet of the first model and the last: before and after."""
-    shown = telling_images(images)
+    shown = telling_images(domain.images)
     pixels = [read_image(image.path) for image in shown]
     columns = [
         Column(title=specs[index].label, names=networks[index].names, detections=detect(networks[index], pixels))
         for index in dict.fromkeys((0, len(networks) - 1))
     ]
-    return before_after(shown, names, columns)
+    return before_after(shown, domain.names, columns)
+
+
+def _relative(path: Path, folder: Path) -> str:
+    """Return a path as the cards of quantized files name their calibration images."""
+    return Path(os.path.relpath(path, folder)).as_posix()
+
+
+def _command(models: Sequence[str | Path], options: Mapping[str, Any], *, html: bool) -> str:
+    """Return the command line that makes the same report; options that are None are left out."""
+    words = [word for model in models for word in ("--model", str(model))]
+    words += [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
+    return shlex.join(["visionlora", "eval", *words, *(["--html"] if html else [])])

@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from visionlora.evaluation.report import Report, Row
-
-NO_SCORE = "-"
-"""Stands where there is nothing to score: a class that the model does not know or that has no objects."""
+from visionlora.evaluation.words import (
+    NO_SCORE,
+    change_words,
+    count_words,
+    fraction,
+    megabytes,
+    signed,
+)
 
 
 def report_markdown(report: Report, *, pictures: Sequence[tuple[str, str, str]] = ()) -> str:
@@ -19,35 +24,19 @@ def report_markdown(report: Report, *, pictures: Sequence[tuple[str, str, str]] 
     """
     parts = [
         "# Evaluation",
+        _verdict(report),
+        "\n\n".join(f"**Take care**: {sentence}" for sentence in report.warnings),
         _what_was_measured(report),
         summary_table(report),
         _notes(report),
         "\n".join(["## What each stage changed", "", *(f"- {line}" for line in stage_sentences(report))]),
-        "\n".join(["## Classes", "", _class_table(report), "", "AP50-95 of each model."]),
+        _retention(report),
+        _operating(report),
+        _folded("AP50-95 of each class", _class_table(report)),
         "\n\n".join(f"![{title}]({path})\n\n{caption}" for title, path, caption in pictures),
-        _provenance(report),
+        _folded("Provenance", _provenance(report)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def fraction(value: float | None) -> str:
-    """Return an average precision with three decimals, as in every table of the report.
-
-    Example:
-        >>> fraction(0.40812), fraction(None)
-        ('0.408', '-')
-    """
-    return NO_SCORE if value is None else f"{value:.3f}"
-
-
-def megabytes(size: int) -> str:
-    """Return bytes in MB (10^6 bytes).
-
-    Example:
-        >>> megabytes(2_880_000)
-        '2.88'
-    """
-    return f"{size / 1e6:.2f}"
 
 
 def stage_sentences(report: Report) -> list[str]:
@@ -65,37 +54,39 @@ def stage_sentences(report: Report) -> list[str]:
 
 def _complete_sentence(row: Row, previous: Row | None, report: Report) -> str:
     score = row.scores.map50_95 if row.scores else None
-    label = _code(row.label)
+    label = code(row.label)
     if previous is None or report.reference is None:
         return f"{label} is the reference: mAP50-95 {fraction(score)} on all {_classes(len(report.data.names))}."
-    to_reference = _difference(score, report.reference, role="the reference ")
-    if previous is report.reference:
+    to_reference = _against(row, report.reference, role="the reference ")
+    if previous is report.reference or _against(previous, report.reference).startswith("the same"):
         return f"{label}: {fraction(score)}, {to_reference}."
-    return f"{label}: {fraction(score)}, {_difference(score, previous)}, {to_reference}."
+    return f"{label}: {fraction(score)}; {_against(row, previous)}; {to_reference}."
 
 
 def _partial_sentence(row: Row, report: Report) -> str:
-    label, total = _code(row.label), len(report.data.names)
+    label, total = code(row.label), len(report.data.names)
     if row.scores is None:
         return f"{label} knows none of the {_classes(total)}, so it has no score."
     known = ", ".join(row.classes)
-    sentence = f"{label} knows {len(row.classes)} of {_classes(total)} ({known}): {fraction(row.scores.map50_95)} on"
-    sentence += " it" if len(row.classes) == 1 else " them"
+    on = "it" if len(row.classes) == 1 else "them"
+    sentence = (
+        f"{label} knows {len(row.classes)} of {_classes(total)} ({known}): {fraction(row.scores.map50_95)} on {on}"
+    )
     reference = report.reference
     if reference is None or reference.scores is None:
         return sentence + "."
     there = reference.scores.mean_over(row.classes)
-    return sentence + f"; {_code(reference.label)} has {fraction(there)} on the same."
+    apart = row.difference_to(reference.label)
+    words = f"; against that {change_words(apart.map50_95)}" if apart is not None else ""
+    return f"{sentence}; {code(reference.label)} has {fraction(there)} on the same{words}."
 
 
-def _difference(score: float | None, other: Row, *, role: str = "") -> str:
-    there, label = other.scores.map50_95 if other.scores else None, role + _code(other.label)
-    if score is None or there is None:
-        return f"not comparable with {label}"
-    change = f"{abs(score - there):.3f}"
-    if change == "0.000":
-        return f"the same as {label}"
-    return f"{change} {'less' if score < there else 'more'} than {label}"
+def _against(row: Row, other: Row, *, role: str = "") -> str:
+    apart, there = row.difference_to(other.label), f"{role}{code(other.label)}"
+    if apart is None:
+        return f"not comparable with {there}"
+    words = change_words(apart.map50_95)
+    return f"{words} as {there}" if words == "the same" else f"against {there} {words}"
 
 
 def summary_table(report: Report) -> str:
@@ -103,16 +94,94 @@ def summary_table(report: Report) -> str:
     total = len(report.data.names)
     rows = [
         [
-            _code(row.label),
+            code(row.label),
             fraction(row.scores.map50_95 if row.scores else None),
+            _difference_cell(row, report),
             fraction(row.scores.map50 if row.scores else None),
+            fraction(row.scores.map75 if row.scores else None),
             f"{len(row.classes)}/{total}",
             megabytes(row.bytes),
             f"{row.ms_per_image:.1f}",
         ]
         for row in report.rows
     ]
-    return _table(["model", "mAP50-95", "mAP50", "classes", "MB", "ms per image"], rows)
+    return markdown_table(
+        ["model", "mAP50-95", "difference (95%)", "mAP50", "mAP75", "classes", "MB", "ms per image"], rows
+    )
+
+
+def _difference_cell(row: Row, report: Report) -> str:
+    """Return the difference to the reference with its interval; a star where the model knows only some classes."""
+    reference = report.reference
+    if row is reference:
+        return "reference"
+    apart = None if reference is None else row.difference_to(reference.label)
+    if apart is None:
+        return NO_SCORE
+    change, star = apart.map50_95, "" if row in report.complete_rows else "*"
+    if change_words(change) == "the same":
+        return f"the same{star}"
+    if change.interval is None:
+        return signed(change.difference) + star
+    return f"{signed(change.difference)}{star} [{signed(change.interval.low)}, {signed(change.interval.high)}]"
+
+
+def _verdict(report: Report) -> str:
+    if report.verdict is None:
+        return ""
+    head, _, rest = report.verdict.sentence.partition(":")
+    return f"**{head}**:{rest}"
+
+
+def _retention(report: Report) -> str:
+    if report.retention is None:
+        return ""
+    data = report.retention.data
+    return f"## Retention\n\n{report.retention.sentence} ({data.images} images of `{data.path}`, classes by name.)"
+
+
+def _operating(report: Report) -> str:
+    points = [(row, row.operating) for row in report.rows if row.operating is not None]
+    if not points:
+        return ""
+    rows = [
+        [
+            code(row.label),
+            fraction(point.precision),
+            fraction(point.recall),
+            fraction(point.f1),
+            f"{point.misses_per_1000_images:.0f}",
+            f"{point.false_alarms_per_1000_images:.0f}",
+            fraction(point.best_confidence),
+            fraction(row.calibration.error if row.calibration else None),
+            fraction(row.scores.recall if row.scores else None),
+            "/".join(fraction(size) for size in _sizes(row)),
+            count_words(row.parameters),
+        ]
+        for row, point in points
+    ]
+    header = ["model", "precision", "recall", "F1", "misses", "false alarms", "best threshold", "ECE", "AR", "AP S/M/L"]
+    return "\n".join(
+        [
+            f"## At score {points[0][1].confidence:g}",
+            "",
+            markdown_table([*header, "parameters"], rows),
+            "",
+            "An object is found from IoU 0.50 on. Misses and false alarms are per 1000 images; the best threshold "
+            "gives the highest F1 on these images; ECE is how far scores are from precision; AR is average recall; "
+            "AP S/M/L is mAP50-95 of objects below 32, up to 96 and above 96 pixels squared.",
+        ]
+    )
+
+
+def _sizes(row: Row) -> tuple[float | None, ...]:
+    scores = row.scores
+    return (scores.map_small, scores.map_medium, scores.map_large) if scores else (None, None, None)
+
+
+def _folded(title: str, text: str) -> str:
+    """Return text that GitHub shows when its title is clicked."""
+    return f"<details><summary>{title}</summary>\n\n{text}\n\n</details>"
 
 
 def _class_table(report: Report) -> str:
@@ -121,7 +190,7 @@ def _class_table(report: Report) -> str:
     for count in report.data.classes:
         scores = [fraction(known[count.name].ap50_95 if count.name in known else None) for known in by_row]
         rows.append([_escape(count.name), str(count.images), str(count.objects), *scores])
-    return _table(["class", "images", "objects", *(_code(row.label) for row in report.rows)], rows)
+    return markdown_table(["class", "images", "objects", *(code(row.label) for row in report.rows)], rows)
 
 
 def _what_was_measured(report: Report) -> str:
@@ -137,24 +206,28 @@ def _what_was_measured(report: Report) -> str:
 def _notes(report: Report) -> str:
     machine = report.machine
     notes = [
+        "Differences of mAP50-95 are taken to the reference, with the 95% interval of a paired bootstrap over images.",
         f"Milliseconds: the network alone, batch 1, median, {machine.cpu}, "
-        f"{machine.cores} cores, {machine.threads} usable."
+        f"{machine.cores} cores, {machine.threads} usable.",
     ]
     if any(row.kind == "adapter" for row in report.rows):
         notes.append("MB of an adapter: its own file, which needs its base beside it.")
     partial = [row for row in report.rows if row.scores is not None and row not in report.complete_rows]
     if partial:
-        notes.append("A mean over fewer classes is not comparable with a mean over all.")
+        notes.append(
+            "A mean over fewer classes is not comparable with a mean over all; "
+            "a difference with a star is on those alone."
+        )
     return " ".join(notes)
 
 
 def _provenance(report: Report) -> str:
     rows = [
         [
-            _code(row.label),
+            code(row.label),
             row.kind,
-            _code(row.file),
-            _code(row.sha256[:12]),
+            code(row.file),
+            code(row.sha256[:12]),
             ", ".join(f"{role} `{sha256[:12]}`" for role, sha256 in row.parents.items()) or NO_SCORE,
         ]
         for row in report.rows
@@ -162,16 +235,16 @@ def _provenance(report: Report) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
     return "\n".join(
         [
-            "## Provenance",
+            markdown_table(["model", "kind", "file", "SHA-256", "made from"], rows),
             "",
-            _table(["model", "kind", "file", "SHA-256", "made from"], rows),
-            "",
-            f"Data set content `{report.data.content_hash[:12]}`. {versions}.",
+            f"Data set content `{report.data.content_hash[:12]}`. {versions}. "
+            f"Made {report.created} in {report.seconds:.0f} s.",
+            *(["", f"`{report.command}`"] if report.command else []),
         ]
     )
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table: the first column to the left, numbers to the right, columns padded for reading."""
     cells = [list(header), *(list(row) for row in rows)]
     widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(header))]
@@ -201,5 +274,5 @@ def _escape(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-def _code(text: str) -> str:
+def code(text: str) -> str:
     return f"`{_escape(text)}`"

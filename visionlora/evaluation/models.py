@@ -14,7 +14,7 @@ _ADAPTER_SUFFIX = ".safetensors"
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What to evaluate: a checkpoint, an ONNX file, or a base with an adapter; and what to call it.
+    """What to evaluate: a checkpoint, an ONNX or OpenVINO file, or a base with an adapter; and what to call it.
 
     Raises:
         UsageError: the label is empty, a file's suffix is unknown, or an adapter stands without its base.
@@ -29,8 +29,8 @@ class ModelSpec:
             raise UsageError(f"{self.path}: the label before '=' is empty")
         if self.path.suffix == _ADAPTER_SUFFIX:
             raise UsageError(f"{self.path}: an adapter needs its base: write base.pt+{self.path.name}")
-        if self.path.suffix not in (".pt", ".onnx"):
-            raise UsageError(f"{self.path}: expected a .pt or .onnx file, or base.pt+adapter.safetensors")
+        if self.path.suffix not in (".pt", ".onnx", ".xml"):
+            raise UsageError(f"{self.path}: expected a .pt, .onnx or .xml file, or base.pt+adapter.safetensors")
         if self.adapter is not None and self.path.suffix != ".pt":
             raise UsageError(f"{self.path}: an adapter belongs to a .pt base; an ONNX file has it merged in")
 
@@ -38,6 +38,11 @@ class ModelSpec:
     def file(self) -> Path:
         """The file that makes this model what it is: the adapter where there is one."""
         return self.adapter or self.path
+
+    @property
+    def parts(self) -> tuple[Path, ...]:
+        """The files that hold this model's own bytes: `file`, and the weights beside an OpenVINO model."""
+        return (self.file, self.file.with_suffix(".bin")) if self.path.suffix == ".xml" else (self.file,)
 
 
 def parse_spec(text: str | Path) -> ModelSpec:
@@ -85,26 +90,26 @@ def parse_specs(texts: Sequence[str | Path]) -> list[ModelSpec]:
 
 
 def open_network(spec: ModelSpec | str | Path, *, image_size: int | None = None, device: str = "cpu") -> Network:
-    """Open a checkpoint, an ONNX file, or a base with an adapter.
+    """Open a checkpoint, an ONNX or OpenVINO file, or a base with an adapter.
 
-    torch is loaded for checkpoints only, onnxruntime for ONNX files only.
+    torch is loaded for checkpoints only, onnxruntime and OpenVINO for their files only.
 
     Args:
         spec: what to open; a string is read by `parse_spec`.
         image_size: side of the input in pixels; None takes what the file says.
-        device: for checkpoints; ONNX files run on the CPU.
+        device: for checkpoints; other files run on the CPU.
 
     Raises:
-        UsageError: an ONNX file has another image size than the one asked for.
+        UsageError: an exported file has another image size than the one asked for.
         ModelError: the file cannot be used.
         AdapterError: the adapter does not belong to the base.
     """
     if not isinstance(spec, ModelSpec):
         spec = parse_spec(spec)
-    if spec.path.suffix == ".onnx":
-        from visionlora.runtime import OnnxNetwork
+    if spec.path.suffix != ".pt":
+        from visionlora.runtime import OnnxNetwork, OpenVinoNetwork
 
-        network = OnnxNetwork(spec.path)
+        network = OnnxNetwork(spec.path) if spec.path.suffix == ".onnx" else OpenVinoNetwork(spec.path)
         if image_size is not None and network.image_size != image_size:
             raise UsageError(
                 f"{spec.path}: made for {network.image_size} px, but {image_size} px were asked for; "

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import json
-import os
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from visionlora.errors import DataError
-from visionlora.evaluation.coco import ClassCount, ClassScores, Scores
+from visionlora.evaluation.bootstrap import Change
+from visionlora.evaluation.calibration import Calibration
+from visionlora.evaluation.coco import ClassCount, Scores
+from visionlora.evaluation.machine import Machine
+from visionlora.evaluation.operating import OperatingPoint
 
-FORMAT = 1
+FORMAT = 2
 """Version of report.json; raised when a field changes its meaning."""
-
-_PACKAGES = ("visionlora", "torch", "ultralytics", "onnxruntime", "numpy", "pycocotools")
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,23 @@ class DataUsed:
 
 
 @dataclass(frozen=True)
-class Machine:
-    """Where the milliseconds were measured; `threads` are the processors that this process may use."""
+class ClassChange:
+    """How AP50-95 of one class differs from another model's."""
 
-    cpu: str
-    cores: int
-    threads: int
+    name: str
+    change: Change
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How a model's scores differ from another model's on the classes that both know: this one minus the other."""
+
+    to: str
+    """The other model's label."""
+    classes: tuple[str, ...]
+    map50_95: Change
+    map50: Change
+    per_class: tuple[ClassChange, ...]
 
 
 @dataclass(frozen=True)
@@ -53,7 +65,7 @@ class Row:
     Attributes:
         label: what the model is called in the report, unlike any other row's.
         file: its path; of a base with an adapter, the adapter's.
-        kind: what the file is: "checkpoint", "adapter", "onnx" or "int8".
+        kind: what the file is: "checkpoint", "adapter", "merged", "onnx", "int8" or "openvino".
         sha256: of the file.
         bytes: of the file.
         image_size: side of the network's input in pixels.
@@ -61,6 +73,11 @@ class Row:
         scores: over these classes; None if there are none.
         ms_per_image: median milliseconds of the network alone at batch 1.
         parents: role and SHA-256 of the files that this one was made from.
+        parameters: numbers in the file's weights; None if they were not counted.
+        settings: how the file was made, as it says itself.
+        operating: counts at the chosen threshold.
+        calibration: whether its scores mean what they say.
+        differences: to the reference, then to the model before.
     """
 
     label: str
@@ -73,17 +90,117 @@ class Row:
     scores: Scores | None
     ms_per_image: float
     parents: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    parameters: int | None = None
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    operating: OperatingPoint | None = None
+    calibration: Calibration | None = None
+    differences: tuple[Difference, ...] = ()
+
+    def difference_to(self, label: str) -> Difference | None:
+        """Return how this model differs from another, or None where that was not measured."""
+        return next((one for one in self.differences if one.to == label), None)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a model may lose, and what it must reach; None is no limit."""
+
+    max_drop: float | None = None
+    """Highest loss of mAP50-95 against the reference, as a fraction of 1."""
+    max_class_drop: float | None = None
+    """Highest loss of AP50-95 of any class."""
+    min_map50: float | None = None
+    """Lowest mAP50."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One limit held to one model."""
+
+    model: str
+    limit: str
+    """Name of the field of the budget."""
+    allowed: float
+    measured: float | None
+    """None where the model cannot be judged, because it does not know all the classes."""
+    passed: bool
+    class_name: str | None = None
+    """The class that lost most, for `max_class_drop`."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the models keep within the budget, in a sentence and in detail."""
+
+    budget: Budget
+    passed: bool
+    sentence: str
+    checks: tuple[Check, ...]
+
+
+@dataclass(frozen=True)
+class Retained:
+    """What one model still knows of the retention set."""
+
+    label: str
+    known: int
+    """How many of the base's classes in the set it still knows."""
+    map50_95: float
+    """Over all the base's classes that have objects there; one that it does not know counts zero."""
+    retention: float | None
+    """`map50_95` over the base's; None if that is zero."""
+    shared: Change | None
+    """Difference to the base on the classes that both know; None if there is none with objects."""
+    unchanged: bool
+    """Whether every detection equals the base's bit for bit."""
+
+
+@dataclass(frozen=True)
+class Retention:
+    """What the models still know of the base's source domain, classes matched by name."""
+
+    data: DataUsed
+    base: str
+    """Label of the model that the others are held to: the first."""
+    known: int
+    """How many of the set's classes the base knows."""
+    map50_95: float
+    """The base's, over those that have objects."""
+    rows: tuple[Retained, ...]
+    sentence: str
+
+
+@dataclass(frozen=True)
+class PerImage:
+    """The file beside the report that holds every model's matches, for intervals of later comparisons."""
+
+    file: str
+    sha256: str
 
 
 @dataclass(frozen=True)
 class Report:
     """Several models under one ruler; `versions` are those of the packages that produced the numbers."""
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(use_attribute_docstrings=True)
+
     data: DataUsed
     machine: Machine
     versions: Mapping[str, str]
     rows: tuple[Row, ...]
     format: int = FORMAT
+    created: str = ""
+    """When, in UTC, as ISO 8601 writes it."""
+    command: str = ""
+    """The command line that makes this report."""
+    seconds: float = 0.0
+    """How long it took."""
+    warnings: tuple[str, ...] = ()
+    """What a reader must know before trusting the numbers, a sentence each."""
+    verdict: Verdict | None = None
+    """None where no limit was given."""
+    retention: Retention | None = None
+    per_image: PerImage | None = None
 
     @property
     def complete_rows(self) -> tuple[Row, ...]:
@@ -95,27 +212,19 @@ class Report:
         """The first model that knows all the classes; the differences are taken to it."""
         return next(iter(self.complete_rows), None)
 
+    @property
+    def passed(self) -> bool:
+        """Whether no limit is missed; true where none was given."""
+        return self.verdict is None or self.verdict.passed
 
-def this_machine() -> Machine:
-    """Return the processor's name and counts."""
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return Machine(cpu=_cpu_name(), cores=os.cpu_count() or 1, threads=threads or 1)
 
-
-def installed_versions() -> dict[str, str]:
-    """Return the versions of the packages that decide about the numbers, without importing them."""
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue  # a machine that evaluates ONNX files needs no torch
-    return versions
+_ADAPTER: TypeAdapter[Report] = TypeAdapter(Report)
 
 
 def report_to_json(report: Report) -> str:
     """Return the report as indented JSON; fractions are unrounded, missing scores are null."""
-    return json.dumps(dataclasses.asdict(report), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    fields = _ADAPTER.dump_python(report, mode="json")
+    return json.dumps(fields, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def report_from_json(text: str) -> Report:
@@ -132,14 +241,10 @@ def report_from_json(text: str) -> Report:
     if version != FORMAT:
         raise DataError(f"expected a report of format {FORMAT}, got {version}; read it with the version that wrote it")
     try:
-        return Report(
-            data=_data(fields["data"]),
-            machine=Machine(**fields["machine"]),
-            versions=fields["versions"],
-            rows=tuple(_row(row) for row in fields["rows"]),
-        )
-    except (KeyError, TypeError) as error:
-        raise DataError(f"the report is damaged: {error}") from error
+        return _ADAPTER.validate_python(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise DataError(f"the report is damaged: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
 
 
 def read_report(path: Path | str) -> Report:
@@ -158,24 +263,11 @@ def read_report(path: Path | str) -> Report:
         raise DataError(f"{path}: {error}") from error
 
 
-def _data(fields: dict[str, Any]) -> DataUsed:
-    return DataUsed(**{**fields, "classes": tuple(ClassCount(**one) for one in fields["classes"])})
-
-
-def _row(fields: dict[str, Any]) -> Row:
-    scores = fields["scores"]
-    if scores is not None:
-        scores = Scores(**{**scores, "per_class": tuple(ClassScores(**one) for one in scores["per_class"])})
-    return Row(**{**fields, "classes": tuple(fields["classes"]), "scores": scores})
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        key, _, value = line.partition(":")
-        if key.strip() == "model name":
-            return value.strip()
-    return platform.processor() or platform.machine() or "unknown"
+def report_schema() -> dict[str, Any]:
+    """Return the JSON Schema (2020-12) of report.json; `docs/report.schema.json` is this."""
+    schema = _ADAPTER.json_schema(mode="serialization")
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$comment": f"format {FORMAT}; written by visionlora.evaluation.report.report_schema",
+        **schema,
+    }

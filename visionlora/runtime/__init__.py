@@ -1,7 +1,8 @@
-"""Running exported detectors with onnxruntime; never imports torch."""
+"""Running exported detectors with onnxruntime, or OpenVINO where it is installed; never imports torch."""
 
 from __future__ import annotations
 
 from visionlora.runtime.network import OnnxNetwork
+from visionlora.runtime.openvino import OpenVinoNetwork
 
-__all__ = ["OnnxNetwork"]
+__all__ = ["OnnxNetwork", "OpenVinoNetwork"]

@@ -93,7 +93,7 @@ class OnnxNetwork:
             padded = np.concatenate([batch, np.zeros_like(batch, shape=(spare, *batch.shape[1:]))]) if spare else batch
             output = np.concatenate([self._run(padded[i : i + step]) for i in range(0, len(padded), step)])
             output = output[: len(batch)]
-        return _one_hot(self._path, output, len(self.names)) if self._end_to_end else output
+        return one_hot(self._path, output, len(self.names)) if self._end_to_end else output
 
     def _run(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         try:
@@ -193,7 +193,7 @@ def _image_size(path: Path, shape: list[Any], properties: Mapping[str, str], met
     return int(size[0])
 
 
-def _one_hot(path: Path, rows: NDArray[np.float32], classes: int) -> NDArray[np.float32]:
+def one_hot(path: Path, rows: NDArray[np.float32], classes: int) -> NDArray[np.float32]:
     """(n, boxes, 6) x1, y1, x2, y2, score, class -> (n, 4 + classes, boxes) as a raw prediction."""
     class_ids = rows[:, :, 5].astype(np.int64)
     if rows.shape[1] and (np.min(class_ids) < 0 or np.max(class_ids) >= classes):

@@ -65,7 +65,7 @@ class TorchNetwork:
         image_size: int | None = None,
         device: str = "cpu",
     ) -> None:
-        base = load_base(path)
+        base = self._base = load_base(path)
         own_size = base.image_size
         if adapter is not None:
             loaded = load_adapter(adapter)
@@ -83,6 +83,13 @@ class TorchNetwork:
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         """Return the raw prediction (n, 4 + classes, anchors) for a batch (n, 3, S, S) float32 in [0, 1]."""
         return self.detector(torch.from_numpy(batch).to(self.device)).float().cpu().numpy()
+
+    def adapter_off(self) -> TorchNetwork:
+        """Return the detector without its adapter, from the base's weights that this one was made from."""
+        off = copy.copy(self)
+        off.names, off.metadata = self._base.names, self._base.card
+        off.detector = RawDetector(self._base.model).to(self.device)
+        return off
 
 
 def with_adapter(base: Base, adapter: Adapter) -> Base:

@@ -1,0 +1,106 @@
+"""Whether the models keep within a budget of accuracy, in a sentence for people and a yes or no for machines."""
+
+from __future__ import annotations
+
+from visionlora.errors import UsageError
+from visionlora.evaluation.report import Budget, Check, Report, Row, Verdict
+
+_WORDS = {"max_drop": "mAP50-95", "max_class_drop": "AP50-95", "min_map50": "mAP50"}
+
+
+def check_budget(budget: Budget) -> None:
+    """Refuse limits that no report can mean.
+
+    Raises:
+        UsageError: a limit is outside [0, 1]; all of them at once.
+    """
+    limits = {name: getattr(budget, name) for name in _WORDS}
+    wrong = [f"{name}: expected a fraction in [0, 1], got {value}" for name, value in limits.items()
+             if value is not None and not 0 <= value <= 1]  # fmt: skip
+    if wrong:
+        raise UsageError("; ".join(wrong))
+
+
+def judge_budget(report: Report, budget: Budget) -> Verdict | None:
+    """Hold the budget to every model after the reference; to the reference itself where it is the last.
+
+    Scores are compared unrounded, and as measured: an interval says how sure they are, not whether they pass.
+
+    Returns:
+        The verdict; None if the budget has no limit.
+    """
+    limits = [name for name in _WORDS if getattr(budget, name) is not None]
+    if not limits:
+        return None
+    checks = tuple(_check(row, report, budget, limit) for row in _judged(report) for limit in limits)
+    return Verdict(budget, all(check.passed for check in checks), _sentence(checks, report), checks)
+
+
+def _judged(report: Report) -> tuple[Row, ...]:
+    reference = report.reference
+    if reference is None:
+        return report.rows
+    after = report.rows[report.rows.index(reference) + 1 :]
+    return after or (reference,)
+
+
+def _check(row: Row, report: Report, budget: Budget, limit: str) -> Check:
+    """Hold one limit to one model; what cannot be judged does not pass."""
+    allowed, reference = getattr(budget, limit), report.reference
+    if row not in report.complete_rows or row.scores is None or reference is None:
+        return Check(row.label, limit, allowed, None, False)
+    if limit == "min_map50":
+        score = row.scores.map50
+        return Check(row.label, limit, allowed, score, score is not None and score >= allowed)
+    difference = row.difference_to(reference.label)
+    if difference is None:  # no object, or the model is the reference itself
+        return Check(row.label, limit, allowed, None, False)
+    if limit == "max_drop":
+        drop = -difference.map50_95.difference
+        return Check(row.label, limit, allowed, drop, drop <= allowed)
+    worst = min(difference.per_class, key=lambda one: one.change.difference)
+    drop = -worst.change.difference
+    return Check(row.label, limit, allowed, drop, drop <= allowed, worst.name)
+
+
+def _sentence(checks: tuple[Check, ...], report: Report) -> str:
+    """Say in one sentence what passes or fails, the worst first."""
+    failed = [check for check in checks if not check.passed]
+    if failed:
+        return f"Not passed: {'; '.join(_failure(check, report) for check in failed)}."
+    labels = list(dict.fromkeys(check.model for check in checks))
+    who = f"`{labels[0]}` keeps" if len(labels) == 1 else f"all {len(labels)} models after the reference keep"
+    return f"Passed: {who} within the budget ({'; '.join(_tightest(checks))})."
+
+
+def _failure(check: Check, report: Report) -> str:
+    if check.measured is None:
+        row = next(row for row in report.rows if row.label == check.model)
+        if len(row.classes) == len(report.data.names):
+            if row is report.reference and check.limit != "min_map50":
+                return f"`{check.model}` has nothing to lose against ({check.limit}); give the model before it first"
+            return f"`{check.model}` has no object to be judged by"
+        return f"`{check.model}` knows {len(row.classes)} of {len(report.data.names)} classes"
+    score = _WORDS[check.limit]
+    if check.limit == "min_map50":
+        return f"`{check.model}` has {score} {check.measured:.3f}, at least {check.allowed:.3f} is asked for"
+    what = f"{score} of {check.class_name}" if check.class_name else score
+    digits = 3 if round(check.measured, 3) != round(check.allowed, 3) else 5  # a miss must be seen to be one
+    return f"`{check.model}` loses {check.measured:.{digits}f} of {what}, {check.allowed:.{digits}f} is allowed"
+
+
+def _tightest(checks: tuple[Check, ...]) -> list[str]:
+    """Return what comes nearest to each limit."""
+    parts = []
+    for limit, score in _WORDS.items():
+        held = [check for check in checks if check.limit == limit and check.measured is not None]
+        if not held:
+            continue
+        if limit == "min_map50":
+            worst = min(held, key=lambda check: check.measured or 0.0)
+            parts.append(f"lowest {score} {worst.measured:.3f}, at least {worst.allowed:.3f} asked for")
+            continue
+        worst = max(held, key=lambda check: check.measured or 0.0)
+        what = f"{score} of a class" if limit == "max_class_drop" else score
+        parts.append(f"largest loss of {what} {max(worst.measured or 0.0, 0.0):.3f}, {worst.allowed:.3f} allowed")
+    return parts

@@ -1,0 +1,122 @@
+"""What a model found on a data set, kept on disk under everything that decides about it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import zipfile
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from visionlora.data import LabelledImage
+from visionlora.detections import EVALUATION_CONFIDENCE, IOU_THRESHOLD, MAX_DETECTIONS, Detections
+from visionlora.errors import OutputError
+from visionlora.evaluation.finding import Found
+from visionlora.evaluation.machine import this_machine
+from visionlora.files import atomic_output, sha256_of
+
+FOLDER_VARIABLE = "VISIONLORA_CACHE"
+KEPT = 200
+"""Results that are kept; the oldest make room."""
+_PACKAGES = ("numpy", "opencv-python", "opencv-python-headless", "onnxruntime", "torch", "ultralytics", "openvino")
+
+
+def cache_folder() -> Path:
+    """Return where results are kept: `$VISIONLORA_CACHE`, else `visionlora` in the user's cache folder."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get(FOLDER_VARIABLE) or Path(home) / "visionlora")
+
+
+def cache_key(files: Sequence[Path], images: Sequence[str], **settings: Any) -> str:
+    """Return the SHA-256 of everything that decides what a model finds, as 64 hexadecimal digits.
+
+    That is: the bytes of the model's files and of every image, in order; the settings; the thresholds of the ruler; the
+    source of visionlora; the versions of the libraries; and the processor, whose INT8 arithmetic may differ.
+
+    Args:
+        files: of the model.
+        images: SHA-256 of each image file.
+        **settings: whatever else the caller lets decide, as JSON knows it.
+    """
+    machine = this_machine()
+    parts = {
+        "files": [sha256_of(file) for file in files],
+        "images": list(images),
+        "settings": settings,
+        "ruler": [EVALUATION_CONFIDENCE, IOU_THRESHOLD, MAX_DETECTIONS],
+        "source": _source_hash(),
+        "versions": _versions(),
+        "machine": [machine.cpu, machine.threads],
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def image_hashes(images: Sequence[LabelledImage]) -> tuple[str, ...]:
+    """Return the SHA-256 of each image file."""
+    return tuple(sha256_of(image.path) for image in images)
+
+
+def load_found(key: str) -> Found | None:
+    """Return what is kept under a key, or None where there is nothing or the file is damaged."""
+    try:
+        with np.load(_path(key), allow_pickle=False) as kept:
+            arrays = {name: kept[name] for name in ("boxes", "scores", "class_ids", "counts", "classes", "key")}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    ends = np.cumsum(arrays["counts"])[:-1]
+    if str(arrays["key"]) != key or len(arrays["boxes"]) != arrays["counts"].sum():
+        return None
+    parts = (np.split(arrays[name], ends) for name in ("boxes", "scores", "class_ids"))
+    return Found(tuple(map(Detections, *parts)), tuple(arrays["classes"].tolist()))
+
+
+def keep_found(key: str, found: Found) -> None:
+    """Keep a result under its key; a full or read-only disk is no reason to fail, as the result is there."""
+    one = found.detections
+    arrays: dict[str, Any] = {
+        "boxes": np.concatenate([detections.boxes_xyxy for detections in one]),
+        "scores": np.concatenate([detections.scores for detections in one]),
+        "class_ids": np.concatenate([detections.class_ids for detections in one]),
+        "counts": np.array([len(detections) for detections in one]),
+        "classes": np.array(found.classes, dtype=np.str_),
+        "key": np.array(key),
+    }
+    try:
+        with atomic_output(_path(key)) as partial:
+            np.savez_compressed(partial, **arrays)
+    except OutputError:
+        return
+    newest_first = sorted(cache_folder().glob("*.npz"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in newest_first[KEPT:]:
+        path.unlink(missing_ok=True)
+
+
+def _path(key: str) -> Path:
+    return cache_folder() / f"{key}.npz"
+
+
+@cache
+def _source_hash() -> str:
+    """Hash this package's own code: a development version must not read what the one before found."""
+    root = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"{path.relative_to(root)}\0{sha256_of(path)}\0".encode())
+    return digest.hexdigest()
+
+
+@cache
+def _versions() -> dict[str, str]:
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = ""
+    return versions

@@ -1,0 +1,147 @@
+"""pycocotools on detections in memory."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from visionlora.data import LabelledImage
+from visionlora.detections import MAX_DETECTIONS, Detections
+from visionlora.evaluation.matches import IOU_THRESHOLDS, RECALLS, Matches
+
+SIZE_RANGES = ((0, float("inf")), (0, 32**2), (32**2, 96**2), (96**2, float("inf")))
+"""Areas in square pixels of the original image: all, small, medium, large, as COCO has them."""
+
+
+@dataclass(frozen=True, eq=False)
+class CocoResult:
+    """What pycocotools found.
+
+    Attributes:
+        precision: (10 IoU thresholds, 101 recalls, classes, 4 sizes), interpolated, -1 where there is no object.
+        recall: (10, classes, 4), -1 where there is no object.
+        matches: of all sizes.
+    """
+
+    precision: NDArray[np.float64]
+    recall: NDArray[np.float64]
+    matches: Matches
+
+
+def run_cocoeval(
+    detections: Sequence[Detections],
+    images: Sequence[LabelledImage],
+    class_ids: Sequence[int],
+    names: Sequence[str],
+) -> CocoResult:
+    """Run pycocotools on one model's detections.
+
+    Args:
+        detections: one entry an image, in the order of `images`.
+        images: the ground truth.
+        class_ids: the classes to score.
+        names: of all classes of the data set.
+    """
+    scored = tuple(names[class_id] for class_id in class_ids)
+    if not images or not class_ids:
+        shape = (len(IOU_THRESHOLDS), len(RECALLS), len(class_ids), len(SIZE_RANGES))
+        nothing = -np.ones(shape)
+        return CocoResult(nothing, nothing[:, 0], _matches([], np.zeros((len(images), len(class_ids))), scored))
+    truth = _annotations([(image.boxes_xyxy, image.class_ids, image.is_crowd, "iscrowd") for image in images])
+    found = _annotations([(found.boxes_xyxy, found.class_ids, found.scores, "score") for found in detections])
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+        evaluation = COCOeval(_index(truth, len(images), class_ids), _index(found, len(images), class_ids), "bbox")
+        # One limit is all that is read; summarize() would want its own three.
+        evaluation.params.maxDets = [MAX_DETECTIONS]
+        evaluation.params.areaRng = [list(limits) for limits in SIZE_RANGES]
+        evaluation.params.areaRngLbl = ["all", "small", "medium", "large"]
+        evaluation.evaluate()
+        evaluation.accumulate()
+    # evalImgs is ordered by class, size, image; the first block of each class is of all sizes.
+    count, sizes = len(images), len(SIZE_RANGES)
+    blocks = [evaluation.evalImgs[i * sizes * count : (i * sizes + 1) * count] for i in range(len(class_ids))]
+    per_image = objects_per_image(images, len(names))[:, class_ids]
+    return CocoResult(
+        precision=evaluation.eval["precision"][..., 0],  # (IoU, recall, class, size, limit)
+        recall=evaluation.eval["recall"][..., 0],
+        matches=_matches(blocks, per_image, scored),
+    )
+
+
+def _matches(blocks: Sequence[Sequence[dict[str, Any] | None]], objects: np.ndarray, names: tuple[str, ...]) -> Matches:
+    """Gather pycocotools' matches of each class and image."""
+    thresholds = len(IOU_THRESHOLDS)
+    images, columns, scores = [np.empty(0, np.int32)], [np.empty(0, np.int32)], [np.empty(0, np.float32)]
+    right, counted = [np.empty((0, thresholds), bool)], [np.empty((0, thresholds), bool)]
+    for column, block in enumerate(blocks):
+        filled = [(index, one) for index, one in enumerate(block) if one is not None and len(one["dtScores"])]
+        if not filled:
+            continue
+        of_class = np.concatenate([one["dtScores"] for _, one in filled])
+        order = np.argsort(-of_class, kind="stable")
+        ignored = np.concatenate([one["dtIgnore"] for _, one in filled], axis=1)[:, order].T.astype(bool)
+        matched = np.concatenate([one["dtMatches"] for _, one in filled], axis=1)[:, order].T > 0
+        images.append(np.repeat([i for i, _ in filled], [len(one["dtScores"]) for _, one in filled])[order])
+        columns.append(np.full(len(order), column))
+        scores.append(of_class[order])
+        right.append(matched & ~ignored)
+        counted.append(~ignored)
+    return Matches(
+        names=names,
+        objects=objects.astype(np.int32),
+        images=np.concatenate(images).astype(np.int32),
+        columns=np.concatenate(columns).astype(np.int32),
+        scores=np.concatenate(scores).astype(np.float32),
+        right=np.concatenate(right),
+        counted=np.concatenate(counted),
+    )
+
+
+def objects_per_image(images: Sequence[LabelledImage], classes: int) -> NDArray[np.int64]:
+    """Return (images, classes) how many objects of each class an image has; a crowd is no object."""
+    counts = [np.bincount(image.class_ids[~image.is_crowd], minlength=classes) for image in images]
+    return np.array(counts, dtype=np.int64).reshape(len(images), classes)
+
+
+def _annotations(arrays: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray, str]]) -> list[dict[str, Any]]:
+    """Return COCO annotations of each image's boxes, class ids, and a value more of the name that is given."""
+    annotations: list[dict[str, Any]] = []
+    for image_id, (boxes_xyxy, class_ids, values, name) in enumerate(arrays):
+        boxes = boxes_xyxy.astype(np.float64)
+        sizes = boxes[:, 2:] - boxes[:, :2]
+        boxes_xywh = np.concatenate([boxes[:, :2], sizes], axis=1).tolist()
+        areas = sizes.prod(axis=1).tolist()
+        rows = zip(boxes_xywh, areas, class_ids.tolist(), values.tolist(), strict=True)
+        for box, area, class_id, value in rows:
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,  # from 1: COCOeval takes id 0 for "not matched"
+                    "image_id": image_id,
+                    "category_id": class_id,
+                    "bbox": box,
+                    "area": area,
+                    "iscrowd": 0,
+                    name: value,
+                }
+            )
+    return annotations
+
+
+def _index(annotations: list[dict[str, Any]], image_count: int, class_ids: Sequence[int]) -> COCO:
+    """Return an indexed COCO set built in memory; unlike COCO.loadRes it takes an empty list too."""
+    coco = COCO()
+    coco.dataset = {
+        "images": [{"id": image_id} for image_id in range(image_count)],
+        "categories": [{"id": class_id} for class_id in class_ids],
+        "annotations": annotations,
+    }
+    coco.createIndex()
+    return coco

@@ -1,0 +1,48 @@
+"""What a reader must know before trusting a report: strangers among the models, pictures that a model has seen."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from visionlora.evaluation.report import Report
+
+_KINDS = {"adapter": "adapter", "checkpoint": "merged", "onnx": "onnx"}
+"""The kind of the file that stands behind a parent's role."""
+
+
+def find_warnings(report: Report, image_names: Collection[str]) -> tuple[str, ...]:
+    """Return a sentence for everything that the scores alone do not tell.
+
+    Args:
+        report: the numbers.
+        image_names: of the images, relative to the folder of the data.yaml.
+    """
+    return (*_seen_pictures(report, set(image_names)), *_strangers(report))
+
+
+def _seen_pictures(report: Report, image_names: set[str]) -> list[str]:
+    """Name the split train, and calibration images among the images."""
+    sentences = []
+    if report.data.split == "train":
+        sentences.append("These are the pictures of the split train: models look better on what they were trained on.")
+    for row in report.rows:
+        chosen = row.settings.get("calibration", [])
+        seen = sum(str(name) in image_names for name in chosen) if isinstance(chosen, list) else 0
+        if seen:
+            sentences.append(f"{seen} of the {len(chosen)} calibration images of `{row.label}` are among the pictures.")
+    return sentences
+
+
+def _strangers(report: Report) -> list[str]:
+    """Name each model that was made from another file than the one of that kind in the report.
+
+    A stage that was made before its parent was made anew is judged beside a stranger.
+    """
+    sentences = []
+    for row in report.rows:
+        for role, sha256 in row.parents.items():
+            kin = [other for other in report.rows if other.kind == _KINDS.get(role) and other is not row]
+            if kin and all(other.sha256 != sha256 for other in kin):
+                those = ", ".join(f"`{other.label}` ({other.sha256[:12]})" for other in kin)
+                sentences.append(f"`{row.label}` was made from another {role} ({sha256[:12]}) than {those}.")
+    return sentences

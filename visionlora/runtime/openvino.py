@@ -1,0 +1,105 @@
+"""A detector in an OpenVINO file, as Ultralytics exports it, executed on the CPU; the library is optional."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from visionlora.errors import ModelError, UsageError
+from visionlora.runtime.network import one_hot
+
+METADATA = "metadata.yaml"
+"""Beside the model: the class names and the size of the input, as Ultralytics writes them."""
+
+
+class OpenVinoNetwork:
+    """A detector in an OpenVINO file (`.xml` with its `.bin`) beside the `metadata.yaml` of its Ultralytics export.
+
+    It runs in the precision that OpenVINO chooses for this processor, as it would when deployed.
+
+    Attributes:
+        names: one name a class.
+        image_size: side of the square input in pixels.
+        nms: whether its predictions need non-maximum suppression.
+    """
+
+    metadata = None  # visionlora does not write such files
+
+    def __init__(self, path: Path | str) -> None:
+        """Load a file.
+
+        Raises:
+            ModelError: OpenVINO is not installed, or a file is missing or broken, or of another task.
+        """
+        self._path = Path(path)
+        self.names, self.image_size = _described(self._path)
+        self._compiled = _compile(self._path)
+        shape = self._compiled.input(0).partial_shape
+        self._batch: int | None = shape[0].get_length() if shape[0].is_static else None
+        blank = np.zeros((self._batch or 1, 3, self.image_size, self.image_size), dtype=np.float32)
+        found = self._run(blank).shape
+        # Six anchors are impossible, so six columns are a finished detection's: Ultralytics' own criterion.
+        self._end_to_end = len(found) == 3 and found[2] == 6
+        if not self._end_to_end and (len(found) != 3 or found[1] != 4 + len(self.names)):
+            raise ModelError(
+                f"{path}: expected an output (n, {4 + len(self.names)}, anchors) for {len(self.names)} classes "
+                f"or (n, boxes, 6), got {found}"
+            )
+        self.nms = not self._end_to_end
+
+    def __call__(self, batch: NDArray[np.float32], /) -> NDArray[np.float32]:
+        """Map (n, 3, S, S) RGB in [0, 1] to (n, 4 + classes, anchors): cx, cy, w, h in pixels, then scores.
+
+        Raises:
+            UsageError: `batch` is not of this shape.
+            ModelError: OpenVINO fails on the graph.
+        """
+        side = self.image_size
+        if batch.ndim != 4 or batch.shape[1:] != (3, side, side) or not len(batch):
+            raise UsageError(f"{self._path}: expected a batch (n, 3, {side}, {side}), got {batch.shape}")
+        step = self._batch or len(batch)
+        spare = -len(batch) % step
+        padded = np.concatenate([batch, np.zeros_like(batch, shape=(spare, *batch.shape[1:]))]) if spare else batch
+        output = np.concatenate([self._run(padded[i : i + step]) for i in range(0, len(padded), step)])[: len(batch)]
+        return one_hot(self._path, output, len(self.names)) if self._end_to_end else output
+
+    def _run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        try:
+            output = self._compiled(np.ascontiguousarray(batch))[0]
+        except RuntimeError as error:  # all of OpenVINO's errors are
+            raise ModelError(f"{self._path}: OpenVINO cannot run it: {' '.join(str(error).split())}") from error
+        return np.array(output, dtype=np.float32)  # a copy: the next call writes into the same memory
+
+
+def _described(path: Path) -> tuple[tuple[str, ...], int]:
+    """Return the class names and the side of the input that the metadata beside the model states."""
+    beside = path.with_name(METADATA)
+    if not path.is_file() or not path.with_suffix(".bin").is_file():
+        raise ModelError(f"{path}: expected an OpenVINO model, an .xml with its .bin, found none")
+    try:
+        fields = yaml.safe_load(beside.read_text(encoding="utf-8"))
+        names, size, task = fields["names"], fields["imgsz"], fields.get("task", "detect")
+        ordered = tuple(str(names[i]) for i in range(len(names)))
+        height, width = (int(side) for side in size)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{beside}: expected names and imgsz, as Ultralytics writes them: {error!r}") from error
+    if task != "detect" or height != width:
+        raise ModelError(f"{path}: expected a detector of a square input, got task {task!r}, {height} x {width} pixels")
+    return ordered, height
+
+
+def _compile(path: Path) -> Any:
+    try:
+        import openvino
+    except ModuleNotFoundError as error:
+        raise ModelError(f"{path}: OpenVINO is not installed; pip install openvino") from error
+    try:
+        return openvino.Core().compile_model(str(path), "CPU")
+    except RuntimeError as error:
+        raise ModelError(
+            f"{path}: expected an OpenVINO model, it cannot load it: {' '.join(str(error).split())}"
+        ) from error
