@@ -33,12 +33,14 @@ def draw_step(results: list[dict], out: Path) -> None:
 
 
 def draw_accuracy(results: list[dict], out: Path) -> None:
-    """Draw every seed of full fine-tuning and of rank 8 at their best learning rates, a panel a data set."""
+    """Draw every seed of full fine-tuning and of rank 8 that counts, a panel a data set."""
     sets = list(dict.fromkeys(run["data"] for run in results))
     figure, axes = plt.subplots(1, len(sets), figsize=(2.1 * len(sets), 2.9), constrained_layout=True)
     for axis, data in zip(axes, sets, strict=True):
         for place, (method, rank, color) in enumerate((("full", None, RIVAL), ("lora", 8, OURS))):
             scores = kept_scores(results, data, method, rank)
+            if not scores:
+                continue
             axis.scatter([place] * len(scores), scores, color=color, s=28, zorder=3)
             axis.hlines(statistics.mean(scores), place - 0.25, place + 0.25, color=color, linewidth=2.5)
         axis.set_title(data, fontsize=10)
@@ -52,7 +54,7 @@ def draw_accuracy(results: list[dict], out: Path) -> None:
 
 
 def kept_scores(results: list[dict], data: str, method: str, rank: int | None) -> list[float]:
-    """Return the scores of one method on one data set at its best learning rate, a value a seed."""
+    """Return the scores of one method on one data set that count, a value a seed."""
     from accuracy.run import kept_runs
 
     return [run["map50_95"] for run in kept_runs(results, data, method, rank)]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -17,8 +19,10 @@ from visionlora.yolo import load_base, plan_detector, set_classes
 
 
 @pytest.fixture(scope="module")
-def planned(checkpoint, surface) -> TrainingPlan:
-    return plan(checkpoint, surface, imgsz=96, batch=2, device="cpu")
+def planned(checkpoint, surface, tmp_path_factory) -> TrainingPlan:
+    folder = tmp_path_factory.mktemp("a name with spaces") / "data"
+    shutil.copytree(surface.parent, folder)
+    return plan(checkpoint, folder / surface.name, imgsz=96, batch=2, device="cpu")
 
 
 def test_every_way_is_measured(planned) -> None:
@@ -51,6 +55,7 @@ def test_lean_and_later_adapters_keep_less(planned) -> None:
 def test_recommended_command_is_one_that_the_command_line_takes(planned) -> None:
     options = cli._parser().parse_args(shlex.split(planned.command)[1:])
     assert options.verb == "train" and options.rank == 8 and not options.lean
+    assert options.device == "cpu" and Path(options.data).is_file()
     assert planned.command in str(planned) and "(recommended)" in str(planned)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -155,6 +156,8 @@ def plan(
         label = f"LoRA, rank {rank}, {targets}" + (", lean" if lean else "")
         return row(label, options, lambda: adapted_step(base.model, dataset.names, settings, device=place, lean=lean))
 
+    if place.type == "cuda":  # what CUDA's libraries allocate once belongs to no row
+        measure_step(lambda: full_model(base.model, dataset.names, freeze=0, device=place), sample, place)
     last = len(base.model.model) - 1
     rows = (
         row("full fine-tuning", None, lambda: full_model(base.model, dataset.names, freeze=0, device=place)),
@@ -169,11 +172,12 @@ def plan(
         adapter("--rank 8 --targets neck+head", targets="neck+head"),
     )
     chosen, reason = recommend(rows)
-    command = f"visionlora train --model {model} --data {data} --out runs/adapter --imgsz {imgsz} --batch {batch} "
+    words = ["visionlora", "train", "--model", str(model), "--data", str(data), "--out", "runs/adapter"]
+    words += ["--imgsz", str(imgsz), "--batch", str(batch), "--device", device]
     return TrainingPlan(
         rows=rows,
         recommended=chosen.label,
-        command=command + (chosen.options or ""),
+        command=f"{shlex.join(words)} {chosen.options or ''}".rstrip(),
         reason=reason,
         device=f"{_name(place)}, {imgsz} px, batch {batch}",
         steps=math.ceil(len(images) / batch),
@@ -183,8 +187,8 @@ def plan(
 def recommend(rows: tuple[PlannedRun, ...]) -> tuple[PlannedRun, str]:
     """Return the row to take, and why in a sentence.
 
-    Adapters on all layers come first, because they are the ones that reached full fine-tuning's accuracy
-    (benchmarks/accuracy): at rank 8, then in less memory, then in fewer layers.
+    Adapters on all layers come first, because they are the ones whose accuracy was measured (benchmarks/accuracy): at
+    rank 8, then in less memory, then in fewer layers.
     """
     full = rows[0]
     order = ("--rank 8", "--rank 8 --lean", "--rank 8 --targets from:5", "--rank 8 --targets neck+head")

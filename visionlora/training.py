@@ -90,7 +90,7 @@ def train(
         device: `cpu`, `0`, `0,1`; the first GPU if there is one, else the CPU, if None.
         seed: of everything drawn at random.
         lr0: learning rate after warm-up.
-        lean: keep less of each step in memory and compute it again: about a third less, for about a quarter more time.
+        lean: keep less of each step in memory and compute it again: less memory for more time (see docs/training.md).
         hyperparameters: any other of Ultralytics' training hyperparameters, such as `{"mosaic": 0.5}`.
         resume: go on with an interrupted run in `out`, begun with the same settings; a finished one is left as it is.
         overwrite: replace an earlier run in `out`.

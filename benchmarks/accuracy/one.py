@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--adapter", type=json.loads, default={}, help="more adapter settings, as a JSON object")
     args = parser.parse_args()
     run = {"epochs": args.epochs, "imgsz": args.imgsz, "batch": args.batch, "seed": args.seed, "device": args.device}
+    where = {"image_size": args.imgsz, "device": args.device}
     extra = {"workers": args.workers, "val": False, **args.set}
     started = time.monotonic()
     if args.method == "lora":
@@ -52,14 +53,14 @@ def main() -> None:
         path = training.train(
             args.model, args.data, args.out, hyperparameters=extra, overwrite=True, **settings, **rate, **run
         ).path
-        network = TorchNetwork(args.model, adapter=path, image_size=args.imgsz, device=args.device)
+        network = TorchNetwork(args.model, adapter=path, **where)
     else:
         chosen = {"optimizer": "AdamW", "momentum": 0.9, "lr0": args.lr0, "warmup_bias_lr": 0.0} if args.lr0 else {}
         options = {"model": args.model, "data": args.data, "cache": "ram", "save_dir": str(args.out)}
         trainer = rival(args.method, {**options, **run, **chosen, **extra})
         trainer.train()
         path = trainer.last
-        network = trained_network(trainer, args) if args.method == "peft" else TorchNetwork(path, image_size=args.imgsz)
+        network = trained_network(trainer, args) if args.method == "peft" else TorchNetwork(path, **where)
     seconds = time.monotonic() - started
     dataset = load_dataset(args.data, splits=("val",))
     scores = score_model(network, dataset.split("val"), dataset.names, batch=64, progress=False).scores

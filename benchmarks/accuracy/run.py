@@ -88,8 +88,8 @@ def rest(suites: Iterable[str], results: list[dict]) -> list[Run]:
     runs = []
     for data, method, rank in (case for suite in suites for case in SUITES[suite]):
         found = [run for run in results if (run["data"], run["method"], run["rank"]) == (data, method, rank)]
-        best = best_rate(found)
-        runs += [Run(data, method, best, seed, rank) for seed in SEEDS[1:]]
+        if any(run["seed"] == SEEDS[0] for run in found):  # none where every rate diverged
+            runs += [Run(data, method, best_rate(found), seed, rank) for seed in SEEDS[1:]]
     return runs
 
 
@@ -99,11 +99,13 @@ def best_rate(runs: list[dict]) -> float | None:
 
 
 def kept_runs(results: list[dict], data: str, method: str, rank: int | None) -> list[dict]:
-    """Return the runs of one method on one data set that count, by seed.
+    """Return the runs of one method on one data set that count, by seed; none if all broke off.
 
     Those at the learning rate with the most seeds; among equals, at the one that was best with the first seed.
     """
     runs = [run for run in results if (run["data"], run["method"], run["rank"]) == (data, method, rank)]
+    if not any(run["seed"] == SEEDS[0] for run in runs):
+        return []
     best = best_rate(runs)
     rates = list(dict.fromkeys(run["lr0"] for run in runs))
     rate = max(rates, key=lambda rate: (sum(run["lr0"] == rate for run in runs), rate == best))
@@ -130,7 +132,7 @@ def train_one(run: Run, data: Path, options: argparse.Namespace) -> dict | None:
 
 
 def summary(results: list[dict]) -> str:
-    """Return mean and spread over seeds of each method at its best learning rate, as a Markdown table."""
+    """Return mean and spread over seeds of the runs of each method that count (`kept_runs`), as a Markdown table."""
     lines = [
         "| data set | method | learning rate (swept, seed 0) | seeds | mAP50-95 | each seed | mAP50 | file, MB |",
         "| --- | --- | --- | ---: | ---: | --- | ---: | ---: |",
@@ -140,6 +142,8 @@ def summary(results: list[dict]) -> str:
         swept = {run["lr0"]: run["map50_95"] for run in runs if run["seed"] == SEEDS[0]}
         rates = ", ".join(f"{rate or 'auto'}: {score:.3f}" for rate, score in swept.items())
         kept = kept_runs(results, data, method, rank)
+        if not kept:
+            continue
         scores = [run["map50_95"] for run in kept]
         spread = f" ± {statistics.stdev(scores):.3f}" if len(scores) > 1 else ""
         name = f"{method}, rank {rank}" if rank else method

@@ -64,13 +64,38 @@ def test_loss_and_gradient_equal_those_of_ultralytics(detector, counts) -> None:
     assert difference < 1e-3 * norm
 
 
-def test_padding_changes_no_bit_of_the_loss(detector) -> None:
+def test_padding_does_not_change_the_loss(detector) -> None:
     batch = labelled_batch([2, 0, 3], classes=5, size=96, seed=4)
     predictions = detector(batch["img"])
     criterion = FixedShapeCriterion(detector)
     weights = torch.ones(len(criterion.heads))
     few, many = (criterion(predictions, pad_targets(batch, objects), weights)[0] for objects in (8, 64))
     torch.testing.assert_close(many, few, rtol=1e-5, atol=0)
+
+
+def test_class_weights_count_as_in_ultralytics(detector) -> None:
+    detector.class_weights = torch.tensor([0.2, 0.5, 1.0, 1.3, 2.0])
+    try:
+        batch = labelled_batch([3, 2], classes=5, size=96, seed=6)
+        predictions = detector(batch["img"])
+        criterion = detector.init_criterion()
+        weights = torch.tensor(head_weights(criterion))
+        got, _ = FixedShapeCriterion(detector)(predictions, pad_targets(batch, 32), weights)
+        expected, _ = criterion(predictions, batch)
+    finally:
+        detector.class_weights = None
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_loss_in_half_precision_is_near_that_of_ultralytics(detector) -> None:
+    batch = labelled_batch([3, 1, 2], classes=5, size=96, seed=7)
+    criterion = detector.init_criterion()
+    weights = torch.tensor(head_weights(criterion))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        predictions = detector(batch["img"])
+        got, _ = FixedShapeCriterion(detector)(predictions, pad_targets(batch, 32), weights)
+        expected, _ = criterion(predictions, batch)
+    torch.testing.assert_close(got.float(), expected.float(), rtol=0.02, atol=0.02)
 
 
 def test_padded_targets_keep_every_object_in_order() -> None:

@@ -6,8 +6,9 @@ import copy
 import gc
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -102,13 +103,19 @@ def measure_step(build: Callable[[], nn.Module], batch: Mapping[str, Any], devic
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_reserved(device) if cuda else 0
-    step = build()
-    step.train()
-    trained = [parameter for parameter in step.parameters() if parameter.requires_grad]
-    trainable = sum(parameter.numel() for parameter in trained)
     kept: dict[int, int] = {}
-    hooks = torch.autograd.graph.saved_tensors_hooks(lambda tensor: _note(kept, tensor), lambda tensor: tensor)
+    trainable = 0
     try:
+        step = build().train()
+        if isinstance(step, TrainingStep):
+            for module in step.modules():
+                if isinstance(module, _BatchNorm):  # one that could not be folded
+                    module.eval()
+        trained = [parameter for parameter in step.parameters() if parameter.requires_grad]
+        trainable = sum(parameter.numel() for parameter in trained)
+        own = {tensor.untyped_storage().data_ptr() for tensor in (*step.parameters(), *step.buffers())}
+        note = partial(_note, kept, own)
+        hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
         run = _Runner(step, trained, device)
         if cuda:
             run(batch)
@@ -148,8 +155,8 @@ class _Runner:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)
 
     def timed(self, batch: Mapping[str, Any]) -> list[float]:
         """Return the seconds of some steps."""
@@ -184,8 +191,9 @@ def _prepared(base: DetectionModel, names: Sequence[str]) -> tuple[DetectionMode
     return model, whole
 
 
-def _note(kept: dict[int, int], tensor: torch.Tensor) -> torch.Tensor:
-    if not isinstance(tensor, nn.Parameter):
-        storage = tensor.untyped_storage()
+def _note(kept: dict[int, int], own: Collection[int], tensor: torch.Tensor) -> torch.Tensor:
+    """Note the bytes of a saved tensor that is none of the model's own."""
+    storage = tensor.untyped_storage()
+    if storage.data_ptr() not in own:
         kept[storage.data_ptr()] = storage.nbytes()
     return tensor

@@ -86,7 +86,7 @@ class EpochSampler(Sampler[int]):
 
 
 def train_loader(
-    dataset: SeededDataset, sampler: EpochSampler, *, batch: int, workers: int, cuda: bool
+    dataset: SeededDataset, sampler: EpochSampler, *, batch: int, workers: int, pin_memory: bool
 ) -> InfiniteDataLoader:
     """Return Ultralytics' endless loader over seeded samples; `workers` processes at most."""
     batch = min(batch, len(sampler))
@@ -98,6 +98,6 @@ def train_loader(
         sampler=sampler,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
-        pin_memory=cuda,
+        pin_memory=pin_memory,
         collate_fn=dataset.collate_fn,
     )

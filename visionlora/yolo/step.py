@@ -7,6 +7,8 @@ once. A graph needs fixed shapes: batches of another size get a graph of their o
 from __future__ import annotations
 
 import gc
+import inspect
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any, cast
@@ -23,6 +25,13 @@ from visionlora.yolo.loss import FixedShapeCriterion, head_weights, pad_targets
 MOST_GRAPHS = 4  # shapes of a batch that get a graph: the usual one, the last of an epoch, and a few more
 MOST_OBJECTS = 256  # in one image; with more, computing every pair costs more than a graph saves
 _FEWEST_OBJECTS = 32
+_TRIES = 2  # captures of one shape that may fail; the first may lack memory that a graph before still holds
+CAPTURE_OPTIONS: Mapping[str, Any] = (
+    {"capture_error_mode": "thread_local"}
+    if "capture_error_mode" in inspect.signature(torch.cuda.make_graphed_callables).parameters
+    else {}
+)
+"""Lets other threads use CUDA during a capture. Empty for torch before 2.14, where no thread may pin memory then."""
 
 
 def network_pass(model: DetectionModel, images: torch.Tensor, *, recompute: bool = False) -> Any:
@@ -52,19 +61,27 @@ class TrainingStep(nn.Module):
         graph: use CUDA graphs.
         lean: keep only what passes between the modules for the backward pass: less memory, more time.
         precision: of autocast, as the trainer sets it around each step; None for float32.
+        objects: expected most objects in one picture; with more, the graphs are captured anew.
     """
 
     def __init__(
-        self, model: DetectionModel, *, graph: bool, lean: bool = False, precision: torch.dtype | None = None
+        self,
+        model: DetectionModel,
+        *,
+        graph: bool,
+        lean: bool = False,
+        precision: torch.dtype | None = None,
+        objects: int = 0,
     ) -> None:
         super().__init__()
         self.module = model
         self.lean = lean
         self.precision = precision
         self._graph = graph
-        self._graphs: dict[tuple[int, ...], nn.Module] = {}
+        self._graphs: dict[tuple[Any, ...], nn.Module] = {}
+        self._failures: Counter[tuple[Any, ...]] = Counter()
         self._pool: Any = None
-        self._objects = _FEWEST_OBJECTS
+        self._objects = power_of_two(max(_FEWEST_OBJECTS, min(objects, MOST_OBJECTS)))
         self._counted: tuple[tuple[float, ...], torch.Tensor] = ((), torch.empty(0))
         self._fixed: FixedShapeCriterion | None = None
         self.weights = WeightsTogether(model)
@@ -74,13 +91,13 @@ class TrainingStep(nn.Module):
 
     @property
     def uses_graphs(self) -> bool:
-        """Whether batches run in CUDA graphs still."""
-        return self._graph
+        """Whether batches run in CUDA graphs, as far as is known."""
+        return self._graph and bool(self._graphs or not self._failures)
 
     def forward(self, batch: Mapping[str, Any]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Return the loss (3,) of a collated batch and its terms by name, as Ultralytics' model does.
 
-        `img` is (n, 3, H, W): uint8, or float in [0, 1].
+        `img` is (n, 3, H, W): uint8, or float in [0, 1]. The batch went through `prepare` before it was moved.
         """
         model = self.module
         if getattr(model, "criterion", None) is None:
@@ -93,7 +110,7 @@ class TrainingStep(nn.Module):
         _unshare(model)
         targets = batch["targets"]
         loss, terms = step(batch["img"], targets, self._head_weights(targets.device))
-        return loss, dict(zip(cast(FixedShapeCriterion, self._fixed).names, terms.clone(), strict=True))
+        return loss, dict(zip(cast(FixedShapeCriterion, self._fixed).names, terms.detach().clone(), strict=True))
 
     def prepare(self, batch: dict[str, Any]) -> None:
         """Add the padded objects to a batch that still lies on the CPU, if it can run in a graph."""
@@ -103,7 +120,7 @@ class TrainingStep(nn.Module):
         if most > MOST_OBJECTS:
             self._give_up(f"an image with {most} objects")
         elif most > self._objects:
-            self._objects = 1 << (most - 1).bit_length()
+            self._objects = power_of_two(most)
             self._drop_graphs()  # they hold fewer objects
         if self._graph:
             batch["targets"] = pad_targets(batch, self._objects)
@@ -119,17 +136,26 @@ class TrainingStep(nn.Module):
         """Return the graph for this batch, captured now if it is new; None where it runs as usual."""
         if not (self._graph and self.training):
             return None
-        key = (*batch["img"].shape, batch["targets"].shape[1])
-        if key not in self._graphs:
-            if len(self._graphs) >= MOST_GRAPHS:
-                self._give_up(f"batches of more than {MOST_GRAPHS} shapes")
-                return None
-            try:
-                self._graphs[key] = self._capture(batch)
-            except RuntimeError as error:  # no driver, no memory, an operation that a graph cannot hold
-                self._give_up((str(error).strip().splitlines() or [repr(error)])[0])
-                return None
-        return self._graphs[key]
+        key = (*batch["img"].shape, batch["img"].dtype, batch["targets"].shape[1])
+        if key in self._graphs or self._failures[key] >= _TRIES:
+            return self._graphs.get(key)
+        if len(self._graphs) >= MOST_GRAPHS:
+            self._give_up(f"batches of more than {MOST_GRAPHS} shapes")
+            return None
+        reason = ""
+        try:
+            self._graphs[key] = self._capture(batch)
+        except RuntimeError as error:  # no driver, no memory, an operation that a graph cannot hold
+            reason = (str(error).strip().splitlines() or [repr(error)])[0]
+        if reason:
+            self._failures[key] += 1
+            LOGGER.warning(
+                f"no CUDA graph for batches of {len(batch['img'])} images: {reason}; their steps take longer"
+            )
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        return self._graphs.get(key)
 
     def autocast(self) -> torch.autocast:
         """Return the trainer's autocast, but without the cache of rounded weights, which a graph cannot hold."""
@@ -145,7 +171,7 @@ class TrainingStep(nn.Module):
         whole = _Pass(self, self._fixed)
         try:
             with self.autocast():
-                graphed = torch.cuda.make_graphed_callables(whole, sample, pool=self._pool)
+                graphed = torch.cuda.make_graphed_callables(whole, sample, pool=self._pool, **CAPTURE_OPTIONS)
         finally:
             self.weights.clear()
         torch.cuda.empty_cache()  # what the passes before the capture took
@@ -157,7 +183,10 @@ class TrainingStep(nn.Module):
         self._drop_graphs()
 
     def _drop_graphs(self) -> None:
-        """Free the graphs and their memory; the next ones get a pool of their own, as torch demands."""
+        """Let go of the graphs; the next ones get a pool of their own, as torch demands.
+
+        The memory of the last one is free when the loss of the step before is.
+        """
         self._graphs.clear()
         self._pool = None
         gc.collect()  # torch's graphed modules refer to themselves
@@ -181,6 +210,11 @@ class _Pass(nn.Module):
             step.weights.compute()  # until the backward pass is captured too
             predictions = network_pass(self.model, to_unit(images), recompute=step.lean)
             return self._criterion(predictions, targets, weights)
+
+
+def power_of_two(number: int) -> int:
+    """Return the smallest power of two that is not below `number`."""
+    return 1 << (number - 1).bit_length()
 
 
 def to_unit(images: torch.Tensor) -> torch.Tensor:

@@ -44,9 +44,10 @@ from visionlora.yolo.checkpoint import load_base, pack, quiet
 from visionlora.yolo.classes import set_classes
 from visionlora.yolo.layout import plan_detector
 from visionlora.yolo.sampling import EpochSampler, SeededDataset, seed_everything, train_loader
-from visionlora.yolo.step import TrainingStep
+from visionlora.yolo.step import CAPTURE_OPTIONS, TrainingStep
 
 ADAPTER_FILE, RESUME_FILE, RESULTS_FILE = "adapter.safetensors", "resume.pt", "results.csv"
+_STATE_FORMAT = 2
 _JOB = "visionlora_job"  # Ultralytics hands callbacks, and nothing else of ours, to its DDP processes
 
 
@@ -163,8 +164,13 @@ class AdapterTrainer(DetectionTrainer):
             super()._setup_train()
         if isinstance(self.model, DetectionModel):  # neither distributed nor compiled
             half = torch.bfloat16 if self.args.amp == "bf16" else torch.float16
-            graph = self.device.type == "cuda" and not self.args.multi_scale
-            self.model = TrainingStep(self.model, graph=graph, lean=self.job.lean, precision=half if self.amp else None)
+            self.model = TrainingStep(
+                self.model,
+                graph=self.device.type == "cuda" and not self.args.multi_scale,
+                lean=self.job.lean,
+                precision=half if self.amp else None,
+                objects=2 * max(len(label["cls"]) for label in self.train_loader.dataset.labels),  # of a mosaic
+            )
         if self.device.type == "cuda" and not getattr(self.model, "uses_graphs", False) and RANK in {-1, 0}:
             LOGGER.info("no CUDA graph: it needs one GPU, a fixed image size and no torch.compile; steps take longer")
 
@@ -217,9 +223,8 @@ class AdapterTrainer(DetectionTrainer):
             dataset = self._train_dataset(dataset_path, batch_size)
         seed = self.args.seed
         sampler = EpochSampler(len(dataset), seed=seed, rank=rank, ranks=self.world_size, epoch=self.start_epoch)
-        return train_loader(
-            dataset, sampler, batch=batch_size, workers=self.args.workers, cuda=self.device.type == "cuda"
-        )
+        pin = self.device.type == "cuda" and (bool(CAPTURE_OPTIONS) or self.world_size > 1)
+        return train_loader(dataset, sampler, batch=batch_size, workers=self.args.workers, pin_memory=pin)
 
     def _train_dataset(self, images, batch_size: int) -> SeededDataset:
         args = self.args
@@ -261,7 +266,7 @@ class AdapterTrainer(DetectionTrainer):
         if self.best_fitness == self.fitness:
             save_adapter(self._adapter(), self.best)
         state = {
-            "format": 1,
+            "format": _STATE_FORMAT,
             "epoch": self.epoch,
             "finished": bool(self.stop),
             "model": dict(unwrap_model(self.model).named_parameters()),
@@ -330,9 +335,12 @@ def read_resume_state(path: Path) -> Mapping[str, Any]:
         ModelError: there is no such state, or it cannot be read.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError) as error:
         raise ModelError(f"{path}: nothing to resume from: {error}; train without --resume") from error
+    if state.get("format") != _STATE_FORMAT:
+        raise ModelError(f"{path}: begun by another version of visionlora; finish it there, or train without --resume")
+    return state
 
 
 def keep_rows(results: Path, epochs: int) -> None:
