@@ -35,7 +35,7 @@ bench-accuracy: $(READY)  ## LoRA against full fine-tuning, swept, three seeds: 
 		--out benchmarks/accuracy/results.json
 
 bench-steel: $(READY)  ## every stage of one adapter: MODEL=yolo11n.pt ADAPTER=adapter.safetensors DATA=data.yaml
-	$(BIN)/python benchmarks/stages/run.py --model $(MODEL) --adapter $(ADAPTER) --data $(DATA) --out benchmarks/stages \
+	$(BIN)/python benchmarks/stages/run.py --model $(MODEL) --adapter $(ADAPTER) --data $(DATA) --out benchmarks/stages/steel \
 		$(if $(FULL),--full $(FULL)) $(if $(RETENTION),--retention $(RETENTION))
 
 example: $(READY)  ## the example report of docs/example, from generated pictures alone

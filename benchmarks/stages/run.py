@@ -2,7 +2,7 @@
 
     python benchmarks/stages/run.py --model yolo11n.pt --adapter runs/steel/adapter.safetensors \
         --full runs/steel-full/weights/best.pt --data datasets/neu-det/data.yaml \
-        --retention datasets/coco-val128/data.yaml --out benchmarks/stages --html runs/steel-report
+        --retention datasets/coco-val128/data.yaml --out benchmarks/stages/steel --html runs/steel-report
 
 Leaves report.json, report.md and the chart in --out, without any picture of the data set; those are in --html.
 """
