@@ -132,8 +132,8 @@ def main() -> None:
         if options.method == "lora":
 
             class ChosenStep(adapter_trainer.TrainingStep):
-                def __init__(self, module, *, graph, lean=False, precision=None) -> None:
-                    super().__init__(module, graph=graph and not options.eager, lean=lean, precision=precision)
+                def __init__(self, module, *, graph: bool, **settings) -> None:
+                    super().__init__(module, graph=graph and not options.eager, **settings)
 
             adapter_trainer.TrainingStep = ChosenStep
             adapter_trainer.AdapterTrainer = TimedAdapterTrainer
