@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from visionlora.adapters import AdapterSettings
 from visionlora.data import load_dataset
 from visionlora.data.dataset import LabelledImage
 from visionlora.errors import UsageError
-from visionlora.yolo import check_image_size, load_base
+from visionlora.yolo import Base, check_image_size, load_base
 from visionlora.yolo.hyperparameters import check_device, default_device
 from visionlora.yolo.measuring import StepCost, adapted_step, full_model, made_up_batch, measure_step
 
@@ -135,6 +135,24 @@ def plan(
     dataset = load_dataset(data, splits=("train",))
     images = dataset.split("train")
     sample = made_up_batch(_objects(images), batch=batch, image_size=imgsz, device=place)
+    rows = _measure_ways(base, dataset.names, sample, place)
+    chosen, reason = recommend(rows)
+    words = ["visionlora", "train", "--model", str(model), "--data", str(data), "--out", "runs/adapter"]
+    words += ["--imgsz", str(imgsz), "--batch", str(batch), "--device", device]
+    return TrainingPlan(
+        rows=rows,
+        recommended=chosen.label,
+        command=f"{shlex.join(words)} {chosen.options or ''}".rstrip(),
+        reason=reason,
+        device=f"{_name(place)}, {imgsz} px, batch {batch}",
+        steps=math.ceil(len(images) / batch),
+    )
+
+
+def _measure_ways(
+    base: Base, names: Sequence[str], sample: Mapping[str, Any], place: torch.device
+) -> tuple[PlannedRun, ...]:
+    """Measure full fine-tuning, two frozen ways, and adapters of several ranks and places."""
     free = torch.cuda.mem_get_info(place)[0] if place.type == "cuda" else None
     whole = sum(parameter.numel() for parameter in base.model.parameters())
 
@@ -154,15 +172,15 @@ def plan(
     def adapter(options: str, *, lean: bool = False, rank: int = 8, targets: str = "all") -> PlannedRun:
         settings = AdapterSettings(rank=rank, targets=targets)
         label = f"LoRA, rank {rank}, {targets}" + (", lean" if lean else "")
-        return row(label, options, lambda: adapted_step(base.model, dataset.names, settings, device=place, lean=lean))
+        return row(label, options, lambda: adapted_step(base.model, names, settings, device=place, lean=lean))
 
     if place.type == "cuda":  # what CUDA's libraries allocate once belongs to no row
-        measure_step(lambda: full_model(base.model, dataset.names, freeze=0, device=place), sample, place)
+        measure_step(lambda: full_model(base.model, names, freeze=0, device=place), sample, place)
     last = len(base.model.model) - 1
-    rows = (
-        row("full fine-tuning", None, lambda: full_model(base.model, dataset.names, freeze=0, device=place)),
-        row("freeze=10", None, lambda: full_model(base.model, dataset.names, freeze=10, device=place)),
-        row("head only", None, lambda: full_model(base.model, dataset.names, freeze=last, device=place)),
+    return (
+        row("full fine-tuning", None, lambda: full_model(base.model, names, freeze=0, device=place)),
+        row("freeze=10", None, lambda: full_model(base.model, names, freeze=10, device=place)),
+        row("head only", None, lambda: full_model(base.model, names, freeze=last, device=place)),
         adapter("--rank 8"),
         adapter("--rank 8 --lean", lean=True),
         adapter("--rank 4", rank=4),
@@ -170,17 +188,6 @@ def plan(
         adapter("--rank 32", rank=32),
         adapter("--rank 8 --targets from:5", targets="from:5"),
         adapter("--rank 8 --targets neck+head", targets="neck+head"),
-    )
-    chosen, reason = recommend(rows)
-    words = ["visionlora", "train", "--model", str(model), "--data", str(data), "--out", "runs/adapter"]
-    words += ["--imgsz", str(imgsz), "--batch", str(batch), "--device", device]
-    return TrainingPlan(
-        rows=rows,
-        recommended=chosen.label,
-        command=f"{shlex.join(words)} {chosen.options or ''}".rstrip(),
-        reason=reason,
-        device=f"{_name(place)}, {imgsz} px, batch {batch}",
-        steps=math.ceil(len(images) / batch),
     )
 
 
