@@ -77,16 +77,20 @@ SUITES: Mapping[str, tuple[tuple[str, str, int | None], ...]] = {  # data set, m
 }
 
 
-def sweep(suites: Iterable[str]) -> list[Run]:
+def cases_of(suites: Iterable[str], sets: Iterable[str]) -> list[tuple[str, str, int | None]]:
+    """Return data set, method and rank of everything in `suites` that is on one of `sets`."""
+    return [case for suite in suites for case in SUITES[suite] if case[0] in sets]
+
+
+def sweep(cases: Iterable[tuple[str, str, int | None]]) -> list[Run]:
     """Return the runs with the first seed, at every learning rate."""
-    cases = [case for suite in suites for case in SUITES[suite]]
     return [Run(data, method, rate, SEEDS[0], rank) for data, method, rank in cases for rate in RATES[method]]
 
 
-def rest(suites: Iterable[str], results: list[dict]) -> list[Run]:
+def rest(cases: Iterable[tuple[str, str, int | None]], results: list[dict]) -> list[Run]:
     """Return the runs with the other seeds, at the learning rate that was best with the first."""
     runs = []
-    for data, method, rank in (case for suite in suites for case in SUITES[suite]):
+    for data, method, rank in cases:
         found = [run for run in results if (run["data"], run["method"], run["rank"]) == (data, method, rank)]
         if any(run["seed"] == SEEDS[0] for run in found):  # none where every rate diverged
             runs += [Run(data, method, best_rate(found), seed, rank) for seed in SEEDS[1:]]
@@ -162,6 +166,7 @@ def main() -> None:
     parser.add_argument("--wildlife", type=Path, required=True, help="data.yaml of African wildlife")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--suites", nargs="+", choices=tuple(SUITES), default=["main"])
+    parser.add_argument("--sets", nargs="+", choices=tuple(SETS), default=tuple(SETS), help="only these data sets")
     parser.add_argument("--device", default="0")
     parser.add_argument("--jobs", type=int, default=8, help="processes at once")
     options = parser.parse_args()
@@ -184,8 +189,9 @@ def main() -> None:
                     shown = ("data", "method", "rank", "lr0", "seed", "map50_95")
                     print({name: result[name] for name in shown}, flush=True)
 
-        work(sweep(options.suites))
-        work(rest(options.suites, results))
+        cases = cases_of(options.suites, options.sets)
+        work(sweep(cases))
+        work(rest(cases, results))
     print(summary(results))
 
 
