@@ -154,12 +154,12 @@ class FixedShapeCriterion:
     """The loss of a detector: that of its head, or the weighted sum over both heads of an end-to-end one."""
 
     def __init__(self, model: DetectionModel) -> None:
-        self.names = v8DetectionLoss(model).loss_names
         self.heads: tuple[FixedShapeLoss, ...]
         if isinstance(model.init_criterion(), E2ELoss):
             self.heads = (FixedShapeLoss(model, tal_topk=10), FixedShapeLoss(model, tal_topk=7, tal_topk2=1))
         else:
             self.heads = (FixedShapeLoss(model),)
+        self.names = self.heads[-1].loss_names
 
     def __call__(
         self, predictions: Mapping, targets: torch.Tensor, weights: torch.Tensor

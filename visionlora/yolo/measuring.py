@@ -13,14 +13,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from ultralytics.cfg import get_cfg
 from ultralytics.nn.tasks import DetectionModel
 
 from visionlora.adapters import AdapterSettings, attach
 from visionlora.yolo.classes import set_classes
 from visionlora.yolo.layout import plan_detector
-from visionlora.yolo.step import TrainingStep, to_unit
+from visionlora.yolo.step import TrainingStep, freeze_norms, to_unit
 
 _WARM, _TIMED, _SECONDS = 3, 10, 4.0  # steps before and while timing; fewer where they take longer than this together
 
@@ -108,9 +107,7 @@ def measure_step(build: Callable[[], nn.Module], batch: Mapping[str, Any], devic
     try:
         step = build().train()
         if isinstance(step, TrainingStep):
-            for module in step.modules():
-                if isinstance(module, _BatchNorm):  # one that could not be folded
-                    module.eval()
+            freeze_norms(step)
         trained = [parameter for parameter in step.parameters() if parameter.requires_grad]
         trainable = sum(parameter.numel() for parameter in trained)
         own = {tensor.untyped_storage().data_ptr() for tensor in (*step.parameters(), *step.buffers())}
@@ -185,9 +182,6 @@ def _prepared(base: DetectionModel, names: Sequence[str]) -> tuple[DetectionMode
     with torch.random.fork_rng(devices=[]):
         whole = set_classes(model, names)
     model.args = get_cfg()
-    for module in model.modules():
-        if isinstance(module, _BatchNorm):
-            module.momentum = 0.0  # noise must not move the statistics between the steps
     return model, whole
 
 

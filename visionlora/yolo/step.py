@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import LOGGER
@@ -210,6 +211,13 @@ class _Pass(nn.Module):
             step.weights.compute()  # until the backward pass is captured too
             predictions = network_pass(self.model, to_unit(images), recompute=step.lean)
             return self._criterion(predictions, targets, weights)
+
+
+def freeze_norms(model: nn.Module) -> None:
+    """Keep batch normalization that could not be folded in eval mode: its statistics stay the base's."""
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()
 
 
 def power_of_two(number: int) -> int:

@@ -44,7 +44,7 @@ from visionlora.yolo.checkpoint import load_base, pack, quiet
 from visionlora.yolo.classes import set_classes
 from visionlora.yolo.layout import plan_detector
 from visionlora.yolo.sampling import EpochSampler, SeededDataset, seed_everything, train_loader
-from visionlora.yolo.step import CAPTURE_OPTIONS, TrainingStep
+from visionlora.yolo.step import CAPTURE_OPTIONS, TrainingStep, freeze_norms
 
 ADAPTER_FILE, RESUME_FILE, RESULTS_FILE = "adapter.safetensors", "resume.pt", "results.csv"
 _STATE_FORMAT = 2
@@ -257,9 +257,7 @@ class AdapterTrainer(DetectionTrainer):
         """Set training mode, but for batch normalization that could not be folded; seed what this process draws."""
         seed_everything(self.args.seed, self.epoch)
         self.model.train()
-        for module in self.model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()
+        freeze_norms(self.model)
 
     def save_model(self) -> bool:
         """Write the adapter if it is the best so far, and the state that a resumed run needs."""
