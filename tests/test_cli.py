@@ -13,6 +13,7 @@ import pytest
 
 import visionlora as vl
 from visionlora import cli
+from visionlora.cli.training import _assignments
 
 VERBS = ("adapt", "plan", "train", "merge", "export", "quantize", "eval", "compare", "predict", "inspect", "demo")
 FUNCTIONS = {"eval": "evaluate"}
@@ -123,4 +124,4 @@ def test_full_disk_is_one_line_and_leaves_nothing(checkpoint, adapter, tmp_path)
 
 @pytest.mark.parametrize(("text", "value"), [("5e-4", 5e-4), ("0.5", 0.5), ("true", True), ("SGD", "SGD"), ("3", 3)])
 def test_hyperparameters_are_read_as_they_are_written(text, value) -> None:
-    assert cli._assignments([f"x={text}"]) == {"x": value}
+    assert _assignments([f"x={text}"]) == {"x": value}

@@ -1,0 +1,64 @@
+"""The command line: one verb is one public function; there is no logic here.
+
+Exit codes: 0 done, 1 an error that the message explains, 2 wrong usage, 3 a budget is missed, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+
+from visionlora.cli.judging import add_compare, add_demo, add_eval, add_inspect, add_predict
+from visionlora.cli.shipping import add_export, add_merge, add_quantize
+from visionlora.cli.training import add_adapt, add_plan, add_train
+from visionlora.errors import UsageError, VisionLoraError
+
+VERBS = (
+    add_adapt,
+    add_plan,
+    add_train,
+    add_merge,
+    add_export,
+    add_quantize,
+    add_eval,
+    add_compare,
+    add_predict,
+    add_inspect,
+    add_demo,
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; return the exit code."""
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # a broken image gets one line, ours
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    run: Callable[[argparse.Namespace], int | None] = options.run
+    try:
+        return run(options) or 0
+    except UsageError as error:
+        print(f"visionlora {options.verb}: {error}", file=sys.stderr)
+        return 2
+    except (VisionLoraError, OSError) as error:  # OSError: from a library that writes beside us, the disk being full
+        print(f"visionlora {options.verb}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"visionlora {options.verb}: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="visionlora",
+        description="Adapt a COCO-pretrained YOLO detector to your niche with an adapter of about a megabyte, "
+        "and ship it as INT8 ONNX.",
+        epilog="`visionlora VERB --help` explains a verb and ends with an example.",
+    )
+    parser.add_argument("--version", action="version", version=f"visionlora {version('visionlora')}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for add in VERBS:
+        add(verbs)
+    return parser

@@ -1,0 +1,108 @@
+"""The verbs that look: eval, compare, predict, inspect, demo."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import visionlora as vl
+from visionlora.cli.options import overwrite, print_report, verb
+
+
+def add_eval(verbs: Any) -> None:
+    """Add `visionlora eval`."""
+
+    def run(options: argparse.Namespace) -> int:
+        names = ["split", "imgsz", "conf", "retention", "max_drop", "max_class_drop", "min_map50", "out", "html"]
+        names += ["cache", "overwrite"]
+        report = vl.evaluate(options.model, options.data, **{name: getattr(options, name) for name in names})
+        print_report(report)
+        return 0 if report.passed else 3
+
+    example = "visionlora eval --model base=yolo11n.pt --model model.onnx --data data.yaml --out report --html"
+    parser = verb(verbs, "eval", run, "score models of any kind with one ruler", example)
+    parser.add_argument(
+        "--model",
+        action="append",
+        required=True,
+        help="a .pt, .onnx or OpenVINO .xml, or base.pt+adapter.safetensors; label=... names it; repeat to compare",
+    )
+    parser.add_argument("--data", required=True, help="data.yaml, or COCO ground truth (.json) beside its pictures")
+    parser.add_argument("--split", default="val", help="split to score on")
+    parser.add_argument("--imgsz", type=int, help="side of the square input in pixels; the models' own if not given")
+    parser.add_argument("--conf", type=float, default=0.25, help="score threshold for misses and false alarms")
+    parser.add_argument("--retention", help="data.yaml of the base's source domain: what is forgotten of it")
+    parser.add_argument("--max-drop", type=float, help="mAP50-95 that a model may lose against the reference")
+    parser.add_argument("--max-class-drop", type=float, help="AP50-95 that any class may lose")
+    parser.add_argument("--min-map50", type=float, help="mAP50 that a model must reach; exit code 3 where it does not")
+    parser.add_argument("--out", help="folder for report.json, report.md and pictures")
+    parser.add_argument("--html", action="store_true", help="write report.html too: one page that needs no network")
+    parser.add_argument(
+        "--cache", action=argparse.BooleanOptionalAction, default=True, help="reuse what a model found here before"
+    )
+    overwrite(parser)
+
+
+def add_compare(verbs: Any) -> None:
+    """Add `visionlora compare`."""
+
+    def run(options: argparse.Namespace) -> None:
+        print(vl.compare(options.first, options.second, out=options.out, overwrite=options.overwrite).text)
+
+    example = "visionlora compare monday/report.json friday/report.json"
+    parser = verb(verbs, "compare", run, "put two reports side by side", example)
+    parser.add_argument("first", help="report.json, the older one")
+    parser.add_argument("second", help="report.json, the newer one")
+    parser.add_argument("--out", help="Markdown file to write (.md)")
+    overwrite(parser)
+
+
+def add_predict(verbs: Any) -> None:
+    """Add `visionlora predict`."""
+
+    def run(options: argparse.Namespace) -> None:
+        found = vl.predict(
+            options.model,
+            options.source,
+            options.out,
+            conf=options.conf,
+            imgsz=options.imgsz,
+            device=options.device,
+            overwrite=options.overwrite,
+        )
+        print(f"{sum(map(len, found.detections))} objects in {len(found.images)} images; see {found.out}")
+
+    example = "visionlora predict --model model.int8.onnx --source 'line3/*.png' --out found"
+    parser = verb(verbs, "predict", run, "find objects in pictures and draw them", example)
+    parser.add_argument("--model", required=True, help="a .pt, a .onnx, or base.pt+adapter.safetensors")
+    parser.add_argument("--source", required=True, help="image, folder, or pattern in quotes")
+    parser.add_argument("--out", required=True, help="folder to write into")
+    parser.add_argument("--conf", type=float, default=0.25, help="lowest score that counts")
+    parser.add_argument("--imgsz", type=int, help="side of the square input in pixels; the model's own if not given")
+    parser.add_argument("--device", default="cpu", help="for checkpoints: cpu, 0...")
+    overwrite(parser)
+
+
+def add_inspect(verbs: Any) -> None:
+    """Add `visionlora inspect`."""
+
+    def run(options: argparse.Namespace) -> None:
+        print(vl.inspect(options.file))
+
+    summary = "say what a file is, what it was made from, and how"
+    parser = verb(verbs, "inspect", run, summary, "visionlora inspect model.int8.onnx")
+    parser.add_argument("file", help="an adapter, a merged checkpoint, an ONNX file or a report.json")
+
+
+def add_demo(verbs: Any) -> None:
+    """Add `visionlora demo`."""
+
+    def run(options: argparse.Namespace) -> None:
+        demonstration = vl.demo(options.out, overwrite=options.overwrite)
+        print_report(demonstration.adapted.report)
+        print(demonstration.summary)
+
+    summary = "the whole way on a small base and pictures that the package brings, offline"
+    parser = verb(verbs, "demo", run, summary, "visionlora demo --out runs/demo")
+    parser.add_argument("--out", default="runs/demo", help="folder to write into")
+    overwrite(parser)

@@ -1,0 +1,44 @@
+"""What the verbs' parsers share: help with defaults and an example, options that several verbs have."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+
+def verb(verbs: Any, name: str, run: Callable, summary: str, example: str) -> argparse.ArgumentParser:
+    """Add a verb whose help ends with `example`; return its parser."""
+    parser = verbs.add_parser(
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog=f"example:\n  {example}",
+        formatter_class=_HelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def overwrite(parser: argparse.ArgumentParser) -> None:
+    """Add `--overwrite`."""
+    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Defaults in the help where there is one, and the example as it is written."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        plain = action.default in (None, False, [], argparse.SUPPRESS)
+        return action.help if plain else f"{action.help} (default: {action.default})"
+
+
+def print_report(report: Any) -> None:
+    """Print the table of a report, and its sentences."""
+    from visionlora.evaluation.markdown import summary_table
+
+    print("\n" + summary_table(report) + "\n")
+    if report.retention is not None:
+        print(report.retention.sentence)
+    if report.verdict is not None:
+        print(report.verdict.sentence)

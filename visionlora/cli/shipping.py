@@ -1,0 +1,75 @@
+"""The verbs that make the file that ships: merge, export, quantize."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import visionlora as vl
+from visionlora.cli.options import overwrite, verb
+
+
+def add_merge(verbs: Any) -> None:
+    """Add `visionlora merge`."""
+
+    def run(options: argparse.Namespace) -> None:
+        merged = vl.merge(options.model, options.adapter, options.out, overwrite=options.overwrite)
+        print(
+            f"{merged.path}: {merged.bytes / 1e6:.2f} MB, {len(merged.names)} classes; read back and compared: "
+            f"boxes within {merged.box_error:.1g} px, scores within {merged.score_error:.1g}"
+        )
+
+    example = "visionlora merge --model yolo11n.pt --adapter runs/steel/adapter.safetensors --out merged.pt"
+    parser = verb(verbs, "merge", run, "merge an adapter into its base: an ordinary Ultralytics checkpoint", example)
+    parser.add_argument("--model", required=True, help="the base that the adapter was trained on (.pt)")
+    parser.add_argument("--adapter", required=True, help="adapter file (.safetensors)")
+    parser.add_argument("--out", required=True, help="checkpoint to write (.pt)")
+    overwrite(parser)
+
+
+def add_export(verbs: Any) -> None:
+    """Add `visionlora export`."""
+
+    def run(options: argparse.Namespace) -> None:
+        exported = vl.export(
+            options.model, options.out, imgsz=options.imgsz, opset=options.opset, overwrite=options.overwrite
+        )
+        print(
+            f"{exported.path}: {exported.bytes / 1e6:.2f} MB, {exported.image_size} px, {len(exported.names)} classes; "
+            f"checked against torch: boxes within {exported.box_error:.1g} px, scores within {exported.score_error:.1g}"
+        )
+
+    example = "visionlora export --model merged.pt --out model.onnx --imgsz 320"
+    parser = verb(verbs, "export", run, "export a checkpoint to ONNX and check it against torch", example)
+    parser.add_argument("--model", required=True, help="checkpoint (.pt)")
+    parser.add_argument("--out", required=True, help="file to write (.onnx)")
+    parser.add_argument("--imgsz", type=int, help="side of the square input in pixels; the checkpoint's if not given")
+    parser.add_argument("--opset", type=int, default=17, help="ONNX operator set")
+    overwrite(parser)
+
+
+def add_quantize(verbs: Any) -> None:
+    """Add `visionlora quantize`."""
+
+    def run(options: argparse.Namespace) -> None:
+        quantized = vl.quantize(
+            options.model,
+            options.data,
+            options.out,
+            images=options.images,
+            seed=options.seed,
+            overwrite=options.overwrite,
+        )
+        print(
+            f"{quantized.path}: {quantized.bytes / 1e6:.2f} MB, {quantized.bytes / quantized.float_bytes:.2f} of the "
+            f"float file; {quantized.int8_convs} of {quantized.convs} convolutions run in int8"
+        )
+
+    example = "visionlora quantize --model model.onnx --data data.yaml --out model.int8.onnx --images 32"
+    parser = verb(verbs, "quantize", run, "quantize an ONNX detector to INT8 for CPUs", example)
+    parser.add_argument("--model", required=True, help="float ONNX file, ours or an Ultralytics export")
+    parser.add_argument("--data", required=True, help="data.yaml; calibration images come from its train split")
+    parser.add_argument("--out", required=True, help="file to write (.onnx)")
+    parser.add_argument("--images", type=int, default=32, help="calibration images")
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of images")
+    overwrite(parser)

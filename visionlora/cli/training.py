@@ -1,0 +1,108 @@
+"""The verbs that train: adapt, plan, train."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+import visionlora as vl
+from visionlora.cli.options import overwrite, print_report, verb
+from visionlora.errors import UsageError
+
+
+def add_adapt(verbs: Any) -> None:
+    """Add `visionlora adapt`."""
+
+    def run(options: argparse.Namespace) -> None:
+        adapted = vl.adapt(
+            options.model, options.data, options.out, images=options.images, **_training_arguments(options)
+        )
+        print_report(adapted.report)
+        print(f"everything is in {options.out}; open {options.out}/report.html")
+
+    example = "visionlora adapt --model yolo11n.pt --data data.yaml --out runs/steel --imgsz 320"
+    parser = verb(verbs, "adapt", run, "the whole way: train, merge, export, quantize and judge", example)
+    _training_options(parser)
+    parser.add_argument("--images", type=int, default=32, help="calibration images for INT8")
+
+
+def add_plan(verbs: Any) -> None:
+    """Add `visionlora plan`."""
+
+    def run(options: argparse.Namespace) -> None:
+        print(vl.plan(options.model, options.data, imgsz=options.imgsz, batch=options.batch, device=options.device))
+
+    example = "visionlora plan --model yolo11n.pt --data data.yaml --imgsz 320"
+    parser = verb(verbs, "plan", run, "measure what each way to train costs here, and recommend one", example)
+    parser.add_argument("--model", required=True, help="base: a checkpoint (.pt), or a name such as yolo11n.pt")
+    parser.add_argument("--data", required=True, help="data.yaml with train")
+    parser.add_argument("--imgsz", type=int, default=640, help="side of the square input in pixels")
+    parser.add_argument("--batch", type=int, default=16, help="images a step")
+    parser.add_argument("--device", help="cpu or 0; the first GPU, else the CPU, if not given")
+
+
+def add_train(verbs: Any) -> None:
+    """Add `visionlora train`."""
+
+    def run(options: argparse.Namespace) -> None:
+        trained = vl.train(options.model, options.data, options.out, **_training_arguments(options))
+        print(
+            f"{trained.path}: {trained.bytes / 1e6:.2f} MB, {len(trained.names)} classes, from epoch {trained.epoch}, "
+            f"mAP50-95 {trained.map50_95:.3f} and mAP50 {trained.map50:.3f} while training, {trained.seconds:.0f} s"
+        )
+
+    example = "visionlora train --model yolo11n.pt --data data.yaml --out runs/steel --rank 8 --imgsz 320"
+    _training_options(verb(verbs, "train", run, "train an adapter", example))
+
+
+def _training_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", required=True, help="base: a checkpoint (.pt), or a name such as yolo11n.pt")
+    parser.add_argument("--data", required=True, help="data.yaml with train and val")
+    parser.add_argument("--out", required=True, help="folder of the run")
+    parser.add_argument("--rank", type=int, default=8, help="rank of the low-rank factors")
+    parser.add_argument("--alpha", type=float, default=4.0, help="strength; B @ A counts alpha / sqrt(rank)")
+    parser.add_argument("--targets", default="all", help="all, backbone, neck, head, neck+head, from:N or a regex")
+    parser.add_argument("--epochs", type=int, default=50, help="passes over the training images")
+    parser.add_argument("--imgsz", type=int, default=640, help="side of the square input in pixels")
+    parser.add_argument("--batch", type=int, default=16, help="images a step, over all devices")
+    parser.add_argument("--device", help="cpu, 0 or 0,1; the first GPU, else the CPU, if not given")
+    parser.add_argument("--seed", type=int, default=0, help="of everything drawn at random")
+    parser.add_argument("--lr0", type=float, default=0.001, help="learning rate after warm-up")
+    parser.add_argument("--lean", action="store_true", help="less memory, more time: compute parts of a step twice")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="any other Ultralytics hyperparameter"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on with an interrupted run in --out")
+    overwrite(parser)
+
+
+def _training_arguments(options: argparse.Namespace) -> dict[str, Any]:
+    names = ["rank", "alpha", "targets", "epochs", "imgsz", "batch", "device", "seed", "lr0"]
+    names += ["lean", "resume", "overwrite"]
+    return {**{name: getattr(options, name) for name in names}, "hyperparameters": _assignments(options.set)}
+
+
+def _assignments(texts: Sequence[str]) -> dict[str, Any]:
+    """Read NAME=VALUE texts; values as YAML reads them."""
+    values = {}
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not separator or not name:
+            raise UsageError(f"--set {text}: expected NAME=VALUE, such as mosaic=0.5")
+        try:
+            values[name] = _number(yaml.safe_load(value))
+        except yaml.YAMLError as error:
+            raise UsageError(f"--set {text}: the value cannot be read") from error
+    return values
+
+
+def _number(value: Any) -> Any:
+    """Return a number for text such as 5e-4, which YAML takes for text; anything else as it is."""
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return float(value)
+    return value
