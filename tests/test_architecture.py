@@ -23,6 +23,7 @@ ORDER = (
     ("curves",),
     ("planning", "training", "quantization", "exporting", "evaluation", "merging"),
     ("prediction", "inspection", "comparing"),
+    ("benchmarking",),
     ("adapting",),
     ("demonstration",),
     ("__init__",),
