@@ -20,7 +20,7 @@ ORDER = (
     ("runtime",),
     ("adapters",),
     ("yolo",),
-    ("curves",),
+    ("curves", "formats"),
     ("planning", "training", "quantization", "exporting", "evaluation", "merging"),
     ("prediction", "inspection", "comparing"),
     ("benchmarking",),

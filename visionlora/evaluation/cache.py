@@ -33,6 +33,7 @@ _PACKAGES = (
     "ultralytics",
     "openvino",
     "ncnn",
+    "ai-edge-litert",
 )
 
 

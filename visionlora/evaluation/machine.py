@@ -15,6 +15,7 @@ _PACKAGES = (
     "onnxruntime",
     "openvino",
     "ncnn",
+    "ai-edge-litert",
     "numpy",
     "opencv-python",
     "pycocotools",

@@ -11,7 +11,7 @@ from visionlora.inference import Network
 
 _ADAPTER_SUFFIX = ".safetensors"
 _OPENVINO = "openvino:"
-_RUNTIMES = {".pt": "torch", ".onnx": "onnxruntime", ".xml": "openvino", ".param": "ncnn"}
+_RUNTIMES = {".pt": "torch", ".onnx": "onnxruntime", ".xml": "openvino", ".param": "ncnn", ".tflite": "litert"}
 _WEIGHTS_BESIDE = (".xml", ".param")
 
 
@@ -39,8 +39,10 @@ class ModelSpec:
             raise UsageError(f"{self.path}: the label before '=' is empty")
         if self.path.suffix == _ADAPTER_SUFFIX:
             raise UsageError(f"{self.path}: an adapter needs its base: write base.pt+{self.path.name}")
-        if self.path.suffix not in (".pt", ".onnx", *_WEIGHTS_BESIDE):
-            raise UsageError(f"{self.path}: expected a .pt, .onnx, .xml or .param file, or base.pt+adapter.safetensors")
+        if self.path.suffix not in _RUNTIMES:
+            raise UsageError(
+                f"{self.path}: expected a .pt, .onnx, .xml, .param or .tflite file, or base.pt+adapter.safetensors"
+            )
         if self.in_openvino and self.path.suffix != ".onnx":
             raise UsageError(f"{self.path}: expected an .onnx file after {_OPENVINO!r}")
         if self.adapter is not None and self.path.suffix != ".pt":
@@ -58,7 +60,7 @@ class ModelSpec:
 
     @property
     def runtime(self) -> str:
-        """What executes it: `torch`, `onnxruntime`, `openvino` or `ncnn`."""
+        """What executes it: `torch`, `onnxruntime`, `openvino`, `ncnn` or `litert`."""
         return "openvino" if self.in_openvino else _RUNTIMES[self.path.suffix]
 
 

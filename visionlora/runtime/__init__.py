@@ -1,4 +1,4 @@
-"""Running exported detectors with onnxruntime, or OpenVINO or ncnn where installed; never imports torch.
+"""Running exported detectors with onnxruntime, OpenVINO, ncnn or LiteRT, where installed; never imports torch.
 
 A runtime is loaded when its network is first asked for, so that the memory of a process is that of one runtime.
 """
@@ -9,18 +9,29 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from visionlora.runtime.litert import LiteRtNetwork
     from visionlora.runtime.ncnn import NcnnNetwork
     from visionlora.runtime.network import OnnxNetwork
     from visionlora.runtime.openvino import OpenVinoNetwork
 
-__all__ = ["NcnnNetwork", "OnnxNetwork", "OpenVinoNetwork", "open_exported"]
+__all__ = ["LiteRtNetwork", "NcnnNetwork", "OnnxNetwork", "OpenVinoNetwork", "open_exported"]
 
-_HOMES = {"NcnnNetwork": "ncnn", "OnnxNetwork": "network", "OpenVinoNetwork": "openvino"}
-_NETWORKS = {"onnxruntime": "OnnxNetwork", "openvino": "OpenVinoNetwork", "ncnn": "NcnnNetwork"}
+_HOMES = {
+    "LiteRtNetwork": "litert",
+    "NcnnNetwork": "ncnn",
+    "OnnxNetwork": "network",
+    "OpenVinoNetwork": "openvino",
+}
+_NETWORKS = {
+    "litert": "LiteRtNetwork",
+    "ncnn": "NcnnNetwork",
+    "onnxruntime": "OnnxNetwork",
+    "openvino": "OpenVinoNetwork",
+}
 
 
 def open_exported(path: Any, runtime: str, *, threads: int | None = None) -> Any:
-    """Open an exported file as a Network, executed by `onnxruntime`, `openvino` or `ncnn`.
+    """Open an exported file as a Network, executed by `onnxruntime`, `openvino`, `ncnn` or `litert`.
 
     Raises:
         ModelError: the runtime is not installed, or cannot use the file.

@@ -25,12 +25,13 @@ class OpenVinoNetwork:
         metadata: the card that visionlora wrote; None for a file of another maker.
     """
 
-    def __init__(self, path: Path | str, *, threads: int | None = None) -> None:
+    def __init__(self, path: Path | str, *, threads: int | None = None, float32: bool = False) -> None:
         """Load a file.
 
         Args:
             path: the file that visionlora or Ultralytics exported.
             threads: how many threads one call may use; None leaves it to OpenVINO (all cores).
+            float32: compute in float32, to compare with torch, even where OpenVINO would take bfloat16.
 
         Raises:
             ModelError: OpenVINO is not installed, or a file is missing or broken, or of another task.
@@ -39,7 +40,7 @@ class OpenVinoNetwork:
         self._path = Path(path)
         described = (described_inside if self._path.suffix == ".onnx" else described_beside)(self._path)
         self.names, self.image_size, self.metadata = described.names, described.image_size, described.card
-        self._compiled = _compile(self._path, threads)
+        self._compiled = _compile(self._path, threads, float32=float32)
         shape = self._compiled.input(0).partial_shape
         self._batch: int | None = shape[0].get_length() if shape[0].is_static else None
         blank = np.zeros((self._batch or 1, 3, self.image_size, self.image_size), dtype=np.float32)
@@ -77,14 +78,16 @@ class OpenVinoNetwork:
         return np.array(output, dtype=np.float32)  # a copy: the next call writes into the same memory
 
 
-def _compile(path: Path, threads: int | None) -> Any:
+def _compile(path: Path, threads: int | None, *, float32: bool) -> Any:
     if threads is not None and threads < 1:
         raise UsageError(f"threads: expected at least 1, got {threads}")
     try:
         import openvino
     except ModuleNotFoundError as error:
         raise ModelError(f"{path}: OpenVINO is not installed; pip install openvino") from error
-    options = {} if threads is None else {"INFERENCE_NUM_THREADS": threads}
+    options: dict[str, Any] = {} if threads is None else {"INFERENCE_NUM_THREADS": threads}
+    if float32:
+        options["INFERENCE_PRECISION_HINT"] = "f32"
     try:
         return openvino.Core().compile_model(str(path), "CPU", options)
     except RuntimeError as error:
