@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from visionlora.adapting import AdaptedModel, adapt
+    from visionlora.benchmarking import Benchmark, bench
     from visionlora.comparing import Comparison, compare
     from visionlora.demonstration.run import Demonstration, demo
     from visionlora.detections import Detections
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AdaptedModel": "adapting",
+    "Benchmark": "benchmarking",
     "Comparison": "comparing",
     "Demonstration": "demonstration.run",
     "Detections": "detections",
@@ -45,6 +47,7 @@ _HOMES = {
     "TrainingPlan": "planning",
     "VisionLoraError": "errors",
     "adapt": "adapting",
+    "bench": "benchmarking",
     "compare": "comparing",
     "demo": "demonstration.run",
     "evaluate": "evaluation",
@@ -59,6 +62,7 @@ _HOMES = {
 
 __all__ = [
     "AdaptedModel",
+    "Benchmark",
     "Comparison",
     "Demonstration",
     "Detections",
@@ -73,6 +77,7 @@ __all__ = [
     "TrainingPlan",
     "VisionLoraError",
     "adapt",
+    "bench",
     "compare",
     "demo",
     "evaluate",
