@@ -16,6 +16,7 @@ ORDER = (
     ("detections",),
     ("preprocess",),
     ("cards", "inference"),
+    ("lowrank",),
     ("data",),
     ("runtime",),
     ("adapters",),
