@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "visionlora"
 ORDER = (
     ("errors",),
     ("files",),
+    ("drawing",),
     ("detections",),
     ("preprocess",),
     ("cards", "inference"),

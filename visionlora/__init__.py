@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from visionlora.planning import PlannedRun, TrainingPlan, plan
     from visionlora.prediction import Prediction, predict
     from visionlora.quantization import QuantizedModel, quantize
+    from visionlora.runtime import Detector
     from visionlora.training import TrainedAdapter, train
 
 _HOMES = {
@@ -34,6 +35,7 @@ _HOMES = {
     "Comparison": "comparing",
     "Demonstration": "demonstration.run",
     "Detections": "detections",
+    "Detector": "runtime",
     "ExportedModel": "exporting",
     "FileCard": "inspection",
     "MergedModel": "merging",
@@ -62,6 +64,7 @@ __all__ = [
     "Comparison",
     "Demonstration",
     "Detections",
+    "Detector",
     "ExportedModel",
     "FileCard",
     "MergedModel",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from visionlora.runtime.detector import Detector
 from visionlora.runtime.network import OnnxNetwork
 from visionlora.runtime.openvino import OpenVinoNetwork
 
-__all__ = ["OnnxNetwork", "OpenVinoNetwork"]
+__all__ = ["Detector", "OnnxNetwork", "OpenVinoNetwork"]
