@@ -15,7 +15,21 @@ import visionlora as vl
 from visionlora import cli
 from visionlora.cli.training import _assignments
 
-VERBS = ("adapt", "plan", "train", "merge", "export", "quantize", "eval", "compare", "predict", "inspect", "demo")
+VERBS = (
+    "adapt",
+    "plan",
+    "train",
+    "merge",
+    "export",
+    "quantize",
+    "eval",
+    "compare",
+    "predict",
+    "inspect",
+    "demo",
+    "patch",
+    "rollback",
+)
 FUNCTIONS = {"eval": "evaluate"}
 
 

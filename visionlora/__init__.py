@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from visionlora.exporting import ExportedModel, export
     from visionlora.inspection import FileCard, inspect
     from visionlora.merging import MergedModel, merge
+    from visionlora.patching import AdapterBank, PatchedModel, patch, rollback
     from visionlora.planning import PlannedRun, TrainingPlan, plan
     from visionlora.prediction import Prediction, predict
     from visionlora.quantization import QuantizedModel, quantize
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AdaptedModel": "adapting",
+    "AdapterBank": "patching",
     "Comparison": "comparing",
     "Demonstration": "demonstration.run",
     "Detections": "detections",
@@ -39,6 +41,7 @@ _HOMES = {
     "ExportedModel": "exporting",
     "FileCard": "inspection",
     "MergedModel": "merging",
+    "PatchedModel": "patching",
     "PlannedRun": "planning",
     "Prediction": "prediction",
     "QuantizedModel": "quantization",
@@ -53,14 +56,17 @@ _HOMES = {
     "export": "exporting",
     "inspect": "inspection",
     "merge": "merging",
+    "patch": "patching",
     "plan": "planning",
     "predict": "prediction",
     "quantize": "quantization",
+    "rollback": "patching",
     "train": "training",
 }
 
 __all__ = [
     "AdaptedModel",
+    "AdapterBank",
     "Comparison",
     "Demonstration",
     "Detections",
@@ -68,6 +74,7 @@ __all__ = [
     "ExportedModel",
     "FileCard",
     "MergedModel",
+    "PatchedModel",
     "PlannedRun",
     "Prediction",
     "QuantizedModel",
@@ -82,9 +89,11 @@ __all__ = [
     "export",
     "inspect",
     "merge",
+    "patch",
     "plan",
     "predict",
     "quantize",
+    "rollback",
     "train",
 ]
 

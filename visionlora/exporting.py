@@ -14,13 +14,15 @@ import numpy as np
 import onnx
 import onnxslim
 import torch
+from onnx import numpy_helper
 
 from visionlora.cards import make_card
 from visionlora.errors import ExportError, OutputError, UsageError
 from visionlora.files import atomic_output, refuse_existing, sha256_of
+from visionlora.lowrank.folded_base import ENTRY as BASE_ENTRY
 from visionlora.preprocess import letterbox, read_image
 from visionlora.runtime import OnnxNetwork
-from visionlora.yolo import Base, RawDetector, check_image_size, load_base, sample_pictures
+from visionlora.yolo import Base, RawDetector, check_image_size, folded_base, load_base, sample_pictures
 
 OPSET = 17
 OPSETS = range(13, 21)  # 13: quantization per channel; above 20 the exporter in use stops
@@ -136,6 +138,10 @@ def _describe(graph: onnx.ModelProto, base: Base, *, image_size: int, opset: int
     )
     for key, value in ultralytics_metadata(card, int(base.model.stride.max())).items():
         graph.metadata_props.add(key=key, value=value)
+    constants = {
+        tensor.name.removeprefix("model."): numpy_helper.to_array(tensor) for tensor in graph.graph.initializer
+    }
+    graph.metadata_props.add(key=BASE_ENTRY, value=folded_base(base, constants).to_entry())
     onnx.checker.check_model(graph)
 
 

@@ -8,9 +8,9 @@ from typing import cast
 import torch
 from torch import nn
 
-from visionlora.adapters.attach import check_shapes
 from visionlora.adapters.plan import AdapterPlan
 from visionlora.lowrank import low_rank_delta
+from visionlora.lowrank.shapes import check_shapes
 
 
 @torch.no_grad()

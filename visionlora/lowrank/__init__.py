@@ -6,7 +6,7 @@ with this arithmetic.
 
 from visionlora.lowrank.arithmetic import low_rank_delta
 from visionlora.lowrank.card import AdapterCard, AdapterSettings
-from visionlora.lowrank.file import ArrayAdapter, load_arrays, read_adapter_card, save_arrays
+from visionlora.lowrank.file import ArrayAdapter, adapter_identity, load_arrays, read_adapter_card, save_arrays
 from visionlora.lowrank.folded_base import FoldedBase, FoldedNorm, read_folded_base
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "ArrayAdapter",
     "FoldedBase",
     "FoldedNorm",
+    "adapter_identity",
     "load_arrays",
     "low_rank_delta",
     "read_adapter_card",

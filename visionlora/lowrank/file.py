@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from visionlora.errors import AdapterError
-from visionlora.files import atomic_output
+from visionlora.files import atomic_output, sha256_of
 from visionlora.lowrank.card import AdapterCard
 
 KEY = "visionlora"
@@ -70,6 +70,18 @@ def read_adapter_card(path: Path | str) -> AdapterCard:
     """
     with open_adapter(path, "numpy") as file:
         return parse_card(file.metadata(), path)
+
+
+def adapter_identity(path: Path | str) -> str:
+    """Return the SHA-256 of the adapter file as it was before a recipe was written into it.
+
+    What was merged before and after then has one parent.
+
+    Raises:
+        AdapterError: the file is no adapter.
+    """
+    origin = read_adapter_card(path).quantization.get("adapter")
+    return origin if isinstance(origin, str) and origin else sha256_of(path)
 
 
 @contextmanager

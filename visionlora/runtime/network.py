@@ -46,20 +46,28 @@ class OnnxNetwork:
         session: the onnxruntime session.
     """
 
-    def __init__(self, path: Path | str, *, threads: int | None = None, providers: Providers = "cpu") -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        threads: int | None = None,
+        providers: Providers = "cpu",
+        content: bytes | None = None,
+    ) -> None:
         """Load a file.
 
         Args:
             path: the ONNX file.
             threads: how many threads one call may use; None leaves it to onnxruntime (all cores).
             providers: what executes it, see `resolve_providers`.
+            content: what the file would hold, where it is in memory only; `path` names it in messages.
 
         Raises:
             ModelError: the file is missing or broken, is of another task, or its input is not a square picture.
             UsageError: `threads` is below 1, or this onnxruntime has no such provider.
         """
         self.path = Path(path)
-        self.session = _open_session(self.path, threads, resolve_providers(providers))
+        self.session = _open_session(self.path, content, threads, resolve_providers(providers))
         properties = self.session.get_modelmeta().custom_metadata_map
         self.metadata = _own_metadata(self.path, properties)
         self.names = _names(self.path, properties, self.metadata)
@@ -127,18 +135,20 @@ class OnnxNetwork:
         return False
 
 
-def _open_session(path: Path, threads: int | None, providers: list[Provider]) -> onnxruntime.InferenceSession:
+def _open_session(
+    path: Path, content: bytes | None, threads: int | None, providers: list[Provider]
+) -> onnxruntime.InferenceSession:
     if threads is not None and threads < 1:
         raise UsageError(f"threads: expected at least 1, got {threads}")
-    if not path.is_file():
+    if content is None and not path.is_file():
         raise ModelError(f"{path}: expected an ONNX file, found none")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only
     options.intra_op_num_threads = threads or 0
     options.inter_op_num_threads = 1
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
-    except ORT_ERRORS as error:
+        session = onnxruntime.InferenceSession(content or str(path), options, providers=providers)
+    except (*ORT_ERRORS, UnicodeDecodeError) as error:  # the latter: a message that names an operation of broken bytes
         raise ModelError(f"{path}: expected an ONNX file, onnxruntime cannot load it: {_one_line(error)}") from error
     check_started(path, session, providers)
     return session
