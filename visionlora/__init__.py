@@ -25,20 +25,25 @@ if TYPE_CHECKING:
     from visionlora.exporting import ExportedModel, export
     from visionlora.inspection import FileCard, inspect
     from visionlora.merging import MergedModel, merge
+    from visionlora.patching import AdapterBank, PatchedModel, patch, rollback
     from visionlora.planning import PlannedRun, TrainingPlan, plan
     from visionlora.prediction import Prediction, predict
     from visionlora.quantization import QuantizedModel, quantize
+    from visionlora.runtime import Detector
     from visionlora.training import TrainedAdapter, train
 
 _HOMES = {
     "AdaptedModel": "adapting",
     "Benchmark": "benchmarking",
+    "AdapterBank": "patching",
     "Comparison": "comparing",
     "Demonstration": "demonstration.run",
     "Detections": "detections",
+    "Detector": "runtime",
     "ExportedModel": "exporting",
     "FileCard": "inspection",
     "MergedModel": "merging",
+    "PatchedModel": "patching",
     "PlannedRun": "planning",
     "Prediction": "prediction",
     "QuantizedModel": "quantization",
@@ -54,21 +59,26 @@ _HOMES = {
     "export": "exporting",
     "inspect": "inspection",
     "merge": "merging",
+    "patch": "patching",
     "plan": "planning",
     "predict": "prediction",
     "quantize": "quantization",
+    "rollback": "patching",
     "train": "training",
 }
 
 __all__ = [
     "AdaptedModel",
+    "AdapterBank",
     "Benchmark",
     "Comparison",
     "Demonstration",
     "Detections",
+    "Detector",
     "ExportedModel",
     "FileCard",
     "MergedModel",
+    "PatchedModel",
     "PlannedRun",
     "Prediction",
     "QuantizedModel",
@@ -84,9 +94,11 @@ __all__ = [
     "export",
     "inspect",
     "merge",
+    "patch",
     "plan",
     "predict",
     "quantize",
+    "rollback",
     "train",
 ]
 

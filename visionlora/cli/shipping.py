@@ -64,6 +64,7 @@ def add_quantize(verbs: Any) -> None:
             options.out,
             images=options.images,
             seed=options.seed,
+            adapter=options.adapter,
             overwrite=options.overwrite,
         )
         print(
@@ -78,4 +79,5 @@ def add_quantize(verbs: Any) -> None:
     parser.add_argument("--out", required=True, help="file to write (.onnx)")
     parser.add_argument("--images", type=int, default=32, help="calibration images")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of images")
+    parser.add_argument("--adapter", help="the adapter in the model: the recipe is written into it, for patch --int8")
     overwrite(parser)

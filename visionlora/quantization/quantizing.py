@@ -17,7 +17,9 @@ from visionlora.cards import make_card
 from visionlora.data import LabelledImage, load_dataset
 from visionlora.errors import ModelError, UsageError
 from visionlora.files import atomic_output, refuse_existing, sha256_of
+from visionlora.lowrank.folded_base import ENTRY as BASE_ENTRY
 from visionlora.preprocess import letterbox, read_image
+from visionlora.quantization.adapter_recipe import attach_recipe, check_adapter_of
 from visionlora.quantization.calibration import calibrate, choose_images
 from visionlora.quantization.checks import check_int8_convs, check_scores, check_size
 from visionlora.quantization.float_model import load_float_model
@@ -75,6 +77,7 @@ def quantize(
     *,
     images: int = 32,
     seed: int = 0,
+    adapter: Path | str | None = None,
     overwrite: bool = False,
 ) -> QuantizedModel:
     """Quantize a detector to int8, calibrated on images of the training split.
@@ -88,6 +91,7 @@ def quantize(
         out: where to write the quantized file.
         images: how many images to calibrate on; all where there are fewer.
         seed: which images are chosen; every class is among them where possible.
+        adapter: the adapter file that `model` was made with; the recipe is written into it, for `patch` with int8.
         overwrite: replace `out` if it exists.
 
     Raises:
@@ -95,7 +99,7 @@ def quantize(
         ModelError: `model` is not a float detector that gives raw predictions.
         OutputError: `out` exists or cannot be written.
         QuantizationError: the quantized file fails a check; nothing is written.
-        UsageError: `images` is below 1, or `out` is `model`.
+        UsageError: `images` is below 1, `out` is `model`, or `model` was made with another adapter.
 
     Example:
         >>> quantize("model.onnx", "data.yaml", "model.int8.onnx").int8_convs  # doctest: +SKIP
@@ -109,6 +113,8 @@ def quantize(
     if out.resolve() == model.resolve():
         raise UsageError(f"{out}: expected another file than the float model; it would be overwritten")
     source = load_float_detector(model)
+    if adapter is not None:
+        check_adapter_of(model, (source.network.metadata or {}).get("parents", {}), adapter)
     dataset = load_dataset(data, splits=("train",))
     chosen = choose_images(dataset.split("train"), images, seed=seed)
     inputs = _Inputs(chosen, source.network.image_size)
@@ -126,6 +132,8 @@ def quantize(
         size = check_size(partial, float_bytes)
         int8_convs = check_int8_convs(partial, plan.convs)
         check_scores(source.network, OnnxNetwork(partial), inputs)
+    if adapter is not None:
+        attach_recipe(adapter, recipe, float_model=onnx.load(model), int8_model=quantized)
     return QuantizedModel(out, size, float_bytes, int8_convs, len(plan.convs), plan.float_layers, len(chosen), recipe)
 
 
@@ -161,7 +169,7 @@ def build_int8(
         parents={"onnx": sha256_of(source.path), **(network.metadata or {}).get("parents", {})},
         settings={"scheme": described, "float_layers": recipe.float_layers, **(settings or {})},
     )
-    properties = {entry.key: entry.value for entry in source.model.metadata_props}
+    properties = {entry.key: entry.value for entry in source.model.metadata_props if entry.key != BASE_ENTRY}
     helper.set_model_props(quantized, {**properties, "visionlora": json.dumps({**card, "nms": network.nms})})
     return quantized
 

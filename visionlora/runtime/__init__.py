@@ -9,14 +9,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from visionlora.runtime.detector import Detector
     from visionlora.runtime.litert import LiteRtNetwork
     from visionlora.runtime.ncnn import NcnnNetwork
     from visionlora.runtime.network import OnnxNetwork
     from visionlora.runtime.openvino import OpenVinoNetwork
 
-__all__ = ["LiteRtNetwork", "NcnnNetwork", "OnnxNetwork", "OpenVinoNetwork", "open_exported"]
+__all__ = ["Detector", "LiteRtNetwork", "NcnnNetwork", "OnnxNetwork", "OpenVinoNetwork", "open_exported"]
 
 _HOMES = {
+    "Detector": "detector",
     "LiteRtNetwork": "litert",
     "NcnnNetwork": "ncnn",
     "OnnxNetwork": "network",

@@ -1,4 +1,4 @@
-"""A detector in an ONNX file, executed by onnxruntime on the CPU."""
+"""A detector in an ONNX file, executed by onnxruntime."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort
 from visionlora.cards import PREPROCESSING
 from visionlora.errors import ModelError, UsageError
 from visionlora.runtime.finished import one_hot
+from visionlora.runtime.providers import Provider, Providers, check_started, resolve_providers
 
 ORT_ERRORS = (
     ort.EPFail,
@@ -36,29 +37,42 @@ class OnnxNetwork:
     """A detector in an ONNX file: one that visionlora exported or quantized, or a stock Ultralytics export.
 
     Attributes:
+        path: the file.
         names: one name a class.
         image_size: side of the square input in pixels.
+        batch: how many pictures the file takes at once; None for any number.
         nms: whether its predictions need non-maximum suppression.
+        thresholds: the lowest score that counts of each class, as the file states them; None where it does not.
         metadata: the parsed `visionlora` entry of the file's metadata; None for a file of another maker.
         session: the onnxruntime session.
     """
 
-    def __init__(self, path: Path | str, *, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        threads: int | None = None,
+        providers: Providers = "cpu",
+        content: bytes | None = None,
+    ) -> None:
         """Load a file.
 
         Args:
             path: the ONNX file.
             threads: how many threads one call may use; None leaves it to onnxruntime (all cores).
+            providers: what executes it, see `resolve_providers`.
+            content: what the file would hold, where it is in memory only; `path` names it in messages.
 
         Raises:
             ModelError: the file is missing or broken, is of another task, or its input is not a square picture.
-            UsageError: `threads` is below 1.
+            UsageError: `threads` is below 1, or this onnxruntime has no such provider.
         """
-        self._path = Path(path)
-        self.session = _open_session(self._path, threads)
+        self.path = Path(path)
+        self.session = _open_session(self.path, content, threads, resolve_providers(providers))
         properties = self.session.get_modelmeta().custom_metadata_map
-        self.metadata = _own_metadata(self._path, properties)
-        self.names = _names(self._path, properties, self.metadata)
+        self.metadata = _own_metadata(self.path, properties)
+        self.names = _names(self.path, properties, self.metadata)
+        self.thresholds = _thresholds(self.path, self.metadata)
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
         task = properties.get("task", "detect")
         if task != "detect" or len(inputs) != 1 or len(outputs) != 1:
@@ -70,8 +84,8 @@ class OnnxNetwork:
             raise ModelError(f"{path}: expected a float input, got {inputs[0].type}")
         self._input_name, self._input_type = inputs[0].name, _INPUT_TYPES[inputs[0].type]
         shape = inputs[0].shape
-        self.image_size = _image_size(self._path, shape, properties, self.metadata)
-        self._batch: int | None = shape[0] if isinstance(shape[0], int) else None
+        self.image_size = _image_size(self.path, shape, properties, self.metadata)
+        self.batch: int | None = shape[0] if isinstance(shape[0], int) else None
         self._end_to_end = self._has_end_to_end_output(outputs[0].shape)
         self.nms = bool(self.metadata["nms"]) if self.metadata else not self._end_to_end
 
@@ -84,9 +98,9 @@ class OnnxNetwork:
         """
         side = self.image_size
         if batch.ndim != 4 or batch.shape[1:] != (3, side, side) or not len(batch):
-            raise UsageError(f"{self._path}: expected a batch (n, 3, {side}, {side}), got {batch.shape}")
+            raise UsageError(f"{self.path}: expected a batch (n, 3, {side}, {side}), got {batch.shape}")
         batch = np.ascontiguousarray(batch, dtype=self._input_type)
-        step = self._batch or len(batch)
+        step = self.batch or len(batch)
         if step == len(batch):
             output = self._run(batch)
         else:  # the file fixes the size of a batch
@@ -94,13 +108,13 @@ class OnnxNetwork:
             padded = np.concatenate([batch, np.zeros_like(batch, shape=(spare, *batch.shape[1:]))]) if spare else batch
             output = np.concatenate([self._run(padded[i : i + step]) for i in range(0, len(padded), step)])
             output = output[: len(batch)]
-        return one_hot(self._path, output, len(self.names)) if self._end_to_end else output
+        return one_hot(self.path, output, len(self.names)) if self._end_to_end else output
 
     def _run(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         try:
             output = self.session.run(None, {self._input_name: batch})[0]
         except ORT_ERRORS as error:
-            raise ModelError(f"{self._path}: onnxruntime cannot run it: {_one_line(error)}") from error
+            raise ModelError(f"{self.path}: onnxruntime cannot run it: {_one_line(error)}") from error
         return output.astype(np.float32, copy=False)
 
     def _has_end_to_end_output(self, shape: list[Any]) -> bool:
@@ -110,31 +124,35 @@ class OnnxNetwork:
         criterion that Ultralytics uses too. A file of ours never has them.
         """
         if len(shape) != 3 or not all(isinstance(size, int) for size in shape[1:]):
-            blank = np.zeros((self._batch or 1, 3, self.image_size, self.image_size), dtype=self._input_type)
+            blank = np.zeros((self.batch or 1, 3, self.image_size, self.image_size), dtype=self._input_type)
             shape = list(self._run(blank).shape)
         if len(shape) == 3 and shape[2] == 6 and self.metadata is None:
             return True
         if len(shape) != 3 or shape[1] != 4 + len(self.names):
             raise ModelError(
-                f"{self._path}: expected an output (n, {4 + len(self.names)}, anchors) for {len(self.names)} classes "
+                f"{self.path}: expected an output (n, {4 + len(self.names)}, anchors) for {len(self.names)} classes "
                 f"or (n, boxes, 6), got {tuple(shape)}"
             )
         return False
 
 
-def _open_session(path: Path, threads: int | None) -> onnxruntime.InferenceSession:
+def _open_session(
+    path: Path, content: bytes | None, threads: int | None, providers: list[Provider]
+) -> onnxruntime.InferenceSession:
     if threads is not None and threads < 1:
         raise UsageError(f"threads: expected at least 1, got {threads}")
-    if not path.is_file():
+    if content is None and not path.is_file():
         raise ModelError(f"{path}: expected an ONNX file, found none")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only
     options.intra_op_num_threads = threads or 0
     options.inter_op_num_threads = 1
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except ORT_ERRORS as error:
+        session = onnxruntime.InferenceSession(content or str(path), options, providers=providers)
+    except (*ORT_ERRORS, UnicodeDecodeError) as error:  # the latter: a message that names an operation of broken bytes
         raise ModelError(f"{path}: expected an ONNX file, onnxruntime cannot load it: {_one_line(error)}") from error
+    check_started(path, session, providers)
+    return session
 
 
 def _own_metadata(path: Path, properties: Mapping[str, str]) -> dict[str, Any] | None:
@@ -168,6 +186,17 @@ def _names(path: Path, properties: Mapping[str, str], metadata: dict[str, Any] |
             f"{path}: expected class names in the file's metadata ('names'), as visionlora and Ultralytics write them"
         ) from error
     return tuple(str(name) for name in ordered)
+
+
+def _thresholds(path: Path, metadata: dict[str, Any] | None) -> tuple[float, ...] | None:
+    """The `thresholds` of the metadata: one number a class."""
+    if metadata is None or "thresholds" not in metadata:
+        return None
+    given, classes = metadata["thresholds"], len(metadata["names"])
+    numbers = isinstance(given, list) and all(type(one) in (int, float) and 0 <= one <= 1 for one in given)
+    if not numbers or len(given) != classes:
+        raise ModelError(f"{path}: expected {classes} thresholds in [0, 1] in its metadata, one a class, got {given}")
+    return tuple(float(one) for one in given)
 
 
 def _image_size(path: Path, shape: list[Any], properties: Mapping[str, str], metadata: dict[str, Any] | None) -> int:
