@@ -69,6 +69,28 @@ def read_image(path: Path | str) -> NDArray[np.uint8]:
     return np.asarray(image, dtype=np.uint8)
 
 
+def as_pixels(image: Path | str | NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the pixels of a file, or of an array that may be grey.
+
+    Args:
+        image: a file, or (H, W, 3) or (H, W) uint8; an array of another kind comes back as it is, for `letterbox`
+            to refuse.
+
+    Returns:
+        (H, W, 3) uint8, BGR; an array of that shape is not copied.
+
+    Raises:
+        DataError: the file cannot be read, or `image` is neither path nor array.
+    """
+    if isinstance(image, str | Path):
+        return read_image(image)
+    if not isinstance(image, np.ndarray):
+        raise DataError(f"expected a path or an array of pixels, got {type(image).__name__}")
+    if image.ndim == 2 and image.dtype == np.uint8:
+        return np.repeat(image[:, :, None], 3, axis=2)
+    return image
+
+
 def letterbox(image_bgr: NDArray[np.uint8], image_size: int) -> tuple[NDArray[np.float32], Placement]:
     """Fit an image into a square input without distortion, grey around it, as Ultralytics' LetterBox does.
 
