@@ -104,13 +104,21 @@ class OnnxNetwork:
             padded = np.concatenate([batch, np.zeros_like(batch, shape=(spare, *batch.shape[1:]))]) if spare else batch
             output = np.concatenate([self._run(padded[i : i + step]) for i in range(0, len(padded), step)])
             output = output[: len(batch)]
-        return one_hot(self.path, output, len(self.names)) if self._end_to_end else output
+        if self._end_to_end:
+            return one_hot(self.path, output, len(self.names))
+        if output.shape[1] != 4 + len(self.names):
+            raise ModelError(
+                f"{self.path}: expected an output (n, {4 + len(self.names)}, anchors), its graph gave {output.shape}"
+            )
+        return output
 
     def _run(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         try:
             output = self.session.run(None, {self._input_name: batch})[0]
         except ORT_ERRORS as error:
             raise ModelError(f"{self.path}: onnxruntime cannot run it: {_one_line(error)}") from error
+        if output.ndim != 3 or len(output) != len(batch):  # a graph need not give what it declares
+            raise ModelError(f"{self.path}: expected an output ({len(batch)}, rows, columns), got {output.shape}")
         return output.astype(np.float32, copy=False)
 
     def _has_end_to_end_output(self, shape: list[Any]) -> bool:
@@ -142,8 +150,10 @@ def _open_session(path: Path, threads: int | None, providers: list[Provider]) ->
     options.intra_op_num_threads = threads or 0
     options.inter_op_num_threads = 1
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
-    except ORT_ERRORS as error:
+        # Without its fallback, in which onnxruntime goes on without the provider that was asked for, and prints.
+        session = onnxruntime.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
+        session.get_modelmeta(), session.get_inputs(), session.get_outputs()  # names that are no UTF-8 fail here
+    except (*ORT_ERRORS, ValueError, RuntimeError) as error:
         raise ModelError(f"{path}: expected an ONNX file, onnxruntime cannot load it: {_one_line(error)}") from error
     check_started(path, session, providers)
     return session
