@@ -91,25 +91,30 @@ def add_predict(verbs: Any) -> None:
     """Add `visionlora predict`."""
 
     def run(options: argparse.Namespace) -> None:
+        names = ["conf", "imgsz", "device", "formats", "watch", "overwrite"]
         found = vl.predict(
-            options.model,
-            options.source,
-            options.out,
-            conf=options.conf,
-            imgsz=options.imgsz,
-            device=options.device,
-            overwrite=options.overwrite,
+            options.model, options.source, options.out, **{name: getattr(options, name) for name in names}
         )
-        print(f"{sum(map(len, found.detections))} objects in {len(found.images)} images; see {found.out}")
+        rate = found.frames / found.seconds if found.seconds else 0.0
+        print(f"{found.objects} objects in {found.frames} images, {rate:.1f} images/s; see {found.out}")
 
     example = "visionlora predict --model model.int8.onnx --source 'line3/*.png' --out found"
-    parser = verb(verbs, "predict", run, "find objects in pictures and draw them", example)
+    parser = verb(verbs, "predict", run, "find objects in pictures, a video or before a camera", example)
     parser.add_argument("--model", required=True, help="a .pt, a .onnx, or base.pt+adapter.safetensors")
-    parser.add_argument("--source", required=True, help="image, folder, or pattern in quotes")
+    parser.add_argument(
+        "--source", required=True, help="image, folder, pattern in quotes, video, camera's number or address (rtsp://)"
+    )
     parser.add_argument("--out", required=True, help="folder to write into")
-    parser.add_argument("--conf", type=float, default=0.25, help="lowest score that counts")
+    parser.add_argument("--conf", type=float, help="lowest score that counts; the file's own, or 0.25, if not given")
     parser.add_argument("--imgsz", type=int, help="side of the square input in pixels; the model's own if not given")
-    parser.add_argument("--device", default="cpu", help="for checkpoints: cpu, 0...")
+    parser.add_argument("--device", default="cpu", help="cpu, 0...; for ONNX files any provider, such as openvino")
+    parser.add_argument(
+        "--formats",
+        nargs="+",
+        choices=("json", "jsonl", "coco", "images"),
+        help="what to write; json and images, of a video json, of a camera or a watched folder jsonl if not given",
+    )
+    parser.add_argument("--watch", action="store_true", help="stay at the folder and take what comes into it")
     overwrite(parser)
 
 

@@ -10,19 +10,32 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from visionlora.runtime.detector import Detector
+    from visionlora.runtime.frames import Frame
     from visionlora.runtime.litert import LiteRtNetwork
     from visionlora.runtime.ncnn import NcnnNetwork
     from visionlora.runtime.network import OnnxNetwork
     from visionlora.runtime.openvino import OpenVinoNetwork
+    from visionlora.runtime.streaming import stream
 
-__all__ = ["Detector", "LiteRtNetwork", "NcnnNetwork", "OnnxNetwork", "OpenVinoNetwork", "open_exported"]
+__all__ = [
+    "Detector",
+    "Frame",
+    "LiteRtNetwork",
+    "NcnnNetwork",
+    "OnnxNetwork",
+    "OpenVinoNetwork",
+    "open_exported",
+    "stream",
+]
 
 _HOMES = {
     "Detector": "detector",
+    "Frame": "frames",
     "LiteRtNetwork": "litert",
     "NcnnNetwork": "ncnn",
     "OnnxNetwork": "network",
     "OpenVinoNetwork": "openvino",
+    "stream": "streaming",
 }
 _NETWORKS = {
     "litert": "LiteRtNetwork",
