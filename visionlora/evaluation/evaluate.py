@@ -19,7 +19,7 @@ from visionlora.detections import PREDICTION_CONFIDENCE, check_thresholds
 from visionlora.errors import ModelError, UsageError
 from visionlora.evaluation.bootstrap import FEWEST_IMAGES, draw_images
 from visionlora.evaluation.budget import check_budget, judge_budget
-from visionlora.evaluation.cache import cache_key, image_hashes, keep_found, load_found
+from visionlora.evaluation.cache import find_or_load, image_hashes
 from visionlora.evaluation.coco import count_classes
 from visionlora.evaluation.compare import time_networks
 from visionlora.evaluation.finding import Found, find_objects, shared_classes
@@ -181,19 +181,7 @@ def _find(spec: ModelSpec, network: Network, domain: _Domain, *, cache: bool) ->
     if not cache:
         return find_objects(network, domain.images, domain.names, progress=spec.label)
     files = [spec.path, *spec.parts]
-    key = cache_key(
-        files,
-        domain.hashes,
-        names=domain.names,
-        sizes=[one.size_wh for one in domain.images],
-        model_names=network.names,
-        imgsz=network.image_size,
-    )
-    kept = load_found(key)
-    if kept is None:
-        kept = find_objects(network, domain.images, domain.names, progress=spec.label)
-        keep_found(key, kept)
-    return kept
+    return find_or_load(network, files, domain.images, domain.names, hashes=domain.hashes, progress=spec.label)
 
 
 def _judge(found: Found, domain: _Domain, confidence: float) -> Judgement | None:
