@@ -9,6 +9,8 @@ from enum import Enum
 
 import onnx
 
+from visionlora.errors import QuantizationError
+
 PASS_THROUGH = frozenset({"Concat", "Identity", "MaxPool", "Reshape", "Resize", "Slice", "Split", "Transpose"})
 """Operations that move values without changing them, so that inputs and outputs can share one scale."""
 _INT8_OPERATIONS = PASS_THROUGH | {"Add", "Mul", "Sigmoid"}
@@ -61,7 +63,7 @@ def layer_name(node: onnx.NodeProto) -> str:
     return node.name or node.output[0]
 
 
-def plan_quantization(graph: onnx.GraphProto) -> QuantizationPlan:
+def plan_quantization(graph: onnx.GraphProto, *, float_layers: Iterable[str] = ()) -> QuantizationPlan:
     """Decide what becomes int8 in a detector.
 
     All convolutions do, except one that only decodes (the mean over box bins behind a softmax). What lies behind the
@@ -71,9 +73,19 @@ def plan_quantization(graph: onnx.GraphProto) -> QuantizationPlan:
 
     Args:
         graph: constants are initializers, nodes are in topological order.
+        float_layers: convolutions that are to stay float. The tensors of such a plan are some of those of a plan
+            without, so ranges chosen for that one serve this one too.
+
+    Raises:
+        QuantizationError: a float layer is no convolution that would be in int8.
     """
     wiring = _Wiring(graph)
-    convs = [node for node in graph.node if node.op_type == "Conv" and not wiring.is_decoder(node)]
+    left = set(float_layers)
+    candidates = [node for node in graph.node if node.op_type == "Conv" and not wiring.is_decoder(node)]
+    unknown = left - {layer_name(node) for node in candidates}
+    if unknown:
+        raise QuantizationError(f"float layers: expected names of convolutions of this graph, got {sorted(unknown)}")
+    convs = [node for node in candidates if layer_name(node) not in left]
     names = tuple(layer_name(node) for node in convs)
     needed = wiring.tensors_before(convs)
     int8 = _int8_tensors(graph, wiring, convs, needed)

@@ -13,12 +13,14 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from visionlora.quantization.plan import QuantizationPlan, layer_name
+from visionlora.errors import QuantizationError
+from visionlora.quantization.plan import QuantizationPlan, layer_name, plan_quantization
 from visionlora.quantization.ranges import ActivationRange
+from visionlora.quantization.recipe import QuantizationRecipe
 from visionlora.quantization.weights import quantize_conv
 
 
-def write_qdq(model: onnx.ModelProto, plan: QuantizationPlan, ranges: Mapping[str, ActivationRange]) -> onnx.ModelProto:
+def apply_recipe(model: onnx.ModelProto, recipe: QuantizationRecipe) -> onnx.ModelProto:
     """Return the int8 graph of a float one, without metadata.
 
     Inputs, outputs, names of the layers and of the weights stay. All other names become short and equal constants
@@ -26,10 +28,21 @@ def write_qdq(model: onnx.ModelProto, plan: QuantizationPlan, ranges: Mapping[st
 
     Args:
         model: the float model, as `load_float_model` reads it.
-        plan: what becomes int8. A convolution whose weights are not constant is left float.
-        ranges: the range of each tensor in the plan's groups.
+        recipe: what stays float, and the range of each tensor that does not. A convolution whose weights are not
+            constant is left float.
+
+    Raises:
+        QuantizationError: the recipe is of another graph: it lacks a tensor, or names a layer that is none.
     """
-    writer = _Writer(model.graph, plan, ranges)
+    plan = plan_quantization(model.graph, float_layers=recipe.float_layers)
+    tensors = [name for group in plan.groups for name in group.tensors]
+    missing = [name for name in tensors if name not in recipe.ranges]
+    if missing:
+        raise QuantizationError(
+            f"expected a recipe for this graph, got one without a range for {len(missing)} of its {len(tensors)} "
+            f"tensors ({', '.join(missing[:3])}); calibrate the graph itself"
+        )
+    writer = _Writer(model.graph, plan, {name: recipe.ranges[name] for name in tensors})
     writer.write()
     graph = helper.make_graph(
         writer.nodes, "int8", model.graph.input, model.graph.output, list(writer.initializers.values())
