@@ -17,10 +17,9 @@ import numpy as np
 from visionlora.data import LabelledImage
 from visionlora.detections import EVALUATION_CONFIDENCE, IOU_THRESHOLD, MAX_DETECTIONS, Detections
 from visionlora.errors import OutputError
-from visionlora.evaluation.finding import Found, find_objects
+from visionlora.evaluation.finding import Found
 from visionlora.evaluation.machine import this_machine
 from visionlora.files import atomic_output, sha256_of
-from visionlora.inference import Network
 
 FOLDER_VARIABLE = "VISIONLORA_CACHE"
 KEPT = 200
@@ -61,40 +60,6 @@ def cache_key(files: Sequence[Path], images: Sequence[str], **settings: Any) -> 
 def image_hashes(images: Sequence[LabelledImage]) -> tuple[str, ...]:
     """Return the SHA-256 of each image file."""
     return tuple(sha256_of(image.path) for image in images)
-
-
-def find_or_load(
-    network: Network,
-    files: Sequence[Path],
-    images: Sequence[LabelledImage],
-    names: Sequence[str],
-    *,
-    hashes: Sequence[str],
-    progress: str | None = None,
-) -> Found:
-    """Run a network on labelled images, or read what it found there before.
-
-    Args:
-        network: the network.
-        files: those that decide what it finds.
-        images: the ground truth, with the paths of the pictures.
-        names: the class names of the data set.
-        hashes: what `image_hashes` says of the images.
-        progress: a word before the count of images on a terminal's last line; None for no line.
-    """
-    key = cache_key(
-        files,
-        hashes,
-        names=tuple(names),
-        sizes=[one.size_wh for one in images],
-        model_names=network.names,
-        imgsz=network.image_size,
-    )
-    kept = load_found(key)
-    if kept is None:
-        kept = find_objects(network, images, names, progress=progress)
-        keep_found(key, kept)
-    return kept
 
 
 def load_found(key: str) -> Found | None:

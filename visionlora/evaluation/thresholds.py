@@ -36,6 +36,7 @@ class Refit:
     Attributes:
         keep: what is kept of the reference: its recall, or its precision.
         confidence: the reference's threshold, the same for all classes.
+        names: the classes.
         thresholds: one a class, fitted on all images.
         reference: counts of the reference at `confidence`.
         unfitted: counts of the model at `confidence`.
@@ -46,6 +47,7 @@ class Refit:
 
     keep: Keep
     confidence: float
+    names: tuple[str, ...]
     thresholds: tuple[float, ...]
     reference: Counts
     unfitted: Counts
@@ -84,6 +86,7 @@ def refit_thresholds(reference: Matches, model: Matches, *, confidence: float, k
     return Refit(
         keep=keep,
         confidence=confidence,
+        names=model.names,
         thresholds=tuple(thresholds.tolist()),
         reference=_count(reference, everything, same),
         unfitted=_count(model, everything, same),
