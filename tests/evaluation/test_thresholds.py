@@ -72,7 +72,7 @@ def test_each_class_gets_its_own_threshold(float_scores) -> None:
     scores, right = float_scores
     columns = np.repeat(np.array([0, 1], dtype=np.int32), len(scores))
     both, twice = np.tile(scores, 2), np.tile(right, 2)
-    moved = np.concatenate([0.5 * scores, 0.9 * scores])
+    moved = np.concatenate([0.6 * scores, 0.9 * scores])
 
     refit = refit_thresholds(
         matches(both, twice, names=("a", "b"), columns=columns),
@@ -81,16 +81,20 @@ def test_each_class_gets_its_own_threshold(float_scores) -> None:
         keep="recall",
     )
 
-    assert refit.thresholds == pytest.approx((0.125, 0.225), abs=0.002)
+    assert refit.thresholds == pytest.approx((0.15, 0.225), abs=0.002)
 
 
-def test_a_class_that_cannot_be_kept_is_named_and_takes_all(float_scores) -> None:
+@pytest.mark.parametrize(
+    ("keep", "factor", "nearest"), [("recall", 0.1, 0.125), ("precision", 1.0, 0.625)], ids=["recall", "precision"]
+)
+def test_a_class_that_cannot_be_kept_is_named_and_has_the_nearest(keep, factor, nearest, float_scores) -> None:
+    """Scores that fell to a tenth; and a model that is never right."""
     scores, right = float_scores
-    blind = matches(scores[IMAGES:], np.zeros(IMAGES, dtype=bool))
+    poor = matches(factor * scores, right & (keep == "recall"))
 
-    refit = refit_thresholds(matches(scores, right), blind, confidence=0.25, keep="recall")
+    refit = refit_thresholds(matches(scores, right), poor, confidence=0.25, keep=keep)
 
-    assert refit.unreachable == ("a",) and refit.thresholds == (0.001,)
+    assert refit.unreachable == ("a",) and refit.thresholds == (nearest,)
 
 
 @pytest.mark.parametrize("keep", ["recall", "precision"])

@@ -12,11 +12,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from visionlora.detections import EVALUATION_CONFIDENCE
 from visionlora.evaluation.matches import Matches
 
 Keep = Literal["recall", "precision"]
 FOLDS = 5
+_FURTHEST = 0.5
+"""A threshold moves at most half the way to 0 or to 1: what needs more is not the rounding, and would let anything in
+or nothing."""
 _DIGITS = 6
 
 
@@ -42,7 +44,8 @@ class Refit:
         unfitted: counts of the model at `confidence`.
         fitted: counts of the model at fitted thresholds. Each image is counted at thresholds that were fitted on
             other images, so these are not flattered by the fit.
-        unreachable: the classes of which the model does not keep what it should at any threshold.
+        unreachable: the classes of which the model does not keep what it should, at any threshold within half the way
+            from `confidence` to 0 and to 1. They have the nearest of these.
     """
 
     keep: Keep
@@ -100,59 +103,48 @@ def _fit(
 ) -> tuple[NDArray[np.float64], list[bool]]:
     """Return the thresholds of all classes, and whether each keeps what it should."""
     fit = _for_recall if keep == "recall" else _for_precision
-    pairs = [
-        fit(*_of_class(reference, column, images), *_of_class(model, column, images), confidence)
-        for column in range(len(model.names))
-    ]
-    return np.array([round(threshold, _DIGITS) for threshold, _ in pairs]), [reached for _, reached in pairs]
+    lowest, highest = confidence * _FURTHEST, 1 - (1 - confidence) * _FURTHEST
+    thresholds, reached = [], []
+    for column in range(len(model.names)):
+        scores, right = _of_class(reference, column, images)
+        seen = right[scores > confidence]
+        if not seen.any():
+            thresholds.append(confidence)
+            reached.append(True)
+            continue
+        wanted, enough = fit(seen, *_of_class(model, column, images))
+        thresholds.append(round(min(max(wanted, lowest), highest), _DIGITS))
+        reached.append(enough and lowest <= wanted <= highest)
+    return np.array(thresholds), reached
 
 
-def _for_recall(
-    scores: NDArray[np.float64],
-    right: NDArray[np.bool_],
-    own_scores: NDArray[np.float64],
-    own_right: NDArray[np.bool_],
-    confidence: float,
-) -> tuple[float, bool]:
-    """Let through as many right detections as the reference does; both are sorted, best first."""
-    wanted = int(right[scores > confidence].sum())
-    hits = own_scores[own_right]
-    if not wanted:
-        return confidence, True
+def _for_recall(seen: NDArray[np.bool_], scores: NDArray[np.float64], right: NDArray[np.bool_]) -> tuple[float, bool]:
+    """Return the threshold that lets through as many right detections, and whether there is one.
+
+    Args:
+        seen: whether each detection above the reference's threshold is right.
+        scores: of the model's detections, best first.
+        right: whether each is right.
+    """
+    wanted, hits = int(seen.sum()), scores[right]
     if len(hits) < wanted:
-        return EVALUATION_CONFIDENCE, False  # all that it finds at any threshold
-    below = hits[wanted] if wanted < len(hits) else EVALUATION_CONFIDENCE
-    return _between(hits[wanted - 1], below), True
+        return 0.0, False
+    below = hits[wanted] if wanted < len(hits) else 0.0
+    return float((hits[wanted - 1] + below) / 2), True
 
 
 def _for_precision(
-    scores: NDArray[np.float64],
-    right: NDArray[np.bool_],
-    own_scores: NDArray[np.float64],
-    own_right: NDArray[np.bool_],
-    confidence: float,
+    seen: NDArray[np.bool_], scores: NDArray[np.float64], right: NDArray[np.bool_]
 ) -> tuple[float, bool]:
-    """Let through as much as possible while as large a share is right as of the reference's."""
-    seen = scores > confidence
-    if not right[seen].any() or not len(own_scores):
-        return confidence, not right[seen].any()
-    wanted = float(right[seen].mean())
-    precision = np.cumsum(own_right) / np.arange(1, len(own_right) + 1)
-    last = np.append(own_scores[1:] < own_scores[:-1], True)  # equal scores go together
-    enough = np.flatnonzero(last & (precision >= wanted))
+    """Return the lowest threshold at which as large a share is right, and whether there is one; as `_for_recall`."""
+    precision = np.cumsum(right) / np.arange(1, len(right) + 1)
+    last = np.append(scores[1:] < scores[:-1], True)[: len(scores)]  # equal scores go together
+    enough = np.flatnonzero(last & (precision >= seen.mean()))
     if not len(enough):
-        best = int(np.argmax(np.where(last, precision, -1)))
-        return _under(own_scores, best), False
-    return _under(own_scores, int(enough[-1])), True
-
-
-def _under(scores: NDArray[np.float64], index: int) -> float:
-    """Return a threshold between a detection's score and the next."""
-    return _between(scores[index], scores[index + 1] if index + 1 < len(scores) else EVALUATION_CONFIDENCE)
-
-
-def _between(above: float, below: float) -> float:
-    return float((above + below) / 2)
+        return 1.0, False
+    index = int(enough[-1])
+    below = scores[index + 1] if index + 1 < len(scores) else 0.0
+    return float((scores[index] + below) / 2), True
 
 
 def _of_class(

@@ -144,14 +144,16 @@ def keep_budget(
             reference.matches, chosen.scored.matches, confidence=asked.confidence, keep=asked.thresholds
         )
     apart = _with_intervals(reference, chosen.scored, domain)
+    budget = asked.budget if asked.limited else None
+    costs = _costs(groups, errors, chosen.groups)
     report = QuantizationReport(
         data=domain.used,
-        budget=asked.budget if asked.limited else None,
+        budget=budget,
         passed=chosen.excess == 0,
-        sentence=verdict_sentence(apart, asked.budget if asked.limited else None, chosen.groups),
+        sentence=verdict_sentence(apart, budget, costs),
         warnings=_warnings(domain, chosen.difference),
         difference=apart,
-        groups=_costs(groups, errors, chosen.groups),
+        groups=costs,
         trials=tuple(map(_trial, judge.attempts)),
         thresholds=refit,
         seconds=round(time.monotonic() - started, 1),

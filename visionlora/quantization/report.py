@@ -13,10 +13,10 @@ from pydantic import TypeAdapter
 from visionlora.evaluation.report import Budget, ClassChange, DataUsed, Difference
 from visionlora.evaluation.thresholds import Refit
 from visionlora.evaluation.words import change_words
-from visionlora.quantization.groups import LayerGroup
 
 FORMAT = 1
 KIND = "quantization"
+_NAMED, _NAMED_SHARE = 3, 0.01
 FEW_OBJECTS = 30
 """A class with fewer labelled objects is named: one of them more or less found moves its score by points."""
 
@@ -143,20 +143,28 @@ def exceeding(difference: Difference, budget: Budget) -> tuple[str, ...]:
     return tuple(one.name for one in difference.per_class if limit is not None and -one.change.difference > limit)
 
 
-def verdict_sentence(difference: Difference, budget: Budget | None, float_groups: Sequence[LayerGroup]) -> str:
-    """Say in one sentence what was lost, what was allowed, and what is float for it."""
+def verdict_sentence(difference: Difference, budget: Budget | None, groups: Sequence[GroupCost]) -> str:
+    """Say in one sentence what was lost, what was allowed, what is float for it, and what stands in the way.
+
+    Args:
+        difference: int8 minus float.
+        budget: what was allowed.
+        groups: all groups where they were measured.
+    """
     worst = worst_class(difference)
     limits = budget or Budget()
+    too_low = exceeding(difference, limits)
     parts = [
         f"mAP50-95 {change_words(difference.map50_95)}{_allowed(limits.max_drop)}",
         f"worst class {worst.name} {change_words(worst.change)}{_allowed(limits.max_class_drop)}",
     ]
-    above = [name for name in exceeding(difference, limits) if name != worst.name]
-    if above:
-        parts.append(f"also above the limit: {', '.join(above)}")
-    parts.append(
-        f"float: {', '.join(group.name for group in float_groups)}" if float_groups else "no layer put back to float"
-    )
+    if len(too_low) > 1:
+        parts.append(f"above the limit: {', '.join(too_low)}")
+    parts.append(f"float: {', '.join(group.name for group in groups if group.float) or 'no group of layers'}")
+    if too_low or (limits.max_drop is not None and -difference.map50_95.difference > limits.max_drop):
+        left = sorted((group for group in groups if not group.float), key=lambda group: -group.error_share)
+        named = [f"{group.name} ({group.error_share:.0%})" for group in left[:_NAMED] if group.error_share >= _NAMED_SHARE]
+        parts.append(f"of the int8 error comes from layers that are not: {', '.join(named) or 'little of each'}")
     return f"int8 against float: {'; '.join(parts)}"
 
 
