@@ -6,7 +6,7 @@ where it cannot. So the file holds what is computed, and no operation of one run
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from visionlora.errors import QuantizationError
-from visionlora.quantization.plan import QuantizationPlan, layer_name, plan_quantization
+from visionlora.quantization.plan import (
+    PASS_THROUGH,
+    QuantizationPlan,
+    data_inputs,
+    data_outputs,
+    layer_name,
+    plan_quantization,
+)
 from visionlora.quantization.ranges import ActivationRange
 from visionlora.quantization.recipe import QuantizationRecipe
 from visionlora.quantization.weights import quantize_conv
@@ -51,7 +58,10 @@ def apply_recipe(model: onnx.ModelProto, recipe: QuantizationRecipe) -> onnx.Mod
 
 
 class _Writer:
-    """The graph written so far."""
+    """The graph written so far.
+
+    Each int8 activation exists as levels, and as real numbers where something reads those.
+    """
 
     def __init__(self, graph: onnx.GraphProto, plan: QuantizationPlan, ranges: Mapping[str, ActivationRange]) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -62,49 +72,88 @@ class _Writer:
         self._outputs = {value.name for value in graph.output}
         self._taken = {*self._constants, *self._outputs, *(value.name for value in graph.input)}
         self._by_content: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        self._levels: dict[str, str] = {}  # name of a float tensor -> its levels
         self._now = {"": ""}  # name of a float tensor -> who reads it reads this
 
     def write(self) -> None:
         """Write all nodes."""
         for value in self._graph.input:
-            is_int8 = value.name in self._ranges
-            self._now[value.name] = self._quantize(value.name, self._fresh("t"), value.name) if is_int8 else value.name
+            if value.name in self._ranges:
+                self._quantize(value.name, value.name)
+            else:
+                self._now[value.name] = value.name
         for node in self._graph.node:
-            self._write_node(node)
+            if node.op_type in PASS_THROUGH and self._is_moved(node):
+                self._write_moved(node)
+            else:
+                self._write_node(node)
+
+    def _is_moved(self, node: onnx.NodeProto) -> bool:
+        """Whether a node moves values between tensors of one range: the levels themselves can be moved, then."""
+        tensors = [*data_inputs(node), *data_outputs(node)]
+        ranges = {self._ranges.get(name) for name in tensors}
+        return len(ranges) == 1 and None not in ranges and not self._outputs.intersection(tensors)
+
+    def _write_moved(self, node: onnx.NodeProto) -> None:
+        data = set(data_inputs(node))
+        inputs = [self._levels[name] if name in data else self._read(name) for name in node.input]
+        outputs = [self._fresh("q") if name else "" for name in node.output]
+        self._add(node, inputs, outputs)
+        self._levels.update(zip(node.output, outputs, strict=True))
 
     def _write_node(self, node: onnx.NodeProto) -> None:
+        constant_weights = all(name in self._constants for name in node.input[1:] if name)
+        if layer_name(node) in self._convs and constant_weights:
+            inputs = [self._read(node.input[0]), *self._conv_constants(node)]
+        else:
+            inputs = [self._read(name) for name in node.input]
+        outputs = []
+        for name in node.output:
+            kept = not name or (name in self._outputs and name not in self._ranges)
+            outputs.append(name if kept else self._fresh("t"))
+        self._add(node, inputs, outputs)
+        for name, written in zip(node.output, outputs, strict=True):
+            if name in self._ranges:
+                self._quantize(written, name)
+            else:
+                self._now[name] = written
+
+    def _add(self, node: onnx.NodeProto, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+        """Write a node with other names."""
         written = onnx.NodeProto()
         written.CopyFrom(node)
         written.doc_string = ""
         written.name = layer_name(node) if layer_name(node) in self._named else ""
-        constant_weights = all(name in self._constants for name in node.input[1:] if name)
-        if layer_name(node) in self._convs and constant_weights:
-            inputs = [self._now[node.input[0]], *self._conv_constants(node)]
-        else:
-            inputs = [self._read(name) for name in node.input]
         del written.input[:], written.output[:]
         written.input.extend(inputs)
+        written.output.extend(outputs)
         self.nodes.append(written)
-        for name in node.output:
-            final = name if name in self._outputs or not name else self._fresh("t")
-            if name in self._ranges:
-                written.output.append(self._fresh("t"))
-                final = self._quantize(written.output[-1], final, name)
-            else:
-                written.output.append(final)
-            self._now[name] = final
 
     def _read(self, name: str) -> str:
-        return self._constant(self._constants[name]) if name in self._constants else self._now[name]
+        """Return what to read for the real numbers of a tensor."""
+        if name in self._constants:
+            return self._constant(self._constants[name])
+        if name not in self._now:
+            self._now[name] = self._fresh("t")
+            self._add_dequantize(name, self._now[name])
+        return self._now[name]
 
-    def _quantize(self, source: str, target: str, tensor: str) -> str:
-        """Write the step to the levels of a tensor and back."""
+    def _quantize(self, source: str, tensor: str) -> None:
+        """Write the step to the levels of a tensor."""
+        self._levels[tensor] = self._fresh("q")
+        inputs = [source, *self._range_constants(tensor)]
+        self.nodes.append(helper.make_node("QuantizeLinear", inputs, [self._levels[tensor]]))
+        if tensor in self._outputs:
+            self._now[tensor] = tensor
+            self._add_dequantize(tensor, tensor)
+
+    def _add_dequantize(self, tensor: str, target: str) -> None:
+        inputs = [self._levels[tensor], *self._range_constants(tensor)]
+        self.nodes.append(helper.make_node("DequantizeLinear", inputs, [target]))
+
+    def _range_constants(self, tensor: str) -> list[str]:
         chosen = self._ranges[tensor]
-        constants = [self._constant(np.asarray(chosen.scale)), self._constant(np.asarray(chosen.zero_point))]
-        levels = self._fresh("q")
-        self.nodes.append(helper.make_node("QuantizeLinear", [source, *constants], [levels]))
-        self.nodes.append(helper.make_node("DequantizeLinear", [levels, *constants], [target]))
-        return target
+        return [self._constant(np.asarray(chosen.scale)), self._constant(np.asarray(chosen.zero_point))]
 
     def _conv_constants(self, node: onnx.NodeProto) -> list[str]:
         """Write weight and bias of a convolution; return what it reads."""
