@@ -163,8 +163,13 @@ def verdict_sentence(difference: Difference, budget: Budget | None, groups: Sequ
     parts.append(f"float: {', '.join(group.name for group in groups if group.float) or 'no group of layers'}")
     if too_low or (limits.max_drop is not None and -difference.map50_95.difference > limits.max_drop):
         left = sorted((group for group in groups if not group.float), key=lambda group: -group.error_share)
-        named = [f"{group.name} ({group.error_share:.0%})" for group in left[:_NAMED] if group.error_share >= _NAMED_SHARE]
-        parts.append(f"of the int8 error comes from layers that are not: {', '.join(named) or 'little of each'}")
+        named = [
+            f"{group.name} ({group.error_share:.0%})" for group in left[:_NAMED] if group.error_share >= _NAMED_SHARE
+        ]
+        parts.append(
+            f"most of the error comes from {', '.join(named) or 'no group alone'}, in int8 because the file would be "
+            "hardly smaller with more in float"
+        )
     return f"int8 against float: {'; '.join(parts)}"
 
 
