@@ -67,8 +67,8 @@ def refit_thresholds(reference: Matches, model: Matches, *, confidence: float, k
     """Fit a threshold a class, and count on images that took no part in the fit what it changes.
 
     Recall: the highest threshold at which the model finds as many objects of the class as the reference. Precision: the
-    lowest at which as large a share of its detections is right. A class of which the reference finds nothing keeps the
-    reference's threshold.
+    lowest at which as large a share of its detections is right. The reference's threshold stays
+    where it keeps exactly that, and for a class of which the reference finds nothing.
 
     Args:
         reference: what the reference found.
@@ -107,15 +107,23 @@ def _fit(
     thresholds, reached = [], []
     for column in range(len(model.names)):
         scores, right = _of_class(reference, column, images)
-        seen = right[scores > confidence]
-        if not seen.any():
+        own_scores, own_right = _of_class(model, column, images)
+        seen, own_seen = right[scores > confidence], own_right[own_scores > confidence]
+        if not seen.any() or _kept(keep, seen, own_seen):
             thresholds.append(confidence)
             reached.append(True)
             continue
-        wanted, enough = fit(seen, *_of_class(model, column, images))
+        wanted, enough = fit(seen, own_scores, own_right)
         thresholds.append(round(min(max(wanted, lowest), highest), _DIGITS))
         reached.append(enough and lowest <= wanted <= highest)
     return np.array(thresholds), reached
+
+
+def _kept(keep: Keep, seen: NDArray[np.bool_], own_seen: NDArray[np.bool_]) -> bool:
+    """Whether the reference's threshold keeps exactly what it should."""
+    if keep == "recall":
+        return int(own_seen.sum()) == int(seen.sum())
+    return bool(len(own_seen)) and float(own_seen.mean()) == float(seen.mean())
 
 
 def _for_recall(seen: NDArray[np.bool_], scores: NDArray[np.float64], right: NDArray[np.bool_]) -> tuple[float, bool]:
