@@ -83,6 +83,21 @@ def test_the_layers_around_an_outlier_go_back_to_float_and_no_others(mendable, t
     assert card_of(made.path)["settings"]["accuracy"]["float_groups"] == ["stem", "narrow"]
 
 
+@pytest.mark.parametrize(
+    ("target", "image", "floats"),
+    [
+        ("generic", "uint8", {"stem", "narrow"}),
+        ("arm", "float32", {"stem", "narrow"}),
+        ("tensorrt", "uint8", {"narrow"}),
+    ],
+)
+def test_a_budget_is_kept_for_any_target_and_input(target, image, floats, mendable, tmp_path) -> None:
+    """For TensorRT only what a convolution reads is quantized, so the layer that writes the outlier is innocent."""
+    made = quantize(*mendable, tmp_path / "m.onnx", max_drop=ALLOWED, target=target, input=image)
+
+    assert set(made.recipe.float_layers) == floats and made.recipe.image == image
+
+
 def test_a_class_alone_can_call_for_float(mendable, tmp_path) -> None:
     made = quantize(*mendable, tmp_path / "m.int8.onnx", max_class_drop=ALLOWED)
 

@@ -58,6 +58,9 @@ def add_quantize(verbs: Any) -> None:
             options.out,
             images=options.images,
             seed=options.seed,
+            target=options.target,
+            method=options.method,
+            input=options.input,
             max_drop=options.max_drop,
             max_class_drop=options.max_class_drop,
             thresholds=options.thresholds,
@@ -78,6 +81,16 @@ def add_quantize(verbs: Any) -> None:
     parser.add_argument("--out", required=True, help="file to write (.onnx)")
     parser.add_argument("--images", type=int, default=32, help="calibration images")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of images")
+    parser.add_argument(
+        "--target", choices=("x86", "arm", "tensorrt", "generic"), default="x86", help="what the file is for"
+    )
+    parser.add_argument(
+        "--method",
+        choices=("activation", "mse", "percentile", "minmax"),
+        default="activation",
+        help="what activation ranges are chosen by",
+    )
+    parser.add_argument("--input", choices=("float32", "uint8"), default="float32", help="numbers of the picture")
     parser.add_argument(
         "--max-drop", type=float, help="mAP50-95 on val that it may lose, such as 0.005 for half a point"
     )

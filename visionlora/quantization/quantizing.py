@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,14 +24,14 @@ from visionlora.files import atomic_output, refuse_existing, sha256_of
 from visionlora.preprocess import letterbox, read_image
 from visionlora.quantization.budget import SENSITIVITY_IMAGES, Asked, keep_budget
 from visionlora.quantization.calibration import calibrate, choose_images
-from visionlora.quantization.checks import check_int8_convs, check_scores, check_size
+from visionlora.quantization.checks import check_int8_convs, check_scores, check_size, check_speed
 from visionlora.quantization.float_model import load_float_model
 from visionlora.quantization.leak import refuse_evaluation_images
 from visionlora.quantization.plan import plan_quantization
 from visionlora.quantization.qdq import apply_recipe
-from visionlora.quantization.recipe import QuantizationRecipe
+from visionlora.quantization.recipe import IMAGES, QuantizationRecipe
 from visionlora.quantization.report import QuantizationReport
-from visionlora.quantization.scheme import BIASES, WEIGHTS, X86
+from visionlora.quantization.scheme import WEIGHTS, X86, scheme_for
 from visionlora.runtime import OnnxNetwork
 
 _BEST_SUFFIX = ".best.onnx"
@@ -87,6 +87,9 @@ def quantize(
     *,
     images: int = 32,
     seed: int = 0,
+    target: str = X86.name,
+    method: str = X86.method,
+    input: str = IMAGES[0],
     max_drop: float | None = None,
     max_class_drop: float | None = None,
     thresholds: Keep | None = None,
@@ -108,6 +111,10 @@ def quantize(
         out: where to write the quantized file.
         images: how many images to calibrate on; all where there are fewer.
         seed: which images are chosen; every class is among them where possible.
+        target: whom the file is for: `x86` and `arm` (onnxruntime on such a CPU), `tensorrt`, or `generic`.
+        method: what activation ranges are chosen by: `activation` (the error behind the activation function), `mse`,
+            `percentile` or `minmax`.
+        input: `float32`, as the float file, or `uint8`: (1, S, S, 3) pixels as they lie in memory.
         max_drop: budget: how much mAP50-95 the file may lose against the float one, as a fraction of 1.
         max_class_drop: budget: how much AP50-95 of any class it may lose.
         thresholds: write a score threshold a class into the file, fitted on the val split to keep the float model's
@@ -121,7 +128,8 @@ def quantize(
         OutputError: `out` or a file beside it exists or cannot be written.
         QuantizationError: the quantized file fails a check, and nothing is written; or the budget cannot be kept, and
             the best file is written as `model.int8.best.onnx` with its report, and no `out`.
-        UsageError: `images` is below 1, a limit or `conf` is out of range, or `out` is `model`.
+        UsageError: `images` is below 1, `target`, `method` or `input` is unknown, a limit or `conf` is out
+            of range, or `out` is `model`.
 
     Example:
         >>> quantize("model.onnx", "data.yaml", "model.int8.onnx").int8_convs  # doctest: +SKIP
@@ -129,6 +137,7 @@ def quantize(
     """
     if images < 1:
         raise UsageError(f"images: expected at least 1 calibration image, got {images}")
+    scheme = scheme_for(target, method)
     asked = Asked(Budget(max_drop, max_class_drop), thresholds, conf)
     model, out = Path(model), Path(out)
     if out.suffix != ".onnx":
@@ -144,7 +153,7 @@ def quantize(
     refuse_evaluation_images(chosen, data)
     domain = load_domain(data) if asked.judged else None
     inputs = _Inputs(chosen, source.network.image_size)
-    recipe = calibrate(source.model, inputs, X86)
+    recipe = replace(calibrate(source.model, inputs, scheme), image=input)
     settings: dict[str, object] = {
         "seed": seed,
         "images": len(chosen),
@@ -176,13 +185,14 @@ def _write(
     """Write the int8 file if it passes the checks."""
     thresholds = None if report is None else report.thresholds_for(source.network.names)
     quantized = build_int8(source, recipe, settings, thresholds)
-    plan = plan_quantization(source.model.graph, float_layers=recipe.float_layers)
+    plan = plan_quantization(source.model.graph, float_layers=recipe.float_layers, fuses=recipe.scheme.fuses)
     float_bytes = source.path.stat().st_size
     with atomic_output(out) as partial:
         partial.write_bytes(quantized.SerializeToString(deterministic=True))
         size = check_size(partial, float_bytes)
-        int8_convs = check_int8_convs(partial, plan.convs)
+        int8_convs = check_int8_convs(partial, plan.convs, recipe.scheme)
         check_scores(source.network, OnnxNetwork(partial), inputs)
+        check_speed(source.path, partial, recipe.scheme)
     return QuantizedModel(
         path=out,
         bytes=size,
@@ -224,13 +234,18 @@ def build_int8(
     """
     quantized = apply_recipe(source.model, recipe)
     network, scheme = source.network, recipe.scheme
-    described = {**asdict(scheme), "activations": scheme.activations, "weights": WEIGHTS, "biases": BIASES}
+    described = {**asdict(scheme), "activations": scheme.activations, "weights": WEIGHTS, "biases": scheme.biases}
     card = make_card(
         "int8",
         names=network.names,
         image_size=network.image_size,
         parents={"onnx": sha256_of(source.path), **(network.metadata or {}).get("parents", {})},
-        settings={"scheme": described, "float_layers": recipe.float_layers, **(settings or {})},
+        settings={
+            "scheme": described,
+            "float_layers": recipe.float_layers,
+            "input": recipe.image,
+            **(settings or {}),
+        },
     )
     card["nms"] = network.nms
     if thresholds is not None:

@@ -40,7 +40,8 @@ def group_errors(
     errors = []
     for group in groups:
         others = tuple(sorted(everything - set(group.layers)))
-        got = _outputs(apply_recipe(model, replace(recipe, float_layers=others)), inputs)
+        only = replace(recipe, float_layers=others, image="float32")  # as the inputs are
+        got = _outputs(apply_recipe(model, only), inputs)
         errors.append(prediction_error(wanted, got))
     return np.array(errors)
 
