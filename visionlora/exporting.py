@@ -22,6 +22,8 @@ from visionlora.files import atomic_output, refuse_existing, sha256_of
 from visionlora.formats import SUFFIXES, files_of, require_converter, write_litert, write_ncnn, write_openvino
 from visionlora.inference import Network
 from visionlora.preprocess import letterbox, read_image
+from visionlora.quantization.decode import simplify_decode
+from visionlora.quantization.float_model import lift_constants
 from visionlora.runtime import OpenVinoNetwork, open_exported
 from visionlora.runtime.description import METADATA
 from visionlora.yolo import Base, RawDetector, check_image_size, load_base, sample_pictures
@@ -191,7 +193,10 @@ def _trace(detector: RawDetector, *, image_size: int, opset: int) -> onnx.ModelP
             opset_version=opset,
             dynamo=False,  # the graph of the other exporter needs onnxscript and is no smaller
         )
-        return onnxslim.slim(onnx.load(traced))  # folds the shape arithmetic of the fixed input
+        model = onnxslim.slim(onnx.load(traced))  # folds the shape arithmetic of the fixed input
+        lift_constants(model.graph)
+        simplify_decode(model.graph)
+        return model
 
 
 @torch.no_grad()
