@@ -15,7 +15,7 @@ import statistics
 from dataclasses import asdict
 from pathlib import Path
 
-FILES, ACCURACY, LATENCY, OPERATORS = STEPS = ("files", "accuracy", "latency", "operators")
+ACCURACY, LATENCY, OPERATORS = STEPS = ("accuracy", "latency", "operators")
 STOCK, OURS_INT8 = "Ultralytics FP32", "visionlora INT8"
 
 
@@ -26,7 +26,7 @@ def latency_table(results: list[dict]) -> str:
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for case in results:
-        rows = {(row["label"], row["threads"]): row for row in case.get("latency", {}).get("rows", [])}
+        rows = _timed(case)
         for label in dict.fromkeys(label for label, _ in rows):
             one, two = rows[label, 1], rows[label, 2]
             cells = [case["case"], label, f"{one['bytes'] / 1e6:.2f}", f"{one['bytes_ratio']:.3f}"]
@@ -42,12 +42,25 @@ def against_table(results: list[dict]) -> str:
     """Return how many times as fast as each other file our int8 file is."""
     lines = ["| case | our INT8 against | 1 thread | 2 threads |", "| --- | --- | ---: | ---: |"]
     for case in results:
-        rows = {(row["label"], row["threads"]): row for row in case.get("latency", {}).get("rows", [])}
+        rows = _timed(case)
         for label in dict.fromkeys(label for label, _ in rows):
             if label != OURS_INT8:
                 cells = [_faster(rows[label, count], rows[OURS_INT8, count]) for count in (1, 2)]
                 lines.append(f"| {case['case']} | {label} | {cells[0]} | {cells[1]} |")
     return "\n".join(lines)
+
+
+def _timed(case: dict) -> dict[tuple[str, int], dict]:
+    """Return the rows of a case's latency by label and count of threads; none where a count is not measured yet."""
+    sessions = case.get("latency", {})
+    if not {"1", "2"} <= set(sessions):
+        return {}
+    return {(row["label"], row["threads"]): row for one in sessions.values() for row in one["rows"]}
+
+
+def noise(case: dict) -> list[str]:
+    """Return what disturbed the latency of a case."""
+    return [sentence for one in case.get("latency", {}).values() for sentence in one["noise"]]
 
 
 def _faster(other: dict, ours: dict) -> str:
@@ -129,8 +142,8 @@ def _change(change) -> dict:
     return {"value": change.difference, "interval": None if interval is None else [interval.low, interval.high]}
 
 
-def prepare(options: argparse.Namespace) -> dict:
-    """Make the case's files; return what the case is."""
+def prepare(options: argparse.Namespace) -> tuple[dict, dict[str, Path]]:
+    """Make the case's files where they are not there yet; return what the case is, and the files."""
     from contenders import calibration_pictures, make_files
 
     import visionlora as vl
@@ -152,8 +165,7 @@ def prepare(options: argparse.Namespace) -> dict:
         "adapter": adapter,
         "calibration": {"data": calibration.parent.name, "images": len(pictures)},
         "settings": card["settings"],
-        "files": {label: str(path) for label, path in files.items()},
-    }
+    }, files
 
 
 def main() -> None:
@@ -165,7 +177,8 @@ def main() -> None:
     parser.add_argument("--calibration", type=Path, help="data.yaml to calibrate on (train), --data if not given")
     parser.add_argument("--imgsz", type=int, default=640)
     parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--steps", default=",".join(STEPS))
+    parser.add_argument("--threads", default="1,2", help="counts to measure the latency with; kept beside those known")
+    parser.add_argument("--steps", default=",".join(STEPS), help="files are made once; those in --work are taken")
     parser.add_argument("--work", type=Path, default=Path("runs/bench-int8"))
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
@@ -173,13 +186,14 @@ def main() -> None:
     known = {case["case"]: case for case in results}
     case = known.get(options.case)
     steps = options.steps.split(",")
-    if FILES in steps or case is None:
-        case = {**(case or {}), **prepare(options)}
-    files = {label: Path(path) for label, path in case["files"].items()}
+    about, files = prepare(options)
+    case = {**(case or {}), **about}
     if ACCURACY in steps:
         case["accuracy"], case["data"] = judge(files, options.data)
     if LATENCY in steps:
-        case["latency"] = time_files(files, options)
+        for count in options.threads.split(","):
+            timed = time_files(files, options.data, threads=int(count), rounds=options.rounds)
+            case["latency"] = {**case.get("latency", {}), count: timed}
     if OPERATORS in steps:
         from operators import profile
 
@@ -190,15 +204,16 @@ def main() -> None:
     print(summary([case]))
 
 
-def time_files(files: dict[str, Path], options: argparse.Namespace) -> dict:
-    """Measure every file with one thread and with two."""
+def time_files(files: dict[str, Path], data: Path, *, threads: int, rounds: int) -> dict:
+    """Measure every file in turns; return the benchmark without the paths of this machine."""
     import visionlora as vl
 
     named = [f"{label}={path}" for label, path in files.items()]
-    timed = [vl.bench(named, data=options.data, threads=[count], rounds=options.rounds) for count in (1, 2)]
-    written = [json.loads(one.to_json()) for one in timed]
-    kept = {key: written[0][key] for key in ("machine", "versions", "pictures", "calls", "created")}
-    return {**kept, "noise": written[0]["noise"] + written[1]["noise"], "rows": written[0]["rows"] + written[1]["rows"]}
+    timed = json.loads(vl.bench(named, data=data, threads=[threads], rounds=rounds).to_json())
+    del timed["command"]
+    for row in timed["rows"]:
+        del row["file"]
+    return timed
 
 
 if __name__ == "__main__":
