@@ -28,6 +28,7 @@ ORDER = (
     ("prediction", "inspection", "comparing"),
     ("adapting",),
     ("demonstration",),
+    ("bundling",),
     ("__init__",),
     ("cli",),
 )
@@ -69,7 +70,16 @@ def test_only_one_room_imports_ultralytics(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["visionlora", "visionlora.runtime", "visionlora.data", "visionlora.evaluation", "visionlora.patching"]
+    "module",
+    [
+        "visionlora",
+        "visionlora.runtime",
+        "visionlora.data",
+        "visionlora.evaluation",
+        "visionlora.quantization",
+        "visionlora.patching",
+        "visionlora.bundling",
+    ],
 )
 def test_light_modules_load_neither_torch_nor_ultralytics(module: str) -> None:
     code = f"import sys, {module}; print([m for m in ('torch', 'ultralytics') if m in sys.modules])"

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from visionlora.adapting import AdaptedModel, adapt
+    from visionlora.bundling import Bundle, BundledModel, bundle, open_bundle, unbundle
     from visionlora.comparing import Comparison, compare
     from visionlora.demonstration.run import Demonstration, demo
     from visionlora.detections import Detections
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "AdaptedModel": "adapting",
     "AdapterBank": "patching",
+    "Bundle": "bundling",
+    "BundledModel": "bundling",
     "Comparison": "comparing",
     "Demonstration": "demonstration.run",
     "Detections": "detections",
@@ -50,23 +53,28 @@ _HOMES = {
     "TrainingPlan": "planning",
     "VisionLoraError": "errors",
     "adapt": "adapting",
+    "bundle": "bundling",
     "compare": "comparing",
     "demo": "demonstration.run",
     "evaluate": "evaluation",
     "export": "exporting",
     "inspect": "inspection",
     "merge": "merging",
+    "open_bundle": "bundling",
     "patch": "patching",
     "plan": "planning",
     "predict": "prediction",
     "quantize": "quantization",
     "rollback": "patching",
     "train": "training",
+    "unbundle": "bundling",
 }
 
 __all__ = [
     "AdaptedModel",
     "AdapterBank",
+    "Bundle",
+    "BundledModel",
     "Comparison",
     "Demonstration",
     "Detections",
@@ -83,18 +91,21 @@ __all__ = [
     "TrainingPlan",
     "VisionLoraError",
     "adapt",
+    "bundle",
     "compare",
     "demo",
     "evaluate",
     "export",
     "inspect",
     "merge",
+    "open_bundle",
     "patch",
     "plan",
     "predict",
     "quantize",
     "rollback",
     "train",
+    "unbundle",
 ]
 
 
