@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from visionlora.evaluation import Report, evaluate
     from visionlora.exporting import ExportedModel, export
     from visionlora.inspection import FileCard, inspect
+    from visionlora.lowrank.combining import CombinedAdapter, merge_adapters, rank_adapter, scale_adapter
     from visionlora.merging import MergedModel, merge
     from visionlora.patching import AdapterBank, PatchedModel, patch, rollback
     from visionlora.planning import PlannedRun, TrainingPlan, plan
@@ -37,6 +38,7 @@ _HOMES = {
     "AdapterBank": "patching",
     "Bundle": "bundling",
     "BundledModel": "bundling",
+    "CombinedAdapter": "lowrank.combining",
     "Comparison": "comparing",
     "Demonstration": "demonstration.run",
     "Detections": "detections",
@@ -60,12 +62,15 @@ _HOMES = {
     "export": "exporting",
     "inspect": "inspection",
     "merge": "merging",
+    "merge_adapters": "lowrank.combining",
     "open_bundle": "bundling",
     "patch": "patching",
     "plan": "planning",
     "predict": "prediction",
     "quantize": "quantization",
+    "rank_adapter": "lowrank.combining",
     "rollback": "patching",
+    "scale_adapter": "lowrank.combining",
     "train": "training",
     "unbundle": "bundling",
 }
@@ -75,6 +80,7 @@ __all__ = [
     "AdapterBank",
     "Bundle",
     "BundledModel",
+    "CombinedAdapter",
     "Comparison",
     "Demonstration",
     "Detections",
@@ -98,12 +104,15 @@ __all__ = [
     "export",
     "inspect",
     "merge",
+    "merge_adapters",
     "open_bundle",
     "patch",
     "plan",
     "predict",
     "quantize",
+    "rank_adapter",
     "rollback",
+    "scale_adapter",
     "train",
     "unbundle",
 ]

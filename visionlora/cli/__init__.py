@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
+from visionlora.cli.adapters import add_adapters
 from visionlora.cli.device import add_bundle, add_patch, add_rollback, add_unbundle
 from visionlora.cli.judging import add_compare, add_demo, add_eval, add_inspect, add_predict
 from visionlora.cli.shipping import add_export, add_merge, add_quantize
@@ -28,6 +29,7 @@ VERBS = (
     add_rollback,
     add_bundle,
     add_unbundle,
+    add_adapters,
     add_eval,
     add_compare,
     add_predict,
