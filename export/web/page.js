@@ -109,14 +109,17 @@ function confidence() {
 function show(found) {
   const rows = element("detections");
   rows.replaceChildren();
-  const unit = Math.max(canvas.width / 640, 0.5);
+  const unit = Math.max(canvas.width / 640, 0.8);
   pen.lineWidth = 2 * unit;
   pen.font = `${14 * unit}px system-ui, sans-serif`;
   for (const one of found) {
     const [left, top, right, bottom] = one.box_xyxy;
     pen.strokeStyle = pen.fillStyle = COLOURS[one.class_id % COLOURS.length];
     pen.strokeRect(left, top, right - left, bottom - top);
-    pen.fillText(`${one.name} ${one.score.toFixed(2)}`, left + 3 * unit, Math.max(top - 4 * unit, 12 * unit));
+    const label = `${one.name} ${one.score.toFixed(2)}`;
+    pen.fillRect(left, top, pen.measureText(label).width + 6 * unit, 18 * unit);
+    pen.fillStyle = "#ffffff";
+    pen.fillText(label, left + 3 * unit, top + 14 * unit);
     const row = rows.insertRow();
     for (const text of [one.name, one.score.toFixed(3), one.box_xyxy.map((v) => v.toFixed(1)).join(", ")]) {
       row.insertCell().textContent = text; // text, never markup: names come from a file
