@@ -30,6 +30,7 @@ ORDER = (
     ("benchmarking",),
     ("adapting",),
     ("demonstration",),
+    ("bundling",),
     ("__init__",),
     ("cli",),
 )
@@ -71,7 +72,16 @@ def test_only_one_room_imports_ultralytics(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["visionlora", "visionlora.runtime", "visionlora.data", "visionlora.evaluation", "visionlora.patching"]
+    "module",
+    [
+        "visionlora",
+        "visionlora.runtime",
+        "visionlora.data",
+        "visionlora.evaluation",
+        "visionlora.quantization",
+        "visionlora.patching",
+        "visionlora.bundling",
+    ],
 )
 def test_light_modules_load_neither_torch_nor_ultralytics(module: str) -> None:
     code = f"import sys, {module}; print([m for m in ('torch', 'ultralytics') if m in sys.modules])"

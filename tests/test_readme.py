@@ -82,6 +82,11 @@ def test_pages_show_the_table_that_their_command_prints(folder: str, name: str) 
     assert table in (ROOT / "benchmarks" / folder / "README.md").read_text(encoding="utf-8")
 
 
+def test_device_page_shows_the_table_that_its_command_prints() -> None:
+    table = load_script("device/run.py").summary(read_results("device"))
+    assert table in (ROOT / "docs" / "device.md").read_text(encoding="utf-8")
+
+
 def test_step_table_is_a_part_of_the_page() -> None:
     page = (ROOT / "benchmarks" / "training" / "README.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| yolo11.*$", README, re.M)

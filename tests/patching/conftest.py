@@ -25,17 +25,6 @@ def base_onnx(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return export(checkpoint, tmp_path_factory.mktemp("base") / "base.onnx", imgsz=IMAGE_SIZE).path
 
 
-@pytest.fixture(scope="session")
-def with_recipe(adapter: Path, exported, surface: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Return a copy of the trained adapter that carries its quantization, and the workstation's INT8 file."""
-    from visionlora.quantization import quantize
-
-    folder = tmp_path_factory.mktemp("recipe")
-    copied = folder / "adapter.safetensors"
-    copied.write_bytes(adapter.read_bytes())
-    return copied, quantize(exported.path, surface, folder / "model.int8.onnx", images=4, adapter=copied).path
-
-
 def random_adapter(
     checkpoint: Path,
     path: Path,

@@ -12,7 +12,8 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
-from visionlora.cli.device import add_patch, add_rollback
+from visionlora.cli.adapters import add_adapters
+from visionlora.cli.device import add_bundle, add_patch, add_rollback, add_unbundle
 from visionlora.cli.judging import add_bench, add_compare, add_demo, add_eval, add_inspect, add_predict
 from visionlora.cli.shipping import add_export, add_merge, add_quantize
 from visionlora.cli.training import add_adapt, add_plan, add_train
@@ -27,6 +28,9 @@ VERBS = (
     add_quantize,
     add_patch,
     add_rollback,
+    add_bundle,
+    add_unbundle,
+    add_adapters,
     add_eval,
     add_compare,
     add_bench,
