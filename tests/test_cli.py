@@ -15,7 +15,20 @@ import visionlora as vl
 from visionlora import cli
 from visionlora.cli.training import _assignments
 
-VERBS = ("adapt", "plan", "train", "merge", "export", "quantize", "eval", "compare", "predict", "inspect", "demo")
+VERBS = (
+    "adapt",
+    "plan",
+    "train",
+    "merge",
+    "export",
+    "quantize",
+    "eval",
+    "compare",
+    "bench",
+    "predict",
+    "inspect",
+    "demo",
+)
 FUNCTIONS = {"eval": "evaluate"}
 
 
@@ -36,7 +49,7 @@ def test_help_ends_with_an_example_that_parses(verb: str, capsys) -> None:
 @pytest.mark.parametrize("verb", VERBS)
 def test_verb_and_function_have_equal_names_and_defaults(verb: str) -> None:
     parameters = inspect.signature(getattr(vl, FUNCTIONS.get(verb, verb))).parameters
-    names = {"model": "models"} if verb == "eval" else {"file": "path"}
+    names = {"model": "models"} if verb in ("eval", "bench") else {"file": "path"}
     names |= {"set": "hyperparameters"}
     for action in verb_parser(verb)._actions:
         if action.dest == "help":

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from visionlora.adapting import AdaptedModel, adapt
+    from visionlora.benchmarking import Benchmark, bench
     from visionlora.comparing import Comparison, compare
     from visionlora.demonstration.run import Demonstration, demo
     from visionlora.detections import Detections
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AdaptedModel": "adapting",
+    "Benchmark": "benchmarking",
     "Comparison": "comparing",
     "Demonstration": "demonstration.run",
     "Detections": "detections",
@@ -47,6 +49,7 @@ _HOMES = {
     "TrainingPlan": "planning",
     "VisionLoraError": "errors",
     "adapt": "adapting",
+    "bench": "benchmarking",
     "compare": "comparing",
     "demo": "demonstration.run",
     "evaluate": "evaluation",
@@ -61,6 +64,7 @@ _HOMES = {
 
 __all__ = [
     "AdaptedModel",
+    "Benchmark",
     "Comparison",
     "Demonstration",
     "Detections",
@@ -76,6 +80,7 @@ __all__ = [
     "TrainingPlan",
     "VisionLoraError",
     "adapt",
+    "bench",
     "compare",
     "demo",
     "evaluate",

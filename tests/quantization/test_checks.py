@@ -10,8 +10,10 @@ from tests.quantization.graphs import build, node, random_conv, save
 from visionlora.errors import QuantizationError
 from visionlora.quantization.checks import check_int8_convs, check_scores, check_size
 from visionlora.quantization.plan import plan_quantization
-from visionlora.quantization.qdq import write_qdq
+from visionlora.quantization.qdq import apply_recipe
 from visionlora.quantization.ranges import ActivationRange
+from visionlora.quantization.recipe import QuantizationRecipe
+from visionlora.quantization.scheme import X86
 
 
 class Constant:
@@ -53,7 +55,7 @@ def test_quantize_nodes_alone_do_not_count_as_int8(tmp_path):
     model = build(nodes, {"w": weight, "b": bias, "w2": random_conv(np.random.default_rng(0), 2, 4, 1)[0]})
     plan = plan_quantization(model.graph)
     ranges = {name: ActivationRange(-2, 2) for group in plan.groups for name in group.tensors}
-    written = write_qdq(model, plan, ranges)
+    written = apply_recipe(model, QuantizationRecipe(X86, ranges))
     onnx.save(written, tmp_path / "model.onnx")
 
     assert sum(one.op_type == "QuantizeLinear" for one in written.graph.node) == 3

@@ -13,8 +13,10 @@ from visionlora.errors import DataError, ModelError, OutputError, QuantizationEr
 from visionlora.files import sha256_of
 from visionlora.preprocess import letterbox, read_image
 from visionlora.quantization import QuantizedModel, quantize, quantizing
+from visionlora.quantization.calibration import range_for
 from visionlora.quantization.histogram import Histogram
 from visionlora.quantization.plan import Use
+from visionlora.quantization.scheme import X86
 from visionlora.runtime import OnnxNetwork
 
 SHAPE = (1, 3, IMAGE_SIZE, IMAGE_SIZE)
@@ -35,6 +37,7 @@ def test_a_detector_becomes_small_and_int8_and_sees_the_same(model, data, tmp_pa
         convs=4,
         float_layers=(),
         images=10,
+        recipe=made.recipe,
     )
     assert made.bytes < 0.4 * made.float_bytes
     tensor, _ = letterbox(read_image(data.parent / "images/train/03.png"), IMAGE_SIZE)
@@ -55,7 +58,7 @@ def test_the_file_says_what_it_is_and_what_made_it(model, data, tmp_path):
     assert card["preprocessing"]["image_size"] == IMAGE_SIZE
     assert card["parents"] == {"onnx": sha256_of(model)}
     assert (card["settings"]["seed"], card["settings"]["images"]) == (3, 5)
-    assert card["settings"]["scheme"]["name"] == "u8s8"
+    assert card["settings"]["scheme"]["name"] == "x86"
     shown = card["settings"]["calibration"]
     assert len(shown) == 5 and "images/train/07.png" in shown  # the only one of the class inclusion
     assert all((data.parent / one).is_file() for one in shown)
@@ -195,7 +198,7 @@ def test_boxes_keep_every_value_and_scores_a_fixed_range():
     histogram = Histogram()
     histogram.add(np.append(np.random.default_rng(0).normal(0, 1, 100_000), 60.0).astype(np.float32))
 
-    box, score = (quantizing._range(use, histogram) for use in (Use.BOX, Use.SCORE))
+    box, score = (range_for(use, histogram, X86) for use in (Use.BOX, Use.SCORE))
 
-    assert box.high >= 60 and quantizing._range(Use.VALUES, histogram).high < 30
+    assert box.high >= 60 and range_for(Use.VALUES, histogram, X86).high < 30
     assert score.low <= -7 and score.high >= 4

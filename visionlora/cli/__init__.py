@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
-from visionlora.cli.judging import add_compare, add_demo, add_eval, add_inspect, add_predict
+from visionlora.cli.judging import add_bench, add_compare, add_demo, add_eval, add_inspect, add_predict
 from visionlora.cli.shipping import add_export, add_merge, add_quantize
 from visionlora.cli.training import add_adapt, add_plan, add_train
 from visionlora.errors import UsageError, VisionLoraError
@@ -25,6 +25,7 @@ VERBS = (
     add_quantize,
     add_eval,
     add_compare,
+    add_bench,
     add_predict,
     add_inspect,
     add_demo,

@@ -1,4 +1,4 @@
-"""The verbs that look: eval, compare, predict, inspect, demo."""
+"""The verbs that look: eval, compare, bench, predict, inspect, demo."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def add_eval(verbs: Any) -> None:
         "--model",
         action="append",
         required=True,
-        help="a .pt, .onnx or OpenVINO .xml, or base.pt+adapter.safetensors; label=... names it; repeat to compare",
+        help="a .pt, .onnx, .xml (OpenVINO), .param (ncnn) or .tflite, openvino:model.onnx, or "
+        "base.pt+adapter.safetensors; label=... names it; repeat to compare",
     )
     parser.add_argument("--data", required=True, help="data.yaml, or COCO ground truth (.json) beside its pictures")
     parser.add_argument("--split", default="val", help="split to score on")
@@ -55,6 +56,35 @@ def add_compare(verbs: Any) -> None:
     parser.add_argument("second", help="report.json, the newer one")
     parser.add_argument("--out", help="Markdown file to write (.md)")
     overwrite(parser)
+
+
+def add_bench(verbs: Any) -> None:
+    """Add `visionlora bench`."""
+
+    def run(options: argparse.Namespace) -> None:
+        names = ["image", "data", "split", "threads", "imgsz", "rounds", "out", "overwrite"]
+        print(vl.bench(options.model, **{name: getattr(options, name) for name in names}))
+
+    example = "visionlora bench --model model.onnx --model model.int8.onnx --threads 1,2 --image 'line3/*.jpg'"
+    parser = verb(verbs, "bench", run, "time models of any runtime in turns: network, whole frame, memory", example)
+    parser.add_argument(
+        "--model",
+        action="append",
+        required=True,
+        help="as for eval; openvino:model.onnx runs it in OpenVINO; repeat to compare with the first",
+    )
+    parser.add_argument("--image", help="image, folder, or pattern in quotes; one is drawn if no picture is given")
+    parser.add_argument("--data", help="data.yaml whose pictures to use")
+    parser.add_argument("--split", default="val", help="split of --data")
+    parser.add_argument("--threads", type=_counts, help="counts such as 1,2; all processors if not given")
+    parser.add_argument("--imgsz", type=int, help="side of the square input in pixels, for checkpoints")
+    parser.add_argument("--rounds", type=int, default=10, help="turns of each model, of 5 calls and 5 frames")
+    parser.add_argument("--out", help="JSON file to write")
+    overwrite(parser)
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
 
 
 def add_predict(verbs: Any) -> None:

@@ -1,4 +1,4 @@
-"""Which training images a model is calibrated on, and what its activations are on them."""
+"""Which training images a model is calibrated on, what its activations are on them, and what recipe follows."""
 
 from __future__ import annotations
 
@@ -14,6 +14,17 @@ from onnx import helper
 from visionlora.data import LabelledImage
 from visionlora.errors import QuantizationError
 from visionlora.quantization.histogram import Histogram
+from visionlora.quantization.plan import RangeGroup, Use, plan_quantization
+from visionlora.quantization.ranges import (
+    SCORE_LOGIT_RANGE,
+    UNIT_RANGE,
+    ActivationRange,
+    choose_range,
+    observed_range,
+    silu,
+)
+from visionlora.quantization.recipe import QuantizationRecipe
+from visionlora.quantization.scheme import Scheme
 
 MEMORY = 256 * 2**20
 """Bytes of activations that are held at a time."""
@@ -50,6 +61,45 @@ def choose_images(images: Sequence[LabelledImage], count: int, *, seed: int = 0)
         for one in classes[index]:
             shown[one] += 1
     return tuple(images[index] for index in sorted(chosen))
+
+
+def calibrate(model: onnx.ModelProto, inputs: Iterable[NDArray[np.float32]], scheme: Scheme) -> QuantizationRecipe:
+    """Return the recipe that serves a float model on some inputs; nothing but what must be stays float in it.
+
+    Args:
+        model: the float model, as `load_float_model` reads it.
+        inputs: one (1, 3, S, S) a time.
+        scheme: in which integers, and what ranges are chosen by.
+
+    Raises:
+        QuantizationError: an activation is not finite, or there is no input.
+    """
+    groups = plan_quantization(model.graph).groups
+    histograms = measure(model, [name for group in groups for name in _measured(group)], inputs)
+    ranges = {}
+    for group in groups:
+        together = Histogram()
+        for name in _measured(group):
+            together.add_histogram(histograms[name])
+        ranges.update(dict.fromkeys(group.tensors, range_for(group.use, together, scheme)))
+    return QuantizationRecipe(scheme, ranges)
+
+
+def range_for(use: Use, histogram: Histogram, scheme: Scheme) -> ActivationRange:
+    """Return the range of an activation whose values were counted; what is known beforehand needs no count."""
+    if use is Use.UNIT:
+        return UNIT_RANGE.made(symmetric=scheme.symmetric)
+    if use is Use.SCORE:
+        return SCORE_LOGIT_RANGE.made(symmetric=scheme.symmetric)
+    if use is Use.BOX:
+        return observed_range(histogram).made(symmetric=scheme.symmetric)
+    after = silu if use is Use.SILU else None
+    return choose_range(histogram, after=after, method=scheme.method, symmetric=scheme.symmetric)
+
+
+def _measured(group: RangeGroup) -> tuple[str, ...]:
+    """Return the tensors whose values have to be counted."""
+    return () if group.use in (Use.UNIT, Use.SCORE) else group.sources
 
 
 def measure(

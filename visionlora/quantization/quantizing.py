@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,45 +18,14 @@ from visionlora.data import LabelledImage, load_dataset
 from visionlora.errors import ModelError, UsageError
 from visionlora.files import atomic_output, refuse_existing, sha256_of
 from visionlora.preprocess import letterbox, read_image
-from visionlora.quantization.calibration import choose_images, measure
+from visionlora.quantization.calibration import calibrate, choose_images
 from visionlora.quantization.checks import check_int8_convs, check_scores, check_size
 from visionlora.quantization.float_model import load_float_model
-from visionlora.quantization.histogram import Histogram
-from visionlora.quantization.plan import QuantizationPlan, RangeGroup, Use, plan_quantization
-from visionlora.quantization.qdq import write_qdq
-from visionlora.quantization.ranges import (
-    SCORE_LOGIT_RANGE,
-    UNIT_RANGE,
-    ActivationRange,
-    choose_range,
-    observed_range,
-    silu,
-)
+from visionlora.quantization.plan import plan_quantization
+from visionlora.quantization.qdq import apply_recipe
+from visionlora.quantization.recipe import QuantizationRecipe
+from visionlora.quantization.scheme import BIASES, WEIGHTS, X86
 from visionlora.runtime import OnnxNetwork
-
-
-@dataclass(frozen=True)
-class Scheme:
-    """How the numbers of a file are quantized, for whoever reads the file.
-
-    Attributes:
-        name: one word for the whole.
-        activations, weights, biases: integer type and where its scales come from.
-    """
-
-    name: str
-    activations: str
-    weights: str
-    biases: str
-
-
-U8S8 = Scheme(
-    "u8s8",
-    activations="uint8, asymmetric, per tensor",
-    weights="int8, symmetric, per output channel",
-    biases="int32, scale of the input times scale of the weight",
-)
-"""What onnxruntime computes in integers on x86. With int8 activations it would compute most of it in float there."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +40,7 @@ class QuantizedModel:
         convs: how many are meant to.
         float_layers: names of the layers that were left float on purpose.
         images: how many images it was calibrated on.
+        recipe: what turns the float graph into this one; `apply_recipe` repeats it.
     """
 
     path: Path
@@ -80,6 +50,22 @@ class QuantizedModel:
     convs: int
     float_layers: tuple[str, ...]
     images: int
+    recipe: QuantizationRecipe
+
+
+@dataclass(frozen=True, eq=False)
+class FloatDetector:
+    """A float detector that can be quantized.
+
+    Attributes:
+        path: its file.
+        network: the file, executed by onnxruntime.
+        model: its graph, ready for `calibrate` and `apply_recipe`.
+    """
+
+    path: Path
+    network: OnnxNetwork
+    model: onnx.ModelProto
 
 
 def quantize(
@@ -122,37 +108,74 @@ def quantize(
         raise UsageError(f"--out {out}: expected a name that ends in .onnx")
     if out.resolve() == model.resolve():
         raise UsageError(f"{out}: expected another file than the float model; it would be overwritten")
-    network = OnnxNetwork(model)
-    float_model = load_float_model(model)
-    _refuse_end_to_end(model, network)
+    source = load_float_detector(model)
     dataset = load_dataset(data, splits=("train",))
     chosen = choose_images(dataset.split("train"), images, seed=seed)
-
-    plan = plan_quantization(float_model.graph)
-    quantized = _calibrate(float_model, plan, chosen, network.image_size)
+    inputs = _Inputs(chosen, source.network.image_size)
+    recipe = calibrate(source.model, inputs, X86)
     settings = {
-        "scheme": asdict(U8S8),
         "seed": seed,
         "images": len(chosen),
         "calibration": [_relative(image.path, dataset.yaml_path.parent) for image in chosen],
     }
-    _describe(quantized, float_model, network, parent=sha256_of(model), settings=settings)
+    quantized = build_int8(source, recipe, settings)
+    plan = plan_quantization(source.model.graph, float_layers=recipe.float_layers)
     float_bytes = model.stat().st_size
     with atomic_output(out) as partial:
         partial.write_bytes(quantized.SerializeToString(deterministic=True))
         size = check_size(partial, float_bytes)
         int8_convs = check_int8_convs(partial, plan.convs)
-        check_scores(network, OnnxNetwork(partial), _inputs(chosen, network.image_size))
-    return QuantizedModel(out, size, float_bytes, int8_convs, len(plan.convs), plan.float_layers, len(chosen))
+        check_scores(source.network, OnnxNetwork(partial), inputs)
+    return QuantizedModel(out, size, float_bytes, int8_convs, len(plan.convs), plan.float_layers, len(chosen), recipe)
 
 
-def _calibrate(
-    float_model: onnx.ModelProto, plan: QuantizationPlan, images: Sequence[LabelledImage], image_size: int
+def load_float_detector(path: Path | str) -> FloatDetector:
+    """Read a detector that is to be quantized.
+
+    Raises:
+        ModelError: it is not a float detector that gives raw predictions.
+    """
+    network = OnnxNetwork(path)
+    model = load_float_model(path)
+    _refuse_end_to_end(Path(path), network)
+    return FloatDetector(Path(path), network, model)
+
+
+def build_int8(
+    source: FloatDetector, recipe: QuantizationRecipe, settings: Mapping[str, object] | None = None
 ) -> onnx.ModelProto:
-    """Return the int8 graph with the ranges that the images ask for."""
-    measured = [name for group in plan.groups if _is_measured(group) for name in group.sources]
-    histograms = measure(float_model, measured, _inputs(images, image_size))
-    return write_qdq(float_model, plan, _ranges(plan, histograms))
+    """Return the int8 form of a detector with its metadata: what it is now and what it was made from.
+
+    Args:
+        source: the float detector.
+        recipe: how to quantize it.
+        settings: what else the file is to say of its making.
+    """
+    quantized = apply_recipe(source.model, recipe)
+    network, scheme = source.network, recipe.scheme
+    described = {**asdict(scheme), "activations": scheme.activations, "weights": WEIGHTS, "biases": BIASES}
+    card = make_card(
+        "int8",
+        names=network.names,
+        image_size=network.image_size,
+        parents={"onnx": sha256_of(source.path), **(network.metadata or {}).get("parents", {})},
+        settings={"scheme": described, "float_layers": recipe.float_layers, **(settings or {})},
+    )
+    properties = {entry.key: entry.value for entry in source.model.metadata_props}
+    helper.set_model_props(quantized, {**properties, "visionlora": json.dumps({**card, "nms": network.nms})})
+    return quantized
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """The network's input for each of some images, read anew each time: many do not fit into memory."""
+
+    images: tuple[LabelledImage, ...]
+    image_size: int
+
+    def __iter__(self) -> Iterator[NDArray[np.float32]]:
+        for image in self.images:
+            yield letterbox(read_image(image.path), self.image_size)[0][None]
 
 
 def _refuse_end_to_end(path: Path, network: OnnxNetwork) -> None:
@@ -167,51 +190,5 @@ def _refuse_end_to_end(path: Path, network: OnnxNetwork) -> None:
         )
 
 
-def _inputs(images: Sequence[LabelledImage], image_size: int) -> Iterator[NDArray[np.float32]]:
-    for image in images:
-        tensor, _ = letterbox(read_image(image.path), image_size)
-        yield tensor[None]
-
-
-def _is_measured(group: RangeGroup) -> bool:
-    return group.use not in (Use.UNIT, Use.SCORE)
-
-
-def _ranges(plan: QuantizationPlan, histograms: Mapping[str, Histogram]) -> dict[str, ActivationRange]:
-    """Return the range of each tensor of a plan."""
-    ranges = {}
-    for group in plan.groups:
-        together = Histogram()
-        for name in group.sources if _is_measured(group) else ():
-            together.add_histogram(histograms[name])
-        ranges.update(dict.fromkeys(group.tensors, _range(group.use, together)))
-    return ranges
-
-
-def _range(use: Use, histogram: Histogram) -> ActivationRange:
-    if use is Use.UNIT:
-        return UNIT_RANGE
-    if use is Use.SCORE:
-        return SCORE_LOGIT_RANGE
-    if use is Use.BOX:
-        return observed_range(histogram)
-    return choose_range(histogram, after=silu if use is Use.SILU else None)
-
-
 def _relative(path: Path, folder: Path) -> str:
     return Path(os.path.relpath(path, folder)).as_posix()
-
-
-def _describe(
-    quantized: onnx.ModelProto,
-    float_model: onnx.ModelProto,
-    network: OnnxNetwork,
-    *,
-    parent: str,
-    settings: Mapping[str, object],
-) -> None:
-    """Carry the float file's metadata over, with what it is now and what it was made from."""
-    parents = {"onnx": parent, **(network.metadata or {}).get("parents", {})}
-    card = make_card("int8", names=network.names, image_size=network.image_size, parents=parents, settings=settings)
-    properties = {entry.key: entry.value for entry in float_model.metadata_props}
-    helper.set_model_props(quantized, {**properties, "visionlora": json.dumps({**card, "nms": network.nms})})

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from visionlora.errors import QuantizationError
 from visionlora.quantization.histogram import Histogram
+from visionlora.quantization.scheme import METHODS
 
 Function = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
@@ -22,14 +23,15 @@ _LEAST_WIDTH = 256 * float(np.finfo(np.float32).tiny)  # below, the scale would 
 
 @dataclass(frozen=True)
 class ActivationRange:
-    """The interval of real numbers that 256 evenly spaced levels (uint8) cover.
+    """The interval of real numbers that evenly spaced levels cover: 256 in uint8, or 255 in int8 around zero.
 
     Attributes:
         low: lowest value, at most 0: zero must be a level, because padding is exactly zero.
         high: highest value, at least 0.
+        symmetric: the levels are int8 from -127 to 127 and the zero point is 0; `low` is `-high`.
 
     Raises:
-        QuantizationError: the bounds are not finite, or zero is not between them.
+        QuantizationError: the bounds are not finite, zero is not between them, or not in the middle where it should.
 
     Example:
         >>> activations = ActivationRange(-1.0, 1.55)
@@ -41,32 +43,50 @@ class ActivationRange:
 
     low: float
     high: float
+    symmetric: bool = False
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low <= 0 <= self.high):
             raise QuantizationError(
                 f"activation range: expected finite bounds around zero, got [{self.low}, {self.high}]"
             )
+        if self.symmetric and self.low != -self.high:
+            raise QuantizationError(f"activation range: expected symmetric bounds, got [{self.low}, {self.high}]")
 
     @property
     def scale(self) -> np.float32:
         """Distance between two levels; 1 for an activation that is always zero."""
         width = self.high - self.low
-        return np.float32(width / (LEVELS - 1)) if width > _LEAST_WIDTH else np.float32(1)
+        steps = LEVELS - 2 if self.symmetric else LEVELS - 1
+        return np.float32(width / steps) if width > _LEAST_WIDTH else np.float32(1)
 
     @property
-    def zero_point(self) -> np.uint8:
+    def zero_point(self) -> np.uint8 | np.int8:
         """The level that stands for zero."""
-        return np.uint8(round(min(-self.low / float(self.scale), LEVELS - 1)))
+        return np.int8(0) if self.symmetric else np.uint8(round(min(-self.low / float(self.scale), LEVELS - 1)))
 
-    def quantize(self, values: ArrayLike) -> NDArray[np.uint8]:
+    def quantize(self, values: ArrayLike) -> NDArray[np.uint8 | np.int8]:
         """Return the level next to each value, as ONNX's QuantizeLinear does."""
-        levels = np.rint(np.asarray(values, dtype=np.float32) / self.scale) + np.float32(self.zero_point)
-        return np.clip(levels, 0, LEVELS - 1).astype(np.uint8)
+        zero = self.zero_point
+        limits = np.iinfo(zero.dtype)
+        levels = np.rint(np.asarray(values, dtype=np.float32) / self.scale) + np.float32(zero)
+        return np.clip(levels, limits.min, limits.max).astype(zero.dtype)
+
+    def dequantize(self, levels: NDArray[np.integer]) -> NDArray[np.float32]:
+        """Return the values that levels stand for, as ONNX's DequantizeLinear does."""
+        return (levels.astype(np.float32) - np.float32(self.zero_point)) * self.scale
 
     def levels(self) -> NDArray[np.float32]:
-        """Return the (256,) values that the levels stand for."""
-        return (np.arange(LEVELS, dtype=np.float32) - np.float32(self.zero_point)) * self.scale
+        """Return the (256,) values that the levels stand for, ascending."""
+        limits = np.iinfo(self.zero_point.dtype)
+        return self.dequantize(np.arange(limits.min, limits.max + 1))
+
+    def made(self, *, symmetric: bool) -> ActivationRange:
+        """Return this range, or the symmetric one that covers it."""
+        if not symmetric:
+            return self
+        largest = max(-self.low, self.high)
+        return ActivationRange(-largest, largest, symmetric=True)
 
 
 UNIT_RANGE = ActivationRange(0.0, 1.0)
@@ -90,28 +110,42 @@ def observed_range(histogram: Histogram) -> ActivationRange:
     return ActivationRange(min(float(values[0]), 0.0), max(float(values[-1]), 0.0))
 
 
-def choose_range(histogram: Histogram, *, after: Function | None = None) -> ActivationRange:
-    """Return the range that loses least.
+def choose_range(
+    histogram: Histogram, *, after: Function | None = None, method: str = METHODS[0], symmetric: bool = False
+) -> ActivationRange:
+    """Return the range that loses least, in the sense of a method.
 
-    The loss is the sum of the cubes of the absolute errors, between MinMax and the mean squared error, which cuts
-    off peaks that detections depend on. One value in `1 / OUTLIERS` at each end does not count.
+    `activation` sums the cubes of the absolute errors behind the activation function: between MinMax and the mean
+    squared error, which cuts off peaks that detections depend on. `mse` sums the squares of the errors of the values
+    themselves. In both, and in `percentile`, one value in `1 / OUTLIERS` at each end does not count.
 
     Args:
         histogram: the values, at least one.
-        after: count the error behind this function; None counts that of the values themselves.
+        after: the activation function; None counts the error of the values themselves.
+        method: one of `METHODS`.
+        symmetric: whether the levels are int8 around zero.
     """
+    if method == "minmax":
+        return observed_range(histogram).made(symmetric=symmetric)
     values, counts = _without_outliers(histogram)
+    low, high = min(float(values[0]), 0.0), max(float(values[-1]), 0.0)
+    if method == "percentile":
+        return ActivationRange(low, high).made(symmetric=symmetric)
+    after = after if method == "activation" else None
+    power = 3 if method == "activation" else 2
     wanted = values if after is None else after(values)
 
     def loss(low: float, high: float) -> float:
-        candidate = ActivationRange(low, high)
-        levels = candidate.levels()
-        got = (levels if after is None else after(levels))[candidate.quantize(values)]
-        error = np.abs(got - wanted, dtype=np.float64)
+        candidate = ActivationRange(low, high, symmetric=symmetric)
+        got = candidate.dequantize(candidate.quantize(values))
+        error = np.abs((got if after is None else after(got)) - wanted, dtype=np.float64)
         # Not a matrix product: its threads would cost far more than the arithmetic.
-        return float(np.sum(error * error * error * counts))
+        return float(np.sum(error**power * counts))
 
-    low, high = min(float(values[0]), 0.0), max(float(values[-1]), 0.0)
+    if symmetric:
+        largest = max(-low, high)
+        end = largest * min(_powers_of_two(-16, 0.25, 0.0625), key=lambda f: loss(-largest * f, largest * f))
+        return ActivationRange(-end, end, symmetric=True)
     # Both ends together first: with a long tail at each end, moving one of them alone changes little.
     shrink = min(_powers_of_two(-16, 0, 0.25), key=lambda factor: loss(low * factor, high * factor))
     low, high = low * shrink, high * shrink

@@ -15,6 +15,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort
 
 from visionlora.cards import PREPROCESSING
 from visionlora.errors import ModelError, UsageError
+from visionlora.runtime.finished import one_hot
 from visionlora.runtime.providers import Provider, Providers, check_started, resolve_providers
 
 ORT_ERRORS = (
@@ -227,18 +228,6 @@ def _image_size(path: Path, shape: list[Any], properties: Mapping[str, str], met
             f"{path}: its graph is for {size[0]} pixels, its metadata says {metadata['preprocessing']['image_size']}"
         )
     return int(size[0])
-
-
-def one_hot(path: Path, rows: NDArray[np.float32], classes: int) -> NDArray[np.float32]:
-    """(n, boxes, 6) x1, y1, x2, y2, score, class -> (n, 4 + classes, boxes) as a raw prediction."""
-    class_ids = rows[:, :, 5].astype(np.int64)
-    if rows.shape[1] and (np.min(class_ids) < 0 or np.max(class_ids) >= classes):
-        raise ModelError(f"{path}: gave class id {np.min(class_ids)} to {np.max(class_ids)}, but has {classes} names")
-    prediction = np.zeros((rows.shape[0], 4 + classes, rows.shape[1]), dtype=np.float32)
-    prediction[:, 0:2] = ((rows[:, :, 0:2] + rows[:, :, 2:4]) / 2).transpose(0, 2, 1)
-    prediction[:, 2:4] = (rows[:, :, 2:4] - rows[:, :, 0:2]).transpose(0, 2, 1)
-    np.put_along_axis(prediction, 4 + class_ids[:, None, :], rows[:, None, :, 4], axis=1)
-    return prediction
 
 
 def _one_line(error: Exception) -> str:

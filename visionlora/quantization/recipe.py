@@ -1,0 +1,72 @@
+"""All that turns a float graph into an int8 one: the same recipe on the same graph gives the same bytes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from visionlora.errors import QuantizationError
+from visionlora.quantization.ranges import ActivationRange
+from visionlora.quantization.scheme import Scheme
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class QuantizationRecipe:
+    """How to quantize one float graph, or another of the same layers. Weights are no part of it.
+
+    A recipe with more `float_layers` needs no other ranges: what is not quantized any more is not looked up.
+
+    Attributes:
+        scheme: in which integers.
+        ranges: the range of each activation, by the name of the tensor in the float graph.
+        float_layers: names of convolutions that stay float, for the sake of accuracy.
+
+    Raises:
+        QuantizationError: a range is not of the scheme's kind.
+    """
+
+    scheme: Scheme
+    ranges: Mapping[str, ActivationRange]
+    float_layers: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        wrong = [name for name, chosen in self.ranges.items() if chosen.symmetric != self.scheme.symmetric]
+        if wrong:
+            kind = "symmetric" if self.scheme.symmetric else "asymmetric"
+            raise QuantizationError(f"expected {kind} ranges for scheme {self.scheme.name}, got others for {wrong[:5]}")
+
+    def to_json(self) -> str:
+        """Return the recipe as text; `from_json` gives back the same numbers to the last bit."""
+        return json.dumps(
+            {
+                "format": FORMAT,
+                "scheme": asdict(self.scheme),
+                "float_layers": self.float_layers,
+                "ranges": {name: [chosen.low, chosen.high] for name, chosen in self.ranges.items()},
+            },
+            separators=(",", ":"),
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> QuantizationRecipe:
+        """Return the recipe that `to_json` wrote.
+
+        Raises:
+            QuantizationError: the text is no recipe, or of another version.
+            UsageError: its scheme names an unknown method.
+        """
+        try:
+            fields = json.loads(text)
+            if fields["format"] != FORMAT:
+                raise QuantizationError(f"quantization recipe: expected format {FORMAT}, got {fields['format']!r}")
+            scheme = Scheme(**fields["scheme"])
+            ranges = {
+                str(name): ActivationRange(float(low), float(high), symmetric=scheme.symmetric)
+                for name, (low, high) in fields["ranges"].items()
+            }
+            return cls(scheme, ranges, tuple(str(name) for name in fields["float_layers"]))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise QuantizationError(f"quantization recipe: expected what to_json writes, got {error!r}") from error
