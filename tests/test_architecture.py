@@ -17,12 +17,14 @@ ORDER = (
     ("detections",),
     ("preprocess",),
     ("cards", "inference"),
+    ("lowrank",),
     ("data",),
     ("runtime",),
     ("adapters",),
     ("yolo",),
     ("curves", "formats"),
     ("planning", "training", "quantization", "exporting", "evaluation", "merging"),
+    ("patching",),
     ("prediction", "inspection", "comparing"),
     ("benchmarking",),
     ("adapting",),
@@ -67,7 +69,9 @@ def test_only_one_room_imports_ultralytics(path: Path) -> None:
     assert not uses or room_of(path) == ULTRALYTICS_ROOM
 
 
-@pytest.mark.parametrize("module", ["visionlora", "visionlora.runtime", "visionlora.data", "visionlora.evaluation"])
+@pytest.mark.parametrize(
+    "module", ["visionlora", "visionlora.runtime", "visionlora.data", "visionlora.evaluation", "visionlora.patching"]
+)
 def test_light_modules_load_neither_torch_nor_ultralytics(module: str) -> None:
     code = f"import sys, {module}; print([m for m in ('torch', 'ultralytics') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

@@ -28,6 +28,11 @@ VERBS = (
     "predict",
     "inspect",
     "demo",
+    "predict",
+    "inspect",
+    "demo",
+    "patch",
+    "rollback",
 )
 FUNCTIONS = {"eval": "evaluate"}
 

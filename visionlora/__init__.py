@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from visionlora.exporting import ExportedModel, export
     from visionlora.inspection import FileCard, inspect
     from visionlora.merging import MergedModel, merge
+    from visionlora.patching import AdapterBank, PatchedModel, patch, rollback
     from visionlora.planning import PlannedRun, TrainingPlan, plan
     from visionlora.prediction import Prediction, predict
     from visionlora.quantization import QuantizedModel, quantize
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "AdaptedModel": "adapting",
     "Benchmark": "benchmarking",
+    "AdapterBank": "patching",
     "Comparison": "comparing",
     "Demonstration": "demonstration.run",
     "Detections": "detections",
@@ -41,6 +43,7 @@ _HOMES = {
     "ExportedModel": "exporting",
     "FileCard": "inspection",
     "MergedModel": "merging",
+    "PatchedModel": "patching",
     "PlannedRun": "planning",
     "Prediction": "prediction",
     "QuantizedModel": "quantization",
@@ -56,14 +59,17 @@ _HOMES = {
     "export": "exporting",
     "inspect": "inspection",
     "merge": "merging",
+    "patch": "patching",
     "plan": "planning",
     "predict": "prediction",
     "quantize": "quantization",
+    "rollback": "patching",
     "train": "training",
 }
 
 __all__ = [
     "AdaptedModel",
+    "AdapterBank",
     "Benchmark",
     "Comparison",
     "Demonstration",
@@ -72,6 +78,7 @@ __all__ = [
     "ExportedModel",
     "FileCard",
     "MergedModel",
+    "PatchedModel",
     "PlannedRun",
     "Prediction",
     "QuantizedModel",
@@ -87,9 +94,11 @@ __all__ = [
     "export",
     "inspect",
     "merge",
+    "patch",
     "plan",
     "predict",
     "quantize",
+    "rollback",
     "train",
 ]
 

@@ -14,19 +14,20 @@ import numpy as np
 import onnx
 import onnxslim
 import torch
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from visionlora.cards import make_card
 from visionlora.errors import ExportError, OutputError, UsageError
 from visionlora.files import atomic_output, refuse_existing, sha256_of
 from visionlora.formats import SUFFIXES, files_of, require_converter, write_litert, write_ncnn, write_openvino
 from visionlora.inference import Network
+from visionlora.lowrank.folded_base import ENTRY as BASE_ENTRY
 from visionlora.preprocess import letterbox, read_image
 from visionlora.quantization.decode import simplify_decode
 from visionlora.quantization.float_model import lift_constants
 from visionlora.runtime import OpenVinoNetwork, open_exported
 from visionlora.runtime.description import METADATA
-from visionlora.yolo import Base, RawDetector, check_image_size, load_base, sample_pictures
+from visionlora.yolo import Base, RawDetector, check_image_size, folded_base, load_base, sample_pictures
 
 OPSET = 17
 OPSETS = range(13, 21)  # 13: quantization per channel; above 20 the exporter in use stops
@@ -131,7 +132,11 @@ def _write(out: Path, detector: RawDetector, base: Base, *, format: str, image_s
     stride = int(base.model.stride.max())
     if format in ("onnx", "openvino"):
         graph = _trace(detector, image_size=image_size, opset=opset)
-        helper.set_model_props(graph, ultralytics_metadata(card, stride))
+        constants = {
+            tensor.name.removeprefix("model."): numpy_helper.to_array(tensor) for tensor in graph.graph.initializer
+        }
+        entries = {**ultralytics_metadata(card, stride), BASE_ENTRY: folded_base(base, constants).to_entry()}
+        helper.set_model_props(graph, entries)
         onnx.checker.check_model(graph)
         path = out.with_suffix(".onnx")
         path.write_bytes(graph.SerializeToString(deterministic=True))

@@ -66,7 +66,7 @@ def inspect(path: Path | str) -> FileCard:
 
 
 def _adapter(path: Path) -> Mapping[str, Any] | None:
-    from visionlora.adapters import read_adapter_card
+    from visionlora.lowrank import read_adapter_card
 
     return json.loads(read_adapter_card(path).to_json())
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
+from visionlora.cli.device import add_patch, add_rollback
 from visionlora.cli.judging import add_bench, add_compare, add_demo, add_eval, add_inspect, add_predict
 from visionlora.cli.shipping import add_export, add_merge, add_quantize
 from visionlora.cli.training import add_adapt, add_plan, add_train
@@ -23,6 +24,8 @@ VERBS = (
     add_merge,
     add_export,
     add_quantize,
+    add_patch,
+    add_rollback,
     add_eval,
     add_compare,
     add_bench,

@@ -64,6 +64,10 @@ def add_quantize(verbs: Any) -> None:
             options.out,
             images=options.images,
             seed=options.seed,
+            adapter=options.adapter,
+            target=options.target,
+            method=options.method,
+            input=options.input,
             overwrite=options.overwrite,
         )
         print(
@@ -78,4 +82,15 @@ def add_quantize(verbs: Any) -> None:
     parser.add_argument("--out", required=True, help="file to write (.onnx)")
     parser.add_argument("--images", type=int, default=32, help="calibration images")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of images")
+    parser.add_argument("--adapter", help="the adapter in the model: the recipe is written into it, for patch --int8")
+    parser.add_argument(
+        "--target", choices=("x86", "arm", "tensorrt", "generic"), default="x86", help="what the file is for"
+    )
+    parser.add_argument(
+        "--method",
+        choices=("activation", "mse", "percentile", "minmax"),
+        default="activation",
+        help="what activation ranges are chosen by",
+    )
+    parser.add_argument("--input", choices=("float32", "uint8"), default="float32", help="numbers of the picture")
     overwrite(parser)

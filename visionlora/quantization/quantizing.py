@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +17,16 @@ from visionlora.cards import make_card
 from visionlora.data import LabelledImage, load_dataset
 from visionlora.errors import ModelError, UsageError
 from visionlora.files import atomic_output, refuse_existing, sha256_of
+from visionlora.lowrank.folded_base import ENTRY as BASE_ENTRY
 from visionlora.preprocess import letterbox, read_image
+from visionlora.quantization.adapter_recipe import attach_recipe, check_adapter_of
 from visionlora.quantization.calibration import calibrate, choose_images
-from visionlora.quantization.checks import check_int8_convs, check_scores, check_size
+from visionlora.quantization.checks import check_int8_convs, check_scores, check_size, check_speed
 from visionlora.quantization.float_model import load_float_model
 from visionlora.quantization.plan import plan_quantization
 from visionlora.quantization.qdq import apply_recipe
-from visionlora.quantization.recipe import QuantizationRecipe
-from visionlora.quantization.scheme import BIASES, WEIGHTS, X86
+from visionlora.quantization.recipe import IMAGES, QuantizationRecipe
+from visionlora.quantization.scheme import WEIGHTS, X86, scheme_for
 from visionlora.runtime import OnnxNetwork
 
 
@@ -75,6 +77,10 @@ def quantize(
     *,
     images: int = 32,
     seed: int = 0,
+    adapter: Path | str | None = None,
+    target: str = X86.name,
+    method: str = X86.method,
+    input: str = IMAGES[0],
     overwrite: bool = False,
 ) -> QuantizedModel:
     """Quantize a detector to int8, calibrated on images of the training split.
@@ -88,6 +94,11 @@ def quantize(
         out: where to write the quantized file.
         images: how many images to calibrate on; all where there are fewer.
         seed: which images are chosen; every class is among them where possible.
+        adapter: the adapter file that `model` was made with; the recipe is written into it, for `patch` with int8.
+        target: whom the file is for: `x86` and `arm` (onnxruntime on such a CPU), `tensorrt`, or `generic`.
+        method: what activation ranges are chosen by: `activation` (the error behind the activation function), `mse`,
+            `percentile` or `minmax`.
+        input: `float32`, as the float file, or `uint8`: (1, S, S, 3) pixels as they lie in memory.
         overwrite: replace `out` if it exists.
 
     Raises:
@@ -95,7 +106,8 @@ def quantize(
         ModelError: `model` is not a float detector that gives raw predictions.
         OutputError: `out` exists or cannot be written.
         QuantizationError: the quantized file fails a check; nothing is written.
-        UsageError: `images` is below 1, or `out` is `model`.
+        UsageError: `images` is below 1, `target`, `method` or `input` is unknown, `out` is `model`, or `model` was
+            made with another adapter.
 
     Example:
         >>> quantize("model.onnx", "data.yaml", "model.int8.onnx").int8_convs  # doctest: +SKIP
@@ -103,29 +115,35 @@ def quantize(
     """
     if images < 1:
         raise UsageError(f"images: expected at least 1 calibration image, got {images}")
+    scheme = scheme_for(target, method)
     model, out = Path(model), refuse_existing(out, overwrite=overwrite)
     if out.suffix != ".onnx":
         raise UsageError(f"--out {out}: expected a name that ends in .onnx")
     if out.resolve() == model.resolve():
         raise UsageError(f"{out}: expected another file than the float model; it would be overwritten")
     source = load_float_detector(model)
+    if adapter is not None:
+        check_adapter_of(model, (source.network.metadata or {}).get("parents", {}), adapter)
     dataset = load_dataset(data, splits=("train",))
     chosen = choose_images(dataset.split("train"), images, seed=seed)
     inputs = _Inputs(chosen, source.network.image_size)
-    recipe = calibrate(source.model, inputs, X86)
+    recipe = replace(calibrate(source.model, inputs, scheme), image=input)
     settings = {
         "seed": seed,
         "images": len(chosen),
         "calibration": [_relative(image.path, dataset.yaml_path.parent) for image in chosen],
     }
     quantized = build_int8(source, recipe, settings)
-    plan = plan_quantization(source.model.graph, float_layers=recipe.float_layers)
+    plan = plan_quantization(source.model.graph, float_layers=recipe.float_layers, fuses=scheme.fuses)
     float_bytes = model.stat().st_size
     with atomic_output(out) as partial:
         partial.write_bytes(quantized.SerializeToString(deterministic=True))
         size = check_size(partial, float_bytes)
-        int8_convs = check_int8_convs(partial, plan.convs)
+        int8_convs = check_int8_convs(partial, plan.convs, scheme)
         check_scores(source.network, OnnxNetwork(partial), inputs)
+        check_speed(model, partial, scheme)
+    if adapter is not None:
+        attach_recipe(adapter, recipe, float_model=onnx.load(model), int8_model=quantized)
     return QuantizedModel(out, size, float_bytes, int8_convs, len(plan.convs), plan.float_layers, len(chosen), recipe)
 
 
@@ -153,15 +171,20 @@ def build_int8(
     """
     quantized = apply_recipe(source.model, recipe)
     network, scheme = source.network, recipe.scheme
-    described = {**asdict(scheme), "activations": scheme.activations, "weights": WEIGHTS, "biases": BIASES}
+    described = {**asdict(scheme), "activations": scheme.activations, "weights": WEIGHTS, "biases": scheme.biases}
     card = make_card(
         "int8",
         names=network.names,
         image_size=network.image_size,
         parents={"onnx": sha256_of(source.path), **(network.metadata or {}).get("parents", {})},
-        settings={"scheme": described, "float_layers": recipe.float_layers, **(settings or {})},
+        settings={
+            "scheme": described,
+            "float_layers": recipe.float_layers,
+            "input": recipe.image,
+            **(settings or {}),
+        },
     )
-    properties = {entry.key: entry.value for entry in source.model.metadata_props}
+    properties = {entry.key: entry.value for entry in source.model.metadata_props if entry.key != BASE_ENTRY}
     helper.set_model_props(quantized, {**properties, "visionlora": json.dumps({**card, "nms": network.nms})})
     return quantized
 
