@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test check bench-train bench-accuracy bench-steel bench-int8 example clean
+.PHONY: help demo test check bench-train bench-accuracy bench-steel bench-int8 bench-runtime example clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -43,6 +43,9 @@ bench-int8: $(READY)  ## INT8 files of several makers: MODEL=yolo11n.pt DATA=dat
 	$(BIN)/python benchmarks/int8/run.py --case $(or $(CASE),$(basename $(notdir $(MODEL)))-$(or $(IMGSZ),640)) \
 		--model $(MODEL) --data $(DATA) --imgsz $(or $(IMGSZ),640) --out runs/bench-int8.json \
 		$(if $(ADAPTER),--adapter $(ADAPTER)) $(if $(CALIBRATION),--calibration $(CALIBRATION))
+
+bench-runtime: $(READY)  ## the detector beside Ultralytics' predict: MODEL=model.onnx SOURCE=folder of pictures
+	$(BIN)/python benchmarks/runtime/run.py --model $(MODEL) --source $(SOURCE) --out runs/bench-runtime.json
 
 example: $(READY)  ## the example report of docs/example, from generated pictures alone
 	$(BIN)/python benchmarks/example/run.py --work runs/example --out docs/example

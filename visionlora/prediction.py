@@ -135,7 +135,7 @@ def _open(
 ) -> tuple[tuple[str, ...], Iterator[tuple[Frame, Detections]]]:
     """Return the model's class names, and the frames of a source with what it finds in them."""
     spec = parse_spec(model)
-    if spec.path.suffix == ".onnx":
+    if spec.runtime == "onnxruntime":
         detector = Detector(spec.path, providers=_providers(device), confidence=conf)
         if imgsz not in (None, detector.image_size):
             raise UsageError(
