@@ -17,7 +17,7 @@ from visionlora.quantization import quantize
 from visionlora.quantization.checks import check_speed
 from visionlora.quantization.float_model import load_float_model
 from visionlora.quantization.scheme import ARM, SCHEMES, X86
-from visionlora.runtime import OnnxNetwork
+from visionlora.runtime import Detector, OnnxNetwork
 
 DETECT = Path(__file__).parents[2] / "export" / "detect.py"
 
@@ -105,6 +105,18 @@ def test_the_script_for_the_device_takes_both(model, data, tmp_path):
     ]
 
     assert found[0] == found[1] and found[0]
+
+
+def test_the_detector_takes_both(model, data, tmp_path):
+    pictures = [data.parent / f"images/train/0{index}.png" for index in range(3)]
+    reals, pixels = (
+        Detector(quantize(model, data, tmp_path / f"{kind}.onnx", images=4, input=kind).path, confidence=0.05)
+        for kind in ("float32", "uint8")
+    )
+
+    found = [(one.boxes_xyxy.tolist(), one.scores.tolist()) for one in reals.predict(pictures)]
+    assert pixels.network.takes_pixels and any(boxes for boxes, _ in found)
+    assert [(one.boxes_xyxy.tolist(), one.scores.tolist()) for one in pixels.predict(pictures)] == found
 
 
 def test_unknown_choices_are_refused(model, data, tmp_path):

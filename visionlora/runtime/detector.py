@@ -21,7 +21,7 @@ from visionlora.detections import (
     decode,
 )
 from visionlora.errors import ModelError, UsageError
-from visionlora.preprocess import as_pixels, letterbox
+from visionlora.preprocess import as_pixels, letterbox, letterbox_pixels
 from visionlora.runtime.frames import Frame, Source
 from visionlora.runtime.network import OnnxNetwork
 from visionlora.runtime.providers import CPU, Providers
@@ -175,16 +175,16 @@ class Detector:
         self, images_bgr: Sequence[NDArray[np.uint8]], limits: Sequence[float], network: OnnxNetwork
     ) -> list[Detections]:
         started = time.perf_counter()
-        placed = [letterbox(image, self.image_size) for image in images_bgr]
-        batch = placed[0][0][None] if len(placed) == 1 else np.stack([tensor for tensor, _ in placed])
+        place = letterbox_pixels if network.takes_pixels else letterbox
+        placed = [place(image, self.image_size) for image in images_bgr]
+        inputs = [one[:, :, ::-1] if network.takes_pixels else one for one, _ in placed]  # pixels: BGR -> RGB
+        batch = inputs[0][None] if len(inputs) == 1 else np.stack(inputs)
         prepared = time.perf_counter()
-        predictions = network(batch)
+        predictions = network.run_pixels(batch) if network.takes_pixels else network(batch)
         predicted = time.perf_counter()
         count, results = len(placed), []
         for prediction, (_, placement) in zip(predictions, placed, strict=True):
             begun = time.perf_counter()
-            if not np.isfinite(prediction).all():
-                raise ModelError(f"{network.path}: the network gave values that are no numbers; its file is broken")
             found = decode(
                 prediction,
                 nms=network.nms,
@@ -192,10 +192,8 @@ class Detector:
                 iou_threshold=self._iou_threshold,
                 max_detections=self._max_detections,
             )
-            if np.isnan(prediction[4:].max()) or not np.isfinite(found.boxes_xyxy).all():
-                raise ModelError(
-                    f"{self.network.path}: the network gave values that are no numbers; its file is broken"
-                )
+            if not (np.isfinite(prediction[4:].max()) and np.isfinite(found.boxes_xyxy).all()):
+                raise ModelError(f"{network.path}: the network gave values that are no numbers; its file is broken")
             boxes = placement.to_original(found.boxes_xyxy)
             timing = Timing(
                 prepare=(prepared - started) / count,
