@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from visionlora.adapting import AdaptedModel, adapt
+    from visionlora.benchmarking import Benchmark, bench
     from visionlora.bundling import Bundle, BundledModel, bundle, open_bundle, unbundle
     from visionlora.comparing import Comparison, compare
     from visionlora.demonstration.run import Demonstration, demo
@@ -39,6 +40,7 @@ _HOMES = {
     "Bundle": "bundling",
     "BundledModel": "bundling",
     "CombinedAdapter": "lowrank.combining",
+    "Benchmark": "benchmarking",
     "Comparison": "comparing",
     "Demonstration": "demonstration.run",
     "Detections": "detections",
@@ -56,6 +58,7 @@ _HOMES = {
     "VisionLoraError": "errors",
     "adapt": "adapting",
     "bundle": "bundling",
+    "bench": "benchmarking",
     "compare": "comparing",
     "demo": "demonstration.run",
     "evaluate": "evaluation",
@@ -78,6 +81,7 @@ _HOMES = {
 __all__ = [
     "AdaptedModel",
     "AdapterBank",
+    "Benchmark",
     "Bundle",
     "BundledModel",
     "CombinedAdapter",
@@ -97,6 +101,7 @@ __all__ = [
     "TrainingPlan",
     "VisionLoraError",
     "adapt",
+    "bench",
     "bundle",
     "compare",
     "demo",

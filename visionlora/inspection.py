@@ -18,7 +18,7 @@ class FileCard:
 
     Attributes:
         path: the file.
-        kind: `adapter`, `merged`, `onnx`, `int8` or `report`.
+        kind: `adapter`, `merged`, `onnx`, `int8`, `openvino`, `ncnn`, `litert` or `report`.
         bytes: its size.
         sha256: of its bytes.
         card: everything that the file says about itself.
@@ -42,7 +42,7 @@ def inspect(path: Path | str) -> FileCard:
     """Read what a file that visionlora wrote says about itself.
 
     Args:
-        path: an adapter, a merged checkpoint, an ONNX file or a report.json.
+        path: an adapter, a merged checkpoint, an exported file or a report.json.
 
     Raises:
         ModelError: the file is missing, broken, or visionlora did not write it.
@@ -54,6 +54,7 @@ def inspect(path: Path | str) -> FileCard:
     """
     path = Path(path)
     readers = {".safetensors": _adapter, ".pt": _checkpoint, ".onnx": _onnx, ".json": _report}
+    readers |= {".xml": _of_two_files, ".param": _of_two_files, ".tflite": _litert}
     if path.suffix not in readers:
         raise ModelError(f"{path}: expected a file ending in {', '.join(readers)}")
     if not path.is_file():
@@ -80,6 +81,18 @@ def _onnx(path: Path) -> Mapping[str, Any] | None:
     from visionlora.runtime import OnnxNetwork
 
     return OnnxNetwork(path).metadata
+
+
+def _of_two_files(path: Path) -> Mapping[str, Any] | None:
+    from visionlora.runtime.description import described_beside
+
+    return described_beside(path).card
+
+
+def _litert(path: Path) -> Mapping[str, Any] | None:
+    from visionlora.runtime.litert import read_card
+
+    return read_card(path)
 
 
 def _report(path: Path) -> Mapping[str, Any] | None:

@@ -13,7 +13,7 @@ from importlib.metadata import version
 
 from visionlora.cli.adapters import add_adapters
 from visionlora.cli.device import add_bundle, add_patch, add_rollback, add_unbundle
-from visionlora.cli.judging import add_compare, add_demo, add_eval, add_inspect, add_predict
+from visionlora.cli.judging import add_bench, add_compare, add_demo, add_eval, add_inspect, add_predict
 from visionlora.cli.shipping import add_export, add_merge, add_quantize
 from visionlora.cli.training import add_adapt, add_plan, add_train
 from visionlora.errors import UsageError, VisionLoraError
@@ -32,6 +32,7 @@ VERBS = (
     add_adapters,
     add_eval,
     add_compare,
+    add_bench,
     add_predict,
     add_inspect,
     add_demo,

@@ -31,18 +31,24 @@ def add_export(verbs: Any) -> None:
     """Add `visionlora export`."""
 
     def run(options: argparse.Namespace) -> None:
-        exported = vl.export(
-            options.model, options.out, imgsz=options.imgsz, opset=options.opset, overwrite=options.overwrite
-        )
+        names = ["format", "imgsz", "opset", "overwrite"]
+        exported = vl.export(options.model, options.out, **{name: getattr(options, name) for name in names})
         print(
             f"{exported.path}: {exported.bytes / 1e6:.2f} MB, {exported.image_size} px, {len(exported.names)} classes; "
             f"checked against torch: boxes within {exported.box_error:.1g} px, scores within {exported.score_error:.1g}"
         )
 
     example = "visionlora export --model merged.pt --out model.onnx --imgsz 320"
-    parser = verb(verbs, "export", run, "export a checkpoint to ONNX and check it against torch", example)
+    parser = verb(
+        verbs,
+        "export",
+        run,
+        "export a checkpoint to ONNX, OpenVINO, ncnn or LiteRT and check it against torch",
+        example,
+    )
     parser.add_argument("--model", required=True, help="checkpoint (.pt)")
-    parser.add_argument("--out", required=True, help="file to write (.onnx)")
+    parser.add_argument("--out", required=True, help="file to write (.onnx, .xml, .param or .tflite)")
+    parser.add_argument("--format", default="onnx", help="onnx, openvino, ncnn or litert")
     parser.add_argument("--imgsz", type=int, help="side of the square input in pixels; the checkpoint's if not given")
     parser.add_argument("--opset", type=int, default=17, help="ONNX operator set")
     overwrite(parser)

@@ -60,7 +60,8 @@ def evaluate(
     reference; every difference to it has a 95 % interval by a paired bootstrap over the images.
 
     Args:
-        models: checkpoints, ONNX or OpenVINO files, or `base.pt+adapter.safetensors`; `label=` before one names it.
+        models: checkpoints, exported files (.onnx, OpenVINO's .xml, ncnn's .param, LiteRT's .tflite;
+            `openvino:model.onnx` runs it in OpenVINO), or `base.pt+adapter.safetensors`; `label=` before one names it.
         data: the data.yaml, or a COCO ground truth (.json) with its pictures beside it.
         split: which of its splits; a COCO file has one.
         imgsz: side of the input in pixels; None takes what the files say, which must be one size.
@@ -189,6 +190,7 @@ def _find(spec: ModelSpec, network: Network, domain: _Domain, *, cache: bool) ->
         sizes=[one.size_wh for one in domain.images],
         model_names=network.names,
         imgsz=network.image_size,
+        runtime=spec.runtime,
     )
     kept = load_found(key)
     if kept is None:
@@ -227,7 +229,7 @@ def _provenance(spec: ModelSpec, network: Network) -> tuple[str, Mapping[str, st
         parents = {"base": sha256_of(spec.path), "adapter": adapter_identity(spec.adapter)}
         return "adapter", parents, {}
     metadata = getattr(network, "metadata", None) or {}
-    kind = {".onnx": "onnx", ".xml": "openvino"}.get(spec.path.suffix, "checkpoint")
+    kind = {"torch": "checkpoint", "onnxruntime": "onnx"}.get(spec.runtime, spec.runtime)
     return metadata.get("kind", kind), metadata.get("parents", {}), metadata.get("settings", {})
 
 

@@ -98,12 +98,13 @@ def plan_quantization(graph: onnx.GraphProto, *, float_layers: Iterable[str] = (
     )
 
 
-def _data_inputs(node: onnx.NodeProto) -> list[str]:
-    """Inputs that are activations by the operation's definition, not shapes, weights or indices."""
+def data_inputs(node: onnx.NodeProto) -> list[str]:
+    """Return the inputs that are activations by the operation's definition, not shapes, weights or indices."""
     return list(node.input) if node.op_type in _ALL_INPUTS_ARE_DATA else list(node.input[:1])
 
 
-def _data_outputs(node: onnx.NodeProto) -> list[str]:
+def data_outputs(node: onnx.NodeProto) -> list[str]:
+    """Return the outputs that are activations, not indices."""
     return list(node.output) if node.op_type == "Split" else list(node.output[:1])
 
 
@@ -123,7 +124,7 @@ class _Wiring:
     def is_decoder(self, conv: onnx.NodeProto) -> bool:
         """Whether a convolution takes the mean over a softmax (arXiv 2006.04388, eq. 5): arithmetic, not a layer."""
         node = self.producer.get(conv.input[0])
-        while node is not None and node.op_type in PASS_THROUGH and len(_data_inputs(node)) == 1:
+        while node is not None and node.op_type in PASS_THROUGH and len(data_inputs(node)) == 1:
             node = self.producer.get(node.input[0])
         return node is not None and node.op_type == "Softmax"
 
@@ -166,10 +167,10 @@ def _int8_tensors(
     for node in graph.node:
         follows = (
             node.op_type in _INT8_OPERATIONS
-            and not needed.isdisjoint(_data_outputs(node))
-            and all(name in int8 for name in _data_inputs(node))
+            and not needed.isdisjoint(data_outputs(node))
+            and all(name in int8 for name in data_inputs(node))
         )
-        outputs = _data_outputs(node)
+        outputs = data_outputs(node)
         int8.update(dict.fromkeys(name for name in outputs if follows or name in entering or name in leaving))
     return int8
 
@@ -187,7 +188,7 @@ def _range_groups(
 
     moved = set()
     for node in graph.node:
-        inputs, outputs = _data_inputs(node), _data_outputs(node)
+        inputs, outputs = data_inputs(node), data_outputs(node)
         if node.op_type in PASS_THROUGH and all(name in int8 for name in [*inputs, *outputs]):
             moved.update(outputs)
             for name in [*inputs[1:], *outputs]:

@@ -21,6 +21,7 @@ class Scheme:
     Attributes:
         name: whom it is for.
         symmetric: activations are int8 around a zero point of 0; otherwise uint8 with a zero point anywhere.
+        rewrites: whether operations that onnxruntime is slow at are written in others, to the same numbers.
         method: what ranges are chosen by, one of `METHODS`.
 
     Raises:
@@ -33,6 +34,7 @@ class Scheme:
 
     name: str
     symmetric: bool
+    rewrites: bool = False
     method: str = METHODS[0]
 
     def __post_init__(self) -> None:
@@ -45,5 +47,5 @@ class Scheme:
         return "int8, symmetric, per tensor" if self.symmetric else "uint8, asymmetric, per tensor"
 
 
-X86 = Scheme("x86", symmetric=False)
+X86 = Scheme("x86", symmetric=False, rewrites=True)
 """What onnxruntime computes in integers on x86. With int8 activations it would compute most of it in float there."""

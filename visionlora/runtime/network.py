@@ -15,6 +15,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort
 
 from visionlora.cards import PREPROCESSING
 from visionlora.errors import ModelError, UsageError
+from visionlora.runtime.finished import one_hot
 from visionlora.runtime.providers import Provider, Providers, check_started, resolve_providers
 
 ORT_ERRORS = (
@@ -29,6 +30,8 @@ ORT_ERRORS = (
     ort.RuntimeException,
 )
 """onnxruntime's exceptions, which have no common parent but Exception."""
+MAX_INPUT_BYTES = 1 << 30
+"""Largest input that a file may ask for: its own word, which may be a lie, decides how much memory is taken."""
 _INPUT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
@@ -85,6 +88,9 @@ class OnnxNetwork:
         shape = inputs[0].shape
         self.image_size = _image_size(self.path, shape, properties, self.metadata)
         self.batch: int | None = shape[0] if isinstance(shape[0], int) else None
+        needed = 4 * (self.batch or 1) * 3 * self.image_size**2
+        if needed > MAX_INPUT_BYTES:
+            raise ModelError(f"{path}: expected an input of at most {MAX_INPUT_BYTES} bytes, its graph wants {needed}")
         self._end_to_end = self._has_end_to_end_output(outputs[0].shape)
         self.nms = bool(self.metadata["nms"]) if self.metadata else not self._end_to_end
 
@@ -107,13 +113,21 @@ class OnnxNetwork:
             padded = np.concatenate([batch, np.zeros_like(batch, shape=(spare, *batch.shape[1:]))]) if spare else batch
             output = np.concatenate([self._run(padded[i : i + step]) for i in range(0, len(padded), step)])
             output = output[: len(batch)]
-        return one_hot(self.path, output, len(self.names)) if self._end_to_end else output
+        if self._end_to_end:
+            return one_hot(self.path, output, len(self.names))
+        if output.shape[1] != 4 + len(self.names):
+            raise ModelError(
+                f"{self.path}: expected an output (n, {4 + len(self.names)}, anchors), its graph gave {output.shape}"
+            )
+        return output
 
     def _run(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         try:
             output = self.session.run(None, {self._input_name: batch})[0]
         except ORT_ERRORS as error:
             raise ModelError(f"{self.path}: onnxruntime cannot run it: {_one_line(error)}") from error
+        if output.ndim != 3 or len(output) != len(batch):  # a graph need not give what it declares
+            raise ModelError(f"{self.path}: expected an output ({len(batch)}, rows, columns), got {output.shape}")
         return output.astype(np.float32, copy=False)
 
     def _has_end_to_end_output(self, shape: list[Any]) -> bool:
@@ -147,8 +161,10 @@ def _open_session(
     options.intra_op_num_threads = threads or 0
     options.inter_op_num_threads = 1
     try:
-        session = onnxruntime.InferenceSession(content or str(path), options, providers=providers)
-    except (*ORT_ERRORS, UnicodeDecodeError) as error:  # the latter: a message that names an operation of broken bytes
+        # Without its fallback, in which onnxruntime goes on without the provider that was asked for, and prints.
+        session = onnxruntime.InferenceSession(content or str(path), options, providers=providers, enable_fallback=0)
+        session.get_modelmeta(), session.get_inputs(), session.get_outputs()  # names that are no UTF-8 fail here
+    except (*ORT_ERRORS, ValueError, RuntimeError) as error:
         raise ModelError(f"{path}: expected an ONNX file, onnxruntime cannot load it: {_one_line(error)}") from error
     check_started(path, session, providers)
     return session
@@ -162,8 +178,9 @@ def _own_metadata(path: Path, properties: Mapping[str, str]) -> dict[str, Any] |
         metadata = json.loads(properties["visionlora"])
         version, preprocessing = metadata["format"], dict(metadata["preprocessing"])
         complete = isinstance(metadata["names"], list) and isinstance(metadata["nms"], bool)
+        complete = complete and all(isinstance(name, str) for name in metadata["names"])
         complete = complete and isinstance(preprocessing.pop("image_size"), int)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(f"{path}: its visionlora metadata is broken: {error!r}") from error
     if version != 1:
         raise ModelError(f"{path}: expected format 1, got {version}; use the visionlora version that made the file")
@@ -180,7 +197,7 @@ def _names(path: Path, properties: Mapping[str, str], metadata: dict[str, Any] |
     try:
         names = ast.literal_eval(properties["names"])
         ordered = [names[i] for i in range(len(names))]
-    except (KeyError, ValueError, SyntaxError, TypeError) as error:
+    except (KeyError, ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
         raise ModelError(
             f"{path}: expected class names in the file's metadata ('names'), as visionlora and Ultralytics write them"
         ) from error
@@ -208,30 +225,19 @@ def _image_size(path: Path, shape: list[Any], properties: Mapping[str, str], met
                 if metadata is None
                 else [metadata["preprocessing"]["image_size"]] * 2
             )
-        except (KeyError, ValueError, SyntaxError) as error:
+        except (KeyError, ValueError, SyntaxError, RecursionError, MemoryError) as error:
             raise ModelError(
                 f"{path}: neither its graph nor its metadata ('imgsz') says the size of the input"
             ) from error
     size = [size] * 2 if isinstance(size, int) else size
-    if len(shape) != 4 or shape[1] != 3 or len(size) != 2 or size[0] != size[1]:
-        raise ModelError(f"{path}: expected a square input (n, 3, S, S), got {(*shape[:2], *size)}; export it square")
+    square = isinstance(size, list | tuple) and len(size) == 2 and isinstance(size[0], int) and size[0] == size[1] > 0
+    if len(shape) != 4 or shape[1] != 3 or not square:
+        raise ModelError(f"{path}: expected a square input (n, 3, S, S), got {shape} of {size}; export it square")
     if metadata is not None and size[0] != metadata["preprocessing"]["image_size"]:
         raise ModelError(
             f"{path}: its graph is for {size[0]} pixels, its metadata says {metadata['preprocessing']['image_size']}"
         )
     return int(size[0])
-
-
-def one_hot(path: Path, rows: NDArray[np.float32], classes: int) -> NDArray[np.float32]:
-    """(n, boxes, 6) x1, y1, x2, y2, score, class -> (n, 4 + classes, boxes) as a raw prediction."""
-    class_ids = rows[:, :, 5].astype(np.int64)
-    if rows.shape[1] and (np.min(class_ids) < 0 or np.max(class_ids) >= classes):
-        raise ModelError(f"{path}: gave class id {np.min(class_ids)} to {np.max(class_ids)}, but has {classes} names")
-    prediction = np.zeros((rows.shape[0], 4 + classes, rows.shape[1]), dtype=np.float32)
-    prediction[:, 0:2] = ((rows[:, :, 0:2] + rows[:, :, 2:4]) / 2).transpose(0, 2, 1)
-    prediction[:, 2:4] = (rows[:, :, 2:4] - rows[:, :, 0:2]).transpose(0, 2, 1)
-    np.put_along_axis(prediction, 4 + class_ids[:, None, :], rows[:, None, :, 4], axis=1)
-    return prediction
 
 
 def _one_line(error: Exception) -> str:

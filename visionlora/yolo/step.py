@@ -10,7 +10,7 @@ import gc
 import inspect
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -21,6 +21,7 @@ from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import LOGGER
 
 from visionlora.adapters import WeightsTogether
+from visionlora.yolo.bias import FastBias
 from visionlora.yolo.loss import FixedShapeCriterion, head_weights, pad_targets
 
 MOST_GRAPHS = 4  # shapes of a batch that get a graph: the usual one, the last of an epoch, and a few more
@@ -35,21 +36,33 @@ CAPTURE_OPTIONS: Mapping[str, Any] = (
 """Lets other threads use CUDA during a capture. Empty for torch before 2.14, where no thread may pin memory then."""
 
 
-def network_pass(model: DetectionModel, images: torch.Tensor, *, recompute: bool = False) -> Any:
+def network_pass(
+    model: DetectionModel,
+    images: torch.Tensor,
+    *,
+    recompute: bool = False,
+    around: AbstractContextManager[Any] | None = None,
+) -> Any:
     """Return the model's output for `images`; with `recompute`, keep only the modules' inputs for the backward pass.
 
     What a module computed inside is then computed again when its gradient is needed (gradient checkpointing): less
-    memory, one more forward pass.
+    memory, one more forward pass. `around` is entered for each module, both times.
     """
+    context = nullcontext() if around is None else around
+
+    def run(module: nn.Module, x: Any) -> Any:
+        with context:
+            return module(x)
+
     outputs: list[Any] = []
     x: Any = images
     for module in model.model:
         if module.f != -1:
             x = outputs[module.f] if isinstance(module.f, int) else [x if j == -1 else outputs[j] for j in module.f]
         if recompute and torch.is_grad_enabled():
-            x = checkpoint(module, x, use_reentrant=False, preserve_rng_state=False)
+            x = checkpoint(run, module, x, use_reentrant=False, preserve_rng_state=False)
         else:
-            x = module(x)
+            x = run(module, x)
         outputs.append(x if module.i in model.save else None)
     return x
 
@@ -86,6 +99,7 @@ class TrainingStep(nn.Module):
         self._counted: tuple[tuple[float, ...], torch.Tensor] = ((), torch.empty(0))
         self._fixed: FixedShapeCriterion | None = None
         self.weights = WeightsTogether(model)
+        self.bias = FastBias()
         for module in model.modules():
             if isinstance(module, nn.SiLU):
                 module.inplace = False  # in place it would keep a copy of its input besides
@@ -209,7 +223,7 @@ class _Pass(nn.Module):
         (step,) = self._step
         with step.autocast():
             step.weights.compute()  # until the backward pass is captured too
-            predictions = network_pass(self.model, to_unit(images), recompute=step.lean)
+            predictions = network_pass(self.model, to_unit(images), recompute=step.lean, around=step.bias)
             return self._criterion(predictions, targets, weights)
 
 
