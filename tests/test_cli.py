@@ -30,6 +30,12 @@ VERBS = (
     "demo",
 )
 VERBS += ("patch", "rollback", "bundle", "unbundle", "adapters merge", "adapters scale", "adapters rank")
+    "predict",
+    "inspect",
+    "demo",
+    "patch",
+    "rollback",
+)
 FUNCTIONS = {"eval": "evaluate"} | {f"adapters {verb}": f"{verb}_adapter" for verb in ("scale", "rank")}
 FUNCTIONS["adapters merge"] = "merge_adapters"
 

@@ -132,9 +132,10 @@ def _write(out: Path, detector: RawDetector, base: Base, *, format: str, image_s
     stride = int(base.model.stride.max())
     if format in ("onnx", "openvino"):
         graph = _trace(detector, image_size=image_size, opset=opset)
-        entries = ultralytics_metadata(card, stride)
-        if format == "onnx":
-            entries[BASE_ENTRY] = _folded(base, graph)
+        constants = {
+            tensor.name.removeprefix("model."): numpy_helper.to_array(tensor) for tensor in graph.graph.initializer
+        }
+        entries = {**ultralytics_metadata(card, stride), BASE_ENTRY: folded_base(base, constants).to_entry()}
         helper.set_model_props(graph, entries)
         onnx.checker.check_model(graph)
         path = out.with_suffix(".onnx")
@@ -148,14 +149,6 @@ def _write(out: Path, detector: RawDetector, base: Base, *, format: str, image_s
         warnings.simplefilter("ignore")  # constants that depend on the fixed input, as intended
         detector(images)  # the head makes its anchors on the first call: not in the graph, then
         write(detector, images, out, _metadata_beside(card, stride))
-
-
-def _folded(base: Base, model: onnx.ModelProto) -> str:
-    """Return what lets adapters of the checkpoint be patched into the graph."""
-    constants = {
-        tensor.name.removeprefix("model."): numpy_helper.to_array(tensor) for tensor in model.graph.initializer
-    }
-    return folded_base(base, constants).to_entry()
 
 
 def _open(path: Path, format: str) -> Network:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ class FileCard:
 
     Attributes:
         path: the file.
-        kind: `adapter`, `merged`, `onnx`, `int8`, `openvino`, `ncnn`, `litert` or `report`.
+        kind: `adapter`, `merged`, `onnx`, `int8`, `openvino`, `ncnn`, `litert`, `report` or `quantization`.
         bytes: its size.
         sha256: of its bytes.
         card: everything that the file says about itself.
@@ -42,7 +43,7 @@ def inspect(path: Path | str) -> FileCard:
     """Read what a file that visionlora wrote says about itself.
 
     Args:
-        path: an adapter, a merged checkpoint, an exported file or a report.json.
+        path: an adapter, a merged checkpoint, an exported file, a report.json or the report beside an int8 file.
 
     Raises:
         ModelError: the file is missing, broken, or visionlora did not write it.
@@ -98,6 +99,12 @@ def _litert(path: Path) -> Mapping[str, Any] | None:
 def _report(path: Path) -> Mapping[str, Any] | None:
     from visionlora.evaluation.report import read_report
 
+    with contextlib.suppress(ValueError):  # read_report says what is wrong
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(fields, dict) and fields.get("kind") == "quantization":  # beside an int8 file
+            return {
+                name: fields[name] for name in ("kind", "sentence", "warnings", "budget", "passed") if name in fields
+            }
     report = read_report(path)
     return {
         "kind": "report",

@@ -123,6 +123,23 @@ def letterbox(image_bgr: NDArray[np.uint8], image_size: int) -> tuple[NDArray[np
         >>> tensor.shape, placement.offset_xy, placement.to_original([[20, 60, 40, 80]]).tolist()
         ((3, 200, 200), (0, 50), [[10.0, 5.0, 20.0, 15.0]])
     """
+    canvas, placement = letterbox_pixels(image_bgr, image_size)
+    tensor = np.empty((3, image_size, image_size), dtype=np.float32)
+    for channel, plane in zip(tensor[::-1], cv2.split(canvas), strict=True):  # BGR -> RGB
+        np.divide(plane, np.float32(255), out=channel)
+    return tensor, placement
+
+
+def letterbox_pixels(image_bgr: NDArray[np.uint8], image_size: int) -> tuple[NDArray[np.uint8], Placement]:
+    """Fit an image into a square as `letterbox` does, and leave it as it lies in memory.
+
+    Returns:
+        The (image_size, image_size, 3) uint8 BGR canvas, and where the image lies in it.
+
+    Raises:
+        DataError: `image_bgr` is not (H, W, 3) of uint8, or has no pixels.
+        UsageError: `image_size` is below 1.
+    """
     if image_size < 1:
         raise UsageError(f"image size: expected at least 1 pixel, got {image_size}")
     if image_bgr.ndim != 3 or image_bgr.shape[2] != 3 or image_bgr.dtype != np.uint8 or image_bgr.size == 0:
@@ -138,10 +155,7 @@ def letterbox(image_bgr: NDArray[np.uint8], image_size: int) -> tuple[NDArray[np
         if (new_width, new_height) == (width, height)
         else cv2.resize(image_bgr, (new_width, new_height), interpolation=cv2.INTER_LINEAR)
     )
-    tensor = np.empty((3, image_size, image_size), dtype=np.float32)
-    for channel, plane in zip(tensor[::-1], cv2.split(canvas), strict=True):  # BGR -> RGB
-        np.divide(plane, np.float32(255), out=channel)
-    return tensor, Placement((new_width / width, new_height / height), (left, top), (width, height))
+    return canvas, Placement((new_width / width, new_height / height), (left, top), (width, height))
 
 
 def has_end(data: bytes) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
+import json
 import re
 import shutil
 from pathlib import Path
@@ -34,3 +36,14 @@ def test_its_defaults_are_those_of_the_code() -> None:
     assert f"the queue ({stream['queue'].default})" in PAGE and f"({stream['reconnect'].default:g}; `math.inf`" in PAGE
     assert MAX_PIXELS // 10**6 == 134 and MAX_FILE_BYTES == 1 << 30
     assert f"else {PREDICTION_CONFIDENCE}" in PAGE and f"{IOU_THRESHOLD}, {MAX_DETECTIONS}" in PAGE
+
+
+def test_the_measured_table_is_that_of_the_committed_results(monkeypatch) -> None:
+    folder = Path(__file__).parents[2] / "benchmarks" / "runtime"
+    monkeypatch.syspath_prepend(str(folder))
+    spec = importlib.util.spec_from_file_location("benchmarks_runtime_run", folder / "run.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    results = json.loads((folder / "results.json").read_text())["results"]
+    assert module.summary(results) in (folder / "README.md").read_text(encoding="utf-8")

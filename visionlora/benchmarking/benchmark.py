@@ -194,18 +194,21 @@ def _row(one: Contestant) -> Measured:
         peak_bytes=peak,
         before_bytes=before,
         turns_ms=tuple(round(1000 * float(np.median(turn)), 4) for turn in one.turns.network),
+        frame_turns_ms=tuple(round(1000 * float(np.median(np.sum(turn, axis=1))), 4) for turn in one.turns.frames),
+        other_load=tuple(round(load, 3) for load in one.turns.other_load),
     )
 
 
 def _against(row: Measured, first: Measured) -> Measured:
     """Return a row with its ratios to the first model with as many threads."""
-    by_turn = np.divide(first.turns_ms, row.turns_ms)
-    low, high = np.quantile(by_turn, [0.05, 0.95])
+    network = np.divide(first.turns_ms, row.turns_ms)
+    frame = np.divide(first.frame_turns_ms, row.frame_turns_ms)
+    low, high = np.quantile(network, [0.05, 0.95])
     return replace(
         row,
-        faster=round(first.network.median / row.network.median, 4),
+        faster=round(float(np.median(network)), 4),
         faster_range=(round(float(low), 4), round(float(high), 4)),
-        frame_faster=round(first.frame.median / row.frame.median, 4),
+        frame_faster=round(float(np.median(frame)), 4),
         bytes_ratio=round(row.bytes / first.bytes, 4),
     )
 

@@ -53,8 +53,11 @@ class Measured:
         peak_bytes: the most memory that its process held.
         before_bytes: what the process held before the runtime and the model: Python, NumPy, OpenCV.
         turns_ms: the network's median in each turn, in the order of the turns.
-        faster: how many times as fast as the first model with as many threads: the network, by the medians of all
-            calls; and the middle 90 % of that ratio turn by turn.
+        frame_turns_ms: the same of whole frames.
+        other_load: cores that other processes used during each turn, as far as the system counts them.
+        faster: how many times as fast as the first model with as many threads the network is: the median over
+            rounds of the ratio of the two turns of one round, so that a slow spell of the machine cancels.
+        faster_range: the middle 90 % of these ratios.
         frame_faster: the same of the whole frame.
         bytes_ratio: bytes against the first model's.
     """
@@ -72,6 +75,8 @@ class Measured:
     peak_bytes: int
     before_bytes: int
     turns_ms: tuple[float, ...]
+    frame_turns_ms: tuple[float, ...]
+    other_load: tuple[float, ...]
     faster: float = 1.0
     faster_range: tuple[float, float] = (1.0, 1.0)
     frame_faster: float = 1.0

@@ -16,10 +16,11 @@ from typing import Any
 import cv2
 import numpy as np
 import psutil
+from numpy.typing import NDArray
 
 from visionlora.detections import IOU_THRESHOLD, decode
 from visionlora.errors import VisionLoraError
-from visionlora.preprocess import letterbox, read_image
+from visionlora.preprocess import Placement, letterbox, letterbox_pixels, read_image
 
 PARTS = ("read", "letterbox", "network", "decode")
 """The parts of a frame: file to pixels, pixels to input, input to prediction, prediction to boxes (with NMS)."""
@@ -34,7 +35,9 @@ class Stage:
         self.before_bytes = psutil.Process().memory_info().rss
         self.network = _open(model, threads)
         self.images, self.confidence, self.next = [Path(image) for image in images], confidence, 0
-        self.picture = letterbox(read_image(self.images[0]), self.network.image_size)[0][None]  # (1, 3, S, S)
+        self.takes_pixels = getattr(self.network, "takes_pixels", False)
+        self.run = self.network.run_pixels if self.takes_pixels else self.network
+        self.picture = self._placed(read_image(self.images[0]))[0]
 
     def turn(self, *, calls: int, warm_up: int) -> dict[str, Any]:
         """Time some calls of the network alone, then some whole frames; the first few of each do not count.
@@ -46,7 +49,7 @@ class Stage:
         network = []
         for _ in range(warm_up + calls):
             started = time.perf_counter()
-            self.network(self.picture)
+            self.run(self.picture)
             network.append(time.perf_counter() - started)
         frames = [self._frame() for _ in range(warm_up + calls)]
         return {"network": network[warm_up:], "frames": frames[warm_up:], "cpu": time.process_time() - before}
@@ -57,14 +60,22 @@ class Stage:
         times = [time.perf_counter()]
         pixels = read_image(path)
         times.append(time.perf_counter())
-        tensor, placement = letterbox(pixels, self.network.image_size)
+        picture, placement = self._placed(pixels)
         times.append(time.perf_counter())
-        prediction = self.network(tensor[None])[0]
+        prediction = self.run(picture)[0]
         times.append(time.perf_counter())
         found = decode(prediction, nms=self.network.nms, confidence=self.confidence, iou_threshold=IOU_THRESHOLD)
         placement.to_original(found.boxes_xyxy)
         times.append(time.perf_counter())
         return np.diff(times).tolist()
+
+    def _placed(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[Any], Placement]:
+        """Return the network's input, (1, 3, S, S) float32 or (1, S, S, 3) uint8, and where the image lies in it."""
+        if self.takes_pixels:
+            canvas, placement = letterbox_pixels(pixels, self.network.image_size)
+            return cv2.cvtColor(canvas, cv2.COLOR_BGR2RGB)[None], placement
+        tensor, placement = letterbox(pixels, self.network.image_size)
+        return tensor[None], placement
 
 
 def _open(model: Mapping[str, Any], threads: int) -> Any:

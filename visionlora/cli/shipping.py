@@ -65,12 +65,21 @@ def add_quantize(verbs: Any) -> None:
             images=options.images,
             seed=options.seed,
             adapter=options.adapter,
+            target=options.target,
+            method=options.method,
+            input=options.input,
+            max_drop=options.max_drop,
+            max_class_drop=options.max_class_drop,
+            thresholds=options.thresholds,
+            conf=options.conf,
             overwrite=options.overwrite,
         )
         print(
             f"{quantized.path}: {quantized.bytes / 1e6:.2f} MB, {quantized.bytes / quantized.float_bytes:.2f} of the "
             f"float file; {quantized.int8_convs} of {quantized.convs} convolutions run in int8"
         )
+        if quantized.report is not None:
+            print("\n".join(quantized.report.lines()))
 
     example = "visionlora quantize --model model.onnx --data data.yaml --out model.int8.onnx --images 32"
     parser = verb(verbs, "quantize", run, "quantize an ONNX detector to INT8 for CPUs", example)
@@ -80,4 +89,22 @@ def add_quantize(verbs: Any) -> None:
     parser.add_argument("--images", type=int, default=32, help="calibration images")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of images")
     parser.add_argument("--adapter", help="the adapter in the model: the recipe is written into it, for patch --int8")
+    parser.add_argument(
+        "--target", choices=("x86", "arm", "tensorrt", "generic"), default="x86", help="what the file is for"
+    )
+    parser.add_argument(
+        "--method",
+        choices=("activation", "mse", "percentile", "minmax"),
+        default="activation",
+        help="what activation ranges are chosen by",
+    )
+    parser.add_argument("--input", choices=("float32", "uint8"), default="float32", help="numbers of the picture")
+    parser.add_argument(
+        "--max-drop", type=float, help="mAP50-95 on val that it may lose, such as 0.005 for half a point"
+    )
+    parser.add_argument("--max-class-drop", type=float, help="AP50-95 that any class may lose, such as 0.03")
+    parser.add_argument(
+        "--thresholds", choices=("recall", "precision"), help="write thresholds that keep this of the float model"
+    )
+    parser.add_argument("--conf", type=float, default=0.25, help="score threshold of the float model, for --thresholds")
     overwrite(parser)

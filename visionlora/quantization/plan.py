@@ -63,7 +63,9 @@ def layer_name(node: onnx.NodeProto) -> str:
     return node.name or node.output[0]
 
 
-def plan_quantization(graph: onnx.GraphProto, *, float_layers: Iterable[str] = ()) -> QuantizationPlan:
+def plan_quantization(
+    graph: onnx.GraphProto, *, float_layers: Iterable[str] = (), fuses: bool = False
+) -> QuantizationPlan:
     """Decide what becomes int8 in a detector.
 
     All convolutions do, except one that only decodes (the mean over box bins behind a softmax). What lies behind the
@@ -75,6 +77,7 @@ def plan_quantization(graph: onnx.GraphProto, *, float_layers: Iterable[str] = (
         graph: constants are initializers, nodes are in topological order.
         float_layers: convolutions that are to stay float. The tensors of such a plan are some of those of a plan
             without, so ranges chosen for that one serve this one too.
+        fuses: only what convolutions read becomes int8, see `Scheme.fuses`.
 
     Raises:
         QuantizationError: a float layer is no convolution that would be in int8.
@@ -88,7 +91,7 @@ def plan_quantization(graph: onnx.GraphProto, *, float_layers: Iterable[str] = (
     convs = [node for node in candidates if layer_name(node) not in left]
     names = tuple(layer_name(node) for node in convs)
     needed = wiring.tensors_before(convs)
-    int8 = _int8_tensors(graph, wiring, convs, needed)
+    int8 = dict.fromkeys(node.input[0] for node in convs) if fuses else _int8_tensors(graph, convs, needed)
     return QuantizationPlan(
         convs=names,
         groups=tuple(_range_groups(graph, wiring, int8, needed)),
@@ -157,9 +160,7 @@ class _Wiring:
         )
 
 
-def _int8_tensors(
-    graph: onnx.GraphProto, wiring: _Wiring, convs: list[onnx.NodeProto], needed: set[str]
-) -> dict[str, None]:
+def _int8_tensors(graph: onnx.GraphProto, convs: list[onnx.NodeProto], needed: set[str]) -> dict[str, None]:
     """Activations that get a scale, in the order of the graph: all around convolutions, and what follows from them."""
     entering = {node.input[0] for node in convs}
     leaving = {node.output[0] for node in convs}

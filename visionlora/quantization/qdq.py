@@ -17,10 +17,12 @@ from visionlora.errors import QuantizationError
 from visionlora.quantization.kernels import (
     is_doubling,
     is_ungrouped,
+    multiples_of_half,
     shapes_of,
     write_doubling,
     write_fourth_channel,
 )
+from visionlora.quantization.pixels import pixels_of, write_channels_first
 from visionlora.quantization.plan import (
     PASS_THROUGH,
     QuantizationPlan,
@@ -29,9 +31,8 @@ from visionlora.quantization.plan import (
     layer_name,
     plan_quantization,
 )
-from visionlora.quantization.ranges import ActivationRange
+from visionlora.quantization.ranges import UNIT_RANGE, ActivationRange
 from visionlora.quantization.recipe import QuantizationRecipe
-from visionlora.quantization.scheme import Scheme
 from visionlora.quantization.weights import quantize_conv
 from visionlora.quantization.writer import GraphWriter
 
@@ -50,7 +51,7 @@ def apply_recipe(model: onnx.ModelProto, recipe: QuantizationRecipe) -> onnx.Mod
     Raises:
         QuantizationError: the recipe is of another graph: it lacks a tensor, or names a layer that is none.
     """
-    plan = plan_quantization(model.graph, float_layers=recipe.float_layers)
+    plan = plan_quantization(model.graph, float_layers=recipe.float_layers, fuses=recipe.scheme.fuses)
     tensors = [name for group in plan.groups for name in group.tensors]
     missing = [name for name in tensors if name not in recipe.ranges]
     if missing:
@@ -58,7 +59,7 @@ def apply_recipe(model: onnx.ModelProto, recipe: QuantizationRecipe) -> onnx.Mod
             f"expected a recipe for this graph, got one without a range for {len(missing)} of its {len(tensors)} "
             f"tensors ({', '.join(missing[:3])}); calibrate the graph itself"
         )
-    writer = _Quantizer(model, plan, {name: recipe.ranges[name] for name in tensors}, recipe.scheme)
+    writer = _Quantizer(model, plan, {name: recipe.ranges[name] for name in tensors}, recipe)
     writer.write()
     return writer.model()
 
@@ -70,9 +71,14 @@ class _Quantizer:
     """
 
     def __init__(
-        self, model: onnx.ModelProto, plan: QuantizationPlan, ranges: Mapping[str, ActivationRange], scheme: Scheme
+        self,
+        model: onnx.ModelProto,
+        plan: QuantizationPlan,
+        ranges: Mapping[str, ActivationRange],
+        recipe: QuantizationRecipe,
     ) -> None:
-        self._model, self._graph, self._ranges, self._scheme = model, model.graph, ranges, scheme
+        self._model, self._graph, self._ranges = model, model.graph, ranges
+        self._scheme, self._takes_pixels = recipe.scheme, recipe.image == "uint8"
         self._convs, self._named = set(plan.convs), {*plan.convs, *plan.float_layers}
         self._constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in self._graph.initializer}
         self._outputs = {value.name for value in self._graph.output}
@@ -80,17 +86,19 @@ class _Quantizer:
         self._to = GraphWriter({*self._constants, *self._outputs, *inputs})
         self._levels: dict[str, str] = {}  # name of a float tensor -> its levels
         self._now = {"": ""}  # name of a float tensor -> who reads it reads this
-        self._shapes = shapes_of(model) if scheme.rewrites else {}
+        self._shapes = shapes_of(model) if self._scheme.rewrites else {}
 
     def write(self) -> None:
         """Write all nodes."""
         for value in self._graph.input:
-            if value.name in self._ranges:
+            if self._takes_pixels:
+                self._write_pixels(value)
+            elif value.name in self._ranges:
                 self._quantize(value.name, value.name)
             else:
                 self._now[value.name] = value.name
         for node in self._graph.node:
-            if node.op_type in PASS_THROUGH and self._is_moved(node):
+            if self._scheme.rewrites and node.op_type in PASS_THROUGH and self._is_moved(node):
                 self._write_moved(node)
             else:
                 self._write_node(node)
@@ -98,8 +106,20 @@ class _Quantizer:
     def model(self) -> onnx.ModelProto:
         """Return what was written."""
         constants = list(self._to.initializers.values())
-        graph = helper.make_graph(self._to.nodes, "int8", self._graph.input, self._graph.output, constants)
+        inputs = [pixels_of(image) for image in self._graph.input] if self._takes_pixels else self._graph.input
+        graph = helper.make_graph(self._to.nodes, "int8", inputs, self._graph.output, constants)
         return helper.make_model(graph, opset_imports=self._model.opset_import, ir_version=self._model.ir_version)
+
+    def _write_pixels(self, image: onnx.ValueInfoProto) -> None:
+        """Write the step from (n, S, S, 3) uint8 to what the float graph reads."""
+        levels = write_channels_first(self._to, image)
+        if self._ranges.get(image.name) == UNIT_RANGE:  # a pixel is its level
+            self._levels[image.name] = levels
+            return
+        pixel = [self._to.constant(np.asarray(each)) for each in (UNIT_RANGE.scale, UNIT_RANGE.zero_point)]
+        self._now[image.name] = self._to.add("DequantizeLinear", [levels, *pixel])
+        if image.name in self._ranges:
+            self._quantize(self._now.pop(image.name), image.name)
 
     def _is_moved(self, node: onnx.NodeProto) -> bool:
         """Whether a node moves values between tensors of one range: the levels themselves can be moved, then."""
@@ -140,11 +160,21 @@ class _Quantizer:
 
     def _read(self, name: str) -> str:
         """Return what to read for the real numbers of a tensor."""
-        if name in self._constants:
-            return self._to.constant(self._constants[name])
-        if name not in self._now:
+        if name in self._now:
+            return self._now[name]
+        if name in self._levels:
             self._now[name] = self._dequantize(self._levels[name], name)
+        else:
+            self._now[name] = self._read_constant(self._constants[name])
         return self._now[name]
+
+    def _read_constant(self, array: NDArray[np.generic]) -> str:
+        """Write a constant; in a byte a number where that holds it, such as the centres of the anchors."""
+        steps = multiples_of_half(array) if self._scheme.rewrites else None
+        if steps is None:
+            return self._to.constant(array)
+        half = self._to.constant(np.asarray(np.float32(0.5)))
+        return self._to.add("DequantizeLinear", [self._to.constant(steps), half])
 
     def _quantize(self, source: str, tensor: str) -> None:
         """Write the step to the levels of a tensor."""
@@ -174,11 +204,13 @@ class _Quantizer:
             levels, weight = write_fourth_channel(self._to, self._levels[source], weight)
             read = self._dequantize(levels, source)
         inputs = [read or self._read(source), self._dequantize_constant(weight, quantized.scale, node.input[1])]
-        if quantized.bias is not None:
+        if self._scheme.fuses and has_bias:
+            inputs.append(self._read(node.input[2]))
+        elif quantized.bias is not None:
             inputs.append(self._dequantize_constant(quantized.bias, quantized.bias_scale))
         return inputs
 
     def _dequantize_constant(self, levels: NDArray[np.generic], scale: NDArray[np.float32], name: str = "") -> str:
-        """Write constants with a scale for each channel; symmetric, so there is no zero point."""
+        """Write constants with a scale for each channel; symmetric, so a missing zero point says it all."""
         inputs = [self._to.constant(levels, name), self._to.constant(scale)]
         return self._to.add("DequantizeLinear", inputs, axis=0)
