@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AdaptedModel": "adapting",
+    "Benchmark": "benchmarking",
     "AdapterBank": "patching",
     "Bundle": "bundling",
     "BundledModel": "bundling",
     "CombinedAdapter": "lowrank.combining",
-    "Benchmark": "benchmarking",
     "Comparison": "comparing",
     "Demonstration": "demonstration.run",
     "Detections": "detections",
@@ -57,8 +57,8 @@ _HOMES = {
     "TrainingPlan": "planning",
     "VisionLoraError": "errors",
     "adapt": "adapting",
-    "bundle": "bundling",
     "bench": "benchmarking",
+    "bundle": "bundling",
     "compare": "comparing",
     "demo": "demonstration.run",
     "evaluate": "evaluation",
