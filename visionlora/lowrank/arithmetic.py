@@ -32,4 +32,5 @@ def low_rank_delta(left: NDArray[np.floating], right: NDArray[np.floating], scal
         np.multiply(column[:, None], row[None], out=product)
         total += product
     total *= scale
-    return total.astype(np.float32)
+    with np.errstate(over="ignore"):  # infinite then, which whoever uses it refuses by the layer's name
+        return total.astype(np.float32)
