@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from tests.quantization.graphs import build, node, random_conv, run
-from visionlora.quantization import Scheme, apply_recipe, calibrate
-from visionlora.quantization.kernels import is_doubling
-from visionlora.quantization.scheme import X86
+from visionlora.quantization import QuantizationRecipe, Scheme, apply_recipe, calibrate
+from visionlora.quantization.kernels import is_doubling, multiples_of_half
+from visionlora.quantization.scheme import GENERIC, X86
 
 IMAGES = np.random.default_rng(0).uniform(0, 1, (3, 1, 3, 16, 16)).astype(np.float32)
 SCALES = {"double": np.float32([1, 1, 2, 2])}
@@ -78,3 +78,23 @@ def test_a_graph_of_open_size_keeps_its_resize():
 
     assert sum(one.op_type == "Resize" for one in written.graph.node) == 1
     assert np.isfinite(run(written, IMAGES[0])).all()
+
+
+def test_a_large_constant_of_halves_takes_a_byte_a_number():
+    centres = np.arange(3 * 16 * 16, dtype=np.float32).reshape(1, 3, 16, 16) % 128 / 2
+    model = build([node("Add", "images centres", "output0")], {"centres": centres})
+
+    plain, small = (apply_recipe(model, QuantizationRecipe(scheme, {})) for scheme in (GENERIC, X86))
+
+    assert small.ByteSize() < plain.ByteSize() - 2.5 * centres.size
+    np.testing.assert_array_equal(run(small, IMAGES[0]), run(plain, IMAGES[0]))
+
+
+@pytest.mark.parametrize("value", [-0.5, 0.25, 128, np.nan, np.inf])
+def test_other_constants_stay_float(value):
+    array = np.zeros(999, dtype=np.float32)
+    assert multiples_of_half(array) is not None
+    array[7] = value
+
+    assert multiples_of_half(array) is None
+    assert multiples_of_half(np.zeros(20, dtype=np.float32)) is None

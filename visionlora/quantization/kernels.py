@@ -14,6 +14,8 @@ from onnx import helper
 
 from visionlora.quantization.writer import GraphWriter
 
+_LARGE = 256  # numbers; below, the node costs more than the constant
+
 
 def shapes_of(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     """Return the shape of each activation whose shape is fixed."""
@@ -79,3 +81,15 @@ def write_fourth_channel(to: GraphWriter, levels: str, weight: NDArray[np.int8])
     pads = to.constant(np.array([0, 0, 0, 0, 0, 1, 0, 0]))
     nothing = np.zeros_like(weight[:, :1])
     return to.add("Pad", [levels, pads]), np.concatenate([weight, nothing], axis=1)
+
+
+def multiples_of_half(array: NDArray[np.generic]) -> NDArray[np.uint8] | None:
+    """Return how many halves the numbers of a large constant are; None where it is small, or a byte cannot hold them.
+
+    In a nano detector the centres of the anchors and their strides are a thirtieth of the file.
+    """
+    if array.dtype != np.float32 or array.size < _LARGE:
+        return None
+    halves = 2 * array.astype(np.float64)
+    is_exact = np.all((halves >= 0) & (halves <= np.iinfo(np.uint8).max) & (halves == np.rint(halves)))
+    return halves.astype(np.uint8) if is_exact else None

@@ -17,6 +17,7 @@ from visionlora.errors import QuantizationError
 from visionlora.quantization.kernels import (
     is_doubling,
     is_ungrouped,
+    multiples_of_half,
     shapes_of,
     write_doubling,
     write_fourth_channel,
@@ -159,11 +160,21 @@ class _Quantizer:
 
     def _read(self, name: str) -> str:
         """Return what to read for the real numbers of a tensor."""
-        if name in self._constants:
-            return self._to.constant(self._constants[name])
-        if name not in self._now:
+        if name in self._now:
+            return self._now[name]
+        if name in self._levels:
             self._now[name] = self._dequantize(self._levels[name], name)
+        else:
+            self._now[name] = self._read_constant(self._constants[name])
         return self._now[name]
+
+    def _read_constant(self, array: NDArray[np.generic]) -> str:
+        """Write a constant; in a byte a number where that holds it, such as the centres of the anchors."""
+        steps = multiples_of_half(array) if self._scheme.rewrites else None
+        if steps is None:
+            return self._to.constant(array)
+        half = self._to.constant(np.asarray(np.float32(0.5)))
+        return self._to.add("DequantizeLinear", [self._to.constant(steps), half])
 
     def _quantize(self, source: str, tensor: str) -> None:
         """Write the step to the levels of a tensor."""

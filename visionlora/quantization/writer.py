@@ -28,6 +28,7 @@ class GraphWriter:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, onnx.TensorProto] = {}
         self._taken = set(taken)
+        self._count = 0
         self._by_content: dict[tuple[str, tuple[int, ...], bytes], str] = {}
 
     def add(self, kind: str, inputs: Sequence[str], output: str = "", **attributes: Any) -> str:
@@ -42,7 +43,9 @@ class GraphWriter:
         written.CopyFrom(node)
         written.doc_string = ""
         written.name = name
-        del written.input[:], written.output[:]
+        kept = [each for each in node.attribute if not _is_default(node, each)]
+        del written.input[:], written.output[:], written.attribute[:]
+        written.attribute.extend(kept)
         written.input.extend(inputs)
         written.output.extend(outputs)
         self.nodes.append(written)
@@ -58,8 +61,19 @@ class GraphWriter:
 
     def fresh(self, prefix: str) -> str:
         """Return a name that nothing has yet."""
-        index = len(self._taken)
-        while f"{prefix}{index}" in self._taken:
-            index += 1
-        self._taken.add(f"{prefix}{index}")
-        return f"{prefix}{index}"
+        while (name := prefix + np.base_repr(self._count, 36).lower()) in self._taken:
+            self._count += 1
+        self._taken.add(name)
+        self._count += 1
+        return name
+
+
+def _is_default(node: onnx.NodeProto, attribute: onnx.AttributeProto) -> bool:
+    """Whether a convolution's attribute says what would hold without it."""
+    value = helper.get_attribute_value(attribute)
+    if node.op_type != "Conv":
+        return False
+    usual = {"dilations": 1, "strides": 1, "pads": 0}
+    return (attribute.name == "group" and value == 1) or (
+        attribute.name in usual and all(each == usual[attribute.name] for each in value)
+    )
