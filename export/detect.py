@@ -57,6 +57,7 @@ class Detector:
             raise ValueError(f"{path}: expected a file that visionlora exported, its metadata lacks {error}") from error
         if version != 1 or preprocessing != PREPROCESSING:
             raise ValueError(f"{path}: expected format 1 with {PREPROCESSING}, got {version} with {preprocessing}")
+        self.takes_pixels = self.session.get_inputs()[0].type == "tensor(uint8)"
         self.iou_threshold, self.max_detections = iou_threshold, max_detections
 
     def predict(self, image: Path | str | np.ndarray, *, confidence: float = 0.25) -> list:
@@ -67,7 +68,8 @@ class Detector:
         if not 0 <= confidence <= 1:
             raise ValueError(f"confidence: expected a number in [0, 1], got {confidence}")
         pixels = image if isinstance(image, np.ndarray) else read_image(image)
-        tensor, scale_xy, offset_xy = letterbox(pixels, self.image_size)
+        square, scale_xy, offset_xy = letterbox(pixels, self.image_size)
+        tensor = square[None] if self.takes_pixels else to_float(square)
         (prediction,) = self.session.run(None, {self.session.get_inputs()[0].name: tensor})[0]
         class_ids, anchors = np.nonzero(prediction[4:] > confidence)  # one anchor may give several classes
         scores = prediction[4:][class_ids, anchors]
@@ -108,7 +110,7 @@ def read_image(path: Path | str) -> np.ndarray:
 
 
 def letterbox(image: np.ndarray, size: int) -> tuple:
-    """Fit an image into a grey square: (1, 3, size, size) float32 RGB in [0, 1], scale (x, y), offset (x, y)."""
+    """Fit an image into a grey square: (size, size, 3) uint8 RGB, scale (x, y), offset (x, y)."""
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
         raise ValueError(f"expected an image (H, W, 3) of uint8, got {image.shape} of {image.dtype}")
     height, width = image.shape[:2]
@@ -117,8 +119,13 @@ def letterbox(image: np.ndarray, size: int) -> tuple:
     left, top = round((size - new_width) / 2 - 0.1), round((size - new_height) / 2 - 0.1)
     square = np.full((size, size, 3), 114, dtype=np.uint8)
     square[top : top + new_height, left : left + new_width] = resize(image, new_width, new_height)
-    tensor = square[:, :, ::-1].transpose(2, 0, 1)[None].astype(np.float32) / np.float32(255)
-    return np.ascontiguousarray(tensor), (new_width / width, new_height / height), (left, top)
+    rgb = np.ascontiguousarray(square[:, :, ::-1])
+    return rgb, (new_width / width, new_height / height), (left, top)
+
+
+def to_float(square: np.ndarray) -> np.ndarray:
+    """Return (size, size, 3) uint8 as (1, 3, size, size) float32 in [0, 1]."""
+    return np.ascontiguousarray(square.transpose(2, 0, 1)[None].astype(np.float32) / np.float32(255))
 
 
 def resize(image: np.ndarray, width: int, height: int) -> np.ndarray:
