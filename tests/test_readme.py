@@ -87,6 +87,23 @@ def test_device_page_shows_the_table_that_its_command_prints() -> None:
     assert table in (ROOT / "docs" / "device.md").read_text(encoding="utf-8")
 
 
+def test_int8_page_shows_the_tables_that_its_command_prints() -> None:
+    runner, results = load_script("int8/run.py"), read_results("int8")
+    page = (ROOT / "benchmarks" / "int8" / "README.md").read_text(encoding="utf-8")
+    assert len(results) >= 2 and all(table(results) in page for table in runner.TABLES)
+
+
+def test_int8_ratios_are_those_of_the_committed_turns() -> None:
+    runner = load_script("int8/run.py")
+    rows = {row["label"]: row for row in read_results("int8")[0]["latency"]["1"]["rows"]}
+    ratios = [
+        theirs / own
+        for theirs, own in zip(rows[runner.STOCK]["turns_ms"], rows[runner.OURS_INT8]["turns_ms"], strict=True)
+    ]
+    assert rows[runner.OURS_INT8]["faster"] == pytest.approx(statistics.median(ratios), abs=1e-3)
+    assert f"| {runner.STOCK} | {statistics.median(ratios):.2f} (" in runner.against_table(read_results("int8"))
+
+
 def test_step_table_is_a_part_of_the_page() -> None:
     page = (ROOT / "benchmarks" / "training" / "README.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| yolo11.*$", README, re.M)

@@ -25,14 +25,17 @@ STOCK, OURS, OURS_INT8 = "Ultralytics FP32", "visionlora float", "visionlora INT
 STOCK_INT8, OPENVINO, OPENVINO_INT8 = "Ultralytics INT8", "OpenVINO FP32", "OpenVINO INT8 (NNCF)"
 
 
-def make_files(checkpoint: Path, data: Path, folder: Path, *, imgsz: int) -> dict[str, Path]:
-    """Make every contender of a checkpoint; return the file of each, the one that all are compared with first.
+def make_files(
+    checkpoint: Path, data: Path, folder: Path, *, imgsz: int, only: Sequence[str] | None = None
+) -> dict[str, Path]:
+    """Make the contenders of a checkpoint; return the file of each, the one that all are compared with first.
 
     Args:
         checkpoint: the float model (.pt).
         data: the data.yaml whose training pictures calibrate.
         folder: where to write; what is there already is taken as it is.
         imgsz: side of the square input in pixels.
+        only: which of them; all if None.
     """
     folder.mkdir(parents=True, exist_ok=True)
     ours, int8 = folder / "ours.onnx", folder / "ours.int8.onnx"
@@ -42,17 +45,23 @@ def make_files(checkpoint: Path, data: Path, folder: Path, *, imgsz: int) -> dic
         print(vl.quantize(ours, data, int8))
     pictures = calibration_pictures(int8, data)
     few = _few(pictures, data, folder / "calibration")
-    stock = _ultralytics(checkpoint, folder / "stock.onnx", format="onnx", imgsz=imgsz)
-    return {
-        STOCK: stock,
-        STOCK_INT8: _ultralytics(
-            checkpoint, folder / "stock.int8.onnx", format="onnx", imgsz=imgsz, quantize=8, data=str(few), batch=1
+    openvino_file = folder / "openvino" / "model.xml"
+    rival = {"imgsz": imgsz, "format": "onnx"}
+
+    def make_openvino() -> Path:
+        return _ultralytics(checkpoint, openvino_file, **{**rival, "format": "openvino"})
+
+    makers = {
+        STOCK: lambda: _ultralytics(checkpoint, folder / "stock.onnx", **rival),
+        STOCK_INT8: lambda: _ultralytics(
+            checkpoint, folder / "stock.int8.onnx", **rival, quantize=8, data=str(few), batch=1
         ),
-        OPENVINO: _ultralytics(checkpoint, folder / "openvino" / "model.xml", format="openvino", imgsz=imgsz),
-        OPENVINO_INT8: _nncf(folder / "openvino" / "model.xml", pictures, folder / "nncf" / "model.xml", imgsz),
-        OURS: ours,
-        OURS_INT8: int8,
+        OPENVINO: make_openvino,
+        OPENVINO_INT8: lambda: _nncf(make_openvino(), pictures, folder / "nncf" / "model.xml", imgsz),
+        OURS: lambda: ours,
+        OURS_INT8: lambda: int8,
     }
+    return {label: make() for label, make in makers.items() if only is None or label in only}
 
 
 def calibration_pictures(int8: Path, data: Path) -> list[Path]:

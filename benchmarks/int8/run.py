@@ -152,10 +152,12 @@ def prepare(options: argparse.Namespace) -> tuple[dict, dict[str, Path]]:
     folder = options.work / options.case
     if options.adapter:
         card = vl.inspect(options.adapter).card
-        adapter = {"rank": card["settings"]["rank"], "training": card["training"], "scores": card["scores"]}
+        training = {name: value for name, value in card["training"].items() if name not in ("data", "model")}  # paths
+        adapter = {"rank": card["settings"]["rank"], "training": training, "scores": card["scores"]}
         checkpoint = vl.merge(options.model, options.adapter, folder / "merged.pt", overwrite=True).path
     calibration = options.calibration or options.data
-    files = make_files(checkpoint, calibration, folder, imgsz=options.imgsz)
+    only = options.only.split(";") if options.only else None
+    files = make_files(checkpoint, calibration, folder, imgsz=options.imgsz, only=only)
     card = vl.inspect(files[OURS_INT8]).card
     pictures = calibration_pictures(files[OURS_INT8], calibration)
     return {
@@ -178,6 +180,7 @@ def main() -> None:
     parser.add_argument("--imgsz", type=int, default=640)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--threads", default="1,2", help="counts to measure the latency with; kept beside those known")
+    parser.add_argument("--only", help="labels of some files, separated by semicolons; our INT8 must be among them")
     parser.add_argument("--steps", default=",".join(STEPS), help="files are made once; those in --work are taken")
     parser.add_argument("--work", type=Path, default=Path("runs/bench-int8"))
     parser.add_argument("--out", type=Path, required=True)

@@ -34,7 +34,9 @@ WARM_UP = 2
 PICTURES = 16
 """Pictures that frames are made of; more change no number."""
 OTHER_LOAD_LIMIT = 0.1
-"""Cores that other processes may use meanwhile."""
+"""Cores that other processes may use during a turn; the system counts in steps of 10 ms, so short turns err."""
+DISTURBED_LIMIT = 0.1
+"""Turns in which they may use more, as a fraction of all."""
 SPREAD_LIMIT = 0.1
 """Distance of the quartiles that calls may have, as a fraction of the median."""
 
@@ -216,9 +218,13 @@ def _against(row: Measured, first: Measured) -> Measured:
 def _noise(contestants: Sequence[Contestant]) -> tuple[str, ...]:
     """Return a sentence for each sign that something else ran on the machine."""
     sentences = []
-    load = float(np.median([value for one in contestants for value in one.turns.other_load]))
-    if load > OTHER_LOAD_LIMIT:
-        sentences.append(f"other processes used {load:.2f} cores meanwhile; close them and measure again")
+    loads = np.asarray([value for one in contestants for value in one.turns.other_load])
+    disturbed = float(np.mean(loads > OTHER_LOAD_LIMIT))
+    if disturbed > DISTURBED_LIMIT:
+        sentences.append(
+            f"other processes used more than {OTHER_LOAD_LIMIT} cores in {disturbed:.0%} of the turns; "
+            "close them and measure again"
+        )
     for one in contestants:
         spread = Spread.of([seconds for turn in one.turns.network for seconds in turn])
         apart = (spread.high75 - spread.low25) / spread.median
