@@ -26,7 +26,7 @@ def test_readme_begins_with_the_two_commands() -> None:
 
 def test_make_knows_the_targets_of_the_readme() -> None:
     listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True).stdout
-    targets = re.findall(r"make ([a-z-]+)", README)
+    targets = re.findall(r"(?:^|`)make ([a-z0-9-]+)", README, re.M)
     assert targets and all(f"make {target} " in listed for target in set(targets) - {"help"})
 
 
@@ -43,9 +43,10 @@ def test_links_lead_to_files() -> None:
 
 
 @pytest.mark.slow
-def test_python_block_runs(checkpoint: Path, surface: Path, tmp_path: Path, monkeypatch) -> None:
-    (block,) = re.findall(r"```python\n(.*?)```", README, re.S)
-    quick = re.sub(r"epochs=\d+", "epochs=1", re.sub(r"imgsz=\d+", "imgsz=96", block))
+def test_python_blocks_run(checkpoint: Path, surface: Path, tmp_path: Path, monkeypatch) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", README, re.S)
+    quick = re.sub(r"epochs=\d+", "epochs=1", re.sub(r"imgsz=\d+", "imgsz=96", "\n".join(blocks)))
+    quick = quick.replace('"rtsp://camera", drop_oldest=True', '"images/val"')
     shutil.copytree(surface.parent, tmp_path, dirs_exist_ok=True)
     shutil.copy(checkpoint, tmp_path / "yolo11n.pt")
     monkeypatch.chdir(tmp_path)
@@ -106,8 +107,14 @@ def test_int8_ratios_are_those_of_the_committed_turns() -> None:
 
 def test_step_table_is_a_part_of_the_page() -> None:
     page = (ROOT / "benchmarks" / "training" / "README.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| yolo11.*$", README, re.M)
+    rows = re.findall(r"^\| yolo11[ns] \|.*$", README, re.M)
     assert len(rows) == 7 and all(row in page for row in rows)
+
+
+def test_int8_table_is_a_part_of_the_page() -> None:
+    page = (ROOT / "benchmarks" / "int8" / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| yolo11n-640 \|.*$", README, re.M)
+    assert len(rows) == 6 and all(row in page for row in rows)
 
 
 def test_accuracy_table_is_that_of_the_committed_results() -> None:
