@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 
-from tests.quantization.graphs import build, node, random_conv, run
+from tests.quantization.graphs import build, node, random_conv, run, silu, tensors_of
 from visionlora.quantization import QuantizationRecipe, Scheme, apply_recipe, calibrate
 from visionlora.quantization.kernels import is_doubling, multiples_of_half
 from visionlora.quantization.scheme import GENERIC, X86
@@ -42,6 +44,44 @@ def test_doubling_and_a_fourth_channel_give_the_same_levels(symmetric):
     for images in IMAGES:
         np.testing.assert_array_equal(run(fast, images), run(plain, images))
         np.testing.assert_array_equal(run(fast, images, optimised=False), run(plain, images, optimised=False))
+
+
+@pytest.mark.parametrize("others", ["images", "a"], ids=["also read otherwise", "read by the convolution alone"])
+@pytest.mark.parametrize("is_open", [False, True], ids=["fixed size", "open size"])
+def test_pixels_get_the_fourth_channel_without_a_number_changed(others, is_open):
+    w, b = random_conv(np.random.default_rng(1), 3, 3, 3)
+    nodes = [node("Conv", "images w b", "a", pads=[1, 1, 1, 1]), node("Relu", others, "r")]
+    model = build([*nodes, node("Add", "a r", "output0")], {"w": w, "b": b})
+    recipe = calibrate(model, IMAGES, X86)
+    if is_open:
+        del model.graph.value_info[:], model.graph.output[0].type.tensor_type.shape.dim[:]
+        for dimension in model.graph.input[0].type.tensor_type.shape.dim[2:]:
+            dimension.dim_param = "side"
+
+    reals, pixels = (apply_recipe(model, replace(recipe, image=kind)) for kind in ("float32", "uint8"))
+
+    picture = np.random.default_rng(3).integers(0, 256, (1, 16, 16, 3), dtype=np.uint8)
+    tensor = picture.transpose(0, 3, 1, 2) / np.float32(255)
+    for optimised in (False, True):
+        wanted = run(reals, tensor, optimised=optimised)
+        np.testing.assert_array_equal(run(pixels, picture, optimised=optimised), wanted)
+    assert [tensors_of(pixels)["w"].shape[1], sum(one.op_type == "Pad" for one in pixels.graph.node)] == [4, 1]
+
+
+def test_onnxruntime_leaves_the_step_from_pixels_in_front(tmp_path):
+    """Moved behind the fourth channel it would cost as much as the first convolution."""
+    w, b = random_conv(np.random.default_rng(1), 8, 3, 3)
+    model = build([node("Conv", "images w b", "a"), *silu("a", "output0")], {"w": w, "b": b})
+    written = apply_recipe(model, replace(calibrate(model, IMAGES, X86), image="uint8"))
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    onnxruntime.InferenceSession(written.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+    kinds = [
+        one.op_type for one in onnx.load(tmp_path / "optimised.onnx").graph.node if one.op_type != "DequantizeLinear"
+    ]
+
+    assert kinds[:4] == ["Reshape", "Transpose", "Pad", "Reshape"]
 
 
 @pytest.mark.parametrize(

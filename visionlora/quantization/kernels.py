@@ -59,28 +59,23 @@ def write_doubling(to: GraphWriter, levels: str, shape: Sequence[int]) -> str:
     return to.add("Transpose", [image], perm=[0, 3, 1, 2])
 
 
-def is_ungrouped(node: onnx.NodeProto) -> bool:
-    """Whether a convolution reads all input channels for each output."""
-    return all(each.i == 1 for each in node.attribute if each.name == "group")
-
-
-def write_fourth_channel(to: GraphWriter, levels: str, weight: NDArray[np.int8]) -> tuple[str, NDArray[np.int8]]:
-    """Write a fourth channel behind red, green and blue, which no weight reads.
+def gains_fourth_channel(node: onnx.NodeProto, weight: NDArray[np.generic]) -> bool:
+    """Whether a convolution reads red, green and blue, and nothing in groups.
 
     onnxruntime's fast convolution takes channels by fours and copies the picture for another number: the first layer
-    takes half the time with four.
-
-    Args:
-        to: the graph.
-        levels: (n, 3, height, width) int8 or uint8.
-        weight: (outputs, 3, ...) int8.
-
-    Returns:
-        The levels with four channels, and the weight with four inputs.
+    takes half the time with a fourth channel that no weight reads.
     """
-    pads = to.constant(np.array([0, 0, 0, 0, 0, 1, 0, 0]))
-    nothing = np.zeros_like(weight[:, :1])
-    return to.add("Pad", [levels, pads]), np.concatenate([weight, nothing], axis=1)
+    return weight.shape[1] == 3 and all(each.i == 1 for each in node.attribute if each.name == "group")
+
+
+def write_fourth_channel(to: GraphWriter, levels: str) -> str:
+    """Write a channel of zeros behind (n, 3, height, width) int8 or uint8."""
+    return to.add("Pad", [levels, to.constant(np.array([0, 0, 0, 0, 0, 1, 0, 0]))])
+
+
+def with_fourth_input(weight: NDArray[np.int8]) -> NDArray[np.int8]:
+    """Return (outputs, 4, ...) weights of (outputs, 3, ...), the last zero."""
+    return np.concatenate([weight, np.zeros_like(weight[:, :1])], axis=1)
 
 
 def multiples_of_half(array: NDArray[np.generic]) -> NDArray[np.uint8] | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx
 from onnx import helper
@@ -15,20 +17,27 @@ def pixels_of(image: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(image.name, onnx.TensorProto.UINT8, [n, height, width, channels])
 
 
-def write_channels_first(to: GraphWriter, image: onnx.ValueInfoProto) -> str:
-    """Write the step from (n, height, width, 3) uint8 to (n, 3, height, width) uint8.
+def write_channels_first(to: GraphWriter, image: onnx.ValueInfoProto, *, padding: int = 0) -> str:
+    """Write the step from (n, height, width, 3) uint8 to (n, 3 + padding, height, width) uint8.
 
     Args:
         to: the graph.
         image: the float graph's input.
+        padding: channels of zeros behind the picture's own.
     """
     _, channels, height, width = _sizes(image)
-    if not isinstance(height, int) or not isinstance(width, int):
-        return to.add("Transpose", [image.name], perm=[0, 3, 1, 2])
-    # As a matrix: onnxruntime would move a plain transposition of images behind what follows, where it costs more.
+    if not (isinstance(channels, int) and isinstance(height, int) and isinstance(width, int)):
+        return _pad(to, to.add("Transpose", [image.name], perm=[0, 3, 1, 2]), [0, padding, 0, 0])
+    # As a matrix: onnxruntime would move a plain transposition of images behind what follows, where it costs more. It
+    # would move it past the padding of images, too.
     flat = to.add("Reshape", [image.name, to.constant(np.array([-1, height * width, channels]))])
-    turned = to.add("Transpose", [flat], perm=[0, 2, 1])
-    return to.add("Reshape", [turned, to.constant(np.array([-1, channels, height, width]))])
+    turned = _pad(to, to.add("Transpose", [flat], perm=[0, 2, 1]), [0, padding, 0])
+    return to.add("Reshape", [turned, to.constant(np.array([-1, channels + padding, height, width]))])
+
+
+def _pad(to: GraphWriter, levels: str, behind: Sequence[int]) -> str:
+    """Write zeros behind each dimension, if there are any to write."""
+    return to.add("Pad", [levels, to.constant(np.array([*[0] * len(behind), *behind]))]) if any(behind) else levels
 
 
 def _sizes(image: onnx.ValueInfoProto) -> list[int | str | None]:

@@ -15,10 +15,11 @@ from onnx import helper, numpy_helper
 
 from visionlora.errors import QuantizationError
 from visionlora.quantization.kernels import (
+    gains_fourth_channel,
     is_doubling,
-    is_ungrouped,
     multiples_of_half,
     shapes_of,
+    with_fourth_input,
     write_doubling,
     write_fourth_channel,
 )
@@ -85,6 +86,7 @@ class _Quantizer:
         inputs = [value.name for value in self._graph.input]
         self._to = GraphWriter({*self._constants, *self._outputs, *inputs})
         self._levels: dict[str, str] = {}  # name of a float tensor -> its levels
+        self._four: dict[str, str] = {}  # name of a picture -> its levels with a fourth channel
         self._now = {"": ""}  # name of a float tensor -> who reads it reads this
         self._shapes = shapes_of(model) if self._scheme.rewrites else {}
 
@@ -112,8 +114,12 @@ class _Quantizer:
 
     def _write_pixels(self, image: onnx.ValueInfoProto) -> None:
         """Write the step from (n, S, S, 3) uint8 to what the float graph reads."""
+        is_level = self._ranges.get(image.name) == UNIT_RANGE  # a pixel is its level
+        if is_level and all(self._reads_four(node) for node in self._graph.node if image.name in node.input):
+            self._four[image.name] = write_channels_first(self._to, image, padding=1)
+            return
         levels = write_channels_first(self._to, image)
-        if self._ranges.get(image.name) == UNIT_RANGE:  # a pixel is its level
+        if is_level:
             self._levels[image.name] = levels
             return
         pixel = [self._to.constant(np.asarray(each)) for each in (UNIT_RANGE.scale, UNIT_RANGE.zero_point)]
@@ -139,11 +145,7 @@ class _Quantizer:
         self._levels.update(zip(node.output, outputs, strict=True))
 
     def _write_node(self, node: onnx.NodeProto) -> None:
-        constant_weights = all(name in self._constants for name in node.input[1:] if name)
-        if layer_name(node) in self._convs and constant_weights:
-            inputs = self._conv_inputs(node)
-        else:
-            inputs = [self._read(name) for name in node.input]
+        inputs = self._conv_inputs(node) if self._is_int8(node) else [self._read(name) for name in node.input]
         outputs = []
         for name in node.output:
             kept = not name or (name in self._outputs and name not in self._ranges)
@@ -154,6 +156,15 @@ class _Quantizer:
                 self._quantize(written, name)
             else:
                 self._now[name] = written
+
+    def _is_int8(self, node: onnx.NodeProto) -> bool:
+        """Whether a node is a convolution to run in int8, and can: its weights are constant."""
+        return layer_name(node) in self._convs and all(name in self._constants for name in node.input[1:] if name)
+
+    def _reads_four(self, node: onnx.NodeProto) -> bool:
+        """Whether a node is to read its picture with a fourth channel."""
+        has_kernels = self._scheme.rewrites and self._is_int8(node)
+        return has_kernels and gains_fourth_channel(node, self._constants[node.input[1]])
 
     def _name(self, node: onnx.NodeProto) -> str:
         return layer_name(node) if layer_name(node) in self._named else ""
@@ -199,11 +210,13 @@ class _Quantizer:
             self._constants[node.input[2]] if has_bias else None,
             self._ranges[source].scale,
         )
-        weight, read = quantized.weight, ""
-        if self._scheme.rewrites and weight.shape[1] == 3 and source in self._levels and is_ungrouped(node):
-            levels, weight = write_fourth_channel(self._to, self._levels[source], weight)
-            read = self._dequantize(levels, source)
-        inputs = [read or self._read(source), self._dequantize_constant(weight, quantized.scale, node.input[1])]
+        if self._reads_four(node):
+            if source not in self._four:
+                self._four[source] = write_fourth_channel(self._to, self._levels[source])
+            weight, read = with_fourth_input(quantized.weight), self._dequantize(self._four[source], source)
+        else:
+            weight, read = quantized.weight, self._read(source)
+        inputs = [read, self._dequantize_constant(weight, quantized.scale, node.input[1])]
         if self._scheme.fuses and has_bias:
             inputs.append(self._read(node.input[2]))
         elif quantized.bias is not None:
