@@ -15,7 +15,7 @@ import onnx
 import onnxslim
 import torch
 
-from visionlora.cards import make_card
+from visionlora.cards import RECIPE_KEY, make_card
 from visionlora.errors import ExportError, OutputError, UsageError
 from visionlora.files import atomic_output, refuse_existing, sha256_of
 from visionlora.preprocess import letterbox, read_image
@@ -90,6 +90,15 @@ def export(
     return ExportedModel(out, base.names, image_size, box_error, score_error, out.stat().st_size)
 
 
+def write_graph(base: Base, out: Path, *, image_size: int, opset: int = OPSET) -> Path:
+    """Write the graph of a detector in memory, unchecked: what training under fake quantization runs on."""
+    graph = _trace(RawDetector(base.model), image_size=image_size, opset=opset)
+    _describe(graph, base, image_size=image_size, opset=opset)
+    with atomic_output(out) as partial:
+        partial.write_bytes(graph.SerializeToString(deterministic=True))
+    return out
+
+
 def ultralytics_metadata(card: Mapping[str, Any], stride: int) -> dict[str, str]:
     """Return a file's metadata entries: the card, and what Ultralytics' own readers look for."""
     image_size = card["preprocessing"]["image_size"]
@@ -134,7 +143,11 @@ def _describe(graph: onnx.ModelProto, base: Base, *, image_size: int, opset: int
         parents={"checkpoint": sha256_of(base.path), **(base.card or {}).get("parents", {})},
         settings={"opset": opset},
     )
-    for key, value in ultralytics_metadata(card, int(base.model.stride.max())).items():
+    entries = ultralytics_metadata(card, int(base.model.stride.max()))
+    trained = (base.card or {}).get("quantization")
+    if trained:
+        entries[RECIPE_KEY] = json.dumps(trained, separators=(",", ":"))
+    for key, value in entries.items():
         graph.metadata_props.add(key=key, value=value)
     onnx.checker.check_model(graph)
 

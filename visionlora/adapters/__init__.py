@@ -8,7 +8,7 @@ from visionlora.adapters.attach import adapter_tensors, attach, load_adapter_ten
 from visionlora.adapters.file import Adapter, AdapterCard, load_adapter, read_adapter_card, save_adapter
 from visionlora.adapters.layers import Layer, SkippedLayer, adaptable_layers
 from visionlora.adapters.merge import merge
-from visionlora.adapters.plan import AdapterPlan, AdapterSettings, plan_adapter
+from visionlora.adapters.plan import AdapterPlan, AdapterSettings, layer_selector, plan_adapter
 from visionlora.adapters.together import WeightsTogether
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "adaptable_layers",
     "adapter_tensors",
     "attach",
+    "layer_selector",
     "load_adapter",
     "load_adapter_tensors",
     "merge",

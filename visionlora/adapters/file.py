@@ -34,6 +34,7 @@ class AdapterCard:
         scores: what the run measured on its validation images.
         task: always `detect`.
         version: visionlora's version.
+        quantization: how its merged model becomes int8 (docs/files.md); empty where nobody has calibrated it.
     """
 
     settings: AdapterSettings
@@ -44,10 +45,14 @@ class AdapterCard:
     scores: Mapping[str, float] = field(default_factory=dict)
     task: str = "detect"
     version: str = ""
+    quantization: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Return the card as one JSON object, with `format` and `kind`."""
-        return json.dumps({"format": FORMAT, "kind": "adapter", **asdict(self)}, sort_keys=True)
+        fields = asdict(self)
+        if not self.quantization:  # versions that do not know the entry can read the file, then
+            del fields["quantization"]
+        return json.dumps({"format": FORMAT, "kind": "adapter", **fields}, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> AdapterCard:

@@ -58,6 +58,7 @@ def add_quantize(verbs: Any) -> None:
             options.out,
             images=options.images,
             seed=options.seed,
+            recalibrate=options.recalibrate,
             overwrite=options.overwrite,
         )
         print(
@@ -72,4 +73,5 @@ def add_quantize(verbs: Any) -> None:
     parser.add_argument("--out", required=True, help="file to write (.onnx)")
     parser.add_argument("--images", type=int, default=32, help="calibration images")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of images")
+    parser.add_argument("--recalibrate", action="store_true", help="leave trained ranges aside")
     overwrite(parser)

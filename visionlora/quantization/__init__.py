@@ -7,6 +7,7 @@ from visionlora.quantization.quantizing import (
     FloatDetector,
     QuantizedModel,
     build_int8,
+    calibrate_detector,
     load_float_detector,
     quantize,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "apply_recipe",
     "build_int8",
     "calibrate",
+    "calibrate_detector",
     "load_float_detector",
     "load_float_model",
     "quantize",

@@ -13,8 +13,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from visionlora.cards import make_card
-from visionlora.data import LabelledImage, load_dataset
+from visionlora.cards import RECIPE_KEY, make_card
+from visionlora.data import Dataset, LabelledImage, load_dataset
 from visionlora.errors import ModelError, UsageError
 from visionlora.files import atomic_output, refuse_existing, sha256_of
 from visionlora.preprocess import letterbox, read_image
@@ -75,9 +75,13 @@ def quantize(
     *,
     images: int = 32,
     seed: int = 0,
+    recalibrate: bool = False,
     overwrite: bool = False,
 ) -> QuantizedModel:
-    """Quantize a detector to int8, calibrated on images of the training split.
+    """Quantize a detector to int8, calibrated on images of the training split, or as its adapter was trained.
+
+    A model whose adapter was trained with `quantize="int8"` keeps the ranges of that training; the images then only
+    check the result.
 
     The file is kept only if it is much smaller, runs in int8 in onnxruntime, and still gives scores. onnxruntime's
     integer kernels are exact on x86 CPUs with VNNI; on older ones sums of large products may saturate.
@@ -88,6 +92,7 @@ def quantize(
         out: where to write the quantized file.
         images: how many images to calibrate on; all where there are fewer.
         seed: which images are chosen; every class is among them where possible.
+        recalibrate: choose ranges by the images even where the model brings trained ones.
         overwrite: replace `out` if it exists.
 
     Raises:
@@ -112,8 +117,10 @@ def quantize(
     dataset = load_dataset(data, splits=("train",))
     chosen = choose_images(dataset.split("train"), images, seed=seed)
     inputs = _Inputs(chosen, source.network.image_size)
-    recipe = calibrate(source.model, inputs, X86)
+    trained = None if recalibrate else trained_recipe(source)
+    recipe = trained or calibrate(source.model, inputs, X86)
     settings = {
+        "ranges": "trained" if trained else "calibrated",
         "seed": seed,
         "images": len(chosen),
         "calibration": [_relative(image.path, dataset.yaml_path.parent) for image in chosen],
@@ -127,6 +134,24 @@ def quantize(
         int8_convs = check_int8_convs(partial, plan.convs)
         check_scores(source.network, OnnxNetwork(partial), inputs)
     return QuantizedModel(out, size, float_bytes, int8_convs, len(plan.convs), plan.float_layers, len(chosen), recipe)
+
+
+def calibrate_detector(
+    source: FloatDetector, dataset: Dataset, *, images: int, seed: int
+) -> tuple[QuantizationRecipe, tuple[LabelledImage, ...]]:
+    """Return the recipe that training images of a data set give, and these images."""
+    chosen = choose_images(dataset.split("train"), images, seed=seed)
+    return calibrate(source.model, _Inputs(chosen, source.network.image_size), X86), chosen
+
+
+def trained_recipe(source: FloatDetector) -> QuantizationRecipe | None:
+    """Return the recipe that a model's adapter was trained with; None where it was trained in float.
+
+    Raises:
+        QuantizationError: it brings a recipe that cannot be read.
+    """
+    entries = {entry.key: entry.value for entry in source.model.metadata_props}
+    return QuantizationRecipe.from_json(entries[RECIPE_KEY]) if RECIPE_KEY in entries else None
 
 
 def load_float_detector(path: Path | str) -> FloatDetector:
@@ -161,7 +186,7 @@ def build_int8(
         parents={"onnx": sha256_of(source.path), **(network.metadata or {}).get("parents", {})},
         settings={"scheme": described, "float_layers": recipe.float_layers, **(settings or {})},
     )
-    properties = {entry.key: entry.value for entry in source.model.metadata_props}
+    properties = {entry.key: entry.value for entry in source.model.metadata_props if entry.key != RECIPE_KEY}
     helper.set_model_props(quantized, {**properties, "visionlora": json.dumps({**card, "nms": network.nms})})
     return quantized
 
