@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxslim
 import torch
 
 from visionlora.cards import RECIPE_KEY, make_card
@@ -117,6 +116,8 @@ def ultralytics_metadata(card: Mapping[str, Any], stride: int) -> dict[str, str]
 
 def _trace(detector: RawDetector, *, image_size: int, opset: int) -> onnx.ModelProto:
     """Return the graph with one input `images` (1, 3, S, S) and one output `output0` (1, 4 + classes, anchors)."""
+    import onnxslim  # here, so that training in float does not need it
+
     images = torch.zeros(1, 3, image_size, image_size)
     with torch.no_grad(), warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")  # constants that depend on the fixed input, as intended

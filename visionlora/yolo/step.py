@@ -113,8 +113,12 @@ class TrainingStep(nn.Module):
         step = self._graphed(batch)
         if step is None:
             images = to_unit(batch["img"])
-            with nullcontext() if self.lean else self.weights.computed():  # recomputing modules compute their own
+            try:
+                if not self.lean:  # recomputing modules compute their own
+                    self.compute_weights()
                 predictions = self.predictions(images)
+            finally:
+                self.weights.clear()
             loss, terms = model.loss(batch, predictions)
             return loss + len(images) * self.from_teacher(images, predictions), terms
         _unshare(model)
@@ -127,6 +131,12 @@ class TrainingStep(nn.Module):
         if isinstance(self.module, ShippedDetector):
             return self.module.raw(images)
         return network_pass(self.module, images, recompute=self.lean)
+
+    def compute_weights(self) -> None:
+        """Compute all weights now: in the precision of autocast, or in float32 where they are rounded to int8 next."""
+        exact = isinstance(self.module, ShippedDetector)
+        with torch.autocast("cuda", enabled=False) if exact else nullcontext():
+            self.weights.compute()
 
     def from_teacher(self, images: torch.Tensor, predictions: Any) -> torch.Tensor:
         """Return what the distance from the teacher adds to the mean loss (3,); zero without one."""
@@ -240,9 +250,7 @@ class _Pass(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         (step,) = self._step
         with step.autocast():
-            exact = isinstance(self.model, ShippedDetector)  # its weights are rounded from float32, as the file's are
-            with torch.autocast("cuda", enabled=False) if exact else nullcontext():
-                step.weights.compute()  # until the backward pass is captured too
+            step.compute_weights()  # until the backward pass is captured too
             images = to_unit(images)
             predictions = step.predictions(images)
             loss, terms = self._criterion(predictions, targets, weights)
