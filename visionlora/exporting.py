@@ -18,6 +18,8 @@ from visionlora.cards import RECIPE_KEY, make_card
 from visionlora.errors import ExportError, OutputError, UsageError
 from visionlora.files import atomic_output, refuse_existing, sha256_of
 from visionlora.preprocess import letterbox, read_image
+from visionlora.quantization.decode import simplify_decode
+from visionlora.quantization.float_model import lift_constants
 from visionlora.runtime import OnnxNetwork
 from visionlora.yolo import Base, RawDetector, check_image_size, load_base, sample_pictures
 
@@ -132,7 +134,10 @@ def _trace(detector: RawDetector, *, image_size: int, opset: int) -> onnx.ModelP
             opset_version=opset,
             dynamo=False,  # the graph of the other exporter needs onnxscript and is no smaller
         )
-        return onnxslim.slim(onnx.load(traced))  # folds the shape arithmetic of the fixed input
+        model = onnxslim.slim(onnx.load(traced))  # folds the shape arithmetic of the fixed input
+        lift_constants(model.graph)
+        simplify_decode(model.graph)
+        return model
 
 
 def _describe(graph: onnx.ModelProto, base: Base, *, image_size: int, opset: int) -> None:

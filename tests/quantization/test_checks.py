@@ -40,7 +40,7 @@ def test_convolutions_left_float_are_refused_by_name(model):
     with pytest.raises(
         QuantizationError, match=r"at least 90% of 2 convolutions in int8.* runs 0; in float: stem, mix"
     ):
-        check_int8_convs(model, ["stem", "mix"])
+        check_int8_convs(model, ["stem", "mix"], X86)
 
 
 def test_quantize_nodes_alone_do_not_count_as_int8(tmp_path):
@@ -60,14 +60,14 @@ def test_quantize_nodes_alone_do_not_count_as_int8(tmp_path):
 
     assert sum(one.op_type == "QuantizeLinear" for one in written.graph.node) == 3
     with pytest.raises(QuantizationError, match=r"runs 1; in float: a$"):
-        check_int8_convs(tmp_path / "model.onnx", plan.convs)
+        check_int8_convs(tmp_path / "model.onnx", plan.convs, X86)
 
 
 def test_a_model_without_convolutions_is_refused(tmp_path):
     path = save(build([node("Relu", "images", "output0")], {}), tmp_path / "model.onnx")
 
     with pytest.raises(QuantizationError, match="0 convolutions"):
-        check_int8_convs(path, [])
+        check_int8_convs(path, [], X86)
 
 
 @pytest.mark.parametrize("left", [0.0, 0.0009])

@@ -58,6 +58,9 @@ def add_quantize(verbs: Any) -> None:
             options.out,
             images=options.images,
             seed=options.seed,
+            target=options.target,
+            method=options.method,
+            input=options.input,
             recalibrate=options.recalibrate,
             overwrite=options.overwrite,
         )
@@ -73,5 +76,15 @@ def add_quantize(verbs: Any) -> None:
     parser.add_argument("--out", required=True, help="file to write (.onnx)")
     parser.add_argument("--images", type=int, default=32, help="calibration images")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of images")
+    parser.add_argument(
+        "--target", choices=("x86", "arm", "tensorrt", "generic"), default="x86", help="what the file is for"
+    )
+    parser.add_argument(
+        "--method",
+        choices=("activation", "mse", "percentile", "minmax"),
+        default="activation",
+        help="what activation ranges are chosen by",
+    )
+    parser.add_argument("--input", choices=("float32", "uint8"), default="float32", help="numbers of the picture")
     parser.add_argument("--recalibrate", action="store_true", help="leave trained ranges aside")
     overwrite(parser)

@@ -74,7 +74,7 @@ def calibrate(model: onnx.ModelProto, inputs: Iterable[NDArray[np.float32]], sch
     Raises:
         QuantizationError: an activation is not finite, or there is no input.
     """
-    groups = plan_quantization(model.graph).groups
+    groups = plan_quantization(model.graph, fuses=scheme.fuses).groups
     histograms = measure(model, [name for group in groups for name in _measured(group)], inputs)
     ranges = {}
     for group in groups:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,13 +15,17 @@ from numpy.typing import NDArray
 from visionlora.detections import EVALUATION_CONFIDENCE
 from visionlora.errors import QuantizationError
 from visionlora.inference import Network
-from visionlora.runtime.network import ORT_ERRORS
+from visionlora.quantization.scheme import Scheme
+from visionlora.runtime.network import ORT_ERRORS, OnnxNetwork
 
 MAX_SIZE_RATIO = 0.45
 """Largest allowed share of the float file's bytes. Weights in int8 alone make it 0.25."""
 MIN_INT8_SHARE = 0.9
 """Smallest allowed share of the convolutions that onnxruntime runs in int8."""
+SLOWEST = 1.1
+"""Largest allowed time of a quantized file against its float file: above, it is no noise of the measurement."""
 _INT8_CONVS = frozenset({"ConvInteger", "QLinearConv"})
+_X86_MACHINES = ("x86_64", "amd64")
 
 
 def check_size(path: Path, float_bytes: int) -> int:
@@ -38,26 +43,29 @@ def check_size(path: Path, float_bytes: int) -> int:
     return size
 
 
-def check_int8_convs(path: Path, convs: Sequence[str]) -> int:
-    """Return how many convolutions onnxruntime runs in int8, counted in the graph that it makes of the file.
+def check_int8_convs(path: Path, convs: Sequence[str], scheme: Scheme) -> int:
+    """Return how many convolutions run in int8.
 
-    QuantizeLinear nodes prove nothing: onnxruntime computes what it cannot fuse in float, more slowly than before.
+    They are counted in the graph that onnxruntime makes of the file, on a CPU of its target. QuantizeLinear nodes
+    prove nothing: onnxruntime computes what it cannot fuse in float, more slowly than before. Where the runtime fuses
+    by itself, as TensorRT does, those count whose picture and weights both come from int8 levels.
 
     Args:
         path: the quantized file.
         convs: the layers that are meant to run in int8.
+        scheme: that of the file.
 
     Raises:
         QuantizationError: fewer than `MIN_INT8_SHARE` of them do.
     """
-    nodes = _optimised_nodes(path)
-    int8 = sum(node.op_type in _INT8_CONVS for node in nodes)
+    run_in_int8 = _convs_from_levels(path) if scheme.fuses else _int8_convs(path, signed=scheme.symmetric)
+    int8 = len(run_in_int8)
     if int8 < MIN_INT8_SHARE * len(convs) or not convs:
-        run_in_int8 = {node.name for node in nodes if node.op_type in _INT8_CONVS}
+        runtime = "the runtime" if scheme.fuses else "onnxruntime"
         in_float = [name for name in convs if name not in run_in_int8]
         names = ", ".join(in_float[:5]) + (f" and {len(in_float) - 5} more" if len(in_float) > 5 else "")
         raise QuantizationError(
-            f"expected at least {MIN_INT8_SHARE:.0%} of {len(convs)} convolutions in int8, onnxruntime runs {int8}; "
+            f"expected at least {MIN_INT8_SHARE:.0%} of {len(convs)} convolutions in int8, {runtime} runs {int8}; "
             f"in float: {names or 'none'}"
         )
     return int8
@@ -88,13 +96,60 @@ def check_scores(float_network: Network, int8_network: Network, inputs: Iterable
         )
 
 
-def _optimised_nodes(path: Path) -> list[onnx.NodeProto]:
+def check_speed(float_path: Path, int8_path: Path, scheme: Scheme, *, runs: int = 15) -> float:
+    """Return how many times as fast as the float file a quantized one runs here; 1 where that says nothing.
+
+    The two take turns on one thread, and the fastest run of each counts: whatever else the machine does can only
+    slow a run down.
+
+    Args:
+        float_path: the original.
+        int8_path: its quantized form.
+        scheme: that of the file. Only x86 files are timed, and only on such a CPU.
+        runs: how often each runs.
+
+    Raises:
+        QuantizationError: the quantized file is slower.
+    """
+    if scheme.name != "x86" or platform.machine().lower() not in _X86_MACHINES:
+        return 1.0
+    networks = [OnnxNetwork(path, threads=1) for path in (float_path, int8_path)]
+    seconds: list[list[float]] = [[], []]
+    for _ in range(runs + 1):
+        for network, taken in zip(networks, seconds, strict=True):
+            taken.append(network.seconds_for_blank())
+    before, after = (min(taken[1:]) for taken in seconds)  # the first run of each also allocates
+    if after > SLOWEST * before:
+        raise QuantizationError(
+            f"the quantized file is slower than the float one: {1e3 * after:.2f} ms against {1e3 * before:.2f} ms on "
+            "one thread; the network is too small for int8 to pay, or this CPU has no integer dot products (VNNI)"
+        )
+    return before / after
+
+
+def _int8_convs(path: Path, *, signed: bool) -> list[str]:
+    """Names of the convolutions that run in int8 in the graph that onnxruntime makes of a file."""
+    nodes = _optimised_nodes(path, signed=signed)
+    return [node.name for node in nodes if node.op_type in _INT8_CONVS]
+
+
+def _convs_from_levels(path: Path) -> list[str]:
+    """Names of the convolutions that read nothing but restored int8 levels."""
+    graph = onnx.load(path).graph
+    restored = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    return [node.name for node in graph.node if node.op_type == "Conv" and restored.issuperset(node.input[:2])]
+
+
+def _optimised_nodes(path: Path, *, signed: bool) -> list[onnx.NodeProto]:
+    """Nodes of the graph that onnxruntime makes of a file; `signed` as on a CPU with kernels for int8 activations."""
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "optimised.onnx"
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors only: saving such a graph warns that it is for this machine
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.optimized_model_filepath = str(target)
+        if signed:
+            options.add_session_config_entry("session.qdqisint8allowed", "1")
         try:
             onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except ORT_ERRORS as error:

@@ -9,12 +9,13 @@ import onnx
 from onnx import AttributeProto, helper, numpy_helper
 
 from visionlora.errors import ModelError
+from visionlora.quantization.decode import simplify_decode
 
 _OLDEST_OPSET = 13  # the first with scales for each channel
 
 
 def load_float_model(path: Path | str) -> onnx.ModelProto:
-    """Read a sound ONNX file whose graph can be quantized; constants become initializers.
+    """Read a sound ONNX file whose graph can be quantized; constants become initializers, its decoding the cheaper one.
 
     Raises:
         ModelError: the file is quantized already, not in float32, for a batch greater than 1, older
@@ -24,7 +25,8 @@ def load_float_model(path: Path | str) -> onnx.ModelProto:
     problems = _problems(model)
     if problems:
         raise ModelError(f"{path}: cannot be quantized: {'; '.join(problems)}")
-    _lift_constants(model.graph)
+    lift_constants(model.graph)
+    simplify_decode(model.graph)
     return model
 
 
@@ -54,7 +56,7 @@ def _problems(model: onnx.ModelProto) -> list[str]:
     return problems
 
 
-def _lift_constants(graph: onnx.GraphProto) -> None:
+def lift_constants(graph: onnx.GraphProto) -> None:
     """Turn Constant nodes, and copies of constants, into initializers: what is constant is looked up in one place."""
     constants = {tensor.name: tensor for tensor in graph.initializer}
     kept = []

@@ -63,7 +63,9 @@ def layer_name(node: onnx.NodeProto) -> str:
     return node.name or node.output[0]
 
 
-def plan_quantization(graph: onnx.GraphProto, *, float_layers: Iterable[str] = ()) -> QuantizationPlan:
+def plan_quantization(
+    graph: onnx.GraphProto, *, float_layers: Iterable[str] = (), fuses: bool = False
+) -> QuantizationPlan:
     """Decide what becomes int8 in a detector.
 
     All convolutions do, except one that only decodes (the mean over box bins behind a softmax). What lies behind the
@@ -75,6 +77,7 @@ def plan_quantization(graph: onnx.GraphProto, *, float_layers: Iterable[str] = (
         graph: constants are initializers, nodes are in topological order.
         float_layers: convolutions that are to stay float. The tensors of such a plan are some of those of a plan
             without, so ranges chosen for that one serve this one too.
+        fuses: only what convolutions read becomes int8, see `Scheme.fuses`.
 
     Raises:
         QuantizationError: a float layer is no convolution that would be in int8.
@@ -88,7 +91,7 @@ def plan_quantization(graph: onnx.GraphProto, *, float_layers: Iterable[str] = (
     convs = [node for node in candidates if layer_name(node) not in left]
     names = tuple(layer_name(node) for node in convs)
     needed = wiring.tensors_before(convs)
-    int8 = _int8_tensors(graph, wiring, convs, needed)
+    int8 = dict.fromkeys(node.input[0] for node in convs) if fuses else _int8_tensors(graph, wiring, convs, needed)
     return QuantizationPlan(
         convs=names,
         groups=tuple(_range_groups(graph, wiring, int8, needed)),
@@ -98,12 +101,13 @@ def plan_quantization(graph: onnx.GraphProto, *, float_layers: Iterable[str] = (
     )
 
 
-def _data_inputs(node: onnx.NodeProto) -> list[str]:
-    """Inputs that are activations by the operation's definition, not shapes, weights or indices."""
+def data_inputs(node: onnx.NodeProto) -> list[str]:
+    """Return the inputs that are activations by the operation's definition, not shapes, weights or indices."""
     return list(node.input) if node.op_type in _ALL_INPUTS_ARE_DATA else list(node.input[:1])
 
 
-def _data_outputs(node: onnx.NodeProto) -> list[str]:
+def data_outputs(node: onnx.NodeProto) -> list[str]:
+    """Return the outputs that are activations, not indices."""
     return list(node.output) if node.op_type == "Split" else list(node.output[:1])
 
 
@@ -123,7 +127,7 @@ class _Wiring:
     def is_decoder(self, conv: onnx.NodeProto) -> bool:
         """Whether a convolution takes the mean over a softmax (arXiv 2006.04388, eq. 5): arithmetic, not a layer."""
         node = self.producer.get(conv.input[0])
-        while node is not None and node.op_type in PASS_THROUGH and len(_data_inputs(node)) == 1:
+        while node is not None and node.op_type in PASS_THROUGH and len(data_inputs(node)) == 1:
             node = self.producer.get(node.input[0])
         return node is not None and node.op_type == "Softmax"
 
@@ -177,10 +181,10 @@ def _int8_tensors(
     for node in graph.node:
         follows = (
             node.op_type in _INT8_OPERATIONS
-            and not needed.isdisjoint(_data_outputs(node))
-            and all(name in int8 for name in _data_inputs(node))
+            and not needed.isdisjoint(data_outputs(node))
+            and all(name in int8 for name in data_inputs(node))
         )
-        outputs = _data_outputs(node)
+        outputs = data_outputs(node)
         int8.update(dict.fromkeys(name for name in outputs if follows or name in entering or name in leaving))
     return int8
 
@@ -198,7 +202,7 @@ def _range_groups(
 
     moved = set()
     for node in graph.node:
-        inputs, outputs = _data_inputs(node), _data_outputs(node)
+        inputs, outputs = data_inputs(node), data_outputs(node)
         if node.op_type in PASS_THROUGH and all(name in int8 for name in [*inputs, *outputs]):
             moved.update(outputs)
             for name in [*inputs[1:], *outputs]:

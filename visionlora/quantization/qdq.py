@@ -14,10 +14,27 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from visionlora.errors import QuantizationError
-from visionlora.quantization.plan import QuantizationPlan, layer_name, plan_quantization
-from visionlora.quantization.ranges import ActivationRange
+from visionlora.quantization.kernels import (
+    is_doubling,
+    is_ungrouped,
+    multiples_of_half,
+    shapes_of,
+    write_doubling,
+    write_fourth_channel,
+)
+from visionlora.quantization.pixels import pixels_of, write_channels_first
+from visionlora.quantization.plan import (
+    PASS_THROUGH,
+    QuantizationPlan,
+    data_inputs,
+    data_outputs,
+    layer_name,
+    plan_quantization,
+)
+from visionlora.quantization.ranges import UNIT_RANGE, ActivationRange
 from visionlora.quantization.recipe import QuantizationRecipe
 from visionlora.quantization.weights import quantize_conv
+from visionlora.quantization.writer import GraphWriter
 
 
 def apply_recipe(model: onnx.ModelProto, recipe: QuantizationRecipe) -> onnx.ModelProto:
@@ -34,7 +51,7 @@ def apply_recipe(model: onnx.ModelProto, recipe: QuantizationRecipe) -> onnx.Mod
     Raises:
         QuantizationError: the recipe is of another graph: it lacks a tensor, or names a layer that is none.
     """
-    plan = plan_quantization(model.graph, float_layers=recipe.float_layers)
+    plan = plan_quantization(model.graph, float_layers=recipe.float_layers, fuses=recipe.scheme.fuses)
     tensors = [name for group in plan.groups for name in group.tensors]
     missing = [name for name in tensors if name not in recipe.ranges]
     if missing:
@@ -42,102 +59,158 @@ def apply_recipe(model: onnx.ModelProto, recipe: QuantizationRecipe) -> onnx.Mod
             f"expected a recipe for this graph, got one without a range for {len(missing)} of its {len(tensors)} "
             f"tensors ({', '.join(missing[:3])}); calibrate the graph itself"
         )
-    writer = _Writer(model.graph, plan, {name: recipe.ranges[name] for name in tensors})
+    writer = _Quantizer(model, plan, {name: recipe.ranges[name] for name in tensors}, recipe)
     writer.write()
-    graph = helper.make_graph(
-        writer.nodes, "int8", model.graph.input, model.graph.output, list(writer.initializers.values())
-    )
-    return helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+    return writer.model()
 
 
-class _Writer:
-    """The graph written so far."""
+class _Quantizer:
+    """The int8 graph written so far.
 
-    def __init__(self, graph: onnx.GraphProto, plan: QuantizationPlan, ranges: Mapping[str, ActivationRange]) -> None:
-        self.nodes: list[onnx.NodeProto] = []
-        self.initializers: dict[str, onnx.TensorProto] = {}
-        self._graph, self._ranges = graph, ranges
+    Each int8 activation exists as levels, and as real numbers where something reads those.
+    """
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        plan: QuantizationPlan,
+        ranges: Mapping[str, ActivationRange],
+        recipe: QuantizationRecipe,
+    ) -> None:
+        self._model, self._graph, self._ranges = model, model.graph, ranges
+        self._scheme, self._takes_pixels = recipe.scheme, recipe.image == "uint8"
         self._convs, self._named = set(plan.convs), {*plan.convs, *plan.float_layers}
-        self._constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-        self._outputs = {value.name for value in graph.output}
-        self._taken = {*self._constants, *self._outputs, *(value.name for value in graph.input)}
-        self._by_content: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        self._constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in self._graph.initializer}
+        self._outputs = {value.name for value in self._graph.output}
+        inputs = [value.name for value in self._graph.input]
+        self._to = GraphWriter({*self._constants, *self._outputs, *inputs})
+        self._levels: dict[str, str] = {}  # name of a float tensor -> its levels
         self._now = {"": ""}  # name of a float tensor -> who reads it reads this
+        self._shapes = shapes_of(model) if self._scheme.rewrites else {}
 
     def write(self) -> None:
         """Write all nodes."""
         for value in self._graph.input:
-            is_int8 = value.name in self._ranges
-            self._now[value.name] = self._quantize(value.name, self._fresh("t"), value.name) if is_int8 else value.name
+            if self._takes_pixels:
+                self._write_pixels(value)
+            elif value.name in self._ranges:
+                self._quantize(value.name, value.name)
+            else:
+                self._now[value.name] = value.name
         for node in self._graph.node:
-            self._write_node(node)
+            if self._scheme.rewrites and node.op_type in PASS_THROUGH and self._is_moved(node):
+                self._write_moved(node)
+            else:
+                self._write_node(node)
+
+    def model(self) -> onnx.ModelProto:
+        """Return what was written."""
+        constants = list(self._to.initializers.values())
+        inputs = [pixels_of(image) for image in self._graph.input] if self._takes_pixels else self._graph.input
+        graph = helper.make_graph(self._to.nodes, "int8", inputs, self._graph.output, constants)
+        return helper.make_model(graph, opset_imports=self._model.opset_import, ir_version=self._model.ir_version)
+
+    def _write_pixels(self, image: onnx.ValueInfoProto) -> None:
+        """Write the step from (n, S, S, 3) uint8 to what the float graph reads."""
+        levels = write_channels_first(self._to, image)
+        if self._ranges.get(image.name) == UNIT_RANGE:  # a pixel is its level
+            self._levels[image.name] = levels
+            return
+        pixel = [self._to.constant(np.asarray(each)) for each in (UNIT_RANGE.scale, UNIT_RANGE.zero_point)]
+        self._now[image.name] = self._to.add("DequantizeLinear", [levels, *pixel])
+        if image.name in self._ranges:
+            self._quantize(self._now.pop(image.name), image.name)
+
+    def _is_moved(self, node: onnx.NodeProto) -> bool:
+        """Whether a node moves values between tensors of one range: the levels themselves can be moved, then."""
+        tensors = [*data_inputs(node), *data_outputs(node)]
+        ranges = {self._ranges.get(name) for name in tensors}
+        return len(ranges) == 1 and None not in ranges and not self._outputs.intersection(tensors)
+
+    def _write_moved(self, node: onnx.NodeProto) -> None:
+        shape = self._shapes.get(node.output[0])
+        if shape and is_doubling(node, self._constants):
+            self._levels[node.output[0]] = write_doubling(self._to, self._levels[node.input[0]], shape)
+            return
+        data = set(data_inputs(node))
+        inputs = [self._levels[name] if name in data else self._read(name) for name in node.input]
+        outputs = [self._to.fresh("q") if name else "" for name in node.output]
+        self._to.copy(node, self._name(node), inputs, outputs)
+        self._levels.update(zip(node.output, outputs, strict=True))
 
     def _write_node(self, node: onnx.NodeProto) -> None:
-        written = onnx.NodeProto()
-        written.CopyFrom(node)
-        written.doc_string = ""
-        written.name = layer_name(node) if layer_name(node) in self._named else ""
         constant_weights = all(name in self._constants for name in node.input[1:] if name)
         if layer_name(node) in self._convs and constant_weights:
-            inputs = [self._now[node.input[0]], *self._conv_constants(node)]
+            inputs = self._conv_inputs(node)
         else:
             inputs = [self._read(name) for name in node.input]
-        del written.input[:], written.output[:]
-        written.input.extend(inputs)
-        self.nodes.append(written)
+        outputs = []
         for name in node.output:
-            final = name if name in self._outputs or not name else self._fresh("t")
+            kept = not name or (name in self._outputs and name not in self._ranges)
+            outputs.append(name if kept else self._to.fresh("t"))
+        self._to.copy(node, self._name(node), inputs, outputs)
+        for name, written in zip(node.output, outputs, strict=True):
             if name in self._ranges:
-                written.output.append(self._fresh("t"))
-                final = self._quantize(written.output[-1], final, name)
+                self._quantize(written, name)
             else:
-                written.output.append(final)
-            self._now[name] = final
+                self._now[name] = written
+
+    def _name(self, node: onnx.NodeProto) -> str:
+        return layer_name(node) if layer_name(node) in self._named else ""
 
     def _read(self, name: str) -> str:
-        return self._constant(self._constants[name]) if name in self._constants else self._now[name]
+        """Return what to read for the real numbers of a tensor."""
+        if name in self._now:
+            return self._now[name]
+        if name in self._levels:
+            self._now[name] = self._dequantize(self._levels[name], name)
+        else:
+            self._now[name] = self._read_constant(self._constants[name])
+        return self._now[name]
 
-    def _quantize(self, source: str, target: str, tensor: str) -> str:
-        """Write the step to the levels of a tensor and back."""
+    def _read_constant(self, array: NDArray[np.generic]) -> str:
+        """Write a constant; in a byte a number where that holds it, such as the centres of the anchors."""
+        steps = multiples_of_half(array) if self._scheme.rewrites else None
+        if steps is None:
+            return self._to.constant(array)
+        half = self._to.constant(np.asarray(np.float32(0.5)))
+        return self._to.add("DequantizeLinear", [self._to.constant(steps), half])
+
+    def _quantize(self, source: str, tensor: str) -> None:
+        """Write the step to the levels of a tensor."""
+        inputs = [source, *self._range_constants(tensor)]
+        self._levels[tensor] = self._to.add("QuantizeLinear", inputs, self._to.fresh("q"))
+        if tensor in self._outputs:
+            self._now[tensor] = self._dequantize(self._levels[tensor], tensor, tensor)
+
+    def _dequantize(self, levels: str, tensor: str, target: str = "") -> str:
+        return self._to.add("DequantizeLinear", [levels, *self._range_constants(tensor)], target)
+
+    def _range_constants(self, tensor: str) -> list[str]:
         chosen = self._ranges[tensor]
-        constants = [self._constant(np.asarray(chosen.scale)), self._constant(np.asarray(chosen.zero_point))]
-        levels = self._fresh("q")
-        self.nodes.append(helper.make_node("QuantizeLinear", [source, *constants], [levels]))
-        self.nodes.append(helper.make_node("DequantizeLinear", [levels, *constants], [target]))
-        return target
+        return [self._to.constant(np.asarray(chosen.scale)), self._to.constant(np.asarray(chosen.zero_point))]
 
-    def _conv_constants(self, node: onnx.NodeProto) -> list[str]:
+    def _conv_inputs(self, node: onnx.NodeProto) -> list[str]:
         """Write weight and bias of a convolution; return what it reads."""
+        source = node.input[0]
         has_bias = len(node.input) > 2 and node.input[2]
         quantized = quantize_conv(
             self._constants[node.input[1]],
             self._constants[node.input[2]] if has_bias else None,
-            self._ranges[node.input[0]].scale,
+            self._ranges[source].scale,
         )
-        read = [self._dequantize(quantized.weight, quantized.scale, node.input[1])]
-        if quantized.bias is not None:
-            read.append(self._dequantize(quantized.bias, quantized.bias_scale))
-        return read
+        weight, read = quantized.weight, ""
+        if self._scheme.rewrites and weight.shape[1] == 3 and source in self._levels and is_ungrouped(node):
+            levels, weight = write_fourth_channel(self._to, self._levels[source], weight)
+            read = self._dequantize(levels, source)
+        inputs = [read or self._read(source), self._dequantize_constant(weight, quantized.scale, node.input[1])]
+        if self._scheme.fuses and has_bias:
+            inputs.append(self._read(node.input[2]))
+        elif quantized.bias is not None:
+            inputs.append(self._dequantize_constant(quantized.bias, quantized.bias_scale))
+        return inputs
 
-    def _dequantize(self, levels: NDArray[np.generic], scale: NDArray[np.float32], name: str = "") -> str:
-        """Write constants with a scale for each channel; symmetric, so there is no zero point."""
-        target = self._fresh("t")
-        inputs = [self._constant(levels, name), self._constant(scale)]
-        self.nodes.append(helper.make_node("DequantizeLinear", inputs, [target], axis=0))
-        return target
-
-    def _constant(self, array: NDArray[np.generic], name: str = "") -> str:
-        """Return the name of an initializer with this content."""
-        key = (array.dtype.str, array.shape, array.tobytes())
-        if key not in self._by_content:
-            name = name if name and name not in self.initializers else self._fresh("c")
-            self._by_content[key] = name
-            self.initializers[name] = numpy_helper.from_array(array, name)
-        return self._by_content[key]
-
-    def _fresh(self, prefix: str) -> str:
-        index = len(self._taken)
-        while f"{prefix}{index}" in self._taken:
-            index += 1
-        self._taken.add(f"{prefix}{index}")
-        return f"{prefix}{index}"
+    def _dequantize_constant(self, levels: NDArray[np.generic], scale: NDArray[np.float32], name: str = "") -> str:
+        """Write constants with a scale for each channel; symmetric, so a missing zero point says it all."""
+        inputs = [self._to.constant(levels, name), self._to.constant(scale)]
+        return self._to.add("DequantizeLinear", inputs, axis=0)

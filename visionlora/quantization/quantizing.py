@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +19,12 @@ from visionlora.errors import ModelError, UsageError
 from visionlora.files import atomic_output, refuse_existing, sha256_of
 from visionlora.preprocess import letterbox, read_image
 from visionlora.quantization.calibration import calibrate, choose_images
-from visionlora.quantization.checks import check_int8_convs, check_scores, check_size
+from visionlora.quantization.checks import check_int8_convs, check_scores, check_size, check_speed
 from visionlora.quantization.float_model import load_float_model
 from visionlora.quantization.plan import plan_quantization
 from visionlora.quantization.qdq import apply_recipe
-from visionlora.quantization.recipe import QuantizationRecipe
-from visionlora.quantization.scheme import BIASES, WEIGHTS, X86
+from visionlora.quantization.recipe import IMAGES, QuantizationRecipe
+from visionlora.quantization.scheme import WEIGHTS, X86, Scheme, scheme_for
 from visionlora.runtime import OnnxNetwork
 
 
@@ -75,6 +75,9 @@ def quantize(
     *,
     images: int = 32,
     seed: int = 0,
+    target: str = X86.name,
+    method: str = X86.method,
+    input: str = IMAGES[0],
     recalibrate: bool = False,
     overwrite: bool = False,
 ) -> QuantizedModel:
@@ -92,6 +95,10 @@ def quantize(
         out: where to write the quantized file.
         images: how many images to calibrate on; all where there are fewer.
         seed: which images are chosen; every class is among them where possible.
+        target: whom the file is for: `x86` and `arm` (onnxruntime on such a CPU), `tensorrt`, or `generic`.
+        method: what activation ranges are chosen by: `activation` (the error behind the activation function), `mse`,
+            `percentile` or `minmax`.
+        input: `float32`, as the float file, or `uint8`: (1, S, S, 3) pixels as they lie in memory.
         recalibrate: choose ranges by the images even where the model brings trained ones.
         overwrite: replace `out` if it exists.
 
@@ -100,7 +107,7 @@ def quantize(
         ModelError: `model` is not a float detector that gives raw predictions.
         OutputError: `out` exists or cannot be written.
         QuantizationError: the quantized file fails a check; nothing is written.
-        UsageError: `images` is below 1, or `out` is `model`.
+        UsageError: `images` is below 1, `target`, `method` or `input` is unknown, or `out` is `model`.
 
     Example:
         >>> quantize("model.onnx", "data.yaml", "model.int8.onnx").int8_convs  # doctest: +SKIP
@@ -108,6 +115,7 @@ def quantize(
     """
     if images < 1:
         raise UsageError(f"images: expected at least 1 calibration image, got {images}")
+    scheme = scheme_for(target, method)
     model, out = Path(model), refuse_existing(out, overwrite=overwrite)
     if out.suffix != ".onnx":
         raise UsageError(f"--out {out}: expected a name that ends in .onnx")
@@ -117,8 +125,8 @@ def quantize(
     dataset = load_dataset(data, splits=("train",))
     chosen = choose_images(dataset.split("train"), images, seed=seed)
     inputs = _Inputs(chosen, source.network.image_size)
-    trained = None if recalibrate else trained_recipe(source)
-    recipe = trained or calibrate(source.model, inputs, X86)
+    trained = None if recalibrate else trained_recipe(source, scheme)
+    recipe = replace(trained or calibrate(source.model, inputs, scheme), image=input)
     settings = {
         "ranges": "trained" if trained else "calibrated",
         "seed": seed,
@@ -126,13 +134,14 @@ def quantize(
         "calibration": [_relative(image.path, dataset.yaml_path.parent) for image in chosen],
     }
     quantized = build_int8(source, recipe, settings)
-    plan = plan_quantization(source.model.graph, float_layers=recipe.float_layers)
+    plan = plan_quantization(source.model.graph, float_layers=recipe.float_layers, fuses=scheme.fuses)
     float_bytes = model.stat().st_size
     with atomic_output(out) as partial:
         partial.write_bytes(quantized.SerializeToString(deterministic=True))
         size = check_size(partial, float_bytes)
-        int8_convs = check_int8_convs(partial, plan.convs)
+        int8_convs = check_int8_convs(partial, plan.convs, scheme)
         check_scores(source.network, OnnxNetwork(partial), inputs)
+        check_speed(model, partial, scheme)
     return QuantizedModel(out, size, float_bytes, int8_convs, len(plan.convs), plan.float_layers, len(chosen), recipe)
 
 
@@ -144,14 +153,23 @@ def calibrate_detector(
     return calibrate(source.model, _Inputs(chosen, source.network.image_size), X86), chosen
 
 
-def trained_recipe(source: FloatDetector) -> QuantizationRecipe | None:
+def trained_recipe(source: FloatDetector, scheme: Scheme = X86) -> QuantizationRecipe | None:
     """Return the recipe that a model's adapter was trained with; None where it was trained in float.
 
     Raises:
         QuantizationError: it brings a recipe that cannot be read.
+        UsageError: it was trained for other integers than the scheme's, or the scheme asks for another choice.
     """
     entries = {entry.key: entry.value for entry in source.model.metadata_props}
-    return QuantizationRecipe.from_json(entries[RECIPE_KEY]) if RECIPE_KEY in entries else None
+    if RECIPE_KEY not in entries:
+        return None
+    recipe = QuantizationRecipe.from_json(entries[RECIPE_KEY])
+    if (scheme.symmetric, scheme.method) != (recipe.scheme.symmetric, recipe.scheme.method):
+        raise UsageError(
+            f"{source.path}: its ranges were trained as {recipe.scheme.activations}; for target {scheme.name} by "
+            f"{scheme.method} ({scheme.activations}) leave them aside with --recalibrate"
+        )
+    return replace(recipe, scheme=scheme)
 
 
 def load_float_detector(path: Path | str) -> FloatDetector:
@@ -178,13 +196,18 @@ def build_int8(
     """
     quantized = apply_recipe(source.model, recipe)
     network, scheme = source.network, recipe.scheme
-    described = {**asdict(scheme), "activations": scheme.activations, "weights": WEIGHTS, "biases": BIASES}
+    described = {**asdict(scheme), "activations": scheme.activations, "weights": WEIGHTS, "biases": scheme.biases}
     card = make_card(
         "int8",
         names=network.names,
         image_size=network.image_size,
         parents={"onnx": sha256_of(source.path), **(network.metadata or {}).get("parents", {})},
-        settings={"scheme": described, "float_layers": recipe.float_layers, **(settings or {})},
+        settings={
+            "scheme": described,
+            "float_layers": recipe.float_layers,
+            "input": recipe.image,
+            **(settings or {}),
+        },
     )
     properties = {entry.key: entry.value for entry in source.model.metadata_props if entry.key != RECIPE_KEY}
     helper.set_model_props(quantized, {**properties, "visionlora": json.dumps({**card, "nms": network.nms})})

@@ -6,11 +6,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from visionlora.errors import QuantizationError
+from visionlora.errors import QuantizationError, UsageError
 from visionlora.quantization.ranges import ActivationRange
 from visionlora.quantization.scheme import Scheme
 
 FORMAT = 1
+IMAGES = ("float32", "uint8")
 
 
 @dataclass(frozen=True)
@@ -23,16 +24,22 @@ class QuantizationRecipe:
         scheme: in which integers.
         ranges: the range of each activation, by the name of the tensor in the float graph.
         float_layers: names of convolutions that stay float, for the sake of accuracy.
+        image: numbers of the picture, one of `IMAGES`: float32 as in the float graph, (n, 3, S, S) in [0, 1], or uint8
+            as in memory, (n, S, S, 3) in [0, 255].
 
     Raises:
         QuantizationError: a range is not of the scheme's kind.
+        UsageError: `image` is not one of `IMAGES`.
     """
 
     scheme: Scheme
     ranges: Mapping[str, ActivationRange]
     float_layers: tuple[str, ...] = ()
+    image: str = IMAGES[0]
 
     def __post_init__(self) -> None:
+        if self.image not in IMAGES:
+            raise UsageError(f"input: expected one of {', '.join(IMAGES)}, got {self.image!r}")
         wrong = [name for name, chosen in self.ranges.items() if chosen.symmetric != self.scheme.symmetric]
         if wrong:
             kind = "symmetric" if self.scheme.symmetric else "asymmetric"
@@ -45,6 +52,7 @@ class QuantizationRecipe:
                 "format": FORMAT,
                 "scheme": asdict(self.scheme),
                 "float_layers": self.float_layers,
+                "image": self.image,
                 "ranges": {name: [chosen.low, chosen.high] for name, chosen in self.ranges.items()},
             },
             separators=(",", ":"),
@@ -56,7 +64,7 @@ class QuantizationRecipe:
 
         Raises:
             QuantizationError: the text is no recipe, or of another version.
-            UsageError: its scheme names an unknown method.
+            UsageError: its scheme names an unknown method, or its input is unknown.
         """
         try:
             fields = json.loads(text)
@@ -67,6 +75,6 @@ class QuantizationRecipe:
                 str(name): ActivationRange(float(low), float(high), symmetric=scheme.symmetric)
                 for name, (low, high) in fields["ranges"].items()
             }
-            return cls(scheme, ranges, tuple(str(name) for name in fields["float_layers"]))
+            return cls(scheme, ranges, tuple(map(str, fields["float_layers"])), fields["image"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise QuantizationError(f"quantization recipe: expected what to_json writes, got {error!r}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,13 @@ ORT_ERRORS = (
     ort.RuntimeException,
 )
 """onnxruntime's exceptions, which have no common parent but Exception."""
-_INPUT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+_INPUT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
 
 
 class OnnxNetwork:
     """A detector in an ONNX file: one that visionlora exported or quantized, or a stock Ultralytics export.
+
+    A file whose input is pixels, (n, S, S, 3) uint8, is called as any other; `run_pixels` takes them as they are.
 
     Attributes:
         names: one name a class.
@@ -40,6 +43,7 @@ class OnnxNetwork:
         nms: whether its predictions need non-maximum suppression.
         metadata: the parsed `visionlora` entry of the file's metadata; None for a file of another maker.
         session: the onnxruntime session.
+        takes_pixels: whether its input is (n, S, S, 3) uint8 and not (n, 3, S, S) in [0, 1].
     """
 
     def __init__(self, path: Path | str, *, threads: int | None = None) -> None:
@@ -66,9 +70,12 @@ class OnnxNetwork:
                 f"got a model of task {task!r} with {len(inputs)} and {len(outputs)}"
             )
         if inputs[0].type not in _INPUT_TYPES:
-            raise ModelError(f"{path}: expected a float input, got {inputs[0].type}")
+            raise ModelError(f"{path}: expected a float or uint8 input, got {inputs[0].type}")
         self._input_name, self._input_type = inputs[0].name, _INPUT_TYPES[inputs[0].type]
+        self.takes_pixels = self._input_type is np.uint8
         shape = inputs[0].shape
+        if self.takes_pixels and len(shape) == 4:
+            shape = [shape[0], shape[3], *shape[1:3]]
         self.image_size = _image_size(self._path, shape, properties, self.metadata)
         self._batch: int | None = shape[0] if isinstance(shape[0], int) else None
         self._end_to_end = self._has_end_to_end_output(outputs[0].shape)
@@ -84,6 +91,35 @@ class OnnxNetwork:
         side = self.image_size
         if batch.ndim != 4 or batch.shape[1:] != (3, side, side) or not len(batch):
             raise UsageError(f"{self._path}: expected a batch (n, 3, {side}, {side}), got {batch.shape}")
+        if self.takes_pixels:
+            return self._run_all(np.rint(batch * np.float32(255)).astype(np.uint8).transpose(0, 2, 3, 1))
+        return self._run_all(batch)
+
+    def run_pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Map (n, S, S, 3) RGB pixels, uint8, to what a call gives; for a file whose input they are.
+
+        Raises:
+            UsageError: the file's input is not pixels, or `pixels` is not of this shape and type.
+            ModelError: onnxruntime fails on the graph.
+        """
+        side = self.image_size
+        if not self.takes_pixels:
+            raise UsageError(f"{self._path}: expected a file whose input is uint8, got one that takes float32")
+        if pixels.ndim != 4 or pixels.shape[1:] != (side, side, 3) or pixels.dtype != np.uint8 or not len(pixels):
+            raise UsageError(
+                f"{self._path}: expected pixels (n, {side}, {side}, 3) of uint8, got {pixels.shape} of {pixels.dtype}"
+            )
+        return self._run_all(pixels)
+
+    def seconds_for_blank(self) -> float:
+        """Return how long one run on a black picture takes."""
+        blank = self._blank()
+        start = time.perf_counter()
+        self._run(blank)
+        return time.perf_counter() - start
+
+    def _run_all(self, batch: NDArray[Any]) -> NDArray[np.float32]:
+        """Run a batch of any size; the file may fix another."""
         batch = np.ascontiguousarray(batch, dtype=self._input_type)
         step = self._batch or len(batch)
         if step == len(batch):
@@ -102,6 +138,11 @@ class OnnxNetwork:
             raise ModelError(f"{self._path}: onnxruntime cannot run it: {_one_line(error)}") from error
         return output.astype(np.float32, copy=False)
 
+    def _blank(self) -> NDArray[Any]:
+        side = self.image_size
+        shape = (side, side, 3) if self.takes_pixels else (3, side, side)
+        return np.zeros((self._batch or 1, *shape), dtype=self._input_type)
+
     def _has_end_to_end_output(self, shape: list[Any]) -> bool:
         """Whether rows are finished detections (n, boxes, 6) and not raw predictions (n, 4 + classes, anchors).
 
@@ -109,8 +150,7 @@ class OnnxNetwork:
         criterion that Ultralytics uses too. A file of ours never has them.
         """
         if len(shape) != 3 or not all(isinstance(size, int) for size in shape[1:]):
-            blank = np.zeros((self._batch or 1, 3, self.image_size, self.image_size), dtype=self._input_type)
-            shape = list(self._run(blank).shape)
+            shape = list(self._run(self._blank()).shape)
         if len(shape) == 3 and shape[2] == 6 and self.metadata is None:
             return True
         if len(shape) != 3 or shape[1] != 4 + len(self.names):
