@@ -106,3 +106,29 @@ def test_gpu_kernels_give_what_torch_gives(monkeypatch) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "1")  # the kernels' own code, without a GPU
     run = subprocess.run([sys.executable, "-c", KERNELS], capture_output=True, text=True)
     assert run.stdout.strip() == "equal", run.stderr
+
+
+KERNEL_NAMES = ("_forward", "_backward", "_silu_forward", "_silu_backward")
+POINTERS_TO_VALUES = ("x_ptr", "out_ptr", "gradient_ptr", "passed_ptr")
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "fp32"])
+@pytest.mark.parametrize("name", KERNEL_NAMES)
+def test_gpu_kernels_compile_and_keep_the_rounding(name, dtype, monkeypatch, tmp_path) -> None:
+    """For a GPU that need not be there: what the interpreter takes, the compiler may refuse."""
+    triton = pytest.importorskip("triton")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from visionlora.simulation import kernels
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    kernel = getattr(kernels, name)
+    types = {name: f"*{dtype}" if name in POINTERS_TO_VALUES else "*fp32" for name in kernel.arg_names}
+    types |= {"count": "i32", "BLOCK": "constexpr"}
+    source = ASTSource(
+        fn=kernel, signature=types, constexprs={(kernel.arg_names.index("BLOCK"),): kernels._BLOCK}, attrs={}
+    )
+    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 8})
+    assert "0f4B400000" in compiled.asm["ptx"] and "0fCB400000" in compiled.asm["ptx"]  # + and - 1.5 * 2^23
+    assert "div.rn.f32" in compiled.asm["ptx"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from functools import cache
-from typing import Any
 
 import torch
 
@@ -46,7 +45,7 @@ def works() -> bool:
         sound = bool(torch.allclose(got, expected)) and passed.tolist() == [0, 1, 1, 0]
         reason = "" if sound and bool(sums.isfinite().all()) else "wrong results"
     except Exception as error:  # whatever a compiler and a driver can raise
-        reason = (str(error).strip().splitlines() or [repr(error)])[0]
+        reason = " / ".join(str(error.__cause__ or error).strip().splitlines()[-3:]) or repr(error)
     if reason:
         _LOGGER.warning("triton does not work here (%s): fake quantization takes several kernels a layer", reason)
     return not reason
@@ -110,20 +109,21 @@ def _like(gradient: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 
 
 if triton is not None:
+    # No annotation but tl.constexpr below: Triton takes any other name for a global variable.
 
     @triton.jit
-    def _rounded(ratio: Any):
+    def _rounded(ratio):
         """Round halves to even: adding 1.5 * 2^23 leaves float32 no fraction. Outside +-2^21 all is clipped anyway."""
         ratio = tl.minimum(tl.maximum(ratio, -2097152.0), 2097152.0)
         return (ratio + 12582912.0) - 12582912.0
 
     @triton.jit
-    def _levels(x: Any, scale: Any, zero: Any):
+    def _levels(x, scale, zero):
         """Return the level of x, not yet clipped."""
         return _rounded(tl.div_rn(x, scale + tl.zeros_like(x))) + zero
 
     @triton.jit
-    def _clipped(level: Any, zero: Any):
+    def _clipped(level, zero):
         return tl.minimum(tl.maximum(level, 0.0), 255.0) - zero
 
     @triton.jit
@@ -153,11 +153,11 @@ if triton is not None:
         tl.store(sums_ptr + program * 2 + 1, tl.sum(by_zero, 0))
 
     @triton.jit
-    def _sigmoid(x: Any):
+    def _sigmoid(x):
         return 1.0 / (1.0 + tl.exp(-x))
 
     @triton.jit
-    def _gate(value: Any):
+    def _gate(value):
         """Return a sigmoid on the 256 levels of [0, 1]."""
         scale = 0.003921568859368563  # float32(1 / 255)
         return _rounded(tl.div_rn(value, scale + tl.zeros_like(value))) * scale
