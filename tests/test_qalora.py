@@ -62,7 +62,7 @@ def simulated(checkpoint: Path, trained: Path, files: Path) -> ShippedDetector:
     attach(model, plan)
     load_adapter_tensors(model, plan, loaded.tensors)
     graph = load_float_model(files / "model.onnx").graph
-    recipe = QuantizationRecipe.from_json(json.dumps(loaded.card.quantization))
+    recipe = QuantizationRecipe.from_json(json.dumps(loaded.card.quantization["recipe"]))
     return ShippedDetector(model, graph, simulation_spec(graph, recipe)).eval()
 
 
@@ -110,7 +110,7 @@ def read_behind(model: onnx.ModelProto, layers: list[str]) -> list[str]:
 
 
 def test_the_adapter_keeps_its_ranges_and_training_moved_them(trained, adapter) -> None:
-    recipe = QuantizationRecipe.from_json(json.dumps(load_adapter(trained).card.quantization))
+    recipe = QuantizationRecipe.from_json(json.dumps(load_adapter(trained).card.quantization["recipe"]))
     assert len(recipe.ranges) > 200 and load_adapter(adapter).card.quantization == {}
     spec = {name: (chosen.scale, chosen.zero_point) for name, chosen in recipe.ranges.items()}
     assert spec["images"] == (np.float32(1 / 255), 0)  # known, not learned
@@ -190,9 +190,9 @@ def test_integer_kernels_find_what_training_saw(simulated, files, surface) -> No
 
 
 def test_quantize_says_whose_ranges_it_took_and_can_choose_anew(files, surface, tmp_path) -> None:
-    assert OnnxNetwork(files / "model.int8.onnx").metadata["settings"]["ranges"] == "trained"
+    assert OnnxNetwork(files / "model.int8.onnx").metadata["settings"]["ranges"] == "adapter"
     quantize(files / "model.onnx", surface, tmp_path / "again.onnx", recalibrate=True)
-    assert OnnxNetwork(tmp_path / "again.onnx").metadata["settings"]["ranges"] == "calibrated"
+    assert OnnxNetwork(tmp_path / "again.onnx").metadata["settings"]["ranges"] == "images"
     small, kept = ((path).stat().st_size for path in (files / "model.int8.onnx", files / "model.onnx"))
     assert small < 0.4 * kept  # the recipe stays behind in the float file
 
@@ -211,7 +211,7 @@ def test_a_graph_of_other_weights_is_refused(checkpoint, adapter, files) -> None
     loaded = load_adapter(adapter)
     attach(model, plan_detector(model, loaded.card.settings, whole=set_classes(model, loaded.card.names)))
     graph = load_float_model(files / "model.onnx").graph
-    recipe = QuantizationRecipe.from_json(json.dumps(load_base(files / "merged.pt").card["quantization"]))
+    recipe = QuantizationRecipe.from_json(json.dumps(load_base(files / "merged.pt").card["quantization"]["recipe"]))
     with pytest.raises(QuantizationError, match=r"other weights in \d+ layers"):
         ShippedDetector(model, graph, simulation_spec(graph, recipe))
 

@@ -152,7 +152,7 @@ def _describe(graph: onnx.ModelProto, base: Base, *, image_size: int, opset: int
     entries = ultralytics_metadata(card, int(base.model.stride.max()))
     trained = (base.card or {}).get("quantization")
     if trained:
-        entries[RECIPE_KEY] = json.dumps(trained, separators=(",", ":"))
+        entries[RECIPE_KEY] = json.dumps(trained["recipe"], separators=(",", ":"))
     for key, value in entries.items():
         graph.metadata_props.add(key=key, value=value)
     onnx.checker.check_model(graph)

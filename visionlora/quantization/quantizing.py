@@ -128,7 +128,7 @@ def quantize(
     trained = None if recalibrate else trained_recipe(source, scheme)
     recipe = replace(trained or calibrate(source.model, inputs, scheme), image=input)
     settings = {
-        "ranges": "trained" if trained else "calibrated",
+        "ranges": "adapter" if trained else "images",
         "seed": seed,
         "images": len(chosen),
         "calibration": [_relative(image.path, dataset.yaml_path.parent) for image in chosen],

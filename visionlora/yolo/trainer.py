@@ -357,7 +357,7 @@ class AdapterTrainer(DetectionTrainer):
             for name in spec.tensors
             if spec.learned
         }
-        return {**phase.recipe, "ranges": {**phase.recipe["ranges"], **ranges}}
+        return {"format": 1, "recipe": {**phase.recipe, "ranges": {**phase.recipe["ranges"], **ranges}}}
 
     def _handle_nan_recovery(self, epoch: int) -> bool:
         """Stop with a word where the loss is not finite: the best adapter so far is on disk."""
@@ -381,7 +381,7 @@ class AdapterTrainer(DetectionTrainer):
         """Return the ranges of an adapter that this run saved."""
         found = []
         for spec in self.job.int8.spec.ranges if self.job.int8 else ():
-            low, high = card.quantization["ranges"][spec.tensors[0]]
+            low, high = card.quantization["recipe"]["ranges"][spec.tensors[0]]
             found.append(spec.between(low, high) if spec.learned else spec)
         return found
 
