@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test check bench-train bench-accuracy bench-steel example clean
+.PHONY: help demo test check bench-train bench-accuracy bench-steel bench-int8 bench-runtime example clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -37,6 +37,15 @@ bench-accuracy: $(READY)  ## LoRA against full fine-tuning, swept, three seeds: 
 bench-steel: $(READY)  ## every stage of one adapter: MODEL=yolo11n.pt ADAPTER=adapter.safetensors DATA=data.yaml
 	$(BIN)/python benchmarks/stages/run.py --model $(MODEL) --adapter $(ADAPTER) --data $(DATA) --out benchmarks/stages/steel \
 		$(if $(FULL),--full $(FULL)) $(if $(RETENTION),--retention $(RETENTION))
+
+bench-int8: $(READY)  ## INT8 files of several makers: MODEL=yolo11n.pt DATA=data.yaml [ADAPTER= CALIBRATION= IMGSZ=640 CASE=]
+	$(BIN)/python -m pip install --quiet --editable '.[dev,bench]'
+	$(BIN)/python benchmarks/int8/run.py --case $(or $(CASE),$(basename $(notdir $(MODEL)))-$(or $(IMGSZ),640)) \
+		--model $(MODEL) --data $(DATA) --imgsz $(or $(IMGSZ),640) --out runs/bench-int8.json \
+		$(if $(ADAPTER),--adapter $(ADAPTER)) $(if $(CALIBRATION),--calibration $(CALIBRATION))
+
+bench-runtime: $(READY)  ## the detector beside Ultralytics' predict: MODEL=model.onnx SOURCE=folder of pictures
+	$(BIN)/python benchmarks/runtime/run.py --model $(MODEL) --source $(SOURCE) --out runs/bench-runtime.json
 
 example: $(READY)  ## the example report of docs/example, from generated pictures alone
 	$(BIN)/python benchmarks/example/run.py --work runs/example --out docs/example

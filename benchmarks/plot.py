@@ -1,4 +1,4 @@
-"""Draw the committed results: `python benchmarks/plot.py` writes training/step.png and accuracy/accuracy.png."""
+"""Draw the committed results: `python benchmarks/plot.py` writes the pictures of training, accuracy and int8."""
 
 from __future__ import annotations
 
@@ -60,6 +60,51 @@ def kept_scores(results: list[dict], data: str, method: str, rank: int | None) -
     return [run["map50_95"] for run in kept_runs(results, data, method, rank)]
 
 
+def draw_latency(results: list[dict], out: Path) -> None:
+    """Draw the milliseconds of every file of the cases that were timed, with one thread and with two."""
+    cases = [case for case in results if {"1", "2"} <= set(case.get("latency", {}))]
+    panels = [(case, threads) for case in cases for threads in ("1", "2")]
+    figure, axes = plt.subplots(len(cases), 2, figsize=(8.5, 2.3 * len(cases)), constrained_layout=True, squeeze=False)
+    for axis, (case, threads) in zip(axes.flat, panels, strict=True):
+        rows = case["latency"][threads]["rows"]
+        colors = [OURS if row["label"].startswith("visionlora") else RIVAL for row in rows]
+        bars = axis.barh([row["label"] for row in rows], [row["network"]["median"] for row in rows], color=colors)
+        axis.bar_label(bars, [f"{row['network']['median']:.1f}" for row in rows], padding=3)
+        axis.set_title(f"{case['case']}: ms, {threads} thread{'s' if threads != '1' else ''}", fontsize=10)
+        axis.invert_yaxis()
+        axis.margins(x=0.15)
+        axis.set_xticks([])
+        axis.spines[["top", "right", "bottom"]].set_visible(False)
+    figure.savefig(out, dpi=110)
+
+
+def draw_drops(results: list[dict], out: Path) -> None:
+    """Draw what each INT8 file loses in mAP50-95, with its interval, a panel a case."""
+    cases = [case for case in results if case.get("accuracy")]
+    columns = 3
+    height = -(-len(cases) // columns)
+    figure, axes = plt.subplots(height, columns, figsize=(9.5, 1.7 * height), constrained_layout=True, squeeze=False)
+    for axis in axes.flat[len(cases) :]:
+        axis.set_visible(False)
+    for axis, case in zip(axes.flat, cases, strict=False):
+        rows = [row for row in case["accuracy"] if "INT8" in row["label"] and row["difference"] is not None]
+        for place, row in enumerate(rows):
+            color = OURS if row["label"].startswith("visionlora") else RIVAL
+            low, high = (100 * value for value in row["difference"]["interval"])
+            axis.hlines(place, low, high, color=color, linewidth=2)
+            axis.plot(100 * row["difference"]["value"], place, "o", color=color, markersize=6)
+        axis.axvline(0, color="#e5e8ec", zorder=0)
+        axis.set_yticks(range(len(rows)), [row["label"] for row in rows], fontsize=8)
+        axis.set_title(f"{case['case']}: points of mAP50-95", fontsize=9)
+        axis.invert_yaxis()
+        axis.margins(y=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(out, dpi=110)
+
+
 if __name__ == "__main__":
     draw_step(json.loads((HERE / "training" / "results.json").read_text()), HERE / "training" / "step.png")
     draw_accuracy(json.loads((HERE / "accuracy" / "results.json").read_text()), HERE / "accuracy" / "accuracy.png")
+    int8 = json.loads((HERE / "int8" / "results.json").read_text())
+    draw_latency(int8, HERE / "int8" / "latency.png")
+    draw_drops(int8, HERE / "int8" / "drops.png")

@@ -5,6 +5,11 @@ Needs Python 3.8 or newer, numpy, onnxruntime and either OpenCV or Pillow. Copy 
     python detect.py --model model.onnx --source picture.jpg
     python detect.py --model model.onnx --source folder --conf 0.4 --out detections.json --draw drawn
 
+In the folder of a bundle (`visionlora bundle`) the model is found by itself, and the device can be tried:
+
+    python detect.py --self-test
+    python detect.py --source picture.jpg
+
     from detect import Detector
     detections = Detector("model.onnx").predict("picture.jpg")
 """
@@ -12,6 +17,7 @@ Needs Python 3.8 or newer, numpy, onnxruntime and either OpenCV or Pillow. Copy 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -32,6 +38,7 @@ except ImportError:
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 PREPROCESSING = {"letterbox": "square", "padding": 114, "channels": "RGB", "scale": "1/255"}
+CONFIDENCE = 0.25
 COLOURS_RGB = ((230, 60, 50), (30, 120, 220), (40, 160, 70), (240, 160, 0), (150, 70, 200), (0, 170, 180))
 ORT_ERRORS = tuple(  # they have no common parent but Exception
     error for error in vars(ort_errors).values() if isinstance(error, type) and issubclass(error, Exception)
@@ -53,23 +60,28 @@ class Detector:
             metadata = json.loads(self.session.get_modelmeta().custom_metadata_map["visionlora"])
             version, preprocessing = metadata["format"], dict(metadata["preprocessing"])
             self.names, self.nms, self.image_size = metadata["names"], metadata["nms"], preprocessing.pop("image_size")
+            self.thresholds = [float(x) for x in metadata.get("thresholds", [CONFIDENCE] * len(self.names))]
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: expected a file that visionlora exported, its metadata lacks {error}") from error
         if version != 1 or preprocessing != PREPROCESSING:
             raise ValueError(f"{path}: expected format 1 with {PREPROCESSING}, got {version} with {preprocessing}")
+        self.takes_pixels = self.session.get_inputs()[0].type == "tensor(uint8)"
         self.iou_threshold, self.max_detections = iou_threshold, max_detections
 
-    def predict(self, image: Path | str | np.ndarray, *, confidence: float = 0.25) -> list:
+    def predict(self, image: Path | str | np.ndarray, *, confidence: float | None = None) -> list:
         """Return the objects in an image file, or in (H, W, 3) uint8 BGR pixels as from cv2, best first.
 
         Each is a dict: name, class_id, score in [0, 1], box_xyxy (left, top, right, bottom in pixels of the image).
+        Without a confidence the file's own thresholds count, one a class.
         """
-        if not 0 <= confidence <= 1:
+        if confidence is not None and not 0 <= confidence <= 1:
             raise ValueError(f"confidence: expected a number in [0, 1], got {confidence}")
+        limits = np.array(self.thresholds if confidence is None else [confidence] * len(self.names), dtype=np.float64)
         pixels = image if isinstance(image, np.ndarray) else read_image(image)
-        tensor, scale_xy, offset_xy = letterbox(pixels, self.image_size)
+        square, scale_xy, offset_xy = letterbox(pixels, self.image_size)
+        tensor = square[None] if self.takes_pixels else to_float(square)
         (prediction,) = self.session.run(None, {self.session.get_inputs()[0].name: tensor})[0]
-        class_ids, anchors = np.nonzero(prediction[4:] > confidence)  # one anchor may give several classes
+        class_ids, anchors = np.nonzero(prediction[4:] > limits[:, None])  # one anchor may give several classes
         scores = prediction[4:][class_ids, anchors]
         order = np.argsort(-scores, kind="stable")
         class_ids, scores, (x, y, w, h) = class_ids[order], scores[order], prediction[:4, anchors[order]]
@@ -108,7 +120,7 @@ def read_image(path: Path | str) -> np.ndarray:
 
 
 def letterbox(image: np.ndarray, size: int) -> tuple:
-    """Fit an image into a grey square: (1, 3, size, size) float32 RGB in [0, 1], scale (x, y), offset (x, y)."""
+    """Fit an image into a grey square: (size, size, 3) uint8 RGB, scale (x, y), offset (x, y)."""
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
         raise ValueError(f"expected an image (H, W, 3) of uint8, got {image.shape} of {image.dtype}")
     height, width = image.shape[:2]
@@ -117,8 +129,13 @@ def letterbox(image: np.ndarray, size: int) -> tuple:
     left, top = round((size - new_width) / 2 - 0.1), round((size - new_height) / 2 - 0.1)
     square = np.full((size, size, 3), 114, dtype=np.uint8)
     square[top : top + new_height, left : left + new_width] = resize(image, new_width, new_height)
-    tensor = square[:, :, ::-1].transpose(2, 0, 1)[None].astype(np.float32) / np.float32(255)
-    return np.ascontiguousarray(tensor), (new_width / width, new_height / height), (left, top)
+    rgb = np.ascontiguousarray(square[:, :, ::-1])
+    return rgb, (new_width / width, new_height / height), (left, top)
+
+
+def to_float(square: np.ndarray) -> np.ndarray:
+    """Return (size, size, 3) uint8 as (1, 3, size, size) float32 in [0, 1]."""
+    return np.ascontiguousarray(square.transpose(2, 0, 1)[None].astype(np.float32) / np.float32(255))
 
 
 def resize(image: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -180,16 +197,91 @@ def draw(image: np.ndarray, detections: list, path: Path) -> None:
         path.write_bytes(cv2.imencode(path.suffix, picture)[1].tobytes())
 
 
+def read_manifest(folder: Path) -> dict:
+    """Read the manifest of a bundle. Raises ValueError if there is none, or it is broken."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_bytes())
+        if manifest["format"] != 1:
+            raise ValueError(f"expected format 1, got {manifest['format']}")
+        return manifest
+    except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{folder / 'manifest.json'}: cannot be read as a bundle's manifest: {error}") from error
+
+
+def check_files(folder: Path, manifest: dict, key: Path | None) -> list:
+    """Return a sentence for each file of a bundle that is not what its maker wrote."""
+    problems = []
+    for name, entry in manifest["files"].items():
+        path = folder / name
+        if Path(name).name != name or not path.is_file():
+            problems.append(f"{name}: missing")
+        elif hashlib.sha256(path.read_bytes()).hexdigest() != entry["sha256"]:
+            problems.append(f"{name}: not what its maker wrote; copy the bundle again")
+    if key is not None:
+        from cryptography.exceptions import InvalidSignature
+        from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+        try:
+            signature = bytes.fromhex((folder / "manifest.sig").read_text("ascii"))
+            load_pem_public_key(key.read_bytes()).verify(signature, (folder / "manifest.json").read_bytes())
+        except (InvalidSignature, OSError, ValueError, TypeError, AttributeError):
+            problems.append(f"manifest.json: not signed by {key}")
+    return problems
+
+
+def compare(expected: list, found: list, box_tolerance: float, score_tolerance: float) -> list:
+    """Return a sentence for each expected detection that was not found."""
+    problems = []
+    for wanted in expected:
+        nearest, distance = None, float("inf")
+        for one in found:
+            apart = float(np.abs(np.subtract(one["box_xyxy"], wanted["box_xyxy"])).max())
+            if one["class_id"] == wanted["class_id"] and apart < distance:
+                nearest, distance = one, apart
+        if nearest is None or distance > box_tolerance or abs(nearest["score"] - wanted["score"]) > score_tolerance:
+            text = "no such object" if nearest is None else f"{nearest['score']:.3f}, {distance:.1f} px off"
+            box = [round(value) for value in wanted["box_xyxy"]]
+            problems.append(f"expected {wanted['name']} with {wanted['score']:.3f} at {box}, found {text}")
+    return problems
+
+
+def self_test(folder: Path, key: Path | None) -> list:
+    """Try a bundle on this device; return a sentence for everything that differs."""
+    manifest = read_manifest(folder)
+    problems = check_files(folder, manifest, key)
+    if problems:  # nothing is run that is not what its maker wrote
+        return problems
+    test, detector = manifest["selftest"], Detector(folder / manifest["model"])
+    if list(detector.names) != manifest["names"]:
+        problems.append(f"expected the classes {manifest['names']}, the model has {detector.names}")
+    found = detector.predict(folder / test["picture"], confidence=test["confidence"])
+    return problems + compare(test["detections"], found, test["box_tolerance"], test["score_tolerance"])
+
+
 def main() -> int:
     """Run the command line; the exit code is 1 on an error."""
+    here = Path(__file__).resolve().parent
     parser = argparse.ArgumentParser(description="Detect objects with a detector that visionlora exported.")
-    parser.add_argument("--model", required=True, help="the exported .onnx file")
-    parser.add_argument("--source", required=True, type=Path, help="an image, or a folder of images")
-    parser.add_argument("--conf", type=float, default=0.25, help="lowest score that counts (default 0.25)")
+    parser.add_argument("--model", help="the exported .onnx file (default: that of the bundle around this file)")
+    parser.add_argument("--source", type=Path, help="an image, or a folder of images")
+    parser.add_argument("--conf", type=float, help="lowest score that counts (default: the file's own, else 0.25)")
     parser.add_argument("--out", type=Path, help="JSON file for the detections (default: printed)")
     parser.add_argument("--draw", type=Path, metavar="DIR", help="folder for pictures with the boxes drawn")
+    parser.add_argument("--self-test", action="store_true", help="try the bundle around this file on this device")
+    parser.add_argument("--key", type=Path, help="with --self-test: the maker's public key, ed25519 (PEM)")
     args = parser.parse_args()
+    if not args.self_test and args.source is None:
+        parser.error("expected --source, or --self-test")
     try:
+        if args.self_test:
+            try:
+                problems = self_test(here, args.key)
+            except (AttributeError, KeyError, TypeError) as error:
+                raise ValueError(f"{here / 'manifest.json'}: broken: {error!r}") from error
+            print("\n".join(problems) if problems else "OK")
+            return 1 if problems else 0
+        if args.model is None:
+            args.model = here / read_manifest(here)["model"]
         detector = Detector(args.model)
         is_folder = args.source.is_dir()
         paths = sorted(p for p in args.source.iterdir() if p.suffix.lower() in SUFFIXES) if is_folder else [args.source]
@@ -208,7 +300,7 @@ def main() -> int:
             args.out.write_text(text + "\n", encoding="utf-8")
         else:
             print(text)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

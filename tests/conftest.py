@@ -17,6 +17,7 @@ from visionlora.demonstration.run import BASE_PATH
 from visionlora.demonstration.surface import SURFACE_NAMES, draw_surface
 from visionlora.exporting import ExportedModel, export
 from visionlora.merging import MergedModel, merge
+from visionlora.quantization import quantize
 from visionlora.training import train
 from visionlora.yolo.toy_base import BaseCard, save_base, write_base
 
@@ -100,3 +101,14 @@ def merged(checkpoint: Path, adapter: Path, tmp_path_factory: pytest.TempPathFac
 def exported(merged: MergedModel, tmp_path_factory: pytest.TempPathFactory) -> ExportedModel:
     """Return its ONNX file."""
     return export(merged.path, tmp_path_factory.mktemp("exported") / "model.onnx")
+
+
+@pytest.fixture(scope="session")
+def with_recipe(
+    adapter: Path, exported: ExportedModel, surface: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path]:
+    """Return a copy of the trained adapter that carries its quantization, and the workstation's INT8 file."""
+    folder = tmp_path_factory.mktemp("recipe")
+    copied = folder / "adapter.safetensors"
+    copied.write_bytes(adapter.read_bytes())
+    return copied, quantize(exported.path, surface, folder / "model.int8.onnx", images=4, adapter=copied).path

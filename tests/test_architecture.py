@@ -13,20 +13,25 @@ PACKAGE = Path(__file__).parents[1] / "visionlora"
 ORDER = (
     ("errors",),
     ("files",),
+    ("drawing", "picture_size"),
     ("detections",),
     ("preprocess",),
     ("cards", "inference"),
+    ("lowrank",),
     ("data",),
     ("runtime",),
     ("adapters", "simulation"),
     ("yolo",),
-    ("curves",),
-    ("planning", "quantization", "exporting", "evaluation", "merging"),
-    ("phase",),
+    ("curves", "formats"),
+    ("evaluation",),
+    ("planning", "quantization", "exporting", "merging"),
+    ("patching", "phase"),
     ("training",),
     ("prediction", "inspection", "comparing"),
+    ("benchmarking",),
     ("adapting",),
     ("demonstration",),
+    ("bundling",),
     ("__init__",),
     ("cli",),
 )
@@ -67,7 +72,18 @@ def test_only_one_room_imports_ultralytics(path: Path) -> None:
     assert not uses or room_of(path) == ULTRALYTICS_ROOM
 
 
-@pytest.mark.parametrize("module", ["visionlora", "visionlora.runtime", "visionlora.data", "visionlora.evaluation"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "visionlora",
+        "visionlora.runtime",
+        "visionlora.data",
+        "visionlora.evaluation",
+        "visionlora.quantization",
+        "visionlora.patching",
+        "visionlora.bundling",
+    ],
+)
 def test_light_modules_load_neither_torch_nor_ultralytics(module: str) -> None:
     code = f"import sys, {module}; print([m for m in ('torch', 'ultralytics') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

@@ -15,28 +15,51 @@ import visionlora as vl
 from visionlora import cli
 from visionlora.cli.training import _assignments
 
-VERBS = ("adapt", "plan", "train", "merge", "export", "quantize", "eval", "compare", "predict", "inspect", "demo")
-FUNCTIONS = {"eval": "evaluate"}
+VERBS = (
+    "adapt",
+    "plan",
+    "train",
+    "merge",
+    "export",
+    "quantize",
+    "eval",
+    "compare",
+    "bench",
+    "predict",
+    "inspect",
+    "demo",
+    "predict",
+    "inspect",
+    "demo",
+    "patch",
+    "rollback",
+)
+FUNCTIONS = {"eval": "evaluate"} | {f"adapters {verb}": f"{verb}_adapter" for verb in ("scale", "rank")}
+FUNCTIONS["adapters merge"] = "merge_adapters"
 
 
 def verb_parser(verb: str) -> argparse.ArgumentParser:
-    (verbs,) = (action for action in cli._parser()._actions if isinstance(action, argparse._SubParsersAction))
-    return verbs.choices[verb]
+    """Return the parser of a verb, or of a verb within one such as `adapters merge`."""
+    parser = cli._parser()
+    for word in verb.split():
+        (verbs,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+        parser = verbs.choices[word]
+    return parser
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_ends_with_an_example_that_parses(verb: str, capsys) -> None:
     with pytest.raises(SystemExit) as stopped:
-        cli.main([verb, "--help"])
+        cli.main([*verb.split(), "--help"])
     example = capsys.readouterr().out.strip().splitlines()[-1].strip()
     assert stopped.value.code == 0 and example.startswith(f"visionlora {verb} ")
-    assert cli._parser().parse_args(shlex.split(example)[1:]).verb == verb
+    assert cli._parser().parse_args(shlex.split(example)[1:]).verb == verb.split()[0]
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_verb_and_function_have_equal_names_and_defaults(verb: str) -> None:
     parameters = inspect.signature(getattr(vl, FUNCTIONS.get(verb, verb))).parameters
-    names = {"model": "models"} if verb == "eval" else {"file": "path"}
+    names = {"model": "models"} if verb in ("eval", "bench") else {"file": "path", "bundle": "path"}
     names |= {"set": "hyperparameters"}
     for action in verb_parser(verb)._actions:
         if action.dest == "help":

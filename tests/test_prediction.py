@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import signal
+import subprocess
+import sys
+import time
 
 import cv2
 import numpy as np
 import pytest
+from pycocotools.coco import COCO
 
-from visionlora.errors import DataError, OutputError
-from visionlora.prediction import find_images, predict
+from tests.tiny_onnx import NAMES, own_metadata, write_detector
+from visionlora.errors import DataError, OutputError, UsageError
+from visionlora.prediction import predict
+from visionlora.runtime.frames import find_images
 
 
 @pytest.fixture
@@ -67,3 +76,77 @@ def test_earlier_result_is_not_overwritten_unasked(pictures, exported, tmp_path)
     predict(exported.path, pictures, tmp_path / "out")
     with pytest.raises(OutputError, match="--overwrite"):
         predict(exported.path, pictures, tmp_path / "out")
+
+
+def test_coco_and_json_lines_hold_the_same_boxes(pictures, exported, tmp_path) -> None:
+    found = predict(exported.path, pictures, tmp_path / "out", conf=0.001, formats=("coco", "jsonl"))
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(tmp_path / "out" / "detections.coco.json")
+    lines = [json.loads(line) for line in (tmp_path / "out" / "detections.jsonl").read_text("utf-8").splitlines()]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"detections.coco.json", "detections.jsonl"}
+    assert [image["file_name"] for image in coco.dataset["images"]] == ["a.jpg", "b.png"]
+    assert [category["name"] for category in coco.dataset["categories"]] == list(found.names)
+    assert found.frames == 2 and found.objects == len(coco.anns) == sum(len(line["detections"]) for line in lines) > 0
+    for image_id, detections in enumerate(found.detections, start=1):
+        boxes = np.array([annotation["bbox"] for annotation in coco.imgToAnns[image_id]]).reshape(-1, 4)
+        np.testing.assert_allclose(boxes[:, :2] + boxes[:, 2:], detections.boxes_xyxy[:, 2:], atol=1e-3)
+    assert set(lines[0]["milliseconds"]) == {"prepare", "network", "decode"}
+
+
+@pytest.fixture
+def video(tmp_path):
+    path = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
+    for number in range(6):
+        writer.write(np.full((48, 64, 3), 40 * number, np.uint8))
+    writer.release()
+    return path
+
+
+def test_a_video_gives_an_entry_a_frame(video, exported, tmp_path) -> None:
+    found = predict(exported.path, video, tmp_path / "out", conf=0.001, formats=("json", "images", "coco"))
+    entries = json.loads((tmp_path / "out" / "detections.json").read_text(encoding="utf-8"))["images"]
+    assert found.frames == 6 and found.images == () and [entry["frame"] for entry in entries] == list(range(6))
+    assert entries[2]["seconds"] == pytest.approx(0.2, abs=0.11) and entries[2]["image"] == str(video)
+    drawn = {path.name for path in (tmp_path / "out").glob("*.png")}
+    coco = json.loads((tmp_path / "out" / "detections.coco.json").read_text())
+    assert drawn == {f"clip_avi_{number:06d}.png" for number in range(6)}
+    assert drawn == {image["file_name"] for image in coco["images"]}
+
+
+def test_a_watched_folder_is_written_line_by_line_until_sigterm(pictures, exported, tmp_path) -> None:
+    lines = tmp_path / "out" / "detections.jsonl"
+    command = ["predict", "--model", exported.path, "--source", pictures, "--out", tmp_path / "out", "--watch"]
+    with subprocess.Popen([sys.executable, "-m", "visionlora.cli", *map(str, command)], stdout=subprocess.PIPE) as run:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not (lines.exists() and lines.read_bytes().count(b"\n") == 2):
+            time.sleep(0.05)
+        assert run.poll() is None and lines.read_bytes().count(b"\n") == 2  # before the end
+        run.send_signal(signal.SIGTERM)
+        printed = run.communicate(timeout=30)[0].decode()
+    assert run.returncode == 0 and "in 2 images" in printed
+
+
+def test_the_files_own_thresholds_hold_unless_another_is_asked_for(pictures, tmp_path) -> None:
+    card = {**own_metadata(), "thresholds": [1, 1, 0.3]}
+    model = write_detector(tmp_path / "a.onnx", properties={"visionlora": json.dumps(card)})
+    (one, _) = predict(model, pictures, tmp_path / "one").detections
+    (other, _) = predict(model, pictures, tmp_path / "other", conf=0.1).detections
+    assert set(one.labels) == {"inclusion"} and set(other.labels) == set(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"formats": ["pdf"]}, "expected some of json, jsonl, coco, images, got pdf"),
+        ({"formats": []}, "got none"),
+        ({"watch": True, "formats": ["json", "coco"]}, "json and coco can be written at the end alone"),
+        ({"device": "warp"}, "but not warp"),
+        ({"imgsz": 32}, "32 px were asked for"),
+    ],
+    ids=["unknown format", "no format", "no end", "unknown provider", "another size"],
+)
+def test_wrong_options_write_nothing(pictures, exported, tmp_path, options, message) -> None:
+    with pytest.raises(UsageError, match=message):
+        predict(exported.path, pictures, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()

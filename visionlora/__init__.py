@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from visionlora.adapting import AdaptedModel, adapt
+    from visionlora.benchmarking import Benchmark, bench
+    from visionlora.bundling import Bundle, BundledModel, bundle, open_bundle, unbundle
     from visionlora.comparing import Comparison, compare
     from visionlora.demonstration.run import Demonstration, demo
     from visionlora.detections import Detections
@@ -23,20 +25,30 @@ if TYPE_CHECKING:
     from visionlora.evaluation import Report, evaluate
     from visionlora.exporting import ExportedModel, export
     from visionlora.inspection import FileCard, inspect
+    from visionlora.lowrank.combining import CombinedAdapter, merge_adapters, rank_adapter, scale_adapter
     from visionlora.merging import MergedModel, merge
+    from visionlora.patching import AdapterBank, PatchedModel, patch, rollback
     from visionlora.planning import PlannedRun, TrainingPlan, plan
     from visionlora.prediction import Prediction, predict
     from visionlora.quantization import QuantizedModel, quantize
+    from visionlora.runtime import Detector
     from visionlora.training import TrainedAdapter, train
 
 _HOMES = {
     "AdaptedModel": "adapting",
+    "Benchmark": "benchmarking",
+    "AdapterBank": "patching",
+    "Bundle": "bundling",
+    "BundledModel": "bundling",
+    "CombinedAdapter": "lowrank.combining",
     "Comparison": "comparing",
     "Demonstration": "demonstration.run",
     "Detections": "detections",
+    "Detector": "runtime",
     "ExportedModel": "exporting",
     "FileCard": "inspection",
     "MergedModel": "merging",
+    "PatchedModel": "patching",
     "PlannedRun": "planning",
     "Prediction": "prediction",
     "QuantizedModel": "quantization",
@@ -45,26 +57,42 @@ _HOMES = {
     "TrainingPlan": "planning",
     "VisionLoraError": "errors",
     "adapt": "adapting",
+    "bench": "benchmarking",
+    "bundle": "bundling",
     "compare": "comparing",
     "demo": "demonstration.run",
     "evaluate": "evaluation",
     "export": "exporting",
     "inspect": "inspection",
     "merge": "merging",
+    "merge_adapters": "lowrank.combining",
+    "open_bundle": "bundling",
+    "patch": "patching",
     "plan": "planning",
     "predict": "prediction",
     "quantize": "quantization",
+    "rank_adapter": "lowrank.combining",
+    "rollback": "patching",
+    "scale_adapter": "lowrank.combining",
     "train": "training",
+    "unbundle": "bundling",
 }
 
 __all__ = [
     "AdaptedModel",
+    "AdapterBank",
+    "Benchmark",
+    "Bundle",
+    "BundledModel",
+    "CombinedAdapter",
     "Comparison",
     "Demonstration",
     "Detections",
+    "Detector",
     "ExportedModel",
     "FileCard",
     "MergedModel",
+    "PatchedModel",
     "PlannedRun",
     "Prediction",
     "QuantizedModel",
@@ -73,16 +101,25 @@ __all__ = [
     "TrainingPlan",
     "VisionLoraError",
     "adapt",
+    "bench",
+    "bundle",
     "compare",
     "demo",
     "evaluate",
     "export",
     "inspect",
     "merge",
+    "merge_adapters",
+    "open_bundle",
+    "patch",
     "plan",
     "predict",
     "quantize",
+    "rank_adapter",
+    "rollback",
+    "scale_adapter",
     "train",
+    "unbundle",
 ]
 
 

@@ -27,7 +27,8 @@ def refuse_existing(path: Path | str, *, overwrite: bool = False) -> Path:
 def atomic_output(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` on success, remove it on any failure.
 
-    The temporary file keeps the suffix of `path`, because many writers choose the format by it.
+    The temporary file keeps the suffix of `path`, because many writers choose the format by it. Its content is on the
+    disk before it gets the name.
 
     Raises:
         OutputError: the file cannot be written, for example because the disk is full.
@@ -46,6 +47,8 @@ def atomic_output(path: Path | str) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.touch()  # with the user's own permissions, which not every writer would give
         yield partial
+        with open(partial, "rb+") as file:  # the content before the name: a power cut must not leave an empty file
+            os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error

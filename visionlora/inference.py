@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -110,5 +111,5 @@ def detect_placed(
             iou_threshold=iou_threshold,
             max_detections=max_detections,
         )
-        results.append(Detections(placement.to_original(found.boxes_xyxy), found.scores, found.class_ids))
+        results.append(replace(found, boxes_xyxy=placement.to_original(found.boxes_xyxy)))
     return results

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ class FileCard:
 
     Attributes:
         path: the file.
-        kind: `adapter`, `merged`, `onnx`, `int8` or `report`.
+        kind: `adapter`, `merged`, `onnx`, `int8`, `openvino`, `ncnn`, `litert`, `report` or `quantization`.
         bytes: its size.
         sha256: of its bytes.
         card: everything that the file says about itself.
@@ -44,7 +45,7 @@ def inspect(path: Path | str) -> FileCard:
     """Read what a file that visionlora wrote says about itself.
 
     Args:
-        path: an adapter, a merged checkpoint, an ONNX file or a report.json.
+        path: an adapter, a merged checkpoint, an exported file, a report.json or the report beside an int8 file.
 
     Raises:
         ModelError: the file is missing, broken, or visionlora did not write it.
@@ -56,6 +57,7 @@ def inspect(path: Path | str) -> FileCard:
     """
     path = Path(path)
     readers = {".safetensors": _adapter, ".pt": _checkpoint, ".onnx": _onnx, ".json": _report}
+    readers |= {".xml": _of_two_files, ".param": _of_two_files, ".tflite": _litert}
     if path.suffix not in readers:
         raise ModelError(f"{path}: expected a file ending in {', '.join(readers)}")
     if not path.is_file():
@@ -67,7 +69,7 @@ def inspect(path: Path | str) -> FileCard:
 
 
 def _adapter(path: Path) -> Mapping[str, Any] | None:
-    from visionlora.adapters import read_adapter_card
+    from visionlora.lowrank import read_adapter_card
 
     return json.loads(read_adapter_card(path).to_json())
 
@@ -84,9 +86,27 @@ def _onnx(path: Path) -> Mapping[str, Any] | None:
     return OnnxNetwork(path).metadata
 
 
+def _of_two_files(path: Path) -> Mapping[str, Any] | None:
+    from visionlora.runtime.description import described_beside
+
+    return described_beside(path).card
+
+
+def _litert(path: Path) -> Mapping[str, Any] | None:
+    from visionlora.runtime.litert import read_card
+
+    return read_card(path)
+
+
 def _report(path: Path) -> Mapping[str, Any] | None:
     from visionlora.evaluation.report import read_report
 
+    with contextlib.suppress(ValueError):  # read_report says what is wrong
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(fields, dict) and fields.get("kind") == "quantization":  # beside an int8 file
+            return {
+                name: fields[name] for name in ("kind", "sentence", "warnings", "budget", "passed") if name in fields
+            }
     report = read_report(path)
     return {
         "kind": "report",

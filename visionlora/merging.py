@@ -11,7 +11,8 @@ import torch
 from visionlora.adapters import Adapter, attach, load_adapter, load_adapter_tensors
 from visionlora.cards import make_card
 from visionlora.errors import ModelError, UsageError
-from visionlora.files import atomic_output, refuse_existing, sha256_of
+from visionlora.files import atomic_output, refuse_existing
+from visionlora.lowrank import adapter_identity
 from visionlora.yolo import (
     Base,
     load_base,
@@ -80,7 +81,7 @@ def merge(model: Path | str, adapter: Path | str, out: Path | str, *, overwrite:
         "merged",
         names=merged.names,
         image_size=image_size,
-        parents={"base": base.fingerprint, "adapter": sha256_of(adapter)},
+        parents={"base": base.fingerprint, "adapter": adapter_identity(adapter)},
         settings={"adapter": asdict(loaded.card.settings), "base": base.path.name},
     )
     if loaded.card.quantization:

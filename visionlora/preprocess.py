@@ -10,11 +10,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from visionlora.errors import DataError, UsageError
+from visionlora.picture_size import stated_size
 
 PADDING = 114
 """Grey value around the image: what Ultralytics' detectors were trained with."""
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """Files that count as images in a folder."""
+MAX_PIXELS = 1 << 27
+"""Largest image that is decoded: a file of a few bytes can ask for any amount of memory."""
+MAX_FILE_BYTES = 1 << 30
 _JPEG = b"\xff\xd8\xff"
 
 
@@ -50,23 +54,54 @@ def read_image(path: Path | str) -> NDArray[np.uint8]:
         (H, W, 3) uint8, BGR.
 
     Raises:
-        DataError: the file is missing, empty, truncated or no image.
+        DataError: the file is missing, empty, truncated, no image, or larger than `MAX_PIXELS`.
     """
     path = Path(path)
     try:
-        data = path.read_bytes()
+        with open(path, "rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     if not data:
         raise DataError(f"{path}: expected an image, got an empty file")
+    size_wh = stated_size(data)
+    if size_wh is None:
+        raise DataError(f"{path}: expected an image (JPEG, PNG, BMP, TIFF, WebP), got one of an unknown format")
+    if size_wh[0] * size_wh[1] > MAX_PIXELS or len(data) > MAX_FILE_BYTES:
+        raise DataError(
+            f"{path}: expected an image of at most {MAX_PIXELS / 1e6:.0f} million pixels and "
+            f"{MAX_FILE_BYTES / 1e6:.0f} MB, got {size_wh[0]} x {size_wh[1]} pixels; cut it into tiles"
+        )
     try:
         # Decoding from memory: cv2.imread cannot open every path on every system.
         image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
         raise DataError(f"{path}: expected an image, got one that cannot be decoded: {error.err}") from error
     if image is None or image.size == 0 or (data.startswith(_JPEG) and not has_end(data)):
-        raise DataError(f"{path}: expected an image, got a file that is broken or of an unknown format")
+        raise DataError(f"{path}: expected an image, got a file that is broken")
     return np.asarray(image, dtype=np.uint8)
+
+
+def as_pixels(image: Path | str | NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the pixels of a file, or of an array that may be grey.
+
+    Args:
+        image: a file, or (H, W, 3) or (H, W) uint8; an array of another kind comes back as it is, for `letterbox`
+            to refuse.
+
+    Returns:
+        (H, W, 3) uint8, BGR; an array of that shape is not copied.
+
+    Raises:
+        DataError: the file cannot be read, or `image` is neither path nor array.
+    """
+    if isinstance(image, str | Path):
+        return read_image(image)
+    if not isinstance(image, np.ndarray):
+        raise DataError(f"expected a path or an array of pixels, got {type(image).__name__}")
+    if image.ndim == 2 and image.dtype == np.uint8:
+        return np.repeat(image[:, :, None], 3, axis=2)
+    return image
 
 
 def letterbox(image_bgr: NDArray[np.uint8], image_size: int) -> tuple[NDArray[np.float32], Placement]:
@@ -88,6 +123,23 @@ def letterbox(image_bgr: NDArray[np.uint8], image_size: int) -> tuple[NDArray[np
         >>> tensor.shape, placement.offset_xy, placement.to_original([[20, 60, 40, 80]]).tolist()
         ((3, 200, 200), (0, 50), [[10.0, 5.0, 20.0, 15.0]])
     """
+    canvas, placement = letterbox_pixels(image_bgr, image_size)
+    tensor = np.empty((3, image_size, image_size), dtype=np.float32)
+    for channel, plane in zip(tensor[::-1], cv2.split(canvas), strict=True):  # BGR -> RGB
+        np.divide(plane, np.float32(255), out=channel)
+    return tensor, placement
+
+
+def letterbox_pixels(image_bgr: NDArray[np.uint8], image_size: int) -> tuple[NDArray[np.uint8], Placement]:
+    """Fit an image into a square as `letterbox` does, and leave it as it lies in memory.
+
+    Returns:
+        The (image_size, image_size, 3) uint8 BGR canvas, and where the image lies in it.
+
+    Raises:
+        DataError: `image_bgr` is not (H, W, 3) of uint8, or has no pixels.
+        UsageError: `image_size` is below 1.
+    """
     if image_size < 1:
         raise UsageError(f"image size: expected at least 1 pixel, got {image_size}")
     if image_bgr.ndim != 3 or image_bgr.shape[2] != 3 or image_bgr.dtype != np.uint8 or image_bgr.size == 0:
@@ -103,10 +155,7 @@ def letterbox(image_bgr: NDArray[np.uint8], image_size: int) -> tuple[NDArray[np
         if (new_width, new_height) == (width, height)
         else cv2.resize(image_bgr, (new_width, new_height), interpolation=cv2.INTER_LINEAR)
     )
-    tensor = np.empty((3, image_size, image_size), dtype=np.float32)
-    for channel, plane in zip(tensor[::-1], cv2.split(canvas), strict=True):  # BGR -> RGB
-        np.divide(plane, np.float32(255), out=channel)
-    return tensor, Placement((new_width / width, new_height / height), (left, top), (width, height))
+    return canvas, Placement((new_width / width, new_height / height), (left, top), (width, height))
 
 
 def has_end(data: bytes) -> bool:

@@ -39,7 +39,7 @@ def test_existing_file_with_an_equals_sign_is_a_path(tmp_path, monkeypatch) -> N
     ("text", "message"),
     [
         ("adapter.safetensors", r"needs its base: write base\.pt\+adapter\.safetensors"),
-        ("model.engine", r"expected a \.pt, \.onnx or \.xml file"),
+        ("model.engine", r"expected a \.pt, \.onnx, \.xml, \.param or \.tflite file"),
         ("model.onnx+adapter.safetensors", r"belongs to a \.pt base"),
         ("=model.onnx", "label before '=' is empty"),
     ],
@@ -80,3 +80,12 @@ def test_onnx_file_of_another_size_is_refused(onnx_model, names) -> None:
 def test_missing_onnx_file_is_refused(tmp_path) -> None:
     with pytest.raises(ModelError, match=r"none\.onnx"):
         open_network(tmp_path / "none.onnx")
+
+
+def test_onnx_file_may_be_run_by_openvino() -> None:
+    spec, named = parse_spec("openvino:runs/model.onnx"), parse_spec("fast=openvino:runs/model.onnx")
+    assert (spec.label, spec.path, spec.runtime) == ("openvino:model.onnx", Path("runs/model.onnx"), "openvino")
+    assert (named.label, named.path, named.runtime) == ("fast", spec.path, "openvino")
+    assert parse_spec("runs/model.onnx").runtime == "onnxruntime"
+    with pytest.raises(UsageError, match=r"expected an \.onnx file after 'openvino:'"):
+        parse_spec("openvino:model.pt")

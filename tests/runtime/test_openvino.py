@@ -81,7 +81,7 @@ def test_missing_and_broken_files_are_refused(tmp_path) -> None:
     with pytest.raises(ModelError, match="expected names and imgsz"):
         OpenVinoNetwork(path)
     path.with_suffix(".bin").unlink()
-    with pytest.raises(ModelError, match=r"an \.xml with its \.bin, found none"):
+    with pytest.raises(ModelError, match=r"two files, \.xml and \.bin, found none"):
         OpenVinoNetwork(path)
 
 
@@ -91,3 +91,17 @@ def test_library_that_is_missing_is_named(tmp_path, monkeypatch) -> None:
 
     with pytest.raises(ModelError, match="pip install openvino"):
         OpenVinoNetwork(path)
+
+
+def test_onnx_file_is_read_with_its_own_description(tmp_path) -> None:
+    onnx = write_detector(tmp_path / "a.onnx")
+    network, pictures = OpenVinoNetwork(onnx, threads=1), np.full((1, 3, 64, 64), 0.5, np.float32)
+
+    np.testing.assert_allclose(network(pictures)[:, 4:], OnnxNetwork(onnx)(pictures)[:, 4:], atol=0.01)
+    assert (network.names, network.image_size, network.metadata["kind"]) == (NAMES, 64, "onnx")
+    stock = {"names": str(dict(enumerate(NAMES))), "imgsz": "[64, 64]"}
+    assert OpenVinoNetwork(write_detector(tmp_path / "b.onnx", properties=stock)).metadata is None
+    with pytest.raises(ModelError, match="names and imgsz in its metadata"):
+        OpenVinoNetwork(write_detector(tmp_path / "c.onnx", properties={}))
+    with pytest.raises(UsageError, match="threads: expected at least 1"):
+        OpenVinoNetwork(onnx, threads=0)

@@ -119,7 +119,7 @@ def test_graph_gives_the_gradients_of_the_usual_way(adapted, lean, half, toleran
             got = loss_and_gradient(graphed, batch)
         for ours, theirs in zip(got, expected, strict=True):
             assert (ours - theirs).norm() < tolerance * theirs.norm()
-    assert len(graphed._graphs) == 3
+    assert len(graphed._graphs) == 2  # 40 objects made room anew
 
 
 @needs_gpu

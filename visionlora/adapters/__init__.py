@@ -5,11 +5,12 @@ with scale = alpha / sqrt(rank) (rsLoRA, arXiv 2312.03732).
 """
 
 from visionlora.adapters.attach import adapter_tensors, attach, load_adapter_tensors
-from visionlora.adapters.file import Adapter, AdapterCard, load_adapter, read_adapter_card, save_adapter
+from visionlora.adapters.file import Adapter, load_adapter, save_adapter
 from visionlora.adapters.layers import Layer, SkippedLayer, adaptable_layers
 from visionlora.adapters.merge import merge
-from visionlora.adapters.plan import AdapterPlan, AdapterSettings, layer_selector, plan_adapter
+from visionlora.adapters.plan import AdapterPlan, layer_selector, plan_adapter
 from visionlora.adapters.together import WeightsTogether
+from visionlora.lowrank import AdapterCard, AdapterSettings, read_adapter_card
 
 __all__ = [
     "Adapter",

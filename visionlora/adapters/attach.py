@@ -17,7 +17,7 @@ from torch.nn.utils import parametrize
 
 from visionlora.adapters.layers import Layer
 from visionlora.adapters.plan import AdapterPlan
-from visionlora.errors import AdapterError
+from visionlora.lowrank.shapes import check_shapes
 
 
 class LowRank(nn.Module):
@@ -163,24 +163,6 @@ def load_adapter_tensors(model: nn.Module, plan: AdapterPlan, tensors: Mapping[s
     for layer in plan.whole:
         for name, parameter in model.get_submodule(layer.name).named_parameters():
             parameter.copy_(tensors[f"{layer.name}.{name}"])
-
-
-def check_shapes(expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, torch.Tensor]) -> None:
-    """Compare tensor names and shapes.
-
-    Raises:
-        AdapterError: they differ; the message lists every difference, up to ten.
-    """
-    problems = [f"{name}: missing" for name in expected.keys() - tensors.keys()]
-    problems += [f"{name}: belongs to no layer" for name in tensors.keys() - expected.keys()]
-    problems += [
-        f"{name}: expected shape {shape}, got {tuple(tensors[name].shape)}"
-        for name, shape in expected.items()
-        if name in tensors and tuple(tensors[name].shape) != shape
-    ]
-    if problems:
-        shown = "; ".join(sorted(problems)[:10])
-        raise AdapterError(f"the adapter does not fit the model: {len(problems)} tensors differ: {shown}")
 
 
 _FROZEN_BIAS = "{}_frozen_bias"  # beside the weight: the folded bias that bias_delta is measured from

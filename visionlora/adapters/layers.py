@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from visionlora.lowrank.shapes import layer_rank
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -36,7 +38,7 @@ class Layer:
 
     def rank(self, wanted: int) -> int:
         """Return `wanted`, or the largest rank whose two factors hold no more numbers than the weight itself."""
-        return max(1, min(wanted, self.outputs * self.inputs // (self.outputs + self.inputs)))
+        return layer_rank(wanted, self.outputs, self.inputs)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from typing import cast
 import torch
 from torch import nn
 
-from visionlora.adapters.attach import check_shapes
 from visionlora.adapters.plan import AdapterPlan
+from visionlora.lowrank import low_rank_delta
+from visionlora.lowrank.shapes import check_shapes
 
 
 @torch.no_grad()
@@ -27,9 +28,8 @@ def merge(model: nn.Module, plan: AdapterPlan, tensors: Mapping[str, torch.Tenso
     for layer in plan.adapted:
         weight = model.get_parameter(layer.weight)
         left, right = tensors[f"{layer.name}.lora_B.weight"], tensors[f"{layer.name}.lora_A.weight"]
-        rank = len(right)
-        delta = left.float().reshape(-1, rank) @ right.float().reshape(rank, -1)
-        weight.add_((plan.settings.scale(rank) * delta).view(weight.shape).to(weight))
+        delta = low_rank_delta(left.cpu().numpy(), right.cpu().numpy(), plan.settings.scale(len(right)))
+        weight.add_(torch.from_numpy(delta).view(weight.shape).to(weight))
         if _trains_bias(model, plan, layer.name, layer.bias):
             norm = plan.norms.get(layer.name)
             bias = cast(nn.BatchNorm2d, model.get_submodule(norm)).bias if norm else model.get_parameter(layer.bias)

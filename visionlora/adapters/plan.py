@@ -1,8 +1,7 @@
-"""What to adapt and how: the settings a user gives, and the plan that they make for one model."""
+"""What to adapt and how: the plan that the settings of a user make for one model."""
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -11,50 +10,7 @@ from torch import nn
 
 from visionlora.adapters.layers import Layer, SkippedLayer, adaptable_layers
 from visionlora.errors import UsageError
-
-
-@dataclass(frozen=True)
-class AdapterSettings:
-    """Shape of an adapter.
-
-    Attributes:
-        rank: inner dimension r of A (r, inputs) and B (outputs, r); lowered on layers too small for it.
-        alpha: strength; the product B @ A counts alpha / sqrt(rank) (rsLoRA, arXiv 2312.03732).
-        targets: `all`, group names joined by `+`, such as `neck+head`, `from:N`, or a regular expression that the
-            whole layer name must match.
-        train_bias: train the bias of each adapted layer too.
-        activation: `silu` leaves the base's activation functions as they are; `relu` puts ReLU in place of every SiLU,
-            `relu:TARGETS` behind those layers alone.
-
-    Raises:
-        UsageError: rank or alpha is not positive, targets is empty, or the activation is not known.
-    """
-
-    rank: int = 8
-    alpha: float = 4.0
-    targets: str = "all"
-    train_bias: bool = True
-    activation: str = "silu"
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.rank, int) or self.rank < 1:
-            raise UsageError(f"rank: expected a whole number of at least 1, got {self.rank!r}")
-        if not (math.isfinite(self.alpha) and self.alpha > 0):
-            raise UsageError(f"alpha: expected a positive number, got {self.alpha!r}")
-        if not self.targets.strip():
-            raise UsageError("targets: expected all, group names, from:N or a regular expression, got nothing")
-        if self.activation != "silu" and not self.relu_targets:
-            raise UsageError(f"activation: expected silu, relu or relu:TARGETS, got {self.activation!r}")
-
-    @property
-    def relu_targets(self) -> str:
-        """Layers whose SiLU is replaced, in the words of `targets`; empty for none."""
-        name, _, targets = self.activation.partition(":")
-        return "" if name != "relu" else targets or ("" if ":" in self.activation else "all")
-
-    def scale(self, rank: int) -> float:
-        """Return the factor of B @ A for a layer of this rank."""
-        return self.alpha / math.sqrt(rank)
+from visionlora.lowrank import AdapterSettings
 
 
 @dataclass(frozen=True)

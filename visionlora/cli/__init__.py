@@ -1,6 +1,7 @@
 """The command line: one verb is one public function; there is no logic here.
 
-Exit codes: 0 done, 1 an error that the message explains, 2 wrong usage, 3 a budget is missed, 130 interrupted.
+Exit codes: 0 done, 1 an error that the message explains (quantize: also a budget that cannot be kept), 2 wrong usage,
+3 a budget of eval is missed, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
-from visionlora.cli.judging import add_compare, add_demo, add_eval, add_inspect, add_predict
+from visionlora.cli.adapters import add_adapters
+from visionlora.cli.device import add_bundle, add_patch, add_rollback, add_unbundle
+from visionlora.cli.judging import add_bench, add_compare, add_demo, add_eval, add_inspect, add_predict
 from visionlora.cli.shipping import add_export, add_merge, add_quantize
 from visionlora.cli.training import add_adapt, add_plan, add_train
 from visionlora.errors import UsageError, VisionLoraError
@@ -23,8 +26,14 @@ VERBS = (
     add_merge,
     add_export,
     add_quantize,
+    add_patch,
+    add_rollback,
+    add_bundle,
+    add_unbundle,
+    add_adapters,
     add_eval,
     add_compare,
+    add_bench,
     add_predict,
     add_inspect,
     add_demo,

@@ -1,4 +1,4 @@
-"""The verbs that look: eval, compare, predict, inspect, demo."""
+"""The verbs that look: eval, compare, bench, predict, inspect, demo."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def add_eval(verbs: Any) -> None:
         "--model",
         action="append",
         required=True,
-        help="a .pt, .onnx or OpenVINO .xml, or base.pt+adapter.safetensors; label=... names it; repeat to compare",
+        help="a .pt, .onnx, .xml (OpenVINO), .param (ncnn) or .tflite, openvino:model.onnx, or "
+        "base.pt+adapter.safetensors; label=... names it; repeat to compare",
     )
     parser.add_argument("--data", required=True, help="data.yaml, or COCO ground truth (.json) beside its pictures")
     parser.add_argument("--split", default="val", help="split to score on")
@@ -57,29 +58,63 @@ def add_compare(verbs: Any) -> None:
     overwrite(parser)
 
 
+def add_bench(verbs: Any) -> None:
+    """Add `visionlora bench`."""
+
+    def run(options: argparse.Namespace) -> None:
+        names = ["image", "data", "split", "threads", "imgsz", "rounds", "out", "overwrite"]
+        print(vl.bench(options.model, **{name: getattr(options, name) for name in names}))
+
+    example = "visionlora bench --model model.onnx --model model.int8.onnx --threads 1,2 --image 'line3/*.jpg'"
+    parser = verb(verbs, "bench", run, "time models of any runtime in turns: network, whole frame, memory", example)
+    parser.add_argument(
+        "--model",
+        action="append",
+        required=True,
+        help="as for eval; openvino:model.onnx runs it in OpenVINO; repeat to compare with the first",
+    )
+    parser.add_argument("--image", help="image, folder, or pattern in quotes; one is drawn if no picture is given")
+    parser.add_argument("--data", help="data.yaml whose pictures to use")
+    parser.add_argument("--split", default="val", help="split of --data")
+    parser.add_argument("--threads", type=_counts, help="counts such as 1,2; all processors if not given")
+    parser.add_argument("--imgsz", type=int, help="side of the square input in pixels, for checkpoints")
+    parser.add_argument("--rounds", type=int, default=10, help="turns of each model, of 5 calls and 5 frames")
+    parser.add_argument("--out", help="JSON file to write")
+    overwrite(parser)
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
 def add_predict(verbs: Any) -> None:
     """Add `visionlora predict`."""
 
     def run(options: argparse.Namespace) -> None:
+        names = ["conf", "imgsz", "device", "formats", "watch", "overwrite"]
         found = vl.predict(
-            options.model,
-            options.source,
-            options.out,
-            conf=options.conf,
-            imgsz=options.imgsz,
-            device=options.device,
-            overwrite=options.overwrite,
+            options.model, options.source, options.out, **{name: getattr(options, name) for name in names}
         )
-        print(f"{sum(map(len, found.detections))} objects in {len(found.images)} images; see {found.out}")
+        rate = found.frames / found.seconds if found.seconds else 0.0
+        print(f"{found.objects} objects in {found.frames} images, {rate:.1f} images/s; see {found.out}")
 
     example = "visionlora predict --model model.int8.onnx --source 'line3/*.png' --out found"
-    parser = verb(verbs, "predict", run, "find objects in pictures and draw them", example)
+    parser = verb(verbs, "predict", run, "find objects in pictures, a video or before a camera", example)
     parser.add_argument("--model", required=True, help="a .pt, a .onnx, or base.pt+adapter.safetensors")
-    parser.add_argument("--source", required=True, help="image, folder, or pattern in quotes")
+    parser.add_argument(
+        "--source", required=True, help="image, folder, pattern in quotes, video, camera's number or address (rtsp://)"
+    )
     parser.add_argument("--out", required=True, help="folder to write into")
-    parser.add_argument("--conf", type=float, default=0.25, help="lowest score that counts")
+    parser.add_argument("--conf", type=float, help="lowest score that counts; the file's own, or 0.25, if not given")
     parser.add_argument("--imgsz", type=int, help="side of the square input in pixels; the model's own if not given")
-    parser.add_argument("--device", default="cpu", help="for checkpoints: cpu, 0...")
+    parser.add_argument("--device", default="cpu", help="cpu, 0...; for ONNX files any provider, such as openvino")
+    parser.add_argument(
+        "--formats",
+        nargs="+",
+        choices=("json", "jsonl", "coco", "images"),
+        help="what to write; json and images, of a video json, of a camera or a watched folder jsonl if not given",
+    )
+    parser.add_argument("--watch", action="store_true", help="stay at the folder and take what comes into it")
     overwrite(parser)
 
 

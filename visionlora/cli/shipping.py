@@ -31,18 +31,24 @@ def add_export(verbs: Any) -> None:
     """Add `visionlora export`."""
 
     def run(options: argparse.Namespace) -> None:
-        exported = vl.export(
-            options.model, options.out, imgsz=options.imgsz, opset=options.opset, overwrite=options.overwrite
-        )
+        names = ["format", "imgsz", "opset", "overwrite"]
+        exported = vl.export(options.model, options.out, **{name: getattr(options, name) for name in names})
         print(
             f"{exported.path}: {exported.bytes / 1e6:.2f} MB, {exported.image_size} px, {len(exported.names)} classes; "
             f"checked against torch: boxes within {exported.box_error:.1g} px, scores within {exported.score_error:.1g}"
         )
 
     example = "visionlora export --model merged.pt --out model.onnx --imgsz 320"
-    parser = verb(verbs, "export", run, "export a checkpoint to ONNX and check it against torch", example)
+    parser = verb(
+        verbs,
+        "export",
+        run,
+        "export a checkpoint to ONNX, OpenVINO, ncnn or LiteRT and check it against torch",
+        example,
+    )
     parser.add_argument("--model", required=True, help="checkpoint (.pt)")
-    parser.add_argument("--out", required=True, help="file to write (.onnx)")
+    parser.add_argument("--out", required=True, help="file to write (.onnx, .xml, .param or .tflite)")
+    parser.add_argument("--format", default="onnx", help="onnx, openvino, ncnn or litert")
     parser.add_argument("--imgsz", type=int, help="side of the square input in pixels; the checkpoint's if not given")
     parser.add_argument("--opset", type=int, default=17, help="ONNX operator set")
     overwrite(parser)
@@ -58,9 +64,14 @@ def add_quantize(verbs: Any) -> None:
             options.out,
             images=options.images,
             seed=options.seed,
+            adapter=options.adapter,
             target=options.target,
             method=options.method,
             input=options.input,
+            max_drop=options.max_drop,
+            max_class_drop=options.max_class_drop,
+            thresholds=options.thresholds,
+            conf=options.conf,
             recalibrate=options.recalibrate,
             overwrite=options.overwrite,
         )
@@ -68,6 +79,8 @@ def add_quantize(verbs: Any) -> None:
             f"{quantized.path}: {quantized.bytes / 1e6:.2f} MB, {quantized.bytes / quantized.float_bytes:.2f} of the "
             f"float file; {quantized.int8_convs} of {quantized.convs} convolutions run in int8"
         )
+        if quantized.report is not None:
+            print("\n".join(quantized.report.lines()))
 
     example = "visionlora quantize --model model.onnx --data data.yaml --out model.int8.onnx --images 32"
     parser = verb(verbs, "quantize", run, "quantize an ONNX detector to INT8 for CPUs", example)
@@ -76,6 +89,7 @@ def add_quantize(verbs: Any) -> None:
     parser.add_argument("--out", required=True, help="file to write (.onnx)")
     parser.add_argument("--images", type=int, default=32, help="calibration images")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of images")
+    parser.add_argument("--adapter", help="the adapter in the model: the recipe is written into it, for patch --int8")
     parser.add_argument(
         "--target", choices=("x86", "arm", "tensorrt", "generic"), default="x86", help="what the file is for"
     )
@@ -86,5 +100,13 @@ def add_quantize(verbs: Any) -> None:
         help="what activation ranges are chosen by",
     )
     parser.add_argument("--input", choices=("float32", "uint8"), default="float32", help="numbers of the picture")
+    parser.add_argument(
+        "--max-drop", type=float, help="mAP50-95 on val that it may lose, such as 0.005 for half a point"
+    )
+    parser.add_argument("--max-class-drop", type=float, help="AP50-95 that any class may lose, such as 0.03")
+    parser.add_argument(
+        "--thresholds", choices=("recall", "precision"), help="write thresholds that keep this of the float model"
+    )
+    parser.add_argument("--conf", type=float, default=0.25, help="score threshold of the float model, for --thresholds")
     parser.add_argument("--recalibrate", action="store_true", help="leave trained ranges aside")
     overwrite(parser)

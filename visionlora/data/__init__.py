@@ -2,8 +2,8 @@
 
 from visionlora.data.coco import to_coco
 from visionlora.data.coco_file import load_coco
-from visionlora.data.content import content_hash, find_shared_images
-from visionlora.data.dataset import Dataset, LabelledImage, load_dataset
+from visionlora.data.content import content_hash, find_shared_files, find_shared_images
+from visionlora.data.dataset import Dataset, LabelledImage, image_paths, load_dataset
 from visionlora.data.labels import format_labels, label_path
 from visionlora.data.voc import voc_boxes
 
@@ -11,8 +11,10 @@ __all__ = [
     "Dataset",
     "LabelledImage",
     "content_hash",
+    "find_shared_files",
     "find_shared_images",
     "format_labels",
+    "image_paths",
     "label_path",
     "load_coco",
     "load_dataset",

@@ -41,13 +41,24 @@ def find_shared_images(
     Raises:
         DataError: an image can no longer be read.
     """
-    sizes = {_bytes(image.path) for image in a} & {_bytes(image.path) for image in b}
+    images = {image.path: image for image in (*a, *b)}
+    pairs = find_shared_files([image.path for image in a], [image.path for image in b])
+    return tuple((images[twin], images[path]) for twin, path in pairs)
+
+
+def find_shared_files(a: Sequence[Path], b: Sequence[Path]) -> tuple[tuple[Path, Path], ...]:
+    """Return the pairs (file of `a`, file of `b`) that hold the same bytes, in the order of `b`.
+
+    Raises:
+        DataError: a file can no longer be read.
+    """
+    sizes = {_bytes(path) for path in a} & {_bytes(path) for path in b}
     by_hash = defaultdict(list)
-    for image in a:
-        if _bytes(image.path) in sizes:
-            by_hash[_file_hash(image.path)].append(image)
-    candidates = [image for image in b if _bytes(image.path) in sizes]
-    return tuple((twin, image) for image in candidates for twin in by_hash.get(_file_hash(image.path), ()))
+    for path in a:
+        if _bytes(path) in sizes:
+            by_hash[_file_hash(path)].append(path)
+    candidates = [path for path in b if _bytes(path) in sizes]
+    return tuple((twin, path) for path in candidates for twin in by_hash.get(_file_hash(path), ()))
 
 
 def _image_hash(image: LabelledImage) -> str:

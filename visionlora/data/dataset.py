@@ -147,6 +147,19 @@ def load_dataset(yaml_path: Path | str, *, splits: Sequence[str] = ("train", "va
     return Dataset(description.path, description.names, loaded)
 
 
+def image_paths(yaml_path: Path | str, split: str) -> tuple[Path, ...]:
+    """Return the image files of a split without opening them or their labels; none where the split is not there.
+
+    Raises:
+        DataError: the data.yaml cannot be read.
+    """
+    description = read_description(yaml_path)
+    try:
+        return tuple(_image_paths(description.sources(split), split))
+    except DataError:  # not in the file, not on this disk, or empty
+        return ()
+
+
 def _image_paths(sources: Sequence[Path], where: str) -> list[Path]:
     """Return the image files in folders (with their sub-folders) and list files, in Ultralytics' order."""
     paths: list[str] = []

@@ -24,7 +24,17 @@ from visionlora.files import atomic_output, sha256_of
 FOLDER_VARIABLE = "VISIONLORA_CACHE"
 KEPT = 200
 """Results that are kept; the oldest make room."""
-_PACKAGES = ("numpy", "opencv-python", "opencv-python-headless", "onnxruntime", "torch", "ultralytics", "openvino")
+_PACKAGES = (
+    "numpy",
+    "opencv-python",
+    "opencv-python-headless",
+    "onnxruntime",
+    "torch",
+    "ultralytics",
+    "openvino",
+    "ncnn",
+    "ai-edge-litert",
+)
 
 
 def cache_folder() -> Path:

@@ -6,7 +6,7 @@ import os
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from visionlora.data import LabelledImage, content_hash, load_coco, load_dataset
 from visionlora.detections import PREDICTION_CONFIDENCE, check_thresholds
 from visionlora.errors import ModelError, UsageError
-from visionlora.evaluation.bootstrap import FEWEST_IMAGES, draw_images
 from visionlora.evaluation.budget import check_budget, judge_budget
-from visionlora.evaluation.cache import cache_key, image_hashes, keep_found, load_found
-from visionlora.evaluation.coco import count_classes
 from visionlora.evaluation.compare import time_networks
+from visionlora.evaluation.domain import Domain, load_domain
 from visionlora.evaluation.finding import Found, find_objects, shared_classes
 from visionlora.evaluation.judgement import Judgement, difference, judge
 from visionlora.evaluation.lineage import find_warnings
@@ -29,11 +26,12 @@ from visionlora.evaluation.machine import installed_versions, this_machine
 from visionlora.evaluation.models import ModelSpec, open_network, parse_specs
 from visionlora.evaluation.parameters import count_parameters
 from visionlora.evaluation.pictures import Column, before_after, telling_images
-from visionlora.evaluation.report import Budget, DataUsed, Difference, Report, Retention, Row
+from visionlora.evaluation.report import Budget, Difference, Report, Retention, Row
 from visionlora.evaluation.retention import Remembered, check_base, measure_retention
 from visionlora.evaluation.writing import Evidence, refuse_existing_report, write_report
 from visionlora.files import sha256_of
 from visionlora.inference import Network, detect
+from visionlora.lowrank import adapter_identity
 from visionlora.preprocess import read_image
 
 
@@ -59,7 +57,8 @@ def evaluate(
     reference; every difference to it has a 95 % interval by a paired bootstrap over the images.
 
     Args:
-        models: checkpoints, ONNX or OpenVINO files, or `base.pt+adapter.safetensors`; `label=` before one names it.
+        models: checkpoints, exported files (.onnx, OpenVINO's .xml, ncnn's .param, LiteRT's .tflite;
+            `openvino:model.onnx` runs it in OpenVINO), or `base.pt+adapter.safetensors`; `label=` before one names it.
         data: the data.yaml, or a COCO ground truth (.json) with its pictures beside it.
         split: which of its splits; a COCO file has one.
         imgsz: side of the input in pixels; None takes what the files say, which must be one size.
@@ -96,8 +95,8 @@ def evaluate(
         raise UsageError("html: expected a folder to write report.html into; give --out")
     if out is not None:
         refuse_existing_report(out, overwrite=overwrite)
-    domain = _load(data, split)
-    source = None if retention is None else _load(retention, "val")
+    domain = load_domain(data, split)
+    source = None if retention is None else load_domain(retention, "val")
     networks = [open_network(spec, image_size=imgsz) for spec in specs]
     _check(specs, networks)
     if source is not None:
@@ -142,28 +141,6 @@ def evaluate(
     return report
 
 
-@dataclass(frozen=True, eq=False)
-class _Domain:
-    """A split, loaded, with what is asked of every model."""
-
-    images: tuple[LabelledImage, ...]
-    hashes: tuple[str, ...]
-    names: tuple[str, ...]
-    used: DataUsed
-
-    @property
-    def weights(self) -> np.ndarray | None:
-        """The draws of the bootstrap; None where the images are too few."""
-        return draw_images(len(self.images)) if len(self.images) >= FEWEST_IMAGES else None
-
-
-def _load(data: Path | str, split: str) -> _Domain:
-    dataset = load_coco(data, split=split) if Path(data).suffix == ".json" else load_dataset(data, splits=(split,))
-    images, names = dataset.split(split), dataset.names
-    used = DataUsed(str(data), content_hash(images), split, len(images), count_classes(images, names))
-    return _Domain(images, image_hashes(images), names, used)
-
-
 def _check(specs: Sequence[ModelSpec], networks: Sequence[Network]) -> None:
     """Refuse models that cannot stand in one report, before any time is spent on them."""
     if len({network.image_size for network in networks}) > 1:
@@ -176,27 +153,11 @@ def _check(specs: Sequence[ModelSpec], networks: Sequence[Network]) -> None:
         raise ModelError(f"expected the files of all models, found none at {', '.join(missing)}; give their paths")
 
 
-def _find(spec: ModelSpec, network: Network, domain: _Domain, *, cache: bool) -> Found:
-    """Run a model on a data set, or read what it found there before."""
-    if not cache:
-        return find_objects(network, domain.images, domain.names, progress=spec.label)
-    files = [spec.path, *spec.parts]
-    key = cache_key(
-        files,
-        domain.hashes,
-        names=domain.names,
-        sizes=[one.size_wh for one in domain.images],
-        model_names=network.names,
-        imgsz=network.image_size,
-    )
-    kept = load_found(key)
-    if kept is None:
-        kept = find_objects(network, domain.images, domain.names, progress=spec.label)
-        keep_found(key, kept)
-    return kept
+def _find(spec: ModelSpec, network: Network, domain: Domain, *, cache: bool) -> Found:
+    return domain.find(network, [spec.path, *spec.parts], progress=spec.label, runtime=spec.runtime, cache=cache)
 
 
-def _judge(found: Found, domain: _Domain, confidence: float) -> Judgement | None:
+def _judge(found: Found, domain: Domain, confidence: float) -> Judgement | None:
     return judge(found, domain.images, domain.names, weights=domain.weights, confidence=confidence)
 
 
@@ -223,9 +184,10 @@ def _row(spec: ModelSpec, network: Network, found: Found, judgement: Judgement |
 def _provenance(spec: ModelSpec, network: Network) -> tuple[str, Mapping[str, str], Mapping[str, Any]]:
     """Return what the file is, role and SHA-256 of the files that it says it was made from, and how it was made."""
     if spec.adapter is not None:
-        return "adapter", {"base": sha256_of(spec.path)}, {}
+        parents = {"base": sha256_of(spec.path), "adapter": adapter_identity(spec.adapter)}
+        return "adapter", parents, {}
     metadata = getattr(network, "metadata", None) or {}
-    kind = {".onnx": "onnx", ".xml": "openvino"}.get(spec.path.suffix, "checkpoint")
+    kind = {"torch": "checkpoint", "onnxruntime": "onnx"}.get(spec.runtime, spec.runtime)
     return metadata.get("kind", kind), metadata.get("parents", {}), metadata.get("settings", {})
 
 
@@ -252,7 +214,7 @@ def _difference(a: Judgement | None, b: Judgement | None, to: str) -> Difference
 
 
 def _retention(
-    specs: Sequence[ModelSpec], networks: Sequence[Network], source: _Domain, *, conf: float, cache: bool
+    specs: Sequence[ModelSpec], networks: Sequence[Network], source: Domain, *, conf: float, cache: bool
 ) -> Retention:
     """Run every model on the retention set, and every adapter switched off."""
     remembered = []
@@ -266,7 +228,7 @@ def _retention(
     return measure_retention(remembered, source.used)
 
 
-def _sheet(specs: Sequence[ModelSpec], networks: Sequence[Network], domain: _Domain) -> NDArray[np.uint8]:
+def _sheet(specs: Sequence[ModelSpec], networks: Sequence[Network], domain: Domain) -> NDArray[np.uint8]:
     """Return the contact sheet of the first model and the last: before and after."""
     shown = telling_images(domain.images)
     pixels = [read_image(image.path) for image in shown]

@@ -8,7 +8,18 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
-_PACKAGES = ("visionlora", "torch", "ultralytics", "onnxruntime", "numpy", "opencv-python", "pycocotools")
+_PACKAGES = (
+    "visionlora",
+    "torch",
+    "ultralytics",
+    "onnxruntime",
+    "openvino",
+    "ncnn",
+    "ai-edge-litert",
+    "numpy",
+    "opencv-python",
+    "pycocotools",
+)
 
 
 @dataclass(frozen=True)

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from visionlora.errors import UsageError
 from visionlora.inference import Network
 
 _ADAPTER_SUFFIX = ".safetensors"
+_OPENVINO = "openvino:"
+_RUNTIMES = {".pt": "torch", ".onnx": "onnxruntime", ".xml": "openvino", ".param": "ncnn", ".tflite": "litert"}
+_WEIGHTS_BESIDE = (".xml", ".param")
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What to evaluate: a checkpoint, an ONNX or OpenVINO file, or a base with an adapter; and what to call it.
+    """What to evaluate: a checkpoint, an exported file, or a base with an adapter; and what to call it.
+
+    Attributes:
+        label: what to call it.
+        path: the file; of a base with an adapter, the base's.
+        adapter: the adapter's file, if there is one.
+        in_openvino: whether an ONNX file is to be run by OpenVINO instead of onnxruntime.
 
     Raises:
         UsageError: the label is empty, a file's suffix is unknown, or an adapter stands without its base.
@@ -23,14 +32,19 @@ class ModelSpec:
     label: str
     path: Path
     adapter: Path | None = None
+    in_openvino: bool = False
 
     def __post_init__(self) -> None:
         if not self.label:
             raise UsageError(f"{self.path}: the label before '=' is empty")
         if self.path.suffix == _ADAPTER_SUFFIX:
             raise UsageError(f"{self.path}: an adapter needs its base: write base.pt+{self.path.name}")
-        if self.path.suffix not in (".pt", ".onnx", ".xml"):
-            raise UsageError(f"{self.path}: expected a .pt, .onnx or .xml file, or base.pt+adapter.safetensors")
+        if self.path.suffix not in _RUNTIMES:
+            raise UsageError(
+                f"{self.path}: expected a .pt, .onnx, .xml, .param or .tflite file, or base.pt+adapter.safetensors"
+            )
+        if self.in_openvino and self.path.suffix != ".onnx":
+            raise UsageError(f"{self.path}: expected an .onnx file after {_OPENVINO!r}")
         if self.adapter is not None and self.path.suffix != ".pt":
             raise UsageError(f"{self.path}: an adapter belongs to a .pt base; an ONNX file has it merged in")
 
@@ -41,12 +55,17 @@ class ModelSpec:
 
     @property
     def parts(self) -> tuple[Path, ...]:
-        """The files that hold this model's own bytes: `file`, and the weights beside an OpenVINO model."""
-        return (self.file, self.file.with_suffix(".bin")) if self.path.suffix == ".xml" else (self.file,)
+        """The files that hold this model's own bytes: `file`, and the weights beside an OpenVINO or ncnn model."""
+        return (self.file, self.file.with_suffix(".bin")) if self.path.suffix in _WEIGHTS_BESIDE else (self.file,)
+
+    @property
+    def runtime(self) -> str:
+        """What executes it: `torch`, `onnxruntime`, `openvino`, `ncnn` or `litert`."""
+        return "openvino" if self.in_openvino else _RUNTIMES[self.path.suffix]
 
 
 def parse_spec(text: str | Path) -> ModelSpec:
-    """Read `path`, `base.pt+adapter.safetensors`, or either of them after `label=`.
+    """Read `path`, `base.pt+adapter.safetensors` or `openvino:model.onnx`, or one of them after `label=`.
 
     Without a label a model is called by its file's name.
 
@@ -62,11 +81,14 @@ def parse_spec(text: str | Path) -> ModelSpec:
     label, separator, rest = text.partition("=")
     if not separator or "/" in label or Path(text).exists():  # a path may hold an equals sign
         label, rest = "", text
+    named, in_openvino = rest != text, rest.startswith(_OPENVINO)
+    rest = rest.removeprefix(_OPENVINO)
     base, plus, adapter = rest.rpartition("+")
     with_adapter = bool(plus) and rest.endswith(_ADAPTER_SUFFIX)
     path = Path(base if with_adapter else rest)
     file = Path(adapter if with_adapter else rest)
-    return ModelSpec(label=label if rest != text else file.name, path=path, adapter=file if with_adapter else None)
+    own_name = f"{_OPENVINO}{file.name}" if in_openvino else file.name
+    return ModelSpec(label if named else own_name, path, file if with_adapter else None, in_openvino)
 
 
 def parse_specs(texts: Sequence[str | Path]) -> list[ModelSpec]:
@@ -80,8 +102,8 @@ def parse_specs(texts: Sequence[str | Path]) -> list[ModelSpec]:
         raise UsageError("expected at least one model, got none")
     labels = [spec.label for spec in specs]
     for index, (spec, text) in enumerate(zip(specs, texts, strict=True)):
-        if labels.count(spec.label) > 1 and spec.label == spec.file.name:
-            specs[index] = ModelSpec(label=str(text), path=spec.path, adapter=spec.adapter)
+        if labels.count(spec.label) > 1 and spec.label in (spec.file.name, f"{_OPENVINO}{spec.file.name}"):
+            specs[index] = replace(spec, label=str(text))
     labels = [spec.label for spec in specs]
     repeated = sorted({label for label in labels if labels.count(label) > 1})
     if repeated:
@@ -89,15 +111,18 @@ def parse_specs(texts: Sequence[str | Path]) -> list[ModelSpec]:
     return specs
 
 
-def open_network(spec: ModelSpec | str | Path, *, image_size: int | None = None, device: str = "cpu") -> Network:
-    """Open a checkpoint, an ONNX or OpenVINO file, or a base with an adapter.
+def open_network(
+    spec: ModelSpec | str | Path, *, image_size: int | None = None, device: str = "cpu", threads: int | None = None
+) -> Network:
+    """Open a checkpoint, an exported file, or a base with an adapter.
 
-    torch is loaded for checkpoints only, onnxruntime and OpenVINO for their files only.
+    torch is loaded for checkpoints only, other runtimes for their files only.
 
     Args:
         spec: what to open; a string is read by `parse_spec`.
         image_size: side of the input in pixels; None takes what the file says.
         device: for checkpoints; other files run on the CPU.
+        threads: how many threads one call of an exported file may use; None leaves it to the runtime.
 
     Raises:
         UsageError: an exported file has another image size than the one asked for.
@@ -107,9 +132,9 @@ def open_network(spec: ModelSpec | str | Path, *, image_size: int | None = None,
     if not isinstance(spec, ModelSpec):
         spec = parse_spec(spec)
     if spec.path.suffix != ".pt":
-        from visionlora.runtime import OnnxNetwork, OpenVinoNetwork
+        from visionlora.runtime import open_exported
 
-        network = OnnxNetwork(spec.path) if spec.path.suffix == ".onnx" else OpenVinoNetwork(spec.path)
+        network: Network = open_exported(spec.path, spec.runtime, threads=threads)
         if image_size is not None and network.image_size != image_size:
             raise UsageError(
                 f"{spec.path}: made for {network.image_size} px, but {image_size} px were asked for; "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from visionlora.data import LabelledImage
 from visionlora.detections import Detections
+from visionlora.drawing import FONT, INK, PAPER, Colour, class_colour, draw_boxes, draw_label
 from visionlora.preprocess import read_image
 
 CELL = 320
@@ -20,13 +20,9 @@ MIN_ROW = 96
 GAP = 8
 HEADER = 36
 
-_Colour = tuple[int, int, int]  # BGR
-_Box = tuple[int, int, int, int]  # left, top, right, bottom
-_PAPER: _Colour = (255, 255, 255)
-_MAT: _Colour = (236, 236, 236)
-_INK: _Colour = (40, 40, 40)
-_FOREIGN: _Colour = (150, 150, 150)
-_FONT, _LABEL_SCALE, _TITLE_SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.42, 0.6
+_MAT: Colour = (236, 236, 236)
+_FOREIGN: Colour = (150, 150, 150)
+_TITLE_SCALE = 0.6
 
 
 @dataclass(frozen=True)
@@ -71,7 +67,7 @@ def before_after(images: Sequence[LabelledImage], names: Sequence[str], columns:
     Raises:
         DataError: an image cannot be read.
     """
-    colours = {name: _class_colour(index) for index, name in enumerate(names)}
+    colours = {name: class_colour(index) for index, name in enumerate(names)}
     rows = [_header(["ground truth", *(column.title for column in columns)])]
     for index, image in enumerate(images):
         pixels = read_image(image.path)
@@ -96,7 +92,7 @@ def draw_detections(image_bgr: NDArray[np.uint8], detections: Detections, names:
     Returns:
         The picture, (height, width, 3) uint8 BGR, its longest side at least 640 pixels.
     """
-    colours = {name: _class_colour(index) for index, name in enumerate(names)}
+    colours = {name: class_colour(index) for index, name in enumerate(names)}
     labels = [names[class_id] for class_id in detections.class_ids]
     objects = list(zip(detections.boxes_xyxy, labels, detections.scores, strict=True))
     side = max(*image_bgr.shape[:2], 2 * CELL)
@@ -113,7 +109,7 @@ def _classes(image: LabelledImage) -> set[int]:
 def _cell(
     pixels: NDArray[np.uint8],
     objects: Sequence[tuple[NDArray[np.float32], str, float | None]],
-    colours: dict[str, _Colour],
+    colours: dict[str, Colour],
     *,
     side: int = CELL,
 ) -> NDArray[np.uint8]:
@@ -126,72 +122,21 @@ def _cell(
     canvas = np.full((max(size_wh[1], MIN_ROW), side, 3), _MAT, dtype=np.uint8)
     left, top = (side - size_wh[0]) // 2, (len(canvas) - size_wh[1]) // 2
     canvas[top : top + size_wh[1], left : left + size_wh[0]] = picture
-    boxes = [_on_canvas(canvas, box_xyxy * np.float32(scale) + (left, top, left, top)) for box_xyxy, _, _ in objects]
-    for box, (_, name, _) in reversed(list(zip(boxes, objects, strict=True))):  # the best detection on top
-        cv2.rectangle(canvas, box[:2], box[2:], colours.get(name, _FOREIGN), 2, cv2.LINE_AA)
-    taken: list[_Box] = []
-    for box, (_, name, score) in zip(boxes, objects, strict=True):
-        text = name if score is None else f"{name} {score:.2f}"
-        taken.append(_label(canvas, text, box, colour=colours.get(name, _FOREIGN), taken=taken))
+    boxes = [box_xyxy * np.float32(scale) + (left, top, left, top) for box_xyxy, _, _ in objects]
+    labels = [name if score is None else f"{name} {score:.2f}" for _, name, score in objects]
+    draw_boxes(canvas, boxes, labels, [colours.get(name, _FOREIGN) for _, name, _ in objects])
     if not objects:
-        _label(canvas, "nothing found", (left, top, left, top), colour=_MAT, taken=[])
+        draw_label(canvas, "nothing found", (left, top, left, top), colour=_MAT)
     return canvas
-
-
-def _on_canvas(canvas: NDArray[np.uint8], box_xyxy: NDArray[np.floating]) -> _Box:
-    """Return whole pixels such that the line stays visible."""
-    height, width = canvas.shape[:2]
-    left, right = (min(max(round(x), 1), width - 2) for x in box_xyxy[[0, 2]].tolist())
-    top, bottom = (min(max(round(y), 1), height - 2) for y in box_xyxy[[1, 3]].tolist())
-    return left, top, right, bottom
-
-
-def _label(canvas: NDArray[np.uint8], text: str, box: _Box, *, colour: _Colour, taken: Sequence[_Box]) -> _Box:
-    """Write on a filled plate at a corner of the box where no other label stands; return the plate."""
-    (width, height), baseline = cv2.getTextSize(text, _FONT, _LABEL_SCALE, 1)
-    width, height = width + 6, height + baseline + 4
-    left, top, right, bottom = box
-    corners = [
-        (left - 1, top - height),
-        (left - 1, bottom),
-        (left + 1, top + 1),
-        (left + 1, bottom - height),
-        (right - width, top + 1),
-        (right - width, bottom - height),
-        (right - width, top - height),
-        (right - width, bottom),
-    ]
-    plates = [_inside(canvas, corner, width, height) for corner in corners]
-    outside = [corner != plate[:2] for corner, plate in zip(corners, plates, strict=True)]
-    # First a place that hides no label, then one that needed no shift into the picture.
-    order = sorted(range(len(plates)), key=lambda i: (sum(_overlap(plates[i], other) for other in taken), outside[i]))
-    plate = plates[order[0]]
-    cv2.rectangle(canvas, plate[:2], (plate[2] - 1, plate[3] - 1), colour, cv2.FILLED)
-    light = 0.114 * colour[0] + 0.587 * colour[1] + 0.299 * colour[2]  # luma of BT.601
-    ink = _INK if light > 140 else _PAPER
-    cv2.putText(canvas, text, (plate[0] + 3, plate[3] - baseline - 1), _FONT, _LABEL_SCALE, ink, 1, cv2.LINE_AA)
-    return plate
-
-
-def _inside(canvas: NDArray[np.uint8], corner: tuple[int, int], width: int, height: int) -> _Box:
-    """Return the plate, shifted into the picture where it would leave it."""
-    left = max(min(corner[0], canvas.shape[1] - width), 0)
-    top = max(min(corner[1], canvas.shape[0] - height), 0)
-    return left, top, left + width, top + height
-
-
-def _overlap(a: _Box, b: _Box) -> int:
-    """Return the pixels that two plates have in common."""
-    return max(min(a[2], b[2]) - max(a[0], b[0]), 0) * max(min(a[3], b[3]) - max(a[1], b[1]), 0)
 
 
 def _header(titles: Sequence[str]) -> NDArray[np.uint8]:
     cells = []
     for title in titles:
-        cell = np.full((HEADER, CELL, 3), _PAPER, dtype=np.uint8)
-        (width, height), _ = cv2.getTextSize(title, _FONT, _TITLE_SCALE, 1)
+        cell = np.full((HEADER, CELL, 3), PAPER, dtype=np.uint8)
+        (width, height), _ = cv2.getTextSize(title, FONT, _TITLE_SCALE, 1)
         scale = min(_TITLE_SCALE, _TITLE_SCALE * (CELL - 4) / max(width, 1))
-        cv2.putText(cell, title, (2, (HEADER + height) // 2), _FONT, scale, _INK, 1, cv2.LINE_AA)
+        cv2.putText(cell, title, (2, (HEADER + height) // 2), FONT, scale, INK, 1, cv2.LINE_AA)
         cells.append(cell)
     return _join(cells, axis=1)
 
@@ -200,12 +145,6 @@ def _join(parts: Sequence[NDArray[np.uint8]], *, axis: int) -> NDArray[np.uint8]
     """Lay equal-sided parts in a row (axis 1) or a column (axis 0) with gaps between and white around nothing."""
     shape = list(parts[0].shape)
     shape[axis] = GAP
-    gap = np.full(shape, _PAPER, dtype=np.uint8)
+    gap = np.full(shape, PAPER, dtype=np.uint8)
     spaced = [piece for part in parts for piece in (gap, part)][1:]
     return np.concatenate(spaced, axis=axis)
-
-
-def _class_colour(index: int) -> _Colour:
-    """Return a colour of its own for each class: hues by the golden ratio, neighbours far apart."""
-    red, green, blue = colorsys.hsv_to_rgb((0.02 + index * 0.618034) % 1.0, 0.75, 0.95 - 0.2 * (index % 2))
-    return round(255 * blue), round(255 * green), round(255 * red)

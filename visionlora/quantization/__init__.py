@@ -1,5 +1,6 @@
 """Quantization: from a float ONNX detector to an int8 one that really runs in int8. Never imports torch."""
 
+from visionlora.quantization.adapter_recipe import attach_recipe
 from visionlora.quantization.calibration import calibrate
 from visionlora.quantization.float_model import load_float_model
 from visionlora.quantization.qdq import apply_recipe
@@ -20,6 +21,7 @@ __all__ = [
     "QuantizedModel",
     "Scheme",
     "apply_recipe",
+    "attach_recipe",
     "build_int8",
     "calibrate",
     "calibrate_detector",

@@ -149,7 +149,7 @@ def _open_session(model: onnx.ModelProto, outputs: Sequence[str]) -> onnxruntime
 
 def _parts(model: onnx.ModelProto, tensors: Sequence[str], shape: Sequence[int], memory: int) -> Iterator[list[str]]:
     """Split the tensors so that each part fits into memory; a tensor larger than that goes alone."""
-    sizes = _bytes_of_tensors(model, shape)
+    sizes = bytes_of_tensors(model, shape)
     unknown = max(sizes.values(), default=memory)
     part: list[str] = []
     used = 0
@@ -164,7 +164,7 @@ def _parts(model: onnx.ModelProto, tensors: Sequence[str], shape: Sequence[int],
         yield part
 
 
-def _bytes_of_tensors(model: onnx.ModelProto, shape: Sequence[int]) -> dict[str, int]:
+def bytes_of_tensors(model: onnx.ModelProto, shape: Sequence[int]) -> dict[str, int]:
     """Sizes of the tensors whose shape follows from that of the input."""
     fixed = onnx.ModelProto()
     fixed.CopyFrom(model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import onnx
@@ -14,8 +15,10 @@ from visionlora.quantization.decode import simplify_decode
 _OLDEST_OPSET = 13  # the first with scales for each channel
 
 
-def load_float_model(path: Path | str) -> onnx.ModelProto:
-    """Read a sound ONNX file whose graph can be quantized; constants become initializers, its decoding the cheaper one.
+def load_float_model(path: Path | str | IO[bytes]) -> onnx.ModelProto:
+    """Read a sound ONNX file, on a disk or in memory, whose graph can be quantized.
+
+    Constants become initializers, and its decoding the cheaper one.
 
     Raises:
         ModelError: the file is quantized already, not in float32, for a batch greater than 1, older

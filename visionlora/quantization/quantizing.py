@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -15,17 +15,29 @@ from onnx import helper
 
 from visionlora.cards import RECIPE_KEY, make_card
 from visionlora.data import Dataset, LabelledImage, load_dataset
-from visionlora.errors import ModelError, UsageError
+from visionlora.detections import PREDICTION_CONFIDENCE
+from visionlora.errors import ModelError, QuantizationError, UsageError
+from visionlora.evaluation.domain import load_domain
+from visionlora.evaluation.report import Budget
+from visionlora.evaluation.thresholds import Keep
 from visionlora.files import atomic_output, refuse_existing, sha256_of
+from visionlora.lowrank.folded_base import ENTRY as BASE_ENTRY
 from visionlora.preprocess import letterbox, read_image
+from visionlora.quantization.adapter_recipe import attach_recipe, check_adapter_of
+from visionlora.quantization.budget import SENSITIVITY_IMAGES, Asked, keep_budget
 from visionlora.quantization.calibration import calibrate, choose_images
 from visionlora.quantization.checks import check_int8_convs, check_scores, check_size, check_speed
 from visionlora.quantization.float_model import load_float_model
+from visionlora.quantization.leak import refuse_evaluation_images
 from visionlora.quantization.plan import plan_quantization
 from visionlora.quantization.qdq import apply_recipe
 from visionlora.quantization.recipe import IMAGES, QuantizationRecipe
+from visionlora.quantization.report import QuantizationReport
 from visionlora.quantization.scheme import WEIGHTS, X86, Scheme, scheme_for
 from visionlora.runtime import OnnxNetwork
+
+_BEST_SUFFIX = ".best.onnx"
+"""Of the file that comes nearest to a budget that cannot be kept."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +53,7 @@ class QuantizedModel:
         float_layers: names of the layers that were left float on purpose.
         images: how many images it was calibrated on.
         recipe: what turns the float graph into this one; `apply_recipe` repeats it.
+        report: what the file lost on the val split; None where neither a budget nor thresholds were asked for.
     """
 
     path: Path
@@ -51,6 +64,7 @@ class QuantizedModel:
     float_layers: tuple[str, ...]
     images: int
     recipe: QuantizationRecipe
+    report: QuantizationReport | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,9 +89,14 @@ def quantize(
     *,
     images: int = 32,
     seed: int = 0,
+    adapter: Path | str | None = None,
     target: str = X86.name,
     method: str = X86.method,
     input: str = IMAGES[0],
+    max_drop: float | None = None,
+    max_class_drop: float | None = None,
+    thresholds: Keep | None = None,
+    conf: float = PREDICTION_CONFIDENCE,
     recalibrate: bool = False,
     overwrite: bool = False,
 ) -> QuantizedModel:
@@ -89,25 +108,37 @@ def quantize(
     The file is kept only if it is much smaller, runs in int8 in onnxruntime, and still gives scores. onnxruntime's
     integer kernels are exact on x86 CPUs with VNNI; on older ones sums of large products may saturate.
 
+    With a budget, the file is judged against the float one on the val split. Where it loses more, groups of layers go
+    back to float, those first that cost most accuracy for their time, until it holds. What it lost and what is float
+    stands beside `out` in a report (`model.int8.json` beside `model.int8.onnx`).
+
     Args:
         model: an ONNX file that visionlora exported, or a stock Ultralytics export of a detector.
         data: the data.yaml whose training images are shown to the network.
         out: where to write the quantized file.
         images: how many images to calibrate on; all where there are fewer.
         seed: which images are chosen; every class is among them where possible.
+        adapter: the adapter file that `model` was made with; the recipe is written into it, for `patch` with int8.
         target: whom the file is for: `x86` and `arm` (onnxruntime on such a CPU), `tensorrt`, or `generic`.
         method: what activation ranges are chosen by: `activation` (the error behind the activation function), `mse`,
             `percentile` or `minmax`.
         input: `float32`, as the float file, or `uint8`: (1, S, S, 3) pixels as they lie in memory.
+        max_drop: budget: how much mAP50-95 the file may lose against the float one, as a fraction of 1.
+        max_class_drop: budget: how much AP50-95 of any class it may lose.
+        thresholds: write a score threshold a class into the file, fitted on the val split to keep the float model's
+            `recall` or `precision` at `conf`; None writes none.
+        conf: the float model's threshold.
         recalibrate: choose ranges by the images even where the model brings trained ones.
-        overwrite: replace `out` if it exists.
+        overwrite: replace `out`, and the files that lie beside it, if they exist.
 
     Raises:
-        DataError: the data set or one of its images cannot be used.
+        DataError: the data set or one of its images cannot be used, or a calibration image is in the val or test split.
         ModelError: `model` is not a float detector that gives raw predictions.
-        OutputError: `out` exists or cannot be written.
-        QuantizationError: the quantized file fails a check; nothing is written.
-        UsageError: `images` is below 1, `target`, `method` or `input` is unknown, or `out` is `model`.
+        OutputError: `out` or a file beside it exists or cannot be written.
+        QuantizationError: the quantized file fails a check, and nothing is written; or the budget cannot be kept, and
+            the best file is written as `model.int8.best.onnx` with its report, and no `out`.
+        UsageError: `images` is below 1, `target`, `method` or `input` is unknown, a limit or `conf` is out
+            of range, `out` is `model`, or `model` was made with another adapter.
 
     Example:
         >>> quantize("model.onnx", "data.yaml", "model.int8.onnx").int8_convs  # doctest: +SKIP
@@ -116,33 +147,93 @@ def quantize(
     if images < 1:
         raise UsageError(f"images: expected at least 1 calibration image, got {images}")
     scheme = scheme_for(target, method)
-    model, out = Path(model), refuse_existing(out, overwrite=overwrite)
+    asked = Asked(Budget(max_drop, max_class_drop), thresholds, conf)
+    model, out = Path(model), Path(out)
     if out.suffix != ".onnx":
         raise UsageError(f"--out {out}: expected a name that ends in .onnx")
     if out.resolve() == model.resolve():
         raise UsageError(f"{out}: expected another file than the float model; it would be overwritten")
+    best = out.with_suffix(_BEST_SUFFIX)
+    for path in (out, *((out.with_suffix(".json"), best, best.with_suffix(".json")) if asked.judged else ())):
+        refuse_existing(path, overwrite=overwrite)
     source = load_float_detector(model)
+    if adapter is not None:
+        check_adapter_of(model, (source.network.metadata or {}).get("parents", {}), adapter)
     dataset = load_dataset(data, splits=("train",))
     chosen = choose_images(dataset.split("train"), images, seed=seed)
+    refuse_evaluation_images(chosen, data)
+    domain = load_domain(data) if asked.judged else None
     inputs = _Inputs(chosen, source.network.image_size)
     trained = None if recalibrate else trained_recipe(source, scheme)
     recipe = replace(trained or calibrate(source.model, inputs, scheme), image=input)
-    settings = {
+    settings: dict[str, object] = {
         "ranges": "adapter" if trained else "images",
         "seed": seed,
         "images": len(chosen),
         "calibration": [_relative(image.path, dataset.yaml_path.parent) for image in chosen],
     }
-    quantized = build_int8(source, recipe, settings)
-    plan = plan_quantization(source.model.graph, float_layers=recipe.float_layers, fuses=scheme.fuses)
-    float_bytes = model.stat().st_size
+    if domain is None:
+        made = _write(source, recipe, out, inputs, settings)
+    else:
+        shown = _Inputs(choose_images(chosen, SENSITIVITY_IMAGES, seed=seed), source.network.image_size)
+        recipe, report = keep_budget(source, recipe, lambda one: build_int8(source, one), domain, asked, shown)
+        settings["accuracy"] = report.for_card()
+        made = _write_judged(source, recipe, out, inputs, settings, report)
+    if adapter is not None:
+        attach_recipe(adapter, recipe, float_model=onnx.load(model), int8_model=onnx.load(made.path))
+    return made
+
+
+def _write_judged(
+    source: FloatDetector,
+    recipe: QuantizationRecipe,
+    out: Path,
+    inputs: _Inputs,
+    settings: Mapping[str, object],
+    report: QuantizationReport,
+) -> QuantizedModel:
+    """Write the int8 file and its report; as the best one beside `out` where the budget is not kept."""
+    best = out.with_suffix(_BEST_SUFFIX)
+    made = _write(source, recipe, out if report.passed else best, inputs, settings, report)
+    with atomic_output(made.path.with_suffix(".json")) as partial:
+        partial.write_text(report.to_json(), encoding="utf-8")
+    if not report.passed:
+        raise QuantizationError(f"the budget cannot be kept: {report.sentence}; the best file is {made.path}")
+    for path in (best, best.with_suffix(".json")):
+        path.unlink(missing_ok=True)  # of an earlier run that failed
+    return made
+
+
+def _write(
+    source: FloatDetector,
+    recipe: QuantizationRecipe,
+    out: Path,
+    inputs: _Inputs,
+    settings: Mapping[str, object],
+    report: QuantizationReport | None = None,
+) -> QuantizedModel:
+    """Write the int8 file if it passes the checks."""
+    thresholds = None if report is None else report.thresholds_for(source.network.names)
+    quantized = build_int8(source, recipe, settings, thresholds)
+    plan = plan_quantization(source.model.graph, float_layers=recipe.float_layers, fuses=recipe.scheme.fuses)
+    float_bytes = source.path.stat().st_size
     with atomic_output(out) as partial:
         partial.write_bytes(quantized.SerializeToString(deterministic=True))
         size = check_size(partial, float_bytes)
-        int8_convs = check_int8_convs(partial, plan.convs, scheme)
+        int8_convs = check_int8_convs(partial, plan.convs, recipe.scheme)
         check_scores(source.network, OnnxNetwork(partial), inputs)
-        check_speed(model, partial, scheme)
-    return QuantizedModel(out, size, float_bytes, int8_convs, len(plan.convs), plan.float_layers, len(chosen), recipe)
+        check_speed(source.path, partial, recipe.scheme)
+    return QuantizedModel(
+        path=out,
+        bytes=size,
+        float_bytes=float_bytes,
+        int8_convs=int8_convs,
+        convs=len(plan.convs),
+        float_layers=plan.float_layers,
+        images=len(inputs.images),
+        recipe=recipe,
+        report=report,
+    )
 
 
 def calibrate_detector(
@@ -185,7 +276,10 @@ def load_float_detector(path: Path | str) -> FloatDetector:
 
 
 def build_int8(
-    source: FloatDetector, recipe: QuantizationRecipe, settings: Mapping[str, object] | None = None
+    source: FloatDetector,
+    recipe: QuantizationRecipe,
+    settings: Mapping[str, object] | None = None,
+    thresholds: Sequence[float] | None = None,
 ) -> onnx.ModelProto:
     """Return the int8 form of a detector with its metadata: what it is now and what it was made from.
 
@@ -193,6 +287,7 @@ def build_int8(
         source: the float detector.
         recipe: how to quantize it.
         settings: what else the file is to say of its making.
+        thresholds: the lowest score that counts, one a class; None leaves them to whoever runs the file.
     """
     quantized = apply_recipe(source.model, recipe)
     network, scheme = source.network, recipe.scheme
@@ -209,8 +304,12 @@ def build_int8(
             **(settings or {}),
         },
     )
-    properties = {entry.key: entry.value for entry in source.model.metadata_props if entry.key != RECIPE_KEY}
-    helper.set_model_props(quantized, {**properties, "visionlora": json.dumps({**card, "nms": network.nms})})
+    card["nms"] = network.nms
+    if thresholds is not None:
+        card["thresholds"] = list(thresholds)
+    left = (BASE_ENTRY, RECIPE_KEY)  # of the float file alone
+    properties = {entry.key: entry.value for entry in source.model.metadata_props if entry.key not in left}
+    helper.set_model_props(quantized, {**properties, "visionlora": json.dumps(card)})
     return quantized
 
 

@@ -1,8 +1,61 @@
-"""Running exported detectors with onnxruntime, or OpenVINO where it is installed; never imports torch."""
+"""Running exported detectors with onnxruntime, OpenVINO, ncnn or LiteRT, where installed; never imports torch.
+
+A runtime is loaded when its network is first asked for, so that the memory of a process is that of one runtime.
+"""
 
 from __future__ import annotations
 
-from visionlora.runtime.network import OnnxNetwork
-from visionlora.runtime.openvino import OpenVinoNetwork
+import importlib
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["OnnxNetwork", "OpenVinoNetwork"]
+if TYPE_CHECKING:
+    from visionlora.runtime.detector import Detector
+    from visionlora.runtime.frames import Frame
+    from visionlora.runtime.litert import LiteRtNetwork
+    from visionlora.runtime.ncnn import NcnnNetwork
+    from visionlora.runtime.network import OnnxNetwork
+    from visionlora.runtime.openvino import OpenVinoNetwork
+    from visionlora.runtime.streaming import stream
+
+__all__ = [
+    "Detector",
+    "Frame",
+    "LiteRtNetwork",
+    "NcnnNetwork",
+    "OnnxNetwork",
+    "OpenVinoNetwork",
+    "open_exported",
+    "stream",
+]
+
+_HOMES = {
+    "Detector": "detector",
+    "Frame": "frames",
+    "LiteRtNetwork": "litert",
+    "NcnnNetwork": "ncnn",
+    "OnnxNetwork": "network",
+    "OpenVinoNetwork": "openvino",
+    "stream": "streaming",
+}
+_NETWORKS = {
+    "litert": "LiteRtNetwork",
+    "ncnn": "NcnnNetwork",
+    "onnxruntime": "OnnxNetwork",
+    "openvino": "OpenVinoNetwork",
+}
+
+
+def open_exported(path: Any, runtime: str, *, threads: int | None = None) -> Any:
+    """Open an exported file as a Network, executed by `onnxruntime`, `openvino`, `ncnn` or `litert`.
+
+    Raises:
+        ModelError: the runtime is not installed, or cannot use the file.
+        UsageError: `threads` is below 1.
+    """
+    return __getattr__(_NETWORKS[runtime])(path, threads=threads)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

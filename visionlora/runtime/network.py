@@ -1,4 +1,4 @@
-"""A detector in an ONNX file, executed by onnxruntime on the CPU."""
+"""A detector in an ONNX file, executed by onnxruntime."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort
 
 from visionlora.cards import PREPROCESSING
 from visionlora.errors import ModelError, UsageError
+from visionlora.runtime.finished import one_hot
+from visionlora.runtime.providers import Provider, Providers, check_started, resolve_providers
 
 ORT_ERRORS = (
     ort.EPFail,
@@ -29,6 +31,8 @@ ORT_ERRORS = (
     ort.RuntimeException,
 )
 """onnxruntime's exceptions, which have no common parent but Exception."""
+MAX_INPUT_BYTES = 1 << 30
+"""Largest input that a file may ask for: its own word, which may be a lie, decides how much memory is taken."""
 _INPUT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
 
 
@@ -38,30 +42,43 @@ class OnnxNetwork:
     A file whose input is pixels, (n, S, S, 3) uint8, is called as any other; `run_pixels` takes them as they are.
 
     Attributes:
+        path: the file.
         names: one name a class.
         image_size: side of the square input in pixels.
+        batch: how many pictures the file takes at once; None for any number.
         nms: whether its predictions need non-maximum suppression.
+        thresholds: the lowest score that counts of each class, as the file states them; None where it does not.
         metadata: the parsed `visionlora` entry of the file's metadata; None for a file of another maker.
         session: the onnxruntime session.
         takes_pixels: whether its input is (n, S, S, 3) uint8 and not (n, 3, S, S) in [0, 1].
     """
 
-    def __init__(self, path: Path | str, *, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        threads: int | None = None,
+        providers: Providers = "cpu",
+        content: bytes | None = None,
+    ) -> None:
         """Load a file.
 
         Args:
             path: the ONNX file.
             threads: how many threads one call may use; None leaves it to onnxruntime (all cores).
+            providers: what executes it, see `resolve_providers`.
+            content: what the file would hold, where it is in memory only; `path` names it in messages.
 
         Raises:
             ModelError: the file is missing or broken, is of another task, or its input is not a square picture.
-            UsageError: `threads` is below 1.
+            UsageError: `threads` is below 1, or this onnxruntime has no such provider.
         """
-        self._path = Path(path)
-        self.session = _open_session(self._path, threads)
+        self.path = Path(path)
+        self.session = _open_session(self.path, content, threads, resolve_providers(providers))
         properties = self.session.get_modelmeta().custom_metadata_map
-        self.metadata = _own_metadata(self._path, properties)
-        self.names = _names(self._path, properties, self.metadata)
+        self.metadata = _own_metadata(self.path, properties)
+        self.names = _names(self.path, properties, self.metadata)
+        self.thresholds = _thresholds(self.path, self.metadata)
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
         task = properties.get("task", "detect")
         if task != "detect" or len(inputs) != 1 or len(outputs) != 1:
@@ -76,8 +93,11 @@ class OnnxNetwork:
         shape = inputs[0].shape
         if self.takes_pixels and len(shape) == 4:
             shape = [shape[0], shape[3], *shape[1:3]]
-        self.image_size = _image_size(self._path, shape, properties, self.metadata)
-        self._batch: int | None = shape[0] if isinstance(shape[0], int) else None
+        self.image_size = _image_size(self.path, shape, properties, self.metadata)
+        self.batch: int | None = shape[0] if isinstance(shape[0], int) else None
+        needed = 4 * (self.batch or 1) * 3 * self.image_size**2
+        if needed > MAX_INPUT_BYTES:
+            raise ModelError(f"{path}: expected an input of at most {MAX_INPUT_BYTES} bytes, its graph wants {needed}")
         self._end_to_end = self._has_end_to_end_output(outputs[0].shape)
         self.nms = bool(self.metadata["nms"]) if self.metadata else not self._end_to_end
 
@@ -90,7 +110,7 @@ class OnnxNetwork:
         """
         side = self.image_size
         if batch.ndim != 4 or batch.shape[1:] != (3, side, side) or not len(batch):
-            raise UsageError(f"{self._path}: expected a batch (n, 3, {side}, {side}), got {batch.shape}")
+            raise UsageError(f"{self.path}: expected a batch (n, 3, {side}, {side}), got {batch.shape}")
         if self.takes_pixels:
             return self._run_all(np.rint(batch * np.float32(255)).astype(np.uint8).transpose(0, 2, 3, 1))
         return self._run_all(batch)
@@ -104,10 +124,10 @@ class OnnxNetwork:
         """
         side = self.image_size
         if not self.takes_pixels:
-            raise UsageError(f"{self._path}: expected a file whose input is uint8, got one that takes float32")
+            raise UsageError(f"{self.path}: expected a file whose input is uint8, got one that takes float32")
         if pixels.ndim != 4 or pixels.shape[1:] != (side, side, 3) or pixels.dtype != np.uint8 or not len(pixels):
             raise UsageError(
-                f"{self._path}: expected pixels (n, {side}, {side}, 3) of uint8, got {pixels.shape} of {pixels.dtype}"
+                f"{self.path}: expected pixels (n, {side}, {side}, 3) of uint8, got {pixels.shape} of {pixels.dtype}"
             )
         return self._run_all(pixels)
 
@@ -121,7 +141,7 @@ class OnnxNetwork:
     def _run_all(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """Run a batch of any size; the file may fix another."""
         batch = np.ascontiguousarray(batch, dtype=self._input_type)
-        step = self._batch or len(batch)
+        step = self.batch or len(batch)
         if step == len(batch):
             output = self._run(batch)
         else:  # the file fixes the size of a batch
@@ -129,19 +149,27 @@ class OnnxNetwork:
             padded = np.concatenate([batch, np.zeros_like(batch, shape=(spare, *batch.shape[1:]))]) if spare else batch
             output = np.concatenate([self._run(padded[i : i + step]) for i in range(0, len(padded), step)])
             output = output[: len(batch)]
-        return one_hot(self._path, output, len(self.names)) if self._end_to_end else output
+        if self._end_to_end:
+            return one_hot(self.path, output, len(self.names))
+        if output.shape[1] != 4 + len(self.names):
+            raise ModelError(
+                f"{self.path}: expected an output (n, {4 + len(self.names)}, anchors), its graph gave {output.shape}"
+            )
+        return output
 
     def _run(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         try:
             output = self.session.run(None, {self._input_name: batch})[0]
         except ORT_ERRORS as error:
-            raise ModelError(f"{self._path}: onnxruntime cannot run it: {_one_line(error)}") from error
+            raise ModelError(f"{self.path}: onnxruntime cannot run it: {_one_line(error)}") from error
+        if output.ndim != 3 or len(output) != len(batch):  # a graph need not give what it declares
+            raise ModelError(f"{self.path}: expected an output ({len(batch)}, rows, columns), got {output.shape}")
         return output.astype(np.float32, copy=False)
 
     def _blank(self) -> NDArray[Any]:
         side = self.image_size
         shape = (side, side, 3) if self.takes_pixels else (3, side, side)
-        return np.zeros((self._batch or 1, *shape), dtype=self._input_type)
+        return np.zeros((self.batch or 1, *shape), dtype=self._input_type)
 
     def _has_end_to_end_output(self, shape: list[Any]) -> bool:
         """Whether rows are finished detections (n, boxes, 6) and not raw predictions (n, 4 + classes, anchors).
@@ -155,25 +183,31 @@ class OnnxNetwork:
             return True
         if len(shape) != 3 or shape[1] != 4 + len(self.names):
             raise ModelError(
-                f"{self._path}: expected an output (n, {4 + len(self.names)}, anchors) for {len(self.names)} classes "
+                f"{self.path}: expected an output (n, {4 + len(self.names)}, anchors) for {len(self.names)} classes "
                 f"or (n, boxes, 6), got {tuple(shape)}"
             )
         return False
 
 
-def _open_session(path: Path, threads: int | None) -> onnxruntime.InferenceSession:
+def _open_session(
+    path: Path, content: bytes | None, threads: int | None, providers: list[Provider]
+) -> onnxruntime.InferenceSession:
     if threads is not None and threads < 1:
         raise UsageError(f"threads: expected at least 1, got {threads}")
-    if not path.is_file():
+    if content is None and not path.is_file():
         raise ModelError(f"{path}: expected an ONNX file, found none")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only
     options.intra_op_num_threads = threads or 0
     options.inter_op_num_threads = 1
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except ORT_ERRORS as error:
+        # Without its fallback, in which onnxruntime goes on without the provider that was asked for, and prints.
+        session = onnxruntime.InferenceSession(content or str(path), options, providers=providers, enable_fallback=0)
+        session.get_modelmeta(), session.get_inputs(), session.get_outputs()  # names that are no UTF-8 fail here
+    except (*ORT_ERRORS, ValueError, RuntimeError) as error:
         raise ModelError(f"{path}: expected an ONNX file, onnxruntime cannot load it: {_one_line(error)}") from error
+    check_started(path, session, providers)
+    return session
 
 
 def _own_metadata(path: Path, properties: Mapping[str, str]) -> dict[str, Any] | None:
@@ -184,8 +218,9 @@ def _own_metadata(path: Path, properties: Mapping[str, str]) -> dict[str, Any] |
         metadata = json.loads(properties["visionlora"])
         version, preprocessing = metadata["format"], dict(metadata["preprocessing"])
         complete = isinstance(metadata["names"], list) and isinstance(metadata["nms"], bool)
+        complete = complete and all(isinstance(name, str) for name in metadata["names"])
         complete = complete and isinstance(preprocessing.pop("image_size"), int)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(f"{path}: its visionlora metadata is broken: {error!r}") from error
     if version != 1:
         raise ModelError(f"{path}: expected format 1, got {version}; use the visionlora version that made the file")
@@ -202,11 +237,22 @@ def _names(path: Path, properties: Mapping[str, str], metadata: dict[str, Any] |
     try:
         names = ast.literal_eval(properties["names"])
         ordered = [names[i] for i in range(len(names))]
-    except (KeyError, ValueError, SyntaxError, TypeError) as error:
+    except (KeyError, ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
         raise ModelError(
             f"{path}: expected class names in the file's metadata ('names'), as visionlora and Ultralytics write them"
         ) from error
     return tuple(str(name) for name in ordered)
+
+
+def _thresholds(path: Path, metadata: dict[str, Any] | None) -> tuple[float, ...] | None:
+    """The `thresholds` of the metadata: one number a class."""
+    if metadata is None or "thresholds" not in metadata:
+        return None
+    given, classes = metadata["thresholds"], len(metadata["names"])
+    numbers = isinstance(given, list) and all(type(one) in (int, float) and 0 <= one <= 1 for one in given)
+    if not numbers or len(given) != classes:
+        raise ModelError(f"{path}: expected {classes} thresholds in [0, 1] in its metadata, one a class, got {given}")
+    return tuple(float(one) for one in given)
 
 
 def _image_size(path: Path, shape: list[Any], properties: Mapping[str, str], metadata: dict[str, Any] | None) -> int:
@@ -219,30 +265,19 @@ def _image_size(path: Path, shape: list[Any], properties: Mapping[str, str], met
                 if metadata is None
                 else [metadata["preprocessing"]["image_size"]] * 2
             )
-        except (KeyError, ValueError, SyntaxError) as error:
+        except (KeyError, ValueError, SyntaxError, RecursionError, MemoryError) as error:
             raise ModelError(
                 f"{path}: neither its graph nor its metadata ('imgsz') says the size of the input"
             ) from error
     size = [size] * 2 if isinstance(size, int) else size
-    if len(shape) != 4 or shape[1] != 3 or len(size) != 2 or size[0] != size[1]:
-        raise ModelError(f"{path}: expected a square input (n, 3, S, S), got {(*shape[:2], *size)}; export it square")
+    square = isinstance(size, list | tuple) and len(size) == 2 and isinstance(size[0], int) and size[0] == size[1] > 0
+    if len(shape) != 4 or shape[1] != 3 or not square:
+        raise ModelError(f"{path}: expected a square input (n, 3, S, S), got {shape} of {size}; export it square")
     if metadata is not None and size[0] != metadata["preprocessing"]["image_size"]:
         raise ModelError(
             f"{path}: its graph is for {size[0]} pixels, its metadata says {metadata['preprocessing']['image_size']}"
         )
     return int(size[0])
-
-
-def one_hot(path: Path, rows: NDArray[np.float32], classes: int) -> NDArray[np.float32]:
-    """(n, boxes, 6) x1, y1, x2, y2, score, class -> (n, 4 + classes, boxes) as a raw prediction."""
-    class_ids = rows[:, :, 5].astype(np.int64)
-    if rows.shape[1] and (np.min(class_ids) < 0 or np.max(class_ids) >= classes):
-        raise ModelError(f"{path}: gave class id {np.min(class_ids)} to {np.max(class_ids)}, but has {classes} names")
-    prediction = np.zeros((rows.shape[0], 4 + classes, rows.shape[1]), dtype=np.float32)
-    prediction[:, 0:2] = ((rows[:, :, 0:2] + rows[:, :, 2:4]) / 2).transpose(0, 2, 1)
-    prediction[:, 2:4] = (rows[:, :, 2:4] - rows[:, :, 0:2]).transpose(0, 2, 1)
-    np.put_along_axis(prediction, 4 + class_ids[:, None, :], rows[:, None, :, 4], axis=1)
-    return prediction
 
 
 def _one_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""A detector in an OpenVINO file, as Ultralytics exports it, executed on the CPU; the library is optional."""
+"""A detector that OpenVINO executes on the CPU, from its own file or from an ONNX file; the library is optional."""
 
 from __future__ import annotations
 
@@ -6,18 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from visionlora.errors import ModelError, UsageError
-from visionlora.runtime.network import one_hot
-
-METADATA = "metadata.yaml"
-"""Beside the model: the class names and the size of the input, as Ultralytics writes them."""
+from visionlora.runtime.description import described_beside, described_inside
+from visionlora.runtime.finished import one_hot
 
 
 class OpenVinoNetwork:
-    """A detector in an OpenVINO file (`.xml` with its `.bin`) beside the `metadata.yaml` of its Ultralytics export.
+    """A detector in an OpenVINO file (`.xml` with its `.bin`) beside its `metadata.yaml`, or in an ONNX file.
 
     It runs in the precision that OpenVINO chooses for this processor, as it would when deployed.
 
@@ -25,19 +22,25 @@ class OpenVinoNetwork:
         names: one name a class.
         image_size: side of the square input in pixels.
         nms: whether its predictions need non-maximum suppression.
+        metadata: the card that visionlora wrote; None for a file of another maker.
     """
 
-    metadata = None  # visionlora does not write such files
-
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, *, threads: int | None = None, float32: bool = False) -> None:
         """Load a file.
+
+        Args:
+            path: the file that visionlora or Ultralytics exported.
+            threads: how many threads one call may use; None leaves it to OpenVINO (all cores).
+            float32: compute in float32, to compare with torch, even where OpenVINO would take bfloat16.
 
         Raises:
             ModelError: OpenVINO is not installed, or a file is missing or broken, or of another task.
+            UsageError: `threads` is below 1.
         """
         self._path = Path(path)
-        self.names, self.image_size = _described(self._path)
-        self._compiled = _compile(self._path)
+        described = (described_inside if self._path.suffix == ".onnx" else described_beside)(self._path)
+        self.names, self.image_size, self.metadata = described.names, described.image_size, described.card
+        self._compiled = _compile(self._path, threads, float32=float32)
         shape = self._compiled.input(0).partial_shape
         self._batch: int | None = shape[0].get_length() if shape[0].is_static else None
         blank = np.zeros((self._batch or 1, 3, self.image_size, self.image_size), dtype=np.float32)
@@ -75,30 +78,18 @@ class OpenVinoNetwork:
         return np.array(output, dtype=np.float32)  # a copy: the next call writes into the same memory
 
 
-def _described(path: Path) -> tuple[tuple[str, ...], int]:
-    """Return the class names and the side of the input that the metadata beside the model states."""
-    beside = path.with_name(METADATA)
-    if not path.is_file() or not path.with_suffix(".bin").is_file():
-        raise ModelError(f"{path}: expected an OpenVINO model, an .xml with its .bin, found none")
-    try:
-        fields = yaml.safe_load(beside.read_text(encoding="utf-8"))
-        names, size, task = fields["names"], fields["imgsz"], fields.get("task", "detect")
-        ordered = tuple(str(names[i]) for i in range(len(names)))
-        height, width = (int(side) for side in size)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{beside}: expected names and imgsz, as Ultralytics writes them: {error!r}") from error
-    if task != "detect" or height != width:
-        raise ModelError(f"{path}: expected a detector of a square input, got task {task!r}, {height} x {width} pixels")
-    return ordered, height
-
-
-def _compile(path: Path) -> Any:
+def _compile(path: Path, threads: int | None, *, float32: bool) -> Any:
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads: expected at least 1, got {threads}")
     try:
         import openvino
     except ModuleNotFoundError as error:
         raise ModelError(f"{path}: OpenVINO is not installed; pip install openvino") from error
+    options: dict[str, Any] = {} if threads is None else {"INFERENCE_NUM_THREADS": threads}
+    if float32:
+        options["INFERENCE_PRECISION_HINT"] = "f32"
     try:
-        return openvino.Core().compile_model(str(path), "CPU")
+        return openvino.Core().compile_model(str(path), "CPU", options)
     except RuntimeError as error:
         raise ModelError(
             f"{path}: expected an OpenVINO model, it cannot load it: {' '.join(str(error).split())}"

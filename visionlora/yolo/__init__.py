@@ -10,6 +10,7 @@ os.environ.setdefault("YOLO_AUTOINSTALL", "false")
 
 from visionlora.yolo.checkpoint import Base, load_base, pack_checkpoint, sample_pictures
 from visionlora.yolo.classes import set_classes
+from visionlora.yolo.folding import folded_base
 from visionlora.yolo.layout import check_targets, plan_detector, set_activations
 from visionlora.yolo.network import RawDetector, TorchNetwork, check_image_size, with_adapter
 
@@ -19,6 +20,7 @@ __all__ = [
     "TorchNetwork",
     "check_image_size",
     "check_targets",
+    "folded_base",
     "load_base",
     "pack_checkpoint",
     "plan_detector",

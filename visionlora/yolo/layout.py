@@ -28,9 +28,9 @@ def plan_detector(model: DetectionModel, settings: AdapterSettings, *, whole: Co
     return plan_adapter(
         model,
         settings,
-        norms=_norms(model),
+        norms=norms_behind_layers(model),
         whole=whole,
-        constants=dict.fromkeys(_constants(model), "constant of the box decoding (DFL)"),
+        constants=dict.fromkeys(constant_layers(model), "constant of the box decoding (DFL)"),
         groups=_groups(model),
     )
 
@@ -68,7 +68,7 @@ def check_targets(model: DetectionModel, names: Sequence[str], settings: Adapter
         set_activations(copied, settings)
 
 
-def _norms(model: nn.Module) -> dict[str, str]:
+def norms_behind_layers(model: nn.Module) -> dict[str, str]:
     """Return the path of the batch normalization behind each convolution of an Ultralytics `Conv` block."""
     return {
         f"{name}.conv": f"{name}.bn"
@@ -79,7 +79,8 @@ def _norms(model: nn.Module) -> dict[str, str]:
     }
 
 
-def _constants(model: nn.Module) -> list[str]:
+def constant_layers(model: nn.Module) -> list[str]:
+    """Return the names of the layers that are constants of the box decoding."""
     return [f"{name}.conv" for name, module in model.named_modules() if isinstance(module, DFL)]
 
 

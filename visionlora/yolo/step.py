@@ -10,7 +10,7 @@ import gc
 import inspect
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -22,6 +22,7 @@ from ultralytics.utils import LOGGER
 
 from visionlora.adapters import WeightsTogether
 from visionlora.simulation import GraphNetwork
+from visionlora.yolo.bias import FastBias
 from visionlora.yolo.loss import FixedShapeCriterion, head_weights, pad_targets
 from visionlora.yolo.shipped import ShippedDetector, distillation, raw_predictions
 
@@ -37,21 +38,33 @@ CAPTURE_OPTIONS: Mapping[str, Any] = (
 """Lets other threads use CUDA during a capture. Empty for torch before 2.14, where no thread may pin memory then."""
 
 
-def network_pass(model: DetectionModel, images: torch.Tensor, *, recompute: bool = False) -> Any:
+def network_pass(
+    model: DetectionModel,
+    images: torch.Tensor,
+    *,
+    recompute: bool = False,
+    around: AbstractContextManager[Any] | None = None,
+) -> Any:
     """Return the model's output for `images`; with `recompute`, keep only the modules' inputs for the backward pass.
 
     What a module computed inside is then computed again when its gradient is needed (gradient checkpointing): less
-    memory, one more forward pass.
+    memory, one more forward pass. `around` is entered for each module, both times.
     """
+    context = nullcontext() if around is None else around
+
+    def run(module: nn.Module, x: Any) -> Any:
+        with context:
+            return module(x)
+
     outputs: list[Any] = []
     x: Any = images
     for module in model.model:
         if module.f != -1:
             x = outputs[module.f] if isinstance(module.f, int) else [x if j == -1 else outputs[j] for j in module.f]
         if recompute and torch.is_grad_enabled():
-            x = checkpoint(module, x, use_reentrant=False, preserve_rng_state=False)
+            x = checkpoint(run, module, x, use_reentrant=False, preserve_rng_state=False)
         else:
-            x = module(x)
+            x = run(module, x)
         outputs.append(x if module.i in model.save else None)
     return x
 
@@ -92,6 +105,7 @@ class TrainingStep(nn.Module):
         self._counted: tuple[tuple[float, ...], torch.Tensor] = ((), torch.empty(0))
         self._fixed: FixedShapeCriterion | None = None
         self.weights = WeightsTogether(model)
+        self.bias = FastBias()
         self._teacher, self._distill = (teacher,), distill  # in a tuple: no submodule
         for module in model.modules():
             if isinstance(module, nn.SiLU):
@@ -130,7 +144,7 @@ class TrainingStep(nn.Module):
         """Return the model's raw predictions for `images` in [0, 1]."""
         if isinstance(self.module, ShippedDetector):
             return self.module.raw(images)
-        return network_pass(self.module, images, recompute=self.lean)
+        return network_pass(self.module, images, recompute=self.lean, around=self.bias)
 
     def compute_weights(self) -> None:
         """Compute all weights now: in the precision of autocast, or in float32 where they are rounded to int8 next."""

@@ -1,0 +1,167 @@
+"""Measuring models in turns: every part is there, ratios are to the first, and what cannot be measured is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import psutil
+import pytest
+
+from tests.tiny_onnx import write_detector
+from visionlora.benchmarking import benchmark
+from visionlora.benchmarking.benchmark import bench
+from visionlora.benchmarking.contestant import Contestant
+from visionlora.cli import main
+from visionlora.errors import DataError, ModelError, OutputError, UsageError
+from visionlora.evaluation.models import parse_spec
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "a.jpg"
+    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 256, (48, 80, 3), dtype=np.uint8))
+    return path
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    return write_detector(tmp_path / "tiny.onnx")
+
+
+def test_larger_network_is_slower_and_its_frame_holds_every_part(tiny, exported, picture) -> None:
+    result = bench([tiny, exported.path], image=picture, threads=[1], rounds=3)
+    first, second = result.rows
+    assert second.faster < 0.5 and second.network.median > 2 * first.network.median
+    assert list(second.parts) == ["read", "letterbox", "network", "decode"]
+    assert sum(second.parts.values()) == pytest.approx(second.frame.median, rel=0.5)
+    assert second.network.low5 <= second.network.low25 <= second.network.median <= second.network.high95
+    assert second.bytes_ratio == pytest.approx(exported.bytes / tiny.stat().st_size, abs=1e-3)
+    assert len(second.turns_ms) == 3 and result.calls == 15
+
+
+def test_model_against_itself_is_as_fast(exported, picture) -> None:
+    rows = bench([f"a={exported.path}", f"b={exported.path}"], image=picture, threads=[1], rounds=6).rows
+    assert rows[0].faster == 1 and 0.6 < rows[1].faster < 1.6
+    assert abs(rows[0].peak_bytes - rows[1].peak_bytes) < 0.2 * rows[0].peak_bytes
+
+
+def test_memory_is_that_of_one_model_and_not_of_the_caller(tiny, picture) -> None:
+    here = np.ones(400_000_000, dtype=np.uint8)  # 400 MB that no worker has
+    (row,) = bench([tiny], image=picture, threads=[1], rounds=1).rows
+    assert 0 < row.before_bytes < row.peak_bytes < 300e6 < here.nbytes
+
+
+def test_ratios_are_to_the_first_with_as_many_threads(tiny, picture) -> None:
+    rows = bench([f"a={tiny}", f"b={tiny}"], image=picture, threads=[1, 2], rounds=1).rows
+    assert [(row.label, row.threads) for row in rows] == [("a", 1), ("b", 1), ("a", 2), ("b", 2)]
+    assert rows[2].faster == 1
+    assert rows[3].faster == pytest.approx(rows[2].turns_ms[0] / rows[3].turns_ms[0], abs=1e-3)
+    assert rows[3].frame_faster == pytest.approx(rows[2].frame_turns_ms[0] / rows[3].frame_turns_ms[0], abs=1e-3)
+
+
+def test_process_stands_still_between_its_turns(tiny, picture) -> None:
+    one = Contestant(parse_spec(tiny), 2, [picture], image_size=None, confidence=0.25)
+    try:
+        one.take_turn(calls=3, warm_up=1)
+        process = psutil.Process(one._process.pid)
+        before = process.cpu_times()
+        time.sleep(0.3)
+        assert process.status() == psutil.STATUS_STOPPED and process.cpu_times() == before
+        assert [len(turn) for turn in one.turns.network] == [3]
+    finally:
+        one.close()
+    assert not psutil.pid_exists(process.pid)
+
+
+def test_openvino_runs_the_same_file(tiny, picture) -> None:
+    pytest.importorskip("openvino")
+    rows = bench([tiny, f"openvino:{tiny}"], image=picture, threads=[1], rounds=1).rows
+    assert [(row.label, row.runtime) for row in rows] == [
+        ("tiny.onnx", "onnxruntime"),
+        ("openvino:tiny.onnx", "openvino"),
+    ]
+
+
+def test_checkpoint_is_measured_too(checkpoint, picture) -> None:
+    (row,) = bench([checkpoint], image=picture, threads=[1], imgsz=64, rounds=1).rows
+    assert (row.runtime, row.image_size) == ("torch", 64)
+
+
+def test_library_that_is_missing_is_named(tiny, picture, tmp_path, monkeypatch) -> None:
+    (tmp_path / "hidden").mkdir()
+    (tmp_path / "hidden" / "openvino.py").write_text("raise ModuleNotFoundError('no openvino', name='openvino')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "hidden"))
+    with pytest.raises(ModelError, match="OpenVINO is not installed; pip install openvino"):
+        bench([f"openvino:{tiny}"], image=picture, threads=[1])
+
+
+def test_file_that_cannot_be_read_is_named_and_no_process_is_left(tiny, picture, tmp_path) -> None:
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"no graph")
+    with pytest.raises(ModelError, match=r"broken\.onnx: expected an ONNX file"):
+        bench([tiny, broken], image=picture, threads=[1])
+    assert not [child for child in psutil.Process().children() if "benchmarking.worker" in " ".join(child.cmdline())]
+
+
+def test_process_that_dies_is_told_with_its_last_words(tiny, picture) -> None:
+    one = Contestant(parse_spec(tiny), 1, [picture], image_size=None, confidence=0.25)
+    one._process.kill()
+    with pytest.raises(ModelError, match=r"tiny\.onnx: the process that ran it in onnxruntime died"):
+        one._ask({"memory": {}})
+    one.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"threads": [0]}, UsageError, "threads: expected counts of at least 1"),
+        ({"threads": []}, UsageError, "threads: expected counts of at least 1"),
+        ({"rounds": 0}, UsageError, "rounds: expected at least 1, got 0"),
+        ({"image": "a.jpg", "data": "data.yaml"}, UsageError, "got both"),
+        ({"image": "nothing/*.jpg"}, DataError, "found no image"),
+    ],
+    ids=["no thread", "no count", "no round", "two sources", "no picture"],
+)
+def test_options_that_mean_nothing_are_refused(tiny, options, error, message) -> None:
+    with pytest.raises(error, match=message):
+        bench([tiny], **options)
+
+
+def test_missing_files_are_listed_together(tiny, tmp_path) -> None:
+    with pytest.raises(ModelError, match=r"found none at .*a\.onnx, .*b\.onnx"):
+        bench([tiny, tmp_path / "a.onnx", tmp_path / "b.onnx"])
+
+
+def test_busy_machine_is_told(tiny, picture, monkeypatch) -> None:
+    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
+    try:
+        noise = bench([tiny], image=picture, threads=[1], rounds=20).noise
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    assert any("other processes used" in sentence for sentence in noise)
+
+
+def test_calls_far_apart_are_told(tiny, picture, monkeypatch) -> None:
+    monkeypatch.setattr(benchmark, "SPREAD_LIMIT", -1.0)
+    assert any("half of its calls lie" in line for line in bench([tiny], image=picture, threads=[1], rounds=1).noise)
+
+
+def test_command_writes_json_and_prints_a_table(tiny, tmp_path, capsys) -> None:
+    out = tmp_path / "bench.json"
+    command = ["bench", "--model", str(tiny), "--threads", "1,2", "--rounds", "1", "--out", str(out)]
+    assert main(command) == 0
+    written, printed = json.loads(out.read_text()), capsys.readouterr().out
+    assert [row["threads"] for row in written["rows"]] == [1, 2] and written["format"] == 1
+    assert "1 picture (drawn JPEG) of 1280 x 720" in printed and printed.count("| `tiny.onnx` |") == 2
+    assert f"{written['rows'][0]['network']['median']:.1f} (" in printed
+    with pytest.raises(OutputError, match="exists already"):
+        bench([tiny], out=out)

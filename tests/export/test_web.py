@@ -1,0 +1,149 @@
+"""The browser runner: a real browser finds what the Python runner finds, and refuses what it should."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import importlib.util
+import json
+import shutil
+import subprocess
+import threading
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import visionlora as vl
+
+playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (CHROMIUM and shutil.which("npm")), reason="needs chromium and npm"),
+]
+EXPORT = Path(__file__).parents[2] / "export"
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> Iterator:
+    """Serve the runner with onnxruntime-web beside it; yield a browser's page, already opened."""
+    folder = tmp_path_factory.mktemp("web") / "web"
+    shutil.copytree(EXPORT / "web", folder, ignore=shutil.ignore_patterns("node_modules"))
+    install = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
+    if subprocess.run(install, cwd=folder, capture_output=True).returncode:
+        pytest.skip("npm cannot reach its registry")
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def guess_type(self, path: object) -> str:
+            return "text/javascript" if str(path).endswith(".mjs") else super().guess_type(path)
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    fake_camera = ["--no-sandbox", "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=fake_camera)
+        page = browser.new_page()
+        outside = []
+        page.on("request", lambda request: outside.append(request.url) if "127.0.0.1" not in request.url else None)
+        page.goto(f"http://127.0.0.1:{server.server_port}/index.html")
+        yield page
+        browser.close()
+    server.shutdown()
+    assert [url for url in outside if not url.startswith("blob:")] == []  # all stays on this machine
+
+
+@pytest.fixture(scope="module")
+def bundles(exported, with_recipe, tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("bundles")
+    models = {"float": exported.path, "int8": with_recipe[1]}
+    return {name: vl.bundle(model, folder / f"{name}.zip").path for name, model in models.items()}
+
+
+def load(page, bundle: Path) -> str:
+    """Give the page a bundle; return what it says then."""
+    page.set_input_files("#zip", str(bundle))
+    return wait(page)
+
+
+def wait(page) -> str:
+    playwright.expect(page.locator("#status")).not_to_have_text("Working...", timeout=60_000)
+    return page.text_content("#status")
+
+
+def python_finds(bundle: Path, picture: Path, confidence: float, folder: Path) -> list[dict]:
+    vl.unbundle(bundle, folder, overwrite=True)
+    spec = importlib.util.spec_from_file_location("detect", folder / "detect.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.Detector(next(folder.glob("*.onnx"))).predict(picture, confidence=confidence)
+
+
+@pytest.mark.parametrize(("kind", "pixels", "scores"), [("float", 0.01, 1e-4), ("int8", 0.5, 0.001)])
+def test_browser_finds_what_python_finds(kind, pixels, scores, page, bundles, surface, tmp_path) -> None:
+    assert "model" in load(page, bundles[kind])
+    page.fill("#confidence", "0.001")
+    image = cv2.imread(str(next((surface.parent / "images" / "val").iterdir())))
+    for number, size in enumerate([(96, 96), (150, 61), (40, 77)]):
+        picture = tmp_path / f"{number}.png"
+        cv2.imwrite(str(picture), cv2.resize(image, size))
+        page.set_input_files("#picture", str(picture))
+        assert "objects in" in wait(page)
+        found = json.loads(page.get_attribute("html", "data-found"))
+        expected = python_finds(bundles[kind], picture, 0.001, tmp_path / "line")
+        sure = [one for one in expected if one["score"] > 0.001 + scores]
+        assert len(sure) >= 1
+        for wanted in sure:
+            alike = [one for one in found if one["class_id"] == wanted["class_id"]]
+            apart = [np.abs(np.subtract(one["box_xyxy"], wanted["box_xyxy"])).max() for one in alike]
+            assert min(apart) < pixels
+            assert alike[int(np.argmin(apart))]["score"] == pytest.approx(wanted["score"], abs=scores)
+            assert alike[int(np.argmin(apart))]["name"] == wanted["name"]
+
+
+@pytest.mark.parametrize("kind", ["float", "int8"])
+def test_self_test_says_ok(kind, page, bundles) -> None:
+    load(page, bundles[kind])
+    page.click("#selftest")
+    assert wait(page) == "OK: this browser finds what it should"
+    assert page.locator("#detections tr").count() >= 1
+
+
+def test_folder_is_read_too(page, bundles, tmp_path) -> None:
+    vl.unbundle(bundles["float"], tmp_path / "line")
+    page.set_input_files("#folder", str(tmp_path / "line"))
+    assert "model.onnx" in wait(page)
+
+
+def test_webcam_is_looked_at(page, bundles) -> None:
+    load(page, bundles["int8"])
+    page.click("#webcam")
+    playwright.expect(page.locator("#status")).to_contain_text("pictures a second", timeout=60_000)
+    page.click("#webcam")
+    playwright.expect(page.locator("#status")).to_have_text("Webcam stopped.", timeout=60_000)
+
+
+def test_tampered_bundles_are_refused(page, bundles, tmp_path) -> None:
+    with zipfile.ZipFile(bundles["float"]) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    changes = {
+        "is not what its maker wrote": {"requirements.txt": b"evil"},
+        "expected plain file names": {"../evil": b"x"},
+        "no manifest.json": {"manifest.json": None},
+        "is missing": {"selftest.png": None},
+    }
+    for message, change in changes.items():
+        with zipfile.ZipFile(tmp_path / "evil.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, data in {**files, **change}.items():
+                if data is not None:
+                    archive.writestr(name, data)
+        assert message in load(page, tmp_path / "evil.zip")
+        assert page.get_attribute("#status", "class") == "error" and page.is_disabled("#picture")
+    (tmp_path / "text.zip").write_text("no archive")
+    assert "found no directory" in load(page, tmp_path / "text.zip")

@@ -1,0 +1,52 @@
+"""A long day at the line: no memory, thread or file is lost, and frame 20,000 is judged as frame 1 was."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import threading
+from collections import Counter
+
+import numpy as np
+import psutil
+import pytest
+
+import visionlora as vl
+from tests.tiny_onnx import write_detector
+from visionlora.preprocess import read_image
+from visionlora.runtime import stream
+
+FRAMES, PICTURES, SHIFT = 20_000, 6, 250
+WARM = 4_000
+"""Frames after which caches and allocators have their size."""
+
+
+def same(one: vl.Detections, other: vl.Detections) -> bool:
+    parts = ("boxes_xyxy", "scores", "class_ids")
+    return all(np.array_equal(getattr(one, part), getattr(other, part)) for part in parts)
+
+
+@pytest.mark.slow
+def test_twenty_thousand_frames_with_changing_detectors_leave_nothing_behind(exported, surface, tmp_path):
+    other = write_detector(tmp_path / "other.onnx")
+    detectors = [vl.Detector(path, threads=1, confidence=0.01) for path in (exported.path, other)]
+    pictures = [read_image(path) for path in sorted((surface.parent / "images" / "val").iterdir())[:PICTURES]]
+    expected = {detector.names: [detector.predict(picture) for picture in pictures] for detector in detectors}
+    assert all(sum(map(len, found)) for found in expected.values())
+    process, before = psutil.Process(), (threading.active_count(), psutil.Process().num_fds())
+    line, memory = {"detector": detectors[0]}, []
+    shifts, wrong = Counter[tuple[str, ...]](), 0
+
+    camera = itertools.islice(itertools.cycle(pictures), FRAMES)
+    for frame, found in stream(camera, lambda pixels: line["detector"].predict(pixels), workers=2):
+        if frame.index % SHIFT == 0:
+            line["detector"] = detectors[frame.index // SHIFT % 2]
+        if frame.index >= WARM and frame.index % 1000 == 0:
+            gc.collect()
+            memory.append(process.memory_info().rss)
+        shifts[found.names] += 1
+        wrong += not same(found, expected[found.names][frame.index % PICTURES])
+
+    assert wrong == 0 and shifts.total() == FRAMES and min(shifts.values()) > 0.45 * FRAMES
+    assert max(memory) - memory[0] < 8e6, [round(one / 1e6, 1) for one in memory]
+    assert (threading.active_count(), process.num_fds()) == before

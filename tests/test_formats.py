@@ -1,0 +1,129 @@
+"""Other formats: each gives torch's output in its own runtime, says what it is, and is judged and timed as any file."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+import visionlora.exporting as exporting
+from visionlora.benchmarking import bench
+from visionlora.errors import ExportError, ModelError, OutputError, UsageError
+from visionlora.evaluation import evaluate
+from visionlora.exporting import ExportedModel, export
+from visionlora.inspection import inspect
+from visionlora.runtime import NcnnNetwork, OnnxNetwork, open_exported
+
+LIBRARIES = {"openvino": ("openvino",), "ncnn": ("ncnn", "pnnx"), "litert": ("ai_edge_litert", "litert_torch")}
+NAMES = {"openvino": "model.xml", "ncnn": "model.param", "litert": "model.tflite"}
+
+
+@pytest.fixture(scope="module", params=list(LIBRARIES))
+def other(request, merged, tmp_path_factory) -> tuple[str, ExportedModel]:
+    """Return each format's name and its file of the merged checkpoint."""
+    for library in LIBRARIES[request.param]:
+        pytest.importorskip(library)
+    out = tmp_path_factory.mktemp(request.param) / NAMES[request.param]
+    return request.param, export(merged.path, out, format=request.param)
+
+
+def test_other_format_gives_the_onnx_files_output(other, exported) -> None:
+    name, file = other
+    network, batch = (
+        open_exported(file.path, name, threads=1),
+        np.random.default_rng(0).random((2, 3, 96, 96), np.float32),
+    )
+    expected, found = OnnxNetwork(exported.path)(batch), network(batch)
+    np.testing.assert_allclose(found[:, :4], expected[:, :4], atol=2)  # may run in bfloat16
+    np.testing.assert_allclose(found[:, 4:], expected[:, 4:], atol=0.03)
+    assert file.box_error < 0.1 and file.score_error < 1e-3  # in float32
+    with pytest.raises(UsageError, match=r"expected a batch \(n, 3, 96, 96\)"):
+        network(batch[:, :, :32])
+
+
+def test_other_format_says_what_it_is(other, exported) -> None:
+    name, file = other
+    card, own = inspect(file.path).card, inspect(exported.path).card
+    assert card["kind"] == name and card["parents"] == own["parents"]
+    network = open_exported(file.path, name)
+    assert (network.names, network.image_size, network.nms) == (file.names, 96, True)
+    assert file.bytes == pytest.approx(exported.bytes, rel=0.2)
+
+
+def test_other_format_is_judged_and_timed_beside_onnx(other, exported, surface) -> None:
+    name, file = other
+    rows = evaluate([exported.path, file.path], surface).rows
+    assert rows[1].kind == name and rows[1].bytes == file.bytes
+    assert rows[1].scores.map50 == pytest.approx(rows[0].scores.map50, abs=0.05)
+    timed = bench([exported.path, file.path], data=surface, threads=[1], rounds=1).rows
+    assert timed[1].runtime == name and timed[1].network.median > 0
+
+
+def test_existing_file_beside_is_refused(other, merged) -> None:
+    name, file = other
+    with pytest.raises(OutputError, match="exists already"):
+        export(merged.path, file.path, format=name)
+    if name != "litert":
+        with pytest.raises(OutputError, match=r"metadata\.yaml: exists already"):
+            export(merged.path, file.path.with_name(f"second{file.path.suffix}"), format=name)
+
+
+def test_wrong_conversion_leaves_no_file(merged, tmp_path, monkeypatch) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setattr(exporting, "SCORE_TOLERANCE", -1.0)
+    with pytest.raises(ExportError, match="does not give torch's output"):
+        export(merged.path, tmp_path / "a.xml", format="openvino")
+    assert not list(tmp_path.iterdir())
+
+
+def test_description_beside_is_what_ultralytics_reads(merged, tmp_path) -> None:
+    pytest.importorskip("openvino")
+    from ultralytics import YOLO
+
+    folder = tmp_path / "model_openvino_model"
+    export(merged.path, folder / "model.xml", format="openvino")
+    assert yaml.safe_load((folder / "metadata.yaml").read_text())["imgsz"] == [96, 96]
+    result = YOLO(folder, task="detect")(np.zeros((96, 96, 3), np.uint8), imgsz=96, verbose=False)[0]
+    assert list(result.names.values()) == list(merged.names)
+
+
+@pytest.mark.parametrize(
+    ("out", "options", "message"),
+    [
+        ("a.engine", {"format": "tensorrt"}, "expected onnx, openvino, ncnn, litert, got 'tensorrt'"),
+        ("a.onnx", {"format": "openvino"}, r"ends in \.xml"),
+        ("a.xml", {}, r"ends in \.onnx"),
+    ],
+)
+def test_unknown_formats_and_names_are_refused(merged, tmp_path, out, options, message) -> None:
+    with pytest.raises(UsageError, match=message):
+        export(merged.path, tmp_path / out, **options)
+
+
+@pytest.mark.parametrize(("name", "library"), [("openvino", "openvino"), ("ncnn", "pnnx"), ("litert", "litert_torch")])
+def test_converter_that_is_missing_is_named(merged, tmp_path, monkeypatch, name, library) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(UsageError, match=rf"{library} is not installed; pip install 'visionlora\[{name}\]'"):
+        export(merged.path, tmp_path / NAMES[name], format=name)
+
+
+def test_broken_ncnn_file_is_refused(merged, tmp_path, monkeypatch) -> None:
+    pytest.importorskip("pnnx")
+    path = export(merged.path, tmp_path / "m.param", format="ncnn").path
+    with pytest.raises(UsageError, match="threads: expected at least 1"):
+        NcnnNetwork(path, threads=0)
+    path.write_text("no graph")
+    with pytest.raises(ModelError, match="ncnn cannot load it"):
+        NcnnNetwork(path)
+    monkeypatch.setitem(sys.modules, "ncnn", None)
+    with pytest.raises(ModelError, match="pip install ncnn"):
+        NcnnNetwork(path)
+
+
+def test_litert_file_of_another_maker_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.tflite").write_bytes(b"TFL3")
+    with pytest.raises(ModelError, match="expected a LiteRT file that visionlora exported"):
+        open_exported(tmp_path / "a.tflite", "litert")

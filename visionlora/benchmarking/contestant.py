@@ -1,0 +1,139 @@
+"""One model in a process of its own, which stands still while it is not its turn."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from visionlora import errors
+from visionlora.errors import ModelError
+from visionlora.evaluation.models import ModelSpec
+
+_ROOT = Path(__file__).parents[2]
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+@dataclass
+class Turns:
+    """What one contestant's turns gave: a list a turn, times in seconds; load is that of other processes, in cores."""
+
+    network: list[list[float]] = field(default_factory=list)
+    frames: list[list[list[float]]] = field(default_factory=list)
+    other_load: list[float] = field(default_factory=list)
+
+
+class Contestant:
+    """A model under measurement.
+
+    Its process is suspended between turns: whatever threads a runtime leaves spinning for new work cannot touch the
+    turn of another, and each runtime keeps the settings that it has when deployed.
+
+    Attributes:
+        spec: the model.
+        threads: how many threads a call may use.
+        image_size: side of its input in pixels.
+        turns: what it has given so far.
+    """
+
+    def __init__(
+        self, spec: ModelSpec, threads: int, images: Sequence[Path], *, image_size: int | None, confidence: float
+    ) -> None:
+        """Start the process and open the model.
+
+        Raises:
+            ModelError, AdapterError, UsageError, DataError: as the network does; or the process died.
+        """
+        self.spec, self.threads, self.turns = spec, threads, Turns()
+        self._messages = tempfile.TemporaryFile()  # noqa: SIM115
+        paths = [str(_ROOT), os.environ.get("PYTHONPATH", "")]
+        environment = {
+            **os.environ,
+            **dict.fromkeys(_THREAD_VARIABLES, str(threads)),
+            "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+        }
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "visionlora.benchmarking.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._messages,
+            env=environment,
+            text=True,
+        )
+        self._handle = psutil.Process(self._process.pid)
+        model = {
+            "runtime": spec.runtime,
+            "path": str(spec.path),
+            "adapter": str(spec.adapter) if spec.adapter else None,
+            "image_size": image_size,
+        }
+        order = {"model": model, "threads": threads, "images": [str(path) for path in images], "confidence": confidence}
+        try:
+            self.image_size = int(self._ask({"open": order})["image_size"])
+        except BaseException:
+            self.close()
+            raise
+        self._handle.suspend()
+
+    def take_turn(self, *, calls: int, warm_up: int) -> None:
+        """Let the process run for a turn, and note what it gives.
+
+        Raises:
+            ModelError: the runtime fails on the graph, or the process died.
+        """
+        before, started = _busy_seconds(), time.perf_counter()
+        self._handle.resume()
+        answer = self._ask({"turn": {"calls": calls, "warm_up": warm_up}})
+        self._handle.suspend()
+        busy, seconds = _busy_seconds() - before, time.perf_counter() - started
+        self.turns.network.append(answer["network"])
+        self.turns.frames.append(answer["frames"])
+        self.turns.other_load.append((busy - answer["cpu"]) / seconds)
+
+    def memory(self) -> tuple[int, int]:
+        """Return the peak of the process's memory, and what it held before the model and its runtime, in bytes."""
+        self._handle.resume()
+        answer = self._ask({"memory": {}})
+        return int(answer["peak_bytes"]), int(answer["before_bytes"])
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()  # works on a suspended process too
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout, self._messages):
+            if pipe is not None:
+                pipe.close()
+
+    def _ask(self, order: dict[str, Any]) -> dict[str, Any]:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        with suppress(BrokenPipeError):  # it died: told below
+            print(json.dumps(order), file=self._process.stdin, flush=True)
+        line = self._process.stdout.readline()
+        if not line:
+            self._messages.seek(0)
+            last = self._messages.read().decode(errors="replace").strip().splitlines()[-1:]
+            raise ModelError(
+                f"{self.spec.path}: the process that ran it in {self.spec.runtime} died with code "
+                f"{self._process.wait()}: {' '.join(last) or 'no message'}"
+            )
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise getattr(errors, answer["error"])(answer["message"])
+        return answer
+
+
+def _busy_seconds() -> float:
+    """Processor time that the whole machine has spent on anything, also for other machines (steal)."""
+    times = psutil.cpu_times()
+    # guest time is in user time already
+    return times.user + times.system + sum(getattr(times, name, 0.0) for name in ("nice", "irq", "softirq", "steal"))

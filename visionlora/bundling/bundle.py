@@ -1,0 +1,230 @@
+"""Making a bundle: the model with all that a device needs beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import io
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from visionlora.bundling.manifest import MANIFEST, SIGNATURE, Manifest, SelfTest, is_plain_name
+from visionlora.bundling.signing import sign
+from visionlora.demonstration.surface import draw_surface
+from visionlora.errors import ModelError, OutputError, UsageError
+from visionlora.evaluation.machine import this_machine
+from visionlora.files import atomic_output, refuse_existing
+from visionlora.preprocess import IMAGE_SUFFIXES, read_image
+from visionlora.runtime import Detector
+
+RUNNER = "detect.py"
+REQUIREMENTS = ("numpy", "onnxruntime", "pillow")
+"""What the runner needs; Pillow, because its wheels are small and there are some for every board."""
+LICENCE = "AGPL-3.0-only"
+_SELFTEST_CONFIDENCE, _SELFTEST_DETECTIONS = 0.001, 10
+_TOLERANCES = {"onnx": (1.0, 0.01), "int8": (8.0, 0.05)}  # pixels, scores: integer kernels differ among processors
+
+
+@dataclass(frozen=True)
+class BundledModel:
+    """A bundle that was made.
+
+    Attributes:
+        path: the folder or .zip.
+        files: name -> size in bytes.
+        manifest: what it says.
+        signed: whether there is a signature.
+    """
+
+    path: Path
+    files: Mapping[str, int]
+    manifest: Manifest
+    signed: bool
+
+
+def bundle(
+    model: Path | str,
+    out: Path | str,
+    *,
+    picture: Path | str | None = None,
+    latency: bool = False,
+    licence: str = LICENCE,
+    key: Path | str | None = None,
+    overwrite: bool = False,
+) -> BundledModel:
+    """Put a model and all that a device needs into one folder or .zip: `python detect.py --self-test` there says OK.
+
+    The runner is started in the finished bundle before it is kept.
+
+    Args:
+        model: an ONNX file that visionlora wrote.
+        out: a folder, or a name that ends in .zip.
+        picture: for the self-test; None draws a steel surface.
+        latency: measure the milliseconds of a picture on this machine and write them down.
+        licence: of the model, as an SPDX expression.
+        key: ed25519 private key (PEM) to sign the manifest with.
+        overwrite: replace an existing bundle.
+
+    Raises:
+        ModelError: the model cannot be used, or the runner does not find what it should.
+        DataError: the picture cannot be read.
+        OutputError: `out` exists, or cannot be written.
+        UsageError: the key cannot be used, or the model finds nothing at all in the picture.
+
+    Example:
+        >>> import visionlora as vl
+        >>> vl.bundle("model.int8.onnx", "line3.zip")  # doctest: +SKIP
+    """
+    model, out = Path(model), refuse_existing(out, overwrite=overwrite)
+    detector = Detector(model)
+    card = detector.network.metadata
+    if card is None:
+        raise ModelError(f"{model}: expected an ONNX file that visionlora wrote, got one of another maker")
+    if not is_plain_name(model.name):
+        raise UsageError(f"{model.name}: expected a file name of letters, digits, dots and dashes")
+    name, content = _picture(picture, detector.image_size)
+    files = {
+        model.name: model.read_bytes(),
+        RUNNER: runner_path().read_bytes(),
+        "requirements.txt": _requirements().encode(),
+        name: content,
+    }
+    manifest = Manifest(
+        model=model.name,
+        kind=str(card["kind"]),
+        names=list(detector.names),
+        preprocessing=card["preprocessing"],
+        thresholds=list(detector.thresholds),
+        files={name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)} for name, data in files.items()},
+        selftest=_selftest(detector, name, content, str(card["kind"])),
+        latency=_measure(detector) if latency else None,
+        licence=licence,
+        parents=card.get("parents", {}),
+        version=importlib.metadata.version("visionlora"),
+    )
+    files[MANIFEST] = manifest.to_json().encode()
+    if key is not None:
+        files[SIGNATURE] = sign(files[MANIFEST], key).hex().encode()
+    _try(files)
+    if out.suffix == ".zip":
+        with atomic_output(out) as partial:
+            partial.write_bytes(_zip(files))
+    else:
+        write_folder(files, out)
+    return BundledModel(out, {name: len(data) for name, data in files.items()}, manifest, key is not None)
+
+
+def runner_path() -> Path:
+    """Return the runner: beside this file in an installed package, in export/ of a clone."""
+    installed = Path(__file__).with_name(RUNNER)
+    return installed if installed.is_file() else Path(__file__).parents[2] / "export" / RUNNER
+
+
+def write_folder(files: Mapping[str, bytes], out: Path) -> None:
+    """Write a folder beside its place and move it there, so that there is never half a bundle.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as beside:
+            staged, replaced = Path(beside) / "new", Path(beside) / "old"
+            staged.mkdir()
+            for name, data in files.items():
+                (staged / name).write_bytes(data)
+            if out.exists():
+                out.rename(replaced)
+            try:
+                staged.rename(out)
+            except OSError:
+                if replaced.exists():
+                    replaced.rename(out)
+                raise
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be written: {error.strerror or error}") from error
+
+
+def _picture(path: Path | str | None, image_size: int) -> tuple[str, bytes]:
+    """Return file name and bytes of the self-test's picture; PNG, whose pixels every reader agrees on."""
+    if path is None:
+        drawn = draw_surface(np.random.default_rng(7), image_size).image_bgr
+    else:
+        if Path(path).suffix.lower() not in IMAGE_SUFFIXES:
+            raise UsageError(f"--picture {path}: expected a picture ({', '.join(IMAGE_SUFFIXES)})")
+        drawn = read_image(path)
+    return "selftest.png", cv2.imencode(".png", drawn)[1].tobytes()
+
+
+def _selftest(detector: Detector, name: str, content: bytes, kind: str) -> SelfTest:
+    pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    found = detector.predict(np.asarray(pixels, dtype=np.uint8), confidence=_SELFTEST_CONFIDENCE)
+    best = [
+        {
+            "name": detector.names[class_id],
+            "class_id": int(class_id),
+            "score": round(float(score), 6),
+            "box_xyxy": [round(float(value), 3) for value in box],
+        }
+        for box, score, class_id in zip(found.boxes_xyxy, found.scores, found.class_ids, strict=True)
+    ][:_SELFTEST_DETECTIONS]
+    if not best:
+        raise UsageError("the model finds nothing at all in the self-test's picture; give another with --picture")
+    return SelfTest(name, _SELFTEST_CONFIDENCE, best, *_TOLERANCES[kind])
+
+
+def _requirements() -> str:
+    return "".join(f"{package}=={importlib.metadata.version(package)}\n" for package in REQUIREMENTS)
+
+
+def _measure(detector: Detector, runs: int = 30) -> dict[str, Any]:
+    """Return the median milliseconds of a picture, from pixels to detections, on this machine."""
+    grey = np.full((detector.image_size, detector.image_size, 3), 114, dtype=np.uint8)
+    milliseconds = []
+    for _ in range(runs + 3):
+        started = time.perf_counter()
+        detector.predict(grey)
+        milliseconds.append(1000 * (time.perf_counter() - started))
+    machine = this_machine()
+    return {"ms": round(statistics.median(milliseconds[3:]), 2), "cpu": machine.cpu, "threads": machine.threads}
+
+
+def _try(files: Mapping[str, bytes]) -> None:
+    """Start the runner's self-test as a device would.
+
+    Raises:
+        ModelError: it does not say OK.
+    """
+    folder = Path(tempfile.mkdtemp())
+    try:
+        for name, data in files.items():
+            (folder / name).write_bytes(data)
+        command = [sys.executable, RUNNER, "--self-test"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    if done.returncode:
+        raise ModelError(f"the runner's self-test fails, no bundle is kept: {(done.stdout + done.stderr).strip()}")
+
+
+def _zip(files: Mapping[str, bytes]) -> bytes:
+    """Return a .zip that depends on the content alone."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in sorted(files.items()):
+            entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+            entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
+            archive.writestr(entry, data)
+    return buffer.getvalue()

@@ -1,0 +1,68 @@
+"""Arithmetic on adapter files: adapters merge, adapters scale, adapters rank."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import visionlora as vl
+from visionlora.cli.options import overwrite, verb
+
+
+def add_adapters(verbs: Any) -> None:
+    """Add `visionlora adapters` and its verbs."""
+    parser = verbs.add_parser("adapters", help="scale adapter files, add them, change their rank")
+    nested = parser.add_subparsers(dest="operation", required=True, metavar="OPERATION")
+    _add_merge(nested)
+    _add_scale(nested)
+    _add_rank(nested)
+
+
+def _add_merge(verbs: Any) -> None:
+    def run(options: argparse.Namespace) -> None:
+        made = vl.merge_adapters(
+            options.adapters, options.out, weights=options.weights, rank=options.rank, overwrite=options.overwrite
+        )
+        _print(made)
+
+    example = "visionlora adapters merge a.safetensors b.safetensors --rank 8 --out ab.safetensors"
+    parser = verb(verbs, "merge", run, "write the weighted sum of adapters of one base and the same classes", example)
+    parser.add_argument("adapters", nargs="+", help="adapter files (.safetensors)")
+    parser.add_argument("--weights", nargs="+", type=float, help="one number an adapter; their mean if not given")
+    parser.add_argument("--rank", type=int, help="of the result; the sum of the ranks if not given")
+    _out(parser)
+
+
+def _add_scale(verbs: Any) -> None:
+    def run(options: argparse.Namespace) -> None:
+        _print(vl.scale_adapter(options.adapter, options.out, factor=options.factor, overwrite=options.overwrite))
+
+    example = "visionlora adapters scale a.safetensors --factor 0.5 --out half.safetensors"
+    parser = verb(verbs, "scale", run, "write an adapter that changes the base more, or less", example)
+    parser.add_argument("adapter", help="adapter file (.safetensors)")
+    parser.add_argument("--factor", type=float, required=True, help="0 turns the changes off, 1 leaves them")
+    _out(parser)
+
+
+def _add_rank(verbs: Any) -> None:
+    def run(options: argparse.Namespace) -> None:
+        _print(vl.rank_adapter(options.adapter, options.out, rank=options.rank, overwrite=options.overwrite))
+
+    example = "visionlora adapters rank a.safetensors --rank 4 --out small.safetensors"
+    parser = verb(verbs, "rank", run, "write the adapter of another rank that is nearest", example)
+    parser.add_argument("adapter", help="adapter file (.safetensors)")
+    parser.add_argument("--rank", type=int, required=True, help="of the new adapter")
+    _out(parser)
+
+
+def _out(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", required=True, help="adapter file to write (.safetensors)")
+    overwrite(parser)
+
+
+def _print(made: Any) -> None:
+    worst = max(made.layers, key=made.layers.__getitem__)
+    print(
+        f"{made.path}: {made.bytes / 1e6:.2f} MB, rank {made.rank}; the changes miss {made.error:.2%} of their norm, "
+        f"at most {made.layers[worst]:.2%} in {worst}"
+    )

@@ -1,0 +1,24 @@
+"""The adapter without torch: card and file, arithmetic in numpy, and how a base was folded into an ONNX file.
+
+What a device needs to turn a base and an adapter into a detector. `visionlora.adapters` does the same on torch modules,
+with this arithmetic.
+"""
+
+from visionlora.lowrank.arithmetic import low_rank_delta
+from visionlora.lowrank.card import AdapterCard, AdapterSettings
+from visionlora.lowrank.file import ArrayAdapter, adapter_identity, load_arrays, read_adapter_card, save_arrays
+from visionlora.lowrank.folded_base import FoldedBase, FoldedNorm, read_folded_base
+
+__all__ = [
+    "AdapterCard",
+    "AdapterSettings",
+    "ArrayAdapter",
+    "FoldedBase",
+    "FoldedNorm",
+    "adapter_identity",
+    "load_arrays",
+    "low_rank_delta",
+    "read_adapter_card",
+    "read_folded_base",
+    "save_arrays",
+]

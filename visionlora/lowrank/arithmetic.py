@@ -1,0 +1,36 @@
+"""The product of an adapter's factors, to the same bits on every machine."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def low_rank_delta(left: NDArray[np.floating], right: NDArray[np.floating], scale: float) -> NDArray[np.float32]:
+    """Return scale * B @ A.
+
+    A library's matrix product adds in an order of its own on each processor. Here one rank comes after the other, in
+    float64, and every step is rounded as IEEE 754 says: a device gets the bits that the workstation got.
+
+    Args:
+        left: B, (outputs, rank, ...) with further axes of length 1.
+        right: A, (rank, ...).
+        scale: alpha / sqrt(rank).
+
+    Returns:
+        (outputs, inputs) float32, where inputs counts the numbers of one row of A.
+
+    Example:
+        >>> low_rank_delta(np.array([[1.0], [2.0]]), np.array([[3.0, 4.0]]), 0.5).tolist()
+        [[1.5, 2.0], [3.0, 4.0]]
+    """
+    columns = left.reshape(len(left), -1).astype(np.float64)
+    rows = right.reshape(len(right), -1).astype(np.float64)
+    total = np.zeros((len(columns), rows.shape[1]))
+    product = np.empty_like(total)
+    for column, row in zip(columns.T, rows, strict=True):
+        np.multiply(column[:, None], row[None], out=product)
+        total += product
+    total *= scale
+    with np.errstate(over="ignore"):  # infinite then, which whoever uses it refuses by the layer's name
+        return total.astype(np.float32)

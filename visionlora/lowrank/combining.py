@@ -1,0 +1,225 @@
+"""Arithmetic on adapter files: scale one, add several, and bring the result to a rank; with the error that it costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from visionlora.errors import AdapterError, UsageError
+from visionlora.files import refuse_existing, sha256_of
+from visionlora.lowrank.card import AdapterCard
+from visionlora.lowrank.file import ArrayAdapter, load_arrays, save_arrays
+from visionlora.lowrank.shapes import layer_rank
+
+_A, _B, _BIAS = ".lora_A.weight", ".lora_B.weight", ".bias_delta"
+Matrix = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class CombinedAdapter:
+    """An adapter that was made from others.
+
+    Attributes:
+        path: the file.
+        rank: its rank.
+        error: what the rank and the file's precision cost: the Frobenius norm of what the weights' changes miss, over
+            that of the changes, all layers together.
+        layers: the same for each layer.
+        bytes: size of the file.
+    """
+
+    path: Path
+    rank: int
+    error: float
+    layers: Mapping[str, float]
+    bytes: int
+
+
+def scale_adapter(adapter: Path | str, out: Path | str, *, factor: float, overwrite: bool = False) -> CombinedAdapter:
+    """Write an adapter that changes the base `factor` times as much; class outputs trained whole stay.
+
+    Args:
+        adapter: the adapter file.
+        out: the file to write (.safetensors).
+        factor: 0 turns the changes off, 1 leaves them.
+        overwrite: replace an existing file.
+
+    Raises:
+        AdapterError: the file cannot be read, or the result does not fit its precision.
+        OutputError: `out` exists, or cannot be written.
+        UsageError: `factor` is not a finite number.
+
+    Example:
+        >>> import visionlora as vl
+        >>> vl.scale_adapter("a.safetensors", "half.safetensors", factor=0.5)  # doctest: +SKIP
+    """
+    return _combine([adapter], out, [factor], None, overwrite=overwrite)
+
+
+def rank_adapter(adapter: Path | str, out: Path | str, *, rank: int, overwrite: bool = False) -> CombinedAdapter:
+    """Write the adapter of this rank that is nearest to a given one (truncated singular values, Eckart and Young).
+
+    Args:
+        adapter: the adapter file.
+        out: the file to write (.safetensors).
+        rank: of the new adapter; lowered on layers too small for it.
+        overwrite: replace an existing file.
+
+    Raises:
+        AdapterError: the file cannot be read.
+        OutputError: `out` exists, or cannot be written.
+        UsageError: `rank` is below 1.
+
+    Example:
+        >>> import visionlora as vl
+        >>> vl.rank_adapter("a.safetensors", "small.safetensors", rank=4).error  # doctest: +SKIP
+        0.12
+    """
+    return _combine([adapter], out, [1.0], rank, overwrite=overwrite)
+
+
+def merge_adapters(
+    adapters: Sequence[Path | str],
+    out: Path | str,
+    *,
+    weights: Sequence[float] | None = None,
+    rank: int | None = None,
+    overwrite: bool = False,
+) -> CombinedAdapter:
+    """Write the weighted sum of adapters of one base with the same classes.
+
+    The changes of weights and biases are added; of class outputs trained whole the weighted mean is taken.
+
+    Args:
+        adapters: the adapter files.
+        out: the file to write (.safetensors).
+        weights: one number an adapter; None for their mean.
+        rank: of the result, by truncated singular values; None for the sum of the ranks, which loses nothing but on
+            layers too small for it.
+        overwrite: replace an existing file.
+
+    Raises:
+        AdapterError: a file cannot be read, or they are of different bases, classes, image sizes or layers.
+        OutputError: `out` exists, or cannot be written.
+        UsageError: the weights do not fit the adapters, or `rank` is below 1.
+
+    Example:
+        >>> import visionlora as vl
+        >>> vl.merge_adapters(["a.safetensors", "b.safetensors"], "ab.safetensors", rank=8)  # doctest: +SKIP
+    """
+    if weights is None:
+        weights = [1 / max(len(adapters), 1)] * len(adapters)
+    return _combine(adapters, out, weights, rank, overwrite=overwrite)
+
+
+def _combine(
+    paths: Sequence[Path | str], out: Path | str, weights: Sequence[float], rank: int | None, *, overwrite: bool
+) -> CombinedAdapter:
+    out = refuse_existing(out, overwrite=overwrite)
+    if out.suffix != ".safetensors":
+        raise UsageError(f"--out {out}: expected a name that ends in .safetensors")
+    if not paths or len(weights) != len(paths) or not all(map(math.isfinite, weights)):
+        raise UsageError(f"weights: expected a finite number for each of {len(paths)} adapters, got {list(weights)}")
+    if rank is not None and rank < 1:
+        raise UsageError(f"rank: expected at least 1, got {rank}")
+    adapters = [load_arrays(path) for path in paths]
+    _check_alike(paths, adapters)
+    rank = sum(adapter.card.settings.rank for adapter in adapters) if rank is None else rank
+    settings = replace(adapters[0].card.settings, rank=rank)
+    precision = np.result_type(*(tensor.dtype for adapter in adapters for tensor in adapter.tensors.values()))
+    tensors, missed, norms = {}, {}, {}
+    for name in sorted(adapters[0].tensors):
+        layer = name.removesuffix(_A)
+        if name.endswith(_A):
+            left, right = _stacked(adapters, weights, layer)
+            shape = adapters[0].tensors[name].shape[1:]
+            kept = layer_rank(rank, len(left), right.shape[1])
+            new_left, new_right = _truncated(left, right, kept, settings.scale(kept))
+            tensors[name] = new_right.reshape(kept, *shape).astype(precision)
+            tensors[layer + _B] = new_left.reshape(len(left), kept, *(1 for _ in shape[1:])).astype(precision)
+            stored = settings.scale(kept) * _matrix(tensors[layer + _B]) @ _matrix(tensors[name])
+            wanted = left @ right
+            missed[layer], norms[layer] = np.linalg.norm(stored - wanted), np.linalg.norm(wanted)
+        elif not name.endswith(_B):
+            values = [adapter.tensors[name].astype(np.float64) for adapter in adapters]
+            total = sum(weight * value for weight, value in zip(weights, values, strict=True))
+            tensors[name] = np.asarray(
+                total if name.endswith(_BIAS) else _mean(values, weights), dtype=np.float64
+            ).astype(precision)
+    card = AdapterCard(
+        settings=settings,
+        names=adapters[0].card.names,
+        base=adapters[0].card.base,
+        preprocessing=adapters[0].card.preprocessing,
+        training={"adapters": [sha256_of(path) for path in paths], "weights": list(weights), "rank": rank},
+        version=version("visionlora"),
+    )
+    save_arrays(ArrayAdapter(card, tensors), out)
+    layers = {layer: float(missed[layer] / norms[layer]) if norms[layer] else 0.0 for layer in missed}
+    total_norm = math.sqrt(sum(float(norm) ** 2 for norm in norms.values()))
+    total_missed = math.sqrt(sum(float(miss) ** 2 for miss in missed.values()))
+    return CombinedAdapter(out, rank, total_missed / total_norm if total_norm else 0.0, layers, out.stat().st_size)
+
+
+def _check_alike(paths: Sequence[Path | str], adapters: Sequence[ArrayAdapter]) -> None:
+    first = adapters[0]
+    for path, other in zip(paths[1:], adapters[1:], strict=True):
+        for what, one, two in (
+            ("base", first.card.base["fingerprint"], other.card.base["fingerprint"]),
+            ("classes", first.card.names, other.card.names),
+            ("image size", first.card.image_size, other.card.image_size),
+            ("layers", sorted(first.tensors), sorted(other.tensors)),
+            ("targets", first.card.settings.targets, other.card.settings.targets),
+        ):
+            if one != two:
+                raise AdapterError(f"{path}: expected the {what} of {paths[0]}, {one!s:.80}, got {two!s:.80}")
+    for path, adapter in zip(paths, adapters, strict=True):
+        for name, tensor in adapter.tensors.items():
+            left = adapter.tensors.get(name.removesuffix(_A) + _B) if name.endswith(_A) else None
+            lonely = name.endswith(_A) and (left is None or left.ndim < 2 or left.shape[1] != len(tensor))
+            lonely = lonely or (name.endswith(_B) and name.removesuffix(_B) + _A not in adapter.tensors)
+            reference = first.tensors[name].shape
+            unlike = tensor.shape[1:] != reference[1:] if name.endswith(_A) else tensor.shape[:1] != reference[:1]
+            if lonely or unlike or tensor.ndim < 1 or not tensor.size:
+                raise AdapterError(f"{path}: {name}: of shape {tensor.shape}, it does not fit its layer")
+
+
+def _stacked(adapters: Sequence[ArrayAdapter], weights: Sequence[float], layer: str) -> tuple[Matrix, Matrix]:
+    """Return factors (outputs, k) and (k, inputs) whose product is the weighted sum of the adapters' changes."""
+    lefts, rights = [], []
+    for adapter, weight in zip(adapters, weights, strict=True):
+        right = _matrix(adapter.tensors[layer + _A])
+        lefts.append(weight * adapter.card.settings.scale(len(right)) * _matrix(adapter.tensors[layer + _B]))
+        rights.append(right)
+    return np.concatenate(lefts, axis=1), np.concatenate(rights)
+
+
+def _truncated(left: Matrix, right: Matrix, rank: int, scale: float) -> tuple[Matrix, Matrix]:
+    """Return B (outputs, rank) and A (rank, inputs) with scale * B @ A nearest to left @ right."""
+    left_basis, left_core = np.linalg.qr(left)
+    right_basis, right_core = np.linalg.qr(right.T)
+    u, values, v = np.linalg.svd(left_core @ right_core.T, full_matrices=False)
+    root = np.sqrt(values[:rank] / scale)
+    new_left, new_right = (left_basis @ u[:, :rank]) * root, root[:, None] * (v[:rank] @ right_basis.T)
+    spare = rank - len(root)
+    return np.pad(new_left, ((0, 0), (0, spare))), np.pad(new_right, ((0, spare), (0, 0)))
+
+
+def _mean(values: Sequence[Matrix], weights: Sequence[float]) -> Matrix:
+    """Return the weighted mean; of one adapter, its own values whatever its weight."""
+    if len(values) == 1:
+        return values[0]
+    total = sum(weights)
+    if total == 0:
+        raise UsageError(f"weights: expected a sum other than 0 for the class outputs, got {list(weights)}")
+    return np.asarray(sum(weight * value for weight, value in zip(weights, values, strict=True))) / total
+
+
+def _matrix(tensor: NDArray[np.floating]) -> Matrix:
+    return tensor.reshape(len(tensor), -1).astype(np.float64)

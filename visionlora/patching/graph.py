@@ -1,0 +1,116 @@
+"""Putting an adapter's weights, class count and names into the graph of an exported base."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from visionlora.cards import make_card
+from visionlora.errors import ModelError
+from visionlora.lowrank import ArrayAdapter
+from visionlora.lowrank.folded_base import ENTRY
+from visionlora.patching.base import PREFIX, PatchableBase
+from visionlora.patching.weights import patched_weights, replaced_outputs
+
+_MOVING = frozenset({"Concat", "Reshape", "Sigmoid"})
+"""What the exported head does with class scores."""
+
+
+def patched_model(base: PatchableBase, adapter: ArrayAdapter, *, adapter_sha256: str) -> onnx.ModelProto:
+    """Return what merging the adapter into the checkpoint and exporting would give: the same graph, to the bit.
+
+    Raises:
+        AdapterError: the adapter does not fit the base.
+        ModelError: the graph's head is not one that visionlora exports.
+    """
+    tensors = {f"{PREFIX}{name}": tensor for name, tensor in patched_weights(base, adapter).items()}
+    model = onnx.ModelProto()
+    model.CopyFrom(base.model)
+    for tensor in model.graph.initializer:
+        if tensor.name in tensors:
+            _set(tensor, tensors[tensor.name])
+    outputs = replaced_outputs(base, adapter.card.names)
+    if outputs:
+        old, new = len(base.names), len(adapter.card.names)
+        _resize_classes(model.graph, [f"{PREFIX}{layer}.weight" for layer in outputs], old, new, str(base.path))
+    _describe(model, base, adapter.card.names, parent=adapter_sha256)
+    return model
+
+
+def _set(tensor: onnx.TensorProto, array: NDArray[Any]) -> None:
+    tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(array), tensor.name))
+
+
+def _resize_classes(graph: onnx.GraphProto, weights: Sequence[str], old: int, new: int, where: str) -> None:
+    """Give every tensor behind the class outputs the new number of classes, on its second axis.
+
+    Raises:
+        ModelError: an operation behind them is none of those that visionlora's head has.
+    """
+    behind = {node.output[0] for node in graph.node if node.op_type == "Conv" and node.input[1] in weights}
+    shapes: set[str] = set()
+    for node in graph.node:  # in topological order
+        if behind.isdisjoint(node.input):
+            continue
+        if node.op_type not in _MOVING:
+            raise ModelError(
+                f"{where}: expected only {', '.join(sorted(_MOVING))} behind the class outputs, got {node.op_type}"
+            )
+        behind.update(node.output)
+        if node.op_type == "Reshape":
+            shapes.add(node.input[1])
+    _resize_reshapes(graph, behind, shapes, old, new, where)
+    for value in (*graph.value_info, *graph.output):
+        if value.name in behind:
+            value.type.tensor_type.shape.dim[1].dim_value += new - old
+
+
+def _resize_reshapes(
+    graph: onnx.GraphProto, behind: set[str], shapes: set[str], old: int, new: int, where: str
+) -> None:
+    """Change the shapes (1, classes, anchors) of the reshapes; one that boxes share gets a twin."""
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for name in shapes:
+        if name not in constants:
+            raise ModelError(f"{where}: expected the shape {name} to be a constant")
+        shape = numpy_helper.to_array(constants[name]).copy()
+        if shape.shape != (3,) or shape[1] != old:
+            raise ModelError(f"{where}: expected {name} to be (1, {old}, anchors), got {shape.tolist()}")
+        shape[1] = new
+        readers = [node for node in graph.node if name in node.input]
+        of_classes = [node for node in readers if not behind.isdisjoint(node.input)]
+        if len(of_classes) == len(readers):
+            _set(constants[name], shape)
+            continue
+        twin = numpy_helper.from_array(shape, f"{name}_classes")
+        graph.initializer.append(twin)
+        for node in of_classes:
+            node.input[list(node.input).index(name)] = twin.name
+
+
+def _describe(model: onnx.ModelProto, base: PatchableBase, names: Sequence[str], *, parent: str) -> None:
+    """Say what the file is now; it is no base any more."""
+    card = make_card(
+        "onnx",
+        names=names,
+        image_size=base.image_size,
+        parents={"base_onnx": base.sha256, "base": base.folded.fingerprint, "adapter": parent},
+        settings=_settings(base.card),
+    )
+    entries = {entry.key: entry.value for entry in model.metadata_props}
+    entries |= {"names": str(dict(enumerate(names))), "visionlora": json.dumps(card, sort_keys=True)}
+    del entries[ENTRY]
+    del model.metadata_props[:]
+    for key, value in entries.items():
+        model.metadata_props.add(key=key, value=value)
+
+
+def _settings(card: Mapping[str, Any]) -> dict[str, Any]:
+    settings = card.get("settings")
+    return {**(settings if isinstance(settings, dict) else {}), "patched": True}

@@ -1,0 +1,32 @@
+"""A patched model in int8, by the recipe that its adapter carries."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import asdict
+
+import onnx
+
+from visionlora.lowrank import AdapterCard
+from visionlora.quantization import apply_recipe, load_float_model
+from visionlora.quantization.adapter_recipe import recipe_of
+
+
+def quantized_model(model: onnx.ModelProto, card: AdapterCard) -> onnx.ModelProto:
+    """Return a patched model in int8, as the adapter's recipe says; its metadata follows.
+
+    Raises:
+        UsageError, AdapterError: the adapter carries no recipe, or a broken one.
+        QuantizationError: the recipe is of another graph.
+    """
+    recipe = recipe_of(card)
+    quantized = apply_recipe(load_float_model(io.BytesIO(model.SerializeToString())), recipe)
+    entries = {entry.key: entry.value for entry in model.metadata_props}
+    described = json.loads(entries["visionlora"])
+    described["kind"] = "int8"
+    described["settings"] |= {"scheme": asdict(recipe.scheme), "float_layers": recipe.float_layers}
+    entries["visionlora"] = json.dumps(described, sort_keys=True)
+    for key, value in entries.items():
+        quantized.metadata_props.add(key=key, value=value)
+    return quantized

@@ -1,0 +1,103 @@
+"""The weights and biases of a base with an adapter merged and folded in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from visionlora.errors import AdapterError
+from visionlora.lowrank import ArrayAdapter, low_rank_delta
+from visionlora.lowrank.shapes import check_shapes, layer_rank
+from visionlora.patching.base import PatchableBase
+
+_PARTS = (".lora_A.weight", ".lora_B.weight", ".bias_delta", ".weight", ".bias")  # the longest ending counts
+
+
+def patched_weights(base: PatchableBase, adapter: ArrayAdapter) -> dict[str, NDArray[np.float32]]:
+    """Return the exported tensors that the adapter changes, by their names in the checkpoint.
+
+    They are what merging into the checkpoint and exporting would give, to the bit.
+
+    Raises:
+        AdapterError: the adapter belongs to another base or image size, or its tensors do not fit.
+    """
+    card = adapter.card
+    card.check_base(base.folded.fingerprint, str(base.path))
+    if card.image_size != base.image_size:
+        raise AdapterError(
+            f"the adapter was trained at {card.image_size} px, but {base.path} takes {base.image_size} px; "
+            f"export the base with --imgsz {card.image_size}"
+        )
+    whole = replaced_outputs(base, card.names)
+    tensors = {name: tensor for name, tensor in adapter.tensors.items() if _layer(name) not in base.folded.unused}
+    adapted = _adapted(base, card.settings.targets, tensors, whole)
+    _check(base, adapter, tensors, adapted, whole)
+    patched: dict[str, NDArray[np.float32]] = {}
+    for layer in adapted:
+        left, right = tensors[f"{layer}.lora_B.weight"], tensors[f"{layer}.lora_A.weight"]
+        delta = low_rank_delta(left, right, card.settings.scale(len(right)))
+        weight = base.weights[layer] + delta.reshape(base.weights[layer].shape)
+        trained = tensors.get(f"{layer}.bias_delta")
+        norm = base.folded.norms.get(layer)
+        patched[f"{layer}.weight"] = weight if norm is None else norm.fold(weight)
+        if norm is not None:
+            patched[f"{layer}.bias"] = norm.bias(trained)
+        elif trained is not None:
+            patched[f"{layer}.bias"] = base.biases[layer] + trained.astype(np.float32)
+    for layer in whole:
+        for part in ("weight", "bias"):
+            patched[f"{layer}.{part}"] = tensors[f"{layer}.{part}"].astype(np.float32)
+    broken = [name for name, tensor in patched.items() if not np.isfinite(tensor).all()]
+    if broken:
+        raise AdapterError(f"{len(broken)} tensors are not finite with the adapter in, the first is {broken[0]}")
+    return patched
+
+
+def replaced_outputs(base: PatchableBase, names: Iterable[str]) -> tuple[str, ...]:
+    """Return the class outputs that an adapter for `names` brings: none where the classes are the base's own."""
+    same = [name.casefold() for name in names] == [name.casefold() for name in base.names]
+    return () if same else base.folded.class_outputs
+
+
+def _layer(tensor: str) -> str:
+    return next((tensor.removesuffix(part) for part in _PARTS if tensor.endswith(part)), tensor)
+
+
+def _adapted(base: PatchableBase, targets: str, tensors: Iterable[str], whole: tuple[str, ...]) -> list[str]:
+    """Return the layers with factors: all where the targets are all, else those that the file has.
+
+    Raises:
+        AdapterError: the file has factors of a layer that the graph does not have as the checkpoint had it.
+    """
+    given = {_layer(name) for name in tensors if name.endswith((".lora_A.weight", ".lora_B.weight"))}
+    unknown = sorted(given - base.weights.keys())
+    if unknown:
+        raise AdapterError(
+            f"the adapter changes {len(unknown)} layers that {base.path} does not have as the checkpoint had them, "
+            f"such as {', '.join(unknown[:5])}; merge and export it instead"
+        )
+    return [layer for layer in base.weights if layer not in whole and (targets == "all" or layer in given)]
+
+
+def _check(
+    base: PatchableBase,
+    adapter: ArrayAdapter,
+    tensors: dict[str, NDArray[np.floating]],
+    adapted: list[str],
+    whole: tuple[str, ...],
+) -> None:
+    settings, classes = adapter.card.settings, len(adapter.card.names)
+    expected: dict[str, tuple[int, ...]] = {}
+    for layer in adapted:
+        outputs, *rest = base.weights[layer].shape
+        rank = layer_rank(settings.rank, outputs, int(np.prod(rest)))
+        expected[f"{layer}.lora_A.weight"] = (rank, *rest)
+        expected[f"{layer}.lora_B.weight"] = (outputs, rank, *(1 for _ in rest[1:]))
+        if settings.train_bias:
+            expected[f"{layer}.bias_delta"] = (outputs,)
+    for layer in whole:
+        expected[f"{layer}.weight"] = (classes, *base.weights[layer].shape[1:])
+        expected[f"{layer}.bias"] = (classes,)
+    check_shapes(expected, tensors)

@@ -1,0 +1,87 @@
+"""How much of a detector's error comes from each group of its layers, measured at its outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+
+from visionlora.quantization.groups import LayerGroup
+from visionlora.quantization.qdq import apply_recipe
+from visionlora.quantization.recipe import QuantizationRecipe
+
+
+def group_errors(
+    model: onnx.ModelProto,
+    recipe: QuantizationRecipe,
+    groups: Sequence[LayerGroup],
+    inputs: Sequence[NDArray[np.float32]],
+) -> NDArray[np.float64]:
+    """Return the error that each group alone brings into the predictions of each class.
+
+    The float network is run with one group after the other in int8. Errors are squared, so that those of several groups
+    add up as far as they are independent of each other.
+
+    Args:
+        model: the float model, as `load_float_model` reads it.
+        recipe: how to quantize it.
+        groups: of its layers.
+        inputs: (1, 3, S, S) each.
+
+    Returns:
+        (groups, classes).
+    """
+    wanted = _outputs(model, inputs)
+    everything = {layer for group in groups for layer in group.layers} | set(recipe.float_layers)
+    errors = []
+    for group in groups:
+        others = tuple(sorted(everything - set(group.layers)))
+        only = replace(recipe, float_layers=others, image="float32")  # as the inputs are
+        got = _outputs(apply_recipe(model, only), inputs)
+        errors.append(prediction_error(wanted, got))
+    return np.array(errors)
+
+
+def prediction_error(wanted: Sequence[NDArray[np.float32]], got: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
+    """Return the mean squared error of each class's predictions, those with high scores counting most.
+
+    The error of a prediction is that of its score, and how far the IoU of its box with what it should be is from 1.
+    Each counts by the square of the score that it should have: what will be no detection does not count.
+
+    Args:
+        wanted: (1, 4 + classes, anchors) each; centre x, centre y, width, height, then scores in [0, 1].
+        got: as many of the same shapes.
+
+    Returns:
+        (classes,); zero for a class that no score was above zero of.
+    """
+    total, weight = np.zeros(wanted[0].shape[1] - 4), np.zeros(wanted[0].shape[1] - 4)
+    for one, other in zip(wanted, got, strict=True):
+        scores = one[0, 4:].astype(np.float64)  # (classes, anchors)
+        apart = 1 - _iou(one[0, :4], other[0, :4])
+        error = (other[0, 4:] - scores) ** 2 + apart**2
+        total += (scores**2 * error).sum(axis=1)
+        weight += (scores**2).sum(axis=1)
+    return np.divide(total, weight, out=np.zeros_like(total), where=weight > 0)
+
+
+def _iou(a_cxcywh: NDArray[np.float32], b_cxcywh: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the IoU of each of (4, N) boxes with the one at the same place."""
+    a, b = a_cxcywh.astype(np.float64), b_cxcywh.astype(np.float64)
+    low = np.maximum(a[:2] - a[2:] / 2, b[:2] - b[2:] / 2)
+    high = np.minimum(a[:2] + a[2:] / 2, b[:2] + b[2:] / 2)
+    shared = np.prod(np.maximum(high - low, 0), axis=0)
+    union = np.prod(np.maximum(a[2:], 0), axis=0) + np.prod(np.maximum(b[2:], 0), axis=0) - shared
+    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+
+
+def _outputs(model: onnx.ModelProto, inputs: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors only
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return [session.run(None, {model.graph.input[0].name: tensor})[0] for tensor in inputs]

@@ -1,0 +1,224 @@
+"""The detector that an application imports: pictures in, detections out; onnxruntime, numpy and OpenCV alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeAlias, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from visionlora.detections import (
+    IOU_THRESHOLD,
+    MAX_DETECTIONS,
+    PREDICTION_CONFIDENCE,
+    Detections,
+    Timing,
+    check_thresholds,
+    decode,
+)
+from visionlora.errors import ModelError, UsageError
+from visionlora.preprocess import as_pixels, letterbox
+from visionlora.runtime.frames import Frame, Source
+from visionlora.runtime.network import OnnxNetwork
+from visionlora.runtime.providers import CPU, Providers
+from visionlora.runtime.streaming import available_cores, stream
+
+Image: TypeAlias = Path | str | NDArray[np.uint8]
+"""A file, or (H, W, 3) uint8 BGR pixels as OpenCV gives them; (H, W) is grey."""
+
+
+class Detector:
+    """A detector in an ONNX file with everything around it. Several threads may share one.
+
+    Attributes:
+        network: what executes the file.
+        names: one name a class.
+        image_size: side of the network's square input in pixels.
+        thresholds: the lowest score that counts, one number a class.
+
+    Example:
+        >>> import visionlora as vl
+        >>> detector = vl.Detector("model.int8.onnx")  # doctest: +SKIP
+        >>> detector.predict("picture.jpg").labels  # doctest: +SKIP
+        ['scratch']
+    """
+
+    def __init__(
+        self,
+        model: Path | str | OnnxNetwork,
+        *,
+        providers: Providers = "cpu",
+        threads: int | None = None,
+        confidence: float | Sequence[float] | None = None,
+        iou_threshold: float = IOU_THRESHOLD,
+        max_detections: int = MAX_DETECTIONS,
+    ) -> None:
+        """Load a file and try it on a grey picture.
+
+        Args:
+            model: an ONNX file that visionlora or Ultralytics exported; or a network that is open already, which
+                has its providers and threads.
+            providers: what executes it: `cpu`, `cuda`, `tensorrt`, `openvino`..., or several in the order of
+                preference, see `visionlora.runtime.providers.resolve_providers`.
+            threads: CPU threads of one prediction; None for all cores.
+            confidence: only scores greater than this count, one number or one a class; None for the file's own
+                thresholds, and 0.25 where it has none.
+            iou_threshold: two boxes of one class that overlap more are one object.
+            max_detections: how many detections an image may have.
+
+        Raises:
+            ModelError: the file is missing or broken, is no detector, gives what its metadata does not describe or
+                no numbers; or a provider could not be started.
+            UsageError: an option is out of range, or this onnxruntime has no such provider.
+        """
+        self._opened_here = not isinstance(model, OnnxNetwork)
+        self._threads, self._file_state = threads, _state_of(model)
+        self.network = (
+            model if isinstance(model, OnnxNetwork) else OnnxNetwork(model, threads=threads, providers=providers)
+        )
+        self.names, self.image_size = self.network.names, self.network.image_size
+        if confidence is None:
+            confidence = PREDICTION_CONFIDENCE if self.network.thresholds is None else self.network.thresholds
+        self.thresholds = _per_class(confidence, len(self.names))
+        check_thresholds(self.thresholds, iou_threshold, max_detections)
+        self._iou_threshold, self._max_detections = iou_threshold, max_detections
+        self._detect(
+            [np.full((self.image_size, self.image_size, 3), 128, dtype=np.uint8)], self.thresholds, self.network
+        )
+
+    @overload
+    def predict(  # type: ignore[overload-overlap]  # a str is a sequence of str
+        self, images: Image, *, confidence: float | Sequence[float] | None = None
+    ) -> Detections: ...
+
+    @overload
+    def predict(
+        self, images: Sequence[Image], *, confidence: float | Sequence[float] | None = None
+    ) -> list[Detections]: ...
+
+    def predict(self, images: Any, *, confidence: float | Sequence[float] | None = None) -> Any:
+        """Find the objects in a picture, or in several.
+
+        Args:
+            images: a file, or (H, W, 3) uint8 BGR or (H, W) grey pixels; or several: a sequence of these, or an
+                array (N, H, W, 3).
+            confidence: instead of the detector's thresholds, one number or one a class.
+
+        Returns:
+            Detections, best first, in pixels of the picture; a list of them for several pictures.
+
+        Raises:
+            DataError: a file cannot be read as a picture, or an array is none.
+            UsageError: `confidence` is out of range.
+            ModelError: the network fails, or gives what are no numbers.
+        """
+        limits = self.thresholds if confidence is None else _per_class(confidence, len(self.names))
+        check_thresholds(limits, self._iou_threshold, self._max_detections)
+        if isinstance(images, str | Path) or (isinstance(images, np.ndarray) and images.ndim < 4):
+            return self._detect([as_pixels(images)], limits, self.network)[0]
+        if not isinstance(images, Iterable):
+            raise UsageError(f"images: expected a path, an array or several of them, got {type(images).__name__}")
+        # One picture a call is the fastest on CPUs, and bounds the memory whatever is asked for.
+        step = self.network.batch or 1
+        pending, found = list(images), []
+        for start in range(0, len(pending), step):
+            found += self._detect([as_pixels(one) for one in pending[start : start + step]], limits, self.network)
+        return found
+
+    def stream(
+        self,
+        source: Source,
+        *,
+        watch: bool = False,
+        workers: int | None = None,
+        queue: int = 4,
+        drop_oldest: bool | None = None,
+        reconnect: float = 60.0,
+    ) -> Iterator[tuple[Frame, Detections]]:
+        """Yield each frame of a source with what is found in it; see `visionlora.runtime.stream` for the options.
+
+        On the CPU each worker finds in one thread of its own, which gives more frames a second than all threads
+        on one frame, but each frame takes longer; `workers=1` works on one frame at a time with all threads.
+
+        Raises:
+            As `visionlora.runtime.stream`; ModelError: the network fails, or its file has changed since it was loaded.
+
+        Example:
+            >>> import visionlora as vl
+            >>> for frame, found in vl.Detector("model.onnx").stream("line3", watch=True):  # doctest: +SKIP
+            ...     print(frame.source, found.labels)
+        """
+        workers = available_cores() if workers is None else workers
+        network = self.network if workers == 1 else self._single_threaded()
+
+        def find(pixels: NDArray[np.uint8]) -> Detections:
+            return self._detect([pixels], self.thresholds, network)[0]
+
+        return stream(
+            source, find, watch=watch, workers=workers, queue=queue, drop_oldest=drop_oldest, reconnect=reconnect
+        )
+
+    def _single_threaded(self) -> OnnxNetwork:
+        """The same network with one thread a call, where this detector opened it and a CPU executes it."""
+        if not self._opened_here or self._threads == 1 or self.network.session.get_providers() != [CPU]:
+            return self.network
+        network = OnnxNetwork(self.network.path, threads=1)
+        if _state_of(network.path) != self._file_state:
+            raise ModelError(f"{network.path}: the file has changed since it was loaded; open a new Detector")
+        return network
+
+    def _detect(
+        self, images_bgr: Sequence[NDArray[np.uint8]], limits: Sequence[float], network: OnnxNetwork
+    ) -> list[Detections]:
+        started = time.perf_counter()
+        placed = [letterbox(image, self.image_size) for image in images_bgr]
+        batch = placed[0][0][None] if len(placed) == 1 else np.stack([tensor for tensor, _ in placed])
+        prepared = time.perf_counter()
+        predictions = network(batch)
+        predicted = time.perf_counter()
+        count, results = len(placed), []
+        for prediction, (_, placement) in zip(predictions, placed, strict=True):
+            begun = time.perf_counter()
+            if not np.isfinite(prediction).all():
+                raise ModelError(f"{network.path}: the network gave values that are no numbers; its file is broken")
+            found = decode(
+                prediction,
+                nms=network.nms,
+                confidence=limits,
+                iou_threshold=self._iou_threshold,
+                max_detections=self._max_detections,
+            )
+            if np.isnan(prediction[4:].max()) or not np.isfinite(found.boxes_xyxy).all():
+                raise ModelError(
+                    f"{self.network.path}: the network gave values that are no numbers; its file is broken"
+                )
+            boxes = placement.to_original(found.boxes_xyxy)
+            timing = Timing(
+                prepare=(prepared - started) / count,
+                network=(predicted - prepared) / count,
+                decode=time.perf_counter() - begun,
+            )
+            results.append(replace(found, boxes_xyxy=boxes, names=self.names, timing=timing))
+        return results
+
+
+def _state_of(model: Path | str | OnnxNetwork) -> tuple[int, int, int] | None:
+    """What changes with a file's content: its number, size and time of change; None where there is no file."""
+    path = Path(model.path if isinstance(model, OnnxNetwork) else model)
+    if not path.is_file():
+        return None
+    state = path.stat()
+    return state.st_ino, state.st_size, state.st_mtime_ns
+
+
+def _per_class(confidence: float | Sequence[float], classes: int) -> tuple[float, ...]:
+    if isinstance(confidence, int | float):
+        return (float(confidence),) * classes
+    limits = tuple(float(one) for one in confidence)
+    if len(limits) != classes:
+        raise UsageError(f"confidence: expected one number, or {classes}, one a class, got {len(limits)}")
+    return limits

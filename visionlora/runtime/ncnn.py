@@ -1,0 +1,85 @@
+"""A detector in an ncnn file, executed on the CPU; the library is optional."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from visionlora.errors import ModelError, UsageError
+from visionlora.runtime.description import described_beside
+
+
+class NcnnNetwork:
+    """A detector in an ncnn file (`.param` with its `.bin`) beside its `metadata.yaml`.
+
+    Attributes:
+        names: one name a class.
+        image_size: side of the square input in pixels.
+        nms: whether its predictions need non-maximum suppression.
+        metadata: the card that visionlora wrote; None for a file of another maker.
+    """
+
+    nms = True
+
+    def __init__(self, path: Path | str, *, threads: int | None = None) -> None:
+        """Load a file.
+
+        Args:
+            path: the `.param` file that visionlora or Ultralytics exported.
+            threads: how many threads one call may use; None leaves it to ncnn (all cores).
+
+        Raises:
+            ModelError: ncnn is not installed, or a file is missing or broken, or of another task.
+            UsageError: `threads` is below 1.
+        """
+        if threads is not None and threads < 1:
+            raise UsageError(f"threads: expected at least 1, got {threads}")
+        self._path = Path(path)
+        described = described_beside(self._path)
+        self.names, self.image_size, self.metadata = described.names, described.image_size, described.card
+        self._library, self._net = _load(self._path, threads)
+        self._input, self._output = self._net.input_names()[0], self._net.output_names()[0]
+        found = self._run(np.zeros((3, self.image_size, self.image_size), dtype=np.float32)).shape
+        if len(found) != 2 or found[0] != 4 + len(self.names):
+            raise ModelError(
+                f"{path}: expected an output ({4 + len(self.names)}, anchors) for {len(self.names)} classes, "
+                f"got {found}"
+            )
+
+    def __call__(self, batch: NDArray[np.float32], /) -> NDArray[np.float32]:
+        """Map (n, 3, S, S) RGB in [0, 1] to (n, 4 + classes, anchors): cx, cy, w, h in pixels, then scores.
+
+        Raises:
+            UsageError: `batch` is not of this shape.
+            ModelError: ncnn fails on the graph.
+        """
+        side = self.image_size
+        if batch.ndim != 4 or batch.shape[1:] != (3, side, side) or not len(batch):
+            raise UsageError(f"{self._path}: expected a batch (n, 3, {side}, {side}), got {batch.shape}")
+        return np.stack([self._run(picture) for picture in batch])
+
+    def _run(self, picture: NDArray[np.float32]) -> NDArray[np.float32]:
+        extractor = self._net.create_extractor()
+        # the copy: ncnn's matrix borrows the memory
+        pixels = np.array(picture, dtype=np.float32, order="C")
+        extractor.input(self._input, self._library.Mat(pixels))
+        failed, output = extractor.extract(self._output)
+        if failed:
+            raise ModelError(f"{self._path}: ncnn cannot run it (code {failed})")
+        return np.array(output, dtype=np.float32)
+
+
+def _load(path: Path, threads: int | None) -> tuple[Any, Any]:
+    try:
+        import ncnn
+    except ModuleNotFoundError as error:
+        raise ModelError(f"{path}: ncnn is not installed; pip install ncnn") from error
+    net = ncnn.Net()
+    if threads is not None:
+        net.opt.num_threads = threads
+    if net.load_param(str(path)) or net.load_model(str(path.with_suffix(".bin"))):
+        raise ModelError(f"{path}: expected an ncnn model, ncnn cannot load it")
+    return ncnn, net
