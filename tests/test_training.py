@@ -15,7 +15,7 @@ import pytest
 import torch
 from ultralytics.cfg import get_cfg
 
-import visionlora.training as training
+import visionlora.phase as phase
 from visionlora.adapters import attach, load_adapter
 from visionlora.errors import ModelError, OutputError, UsageError
 from visionlora.training import train
@@ -30,17 +30,17 @@ QUICK = {"epochs": 2, "imgsz": 96, "batch": 4, "device": "cpu", "rank": 2, "hype
 def run(checkpoint: Path, surface: Path, tmp_path_factory: pytest.TempPathFactory):
     """Return a finished run: its summary and the trainer that made it."""
     trainers = []
-    original = training.run_job
+    original = phase.run_job
 
     def keep(job, hyperparameters) -> AdapterTrainer:
         trainers.append(original(job, hyperparameters))
         return trainers[-1]
 
-    training.run_job = keep
+    phase.run_job = keep
     try:
         trained = train(checkpoint, surface, tmp_path_factory.mktemp("run") / "a", **QUICK)
     finally:
-        training.run_job = original
+        phase.run_job = original
     return trained, trainers[0]
 
 

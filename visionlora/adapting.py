@@ -12,8 +12,10 @@ from visionlora.evaluation import Report, evaluate, refuse_existing_report
 from visionlora.exporting import ExportedModel, export
 from visionlora.files import refuse_existing
 from visionlora.merging import MergedModel, merge
-from visionlora.quantization import QuantizedModel, quantize
-from visionlora.training import TrainedAdapter, refuse_earlier_run, train
+from visionlora.phase import refuse_earlier_run
+from visionlora.quantization import QuantizedModel
+from visionlora.quantization import quantize as quantize_model
+from visionlora.training import TrainedAdapter, train
 
 MERGED_FILE, ONNX_FILE, INT8_FILE = "merged.pt", "model.onnx", "model.int8.onnx"
 
@@ -44,16 +46,23 @@ def adapt(
     seed: int = 0,
     lr0: float = 0.001,
     lean: bool = False,
-    hyperparameters: Mapping[str, Any] | None = None,
+    quantize: str | None = None,
+    qat_epochs: int = 10,
+    qat_lr0: float = 0.0002,
+    ranges: str = "learned",
+    distill: float = 1.0,
+    activation: str = "silu",
+    adapter: Path | str | None = None,
     images: int = 32,
+    hyperparameters: Mapping[str, Any] | None = None,
     resume: bool = False,
     overwrite: bool = False,
 ) -> AdaptedModel:
     """Train an adapter, merge it, export to ONNX, quantize to INT8, and judge every stage on the val split.
 
     Leaves `adapter.safetensors`, `merged.pt`, `model.onnx`, `model.int8.onnx`, `report.html`, `report.json`,
-    `report.md` and pictures in `out`. The arguments are those of `train`, and `images`, the calibration images of
-    `quantize`.
+    `report.md` and pictures in `out`. The arguments are those of `train`; `images` are the calibration images of
+    `quantize` too.
 
     Raises:
         VisionLoraError: any stage's error; the files of the stages before it stay.
@@ -81,13 +90,21 @@ def adapt(
         seed=seed,
         lr0=lr0,
         lean=lean,
+        quantize=quantize,
+        qat_epochs=qat_epochs,
+        qat_lr0=qat_lr0,
+        ranges=ranges,
+        distill=distill,
+        activation=activation,
+        adapter=adapter,
+        images=images,
         hyperparameters=hyperparameters,
         resume=resume,
         overwrite=overwrite,
     )
     merged = merge(model, trained.path, out / MERGED_FILE, overwrite=replace)
     exported = export(merged.path, out / ONNX_FILE, imgsz=imgsz, overwrite=replace)
-    quantized = quantize(exported.path, data, out / INT8_FILE, images=images, seed=seed, overwrite=replace)
+    quantized = quantize_model(exported.path, data, out / INT8_FILE, images=images, seed=seed, overwrite=replace)
     report = evaluate(
         [
             f"base={merged.base}",

@@ -12,6 +12,9 @@ FORMAT = 1
 PREPROCESSING = {"letterbox": "square", "padding": PADDING, "channels": "RGB", "scale": "1/255"}
 """What every network of the project expects, as its card states it (with its `image_size`)."""
 
+RECIPE_KEY = "visionlora_quantization"
+"""The metadata entry of a float ONNX file that holds the ranges its adapter was trained with, for `quantize`."""
+
 
 def preprocessing_card(image_size: int) -> dict[str, Any]:
     """Return how an image becomes the input of a network whose square input has this side in pixels."""

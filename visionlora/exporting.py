@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxslim
 import torch
 from onnx import helper, numpy_helper
 
-from visionlora.cards import make_card
+from visionlora.cards import RECIPE_KEY, make_card
 from visionlora.errors import ExportError, OutputError, UsageError
 from visionlora.files import atomic_output, refuse_existing, sha256_of
 from visionlora.formats import SUFFIXES, files_of, require_converter, write_litert, write_ncnn, write_openvino
@@ -132,12 +131,7 @@ def _write(out: Path, detector: RawDetector, base: Base, *, format: str, image_s
     stride = int(base.model.stride.max())
     if format in ("onnx", "openvino"):
         graph = _trace(detector, image_size=image_size, opset=opset)
-        constants = {
-            tensor.name.removeprefix("model."): numpy_helper.to_array(tensor) for tensor in graph.graph.initializer
-        }
-        entries = {**ultralytics_metadata(card, stride), BASE_ENTRY: folded_base(base, constants).to_entry()}
-        helper.set_model_props(graph, entries)
-        onnx.checker.check_model(graph)
+        graph = _described(graph, base, card, stride)
         path = out.with_suffix(".onnx")
         path.write_bytes(graph.SerializeToString(deterministic=True))
         if format == "openvino":
@@ -166,6 +160,30 @@ def _metadata_beside(card: Mapping[str, Any], stride: int) -> dict[str, Any]:
     return {**ultralytics_metadata(card, stride), **typed, "end2end": False}
 
 
+def write_graph(base: Base, out: Path, *, image_size: int, opset: int = OPSET) -> Path:
+    """Write the ONNX graph of a detector in memory, unchecked: what training under fake quantization runs on."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / "graph.onnx"
+        _write(made, RawDetector(base.model), base, format="onnx", image_size=image_size, opset=opset)
+        with atomic_output(out) as partial:
+            partial.write_bytes(made.read_bytes())
+    return out
+
+
+def _described(graph: onnx.ModelProto, base: Base, card: Mapping[str, Any], stride: int) -> onnx.ModelProto:
+    """Put the metadata into the graph: the card, how the base was folded, and ranges that its adapter brought."""
+    constants = {
+        tensor.name.removeprefix("model."): numpy_helper.to_array(tensor) for tensor in graph.graph.initializer
+    }
+    entries = {**ultralytics_metadata(card, stride), BASE_ENTRY: folded_base(base, constants).to_entry()}
+    carried = (base.card or {}).get("quantization")
+    if carried:
+        entries[RECIPE_KEY] = json.dumps(carried["recipe"], separators=(",", ":"))
+    helper.set_model_props(graph, entries)
+    onnx.checker.check_model(graph)
+    return graph
+
+
 def ultralytics_metadata(card: Mapping[str, Any], stride: int) -> dict[str, str]:
     """Return a file's metadata entries: the card, and what Ultralytics' own readers look for."""
     image_size = card["preprocessing"]["image_size"]
@@ -184,6 +202,8 @@ def ultralytics_metadata(card: Mapping[str, Any], stride: int) -> dict[str, str]
 
 def _trace(detector: RawDetector, *, image_size: int, opset: int) -> onnx.ModelProto:
     """Return the graph with one input `images` (1, 3, S, S) and one output `output0` (1, 4 + classes, anchors)."""
+    import onnxslim  # here, so that training in float does not need it
+
     images = torch.zeros(1, 3, image_size, image_size)
     with torch.no_grad(), warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")  # constants that depend on the fixed input, as intended

@@ -34,6 +34,8 @@ class FileCard:
     def __str__(self) -> str:
         lines = [f"{self.path}: {self.kind}, {self.bytes / 1e6:.2f} MB", f"sha256: {self.sha256}"]
         for name, value in self.card.items():
+            if name == "quantization" and value:  # hundreds of ranges
+                value = f"a recipe with {len(value['recipe']['ranges'])} ranges"
             if name not in ("format", "kind"):
                 lines.append(f"{name}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
         return "\n".join(lines)

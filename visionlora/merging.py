@@ -13,7 +13,15 @@ from visionlora.cards import make_card
 from visionlora.errors import ModelError, UsageError
 from visionlora.files import atomic_output, refuse_existing
 from visionlora.lowrank import adapter_identity
-from visionlora.yolo import Base, load_base, pack_checkpoint, plan_detector, set_classes, with_adapter
+from visionlora.yolo import (
+    Base,
+    load_base,
+    pack_checkpoint,
+    plan_detector,
+    set_activations,
+    set_classes,
+    with_adapter,
+)
 
 BOX_TOLERANCE, SCORE_TOLERANCE = 0.01, 1e-4  # pixels of the input, and scores in [0, 1]
 
@@ -76,6 +84,8 @@ def merge(model: Path | str, adapter: Path | str, out: Path | str, *, overwrite:
         parents={"base": base.fingerprint, "adapter": adapter_identity(adapter)},
         settings={"adapter": asdict(loaded.card.settings), "base": base.path.name},
     )
+    if loaded.card.quantization:
+        card["quantization"] = dict(loaded.card.quantization)  # trained ranges: export and quantize carry them on
     with atomic_output(out) as partial:
         partial.write_bytes(pack_checkpoint(merged, image_size=image_size, card=card))
         box_error, score_error = _verify(base, loaded, partial, out)
@@ -88,6 +98,7 @@ def _verify(base: Base, adapter: Adapter, written: Path, out: Path) -> tuple[flo
     adapted = copy.deepcopy(base.model)
     whole = set_classes(adapted, adapter.card.names)
     plan = plan_detector(adapted, adapter.card.settings, whole=whole)
+    set_activations(adapted, adapter.card.settings)
     attach(adapted, plan)
     load_adapter_tensors(adapted, plan, adapter.tensors)
     probe = torch.rand(2, 3, 256, 256, generator=torch.Generator().manual_seed(0))

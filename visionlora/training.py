@@ -2,38 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import logging
 import math
-import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from visionlora.adapters import AdapterSettings, read_adapter_card
-from visionlora.cards import preprocessing_card
-from visionlora.curves import draw_curves
-from visionlora.data import Dataset, content_hash, find_shared_images, load_dataset
-from visionlora.errors import OutputError, UsageError
-from visionlora.files import atomic_output
+from visionlora.data import load_dataset
+from visionlora.errors import UsageError
+from visionlora.phase import SETTINGS_FILE, Phase, refuse_earlier_run, run_phase, warn_of_doubtful_data
 from visionlora.yolo import check_image_size, check_targets, load_base
-from visionlora.yolo.checkpoint import versions
 from visionlora.yolo.hyperparameters import RECIPE, check_device, check_hyperparameters, default_device, memory_cache
-from visionlora.yolo.trainer import (
-    ADAPTER_FILE,
-    RESULTS_FILE,
-    RESUME_FILE,
-    TrainingJob,
-    read_resume_state,
-    run_job,
-)
+from visionlora.yolo.trainer import ADAPTER_FILE
 
-_LOGGER = logging.getLogger("visionlora")
-SETTINGS_FILE, CURVES_FILE = "training.json", "curves.png"
-_RUN_FILES = (ADAPTER_FILE, RESUME_FILE, RESULTS_FILE, SETTINGS_FILE, CURVES_FILE)
+FLOAT_FOLDER, ACTIVATION_FOLDER, INT8_FOLDER = "float", "activation", "int8"
+INT8_RECIPE: Mapping[str, Any] = {"warmup_epochs": 0}  # it goes on from a trained adapter
+RANGES = ("learned", "fixed")
 
 
 @dataclass(frozen=True)
@@ -73,6 +59,14 @@ def train(
     seed: int = 0,
     lr0: float = 0.001,
     lean: bool = False,
+    quantize: str | None = None,
+    qat_epochs: int = 10,
+    qat_lr0: float = 0.0002,
+    ranges: str = "learned",
+    distill: float = 1.0,
+    activation: str = "silu",
+    adapter: Path | str | None = None,
+    images: int = 32,
     hyperparameters: Mapping[str, Any] | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -91,6 +85,16 @@ def train(
         seed: of everything drawn at random.
         lr0: learning rate after warm-up.
         lean: keep less of each step in memory and compute it again: less memory for more time (see docs/training.md).
+        quantize: `int8` trains on, after training in float, as the int8 file will compute (see docs/qalora.md); the
+            adapter then keeps the ranges. None does not.
+        qat_epochs, qat_lr0: length and learning rate of that second part.
+        ranges: `learned` trains the ranges of the activations too, `fixed` keeps the calibrated ones.
+        distill: how much the float model's predictions count beside the labels in the second part, and where
+            activations are replaced; 0 for not at all.
+        activation: `silu` keeps the base's; `relu`, or `relu:TARGETS` for some layers, replaces SiLU by ReLU, which
+            costs nothing in int8: after training in float, as many epochs again bring the accuracy back.
+        adapter: a float adapter of this shape to go on with instead of training one first.
+        images: training images that calibrate the ranges int8 training begins with.
         hyperparameters: any other of Ultralytics' training hyperparameters, such as `{"mosaic": 0.5}`.
         resume: go on with an interrupted run in `out`, begun with the same settings; a finished one is left as it is.
         overwrite: replace an earlier run in `out`.
@@ -106,19 +110,26 @@ def train(
         >>> vl.train("yolo11n.pt", "data.yaml", "runs/steel", rank=8, epochs=40, imgsz=320)  # doctest: +SKIP
     """
     started = time.monotonic()
-    settings = AdapterSettings(rank=rank, alpha=alpha, targets=targets)
     extra = check_hyperparameters(hyperparameters or {})
     _check_numbers(epochs=epochs, batch=batch, seed=seed, lr0=lr0)
+    _check_numbers(epochs=qat_epochs, batch=batch, seed=seed, lr0=qat_lr0)
+    settings = AdapterSettings(rank=rank, alpha=alpha, targets=targets, activation=activation)
+    start = None if adapter is None else _checked_start(Path(adapter), settings)
+    _check_ways(quantize=quantize, ranges=ranges, distill=distill, start=start, settings=settings)
     device = check_device(device or default_device())
-    if lean and ("," in device or extra.get("compile")):
-        raise UsageError("--lean: works on one device and without torch.compile; give one --device, or drop --lean")
+    several = "," in device or bool(extra.get("compile"))
+    if (lean or quantize or settings.relu_targets) and several:
+        name = "--lean" if lean else "--quantize" if quantize else "--activation"
+        raise UsageError(f"{name}: works on one device and without torch.compile; give one --device, or drop it")
+    if lean and quantize:
+        raise UsageError("--lean: has no effect on int8 training, which keeps little anyway; drop --lean or --quantize")
     out = Path(out)
     if not resume:
         refuse_earlier_run(out, overwrite=overwrite)
     base = load_base(model)
     check_image_size(imgsz, base.model)
     dataset = load_dataset(data)
-    _warn_of_doubtful_data(dataset)
+    warn_of_doubtful_data(dataset)
     check_targets(base.model, dataset.names, settings)
     chosen = {
         **RECIPE,
@@ -131,58 +142,53 @@ def train(
         "seed": seed,
         "lr0": lr0,
     }
-    record = {
-        "model": str(model),
-        "data": str(data),
-        "adapter": asdict(settings),
-        "hyperparameters": chosen,
-        "base": base.fingerprint,
-        "data_sha256": {split: content_hash(dataset.split(split)) for split in ("train", "val")},
-        "versions": versions(),
-    }
-    if not (resume and _is_finished(record, out)):
-        if not resume:
-            _begin(record, out)
-        job = TrainingJob(
-            model=str(model),
-            fingerprint=base.fingerprint,
-            out=out.resolve(),
-            names=dataset.names,
-            images=_write_lists(dataset, out),
-            settings=settings,
-            preprocessing=preprocessing_card(imgsz),
-            training=record,
-            resume=resume,
-            lean=lean,
+    second = {**chosen, **INT8_RECIPE, "close_mosaic": max(qat_epochs // 2, 1), **extra}
+    second.update(epochs=qat_epochs, lr0=qat_lr0)
+    phases: list[tuple[str, Phase]] = []
+    if start is None:
+        phases.append((FLOAT_FOLDER, Phase(replace(settings, activation="silu"), chosen, lean=lean)))
+    if settings.relu_targets and not (start and read_adapter_card(start).settings == settings):
+        phases.append((ACTIVATION_FOLDER, Phase(settings, chosen, lean=lean, distill=distill)))
+    if quantize:
+        int8 = Phase(settings, second, quantize=quantize, distill=distill, images=images, learned=ranges == "learned")
+        phases.append((INT8_FOLDER, int8))
+    first = start
+    for number, (folder, phase) in enumerate(phases):
+        here = out if number == len(phases) - 1 else out / folder  # the last one's adapter is the result
+        begun = resume and (here / SETTINGS_FILE).exists()
+        teacher = first if phase.distill > 0 else None
+        start = run_phase(
+            base, dataset, here, replace(phase, start=start, teacher=teacher), device=device, resume=begun
         )
-        run_job(job, {**chosen, "device": device})
-    draw_curves(out / RESULTS_FILE, out / CURVES_FILE)
-    (out / RESUME_FILE).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        (out / "weights").rmdir()  # Ultralytics' folder, empty here
+        first = first or start
     return _summary(out / ADAPTER_FILE, seconds=time.monotonic() - started)
 
 
-def refuse_earlier_run(out: Path, *, overwrite: bool) -> None:
-    """Refuse a folder that holds a run.
+def _checked_start(path: Path, settings: AdapterSettings) -> Path:
+    """Return the adapter to go on with if it has the shape that was asked for."""
+    own = read_adapter_card(path).settings
+    wanted = {name: value for name, value in asdict(settings).items() if name != "activation"}
+    differ = [
+        f"{name} {getattr(own, name)!r}, not {value!r}" for name, value in wanted.items() if getattr(own, name) != value
+    ]
+    if differ:
+        raise UsageError(f"--adapter {path}: it has {', '.join(differ)}; pass what it has")
+    if own.activation not in ("silu", settings.activation):
+        raise UsageError(f"--adapter {path}: it has --activation {own.activation}; pass the same")
+    return path
 
-    Raises:
-        OutputError: it does and `overwrite` is false.
-    """
-    present = [name for name in _RUN_FILES if (out / name).exists()]
-    if present and not overwrite:
-        raise OutputError(
-            f"{out}: holds a training run already ({present[0]}); "
-            "choose another --out, or pass --overwrite, or --resume to go on with it"
-        )
 
-
-def _begin(record: Mapping[str, Any], out: Path) -> None:
-    """Clear an earlier run's files and write the settings of this one."""
-    for name in _RUN_FILES:
-        (out / name).unlink(missing_ok=True)
-    with atomic_output(out / SETTINGS_FILE) as partial:
-        partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+def _check_ways(
+    *, quantize: str | None, ranges: str, distill: float, start: Path | None, settings: AdapterSettings
+) -> None:
+    if quantize not in (None, "int8"):
+        raise UsageError(f"--quantize: expected int8, got {quantize!r}")
+    if ranges not in RANGES:
+        raise UsageError(f"--ranges: expected {' or '.join(RANGES)}, got {ranges!r}")
+    if not (math.isfinite(distill) and distill >= 0):
+        raise UsageError(f"--distill: expected a number of at least 0, got {distill}")
+    if start is not None and not (quantize or settings.relu_targets):
+        raise UsageError("--adapter: goes on with an adapter for --quantize or --activation; give one of them")
 
 
 def _check_numbers(*, epochs: int, batch: int, seed: int, lr0: float) -> None:
@@ -192,56 +198,6 @@ def _check_numbers(*, epochs: int, batch: int, seed: int, lr0: float) -> None:
         raise UsageError(f"--seed: expected a whole number of at least 0, got {seed}")
     if not (math.isfinite(lr0) and lr0 > 0):
         raise UsageError(f"--lr0: expected a positive number, got {lr0}")
-
-
-def _warn_of_doubtful_data(dataset: Dataset) -> None:
-    """Log what a user would want to know before training, though nothing is wrong with a single file."""
-    shared = find_shared_images(dataset.split("train"), dataset.split("val"))
-    if shared:
-        example = shared[0][1].path
-        _LOGGER.warning("%d images of val are in train too, such as %s: the scores flatter", len(shared), example)
-    for split in ("train", "val"):
-        empty = dataset.classes_without_objects(split)
-        if empty:
-            _LOGGER.warning("%s shows no object of: %s", split, ", ".join(empty))
-
-
-def _write_lists(dataset: Dataset, out: Path) -> dict[str, Path]:
-    """Write the images of each split as a list that Ultralytics reads; return the paths of the lists."""
-    lists = {split: out.resolve() / f"{split}.txt" for split in ("train", "val")}
-    for split, path in lists.items():
-        with atomic_output(path) as partial:
-            partial.write_text("".join(f"{os.path.abspath(image.path)}\n" for image in dataset.split(split)), "utf-8")
-    return lists
-
-
-def _is_finished(record: Mapping[str, Any], out: Path) -> bool:
-    """Compare the settings with those that the run to resume began with; return whether it has no epoch left.
-
-    Raises:
-        UsageError: there is no run in `out`, or a setting differs.
-    """
-    path = out / SETTINGS_FILE
-    if not path.is_file() or not any((out / name).is_file() for name in (RESUME_FILE, ADAPTER_FILE)):
-        raise UsageError(f"{out}: no run to resume: no epoch was finished there; train without --resume")
-    record = json.loads(json.dumps(record))
-    before = json.loads(path.read_text(encoding="utf-8"))
-    changed = [
-        f"{name}: was {old}, now {new}"
-        for name, old, new in _differences(before, record)
-        if not name.startswith(("versions", "hyperparameters.cache"))
-    ]
-    if changed:
-        raise UsageError(f"{out}: resume with the settings that the run began with; " + "; ".join(changed))
-    return not (out / RESUME_FILE).exists() or bool(read_resume_state(out / RESUME_FILE)["finished"])
-
-
-def _differences(before: Any, now: Any, name: str = "") -> list[tuple[str, Any, Any]]:
-    if isinstance(before, dict) and isinstance(now, dict):
-        keys = list(before) + [key for key in now if key not in before]
-        nested = [_differences(before.get(key), now.get(key), f"{name}.{key}".lstrip(".")) for key in keys]
-        return [difference for differences in nested for difference in differences]
-    return [] if before == now else [(name, before, now)]
 
 
 def _summary(path: Path, *, seconds: float) -> TrainedAdapter:

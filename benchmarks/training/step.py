@@ -21,6 +21,7 @@ from ultralytics.utils.torch_utils import unwrap_model
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from rivals import rival, write_untrained
 
+import visionlora.phase as phase
 import visionlora.training as training
 import visionlora.yolo.trainer as adapter_trainer
 from visionlora.yolo.trainer import AdapterTrainer
@@ -108,7 +109,9 @@ class TimedAdapterTrainer(Timed, AdapterTrainer):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--method", choices=("full", "freeze10", "head", "peft", "lora"), required=True)
+    parser.add_argument(
+        "--method", choices=("full", "freeze10", "head", "peft", "lora", "qalora", "full-qat"), required=True
+    )
     parser.add_argument("--model", required=True, help="checkpoint, or a description such as yolo11s.yaml")
     parser.add_argument("--data", required=True)
     parser.add_argument("--imgsz", type=int, default=640)
@@ -120,6 +123,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="of the CPU, where that trains")
     parser.add_argument("--lean", action="store_true")
     parser.add_argument("--eager", action="store_true", help="without a CUDA graph")
+    parser.add_argument("--adapter", help="float adapter that qalora goes on with")
+    parser.add_argument("--distill", type=float, default=1.0, help="of qalora")
     parser.add_argument("--label")
     options = parser.parse_args()
     Timed.steps = options.steps
@@ -129,7 +134,7 @@ def main() -> None:
         if model.endswith(".yaml"):
             model = str(write_untrained(model, Path(folder) / f"{Path(model).stem}.pt"))
         shared = {"epochs": 1, "imgsz": options.imgsz, "batch": options.batch, "device": options.device}
-        if options.method == "lora":
+        if options.method in ("lora", "qalora"):
 
             class ChosenStep(adapter_trainer.TrainingStep):
                 def __init__(self, module, *, graph: bool, **settings) -> None:
@@ -138,8 +143,9 @@ def main() -> None:
             adapter_trainer.TrainingStep = ChosenStep
             adapter_trainer.AdapterTrainer = TimedAdapterTrainer
             training._summary = lambda *args, **kwargs: None
-            training.draw_curves = lambda *args: None
+            phase.draw_curves = lambda *args: None
             extra = {"workers": 2, "warmup_epochs": 0, "close_mosaic": 0}
+            int8 = {"quantize": "int8", "qat_epochs": 1, "adapter": options.adapter, "distill": options.distill}
             training.train(
                 model,
                 options.data,
@@ -149,10 +155,12 @@ def main() -> None:
                 lean=options.lean,
                 hyperparameters=extra,
                 **shared,
+                **(int8 if options.method == "qalora" else {}),
             )
         else:
             extra = {"model": model, "data": options.data, "workers": 2, "cache": "ram", "save_dir": f"{folder}/run"}
-            rival(options.method, {**shared, **extra, "close_mosaic": 0}, Timed).train()
+            extra = {**extra, "quantize": 8} if options.method == "full-qat" else extra
+            rival(options.method.removesuffix("-qat"), {**shared, **extra, "close_mosaic": 0}, Timed).train()
     (trainer,) = Timed.made
     times = [1000 * (b - a) for a, b in zip(trainer.ends[WARM:], trainer.ends[WARM + 1 :], strict=False)]
     cuda = options.device != "cpu"
@@ -168,7 +176,7 @@ def main() -> None:
         "model": Path(options.model).stem,
         "imgsz": options.imgsz,
         "batch": options.batch,
-        "rank": options.rank if options.method in ("lora", "peft") else None,
+        "rank": options.rank if options.method in ("lora", "peft", "qalora") else None,
         "ms": round(statistics.median(times), 2),
         "ms_quartiles": [round(quartile, 2) for quartile in statistics.quantiles(times, n=4)[::2]],
         "steps": len(times),

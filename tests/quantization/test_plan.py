@@ -73,9 +73,8 @@ def test_attention_stays_float_between_int8_convolutions():
         ([node("Sigmoid", "a", "s"), node("Mul", "s a", "b")], Use.SILU),
         ([*silu("a", "c"), node("Add", "a c", "b")], Use.VALUES),
         ([node("Sigmoid", "a", "s"), node("Mul", "s s", "c"), node("Add", "a c", "b")], Use.VALUES),
-        ([node("Relu", "a", "b")], Use.VALUES),
     ],
-    ids=["silu", "silu turned round", "silu and more", "no silu", "relu"],
+    ids=["silu", "silu turned round", "silu and more", "no silu"],
 )
 def test_only_silu_alone_is_taken_for_silu(nodes, use):
     assert groups_of([FIRST, *nodes, node("Conv", "b w", "output0")])[("a",)] is use
@@ -99,3 +98,14 @@ def test_indices_of_a_pool_are_no_activation():
     pool = node("MaxPool", "a", "b indices", kernel_shape=[2, 2])
 
     assert ("a", "b") in groups_of([FIRST, pool, node("Conv", "b w", "output0")])
+
+
+def test_a_convolution_is_rounded_behind_its_relu_alone():
+    groups = groups_of([FIRST, node("Relu", "a", "b"), node("Conv", "b w", "output0")])
+    assert ("a",) not in groups and groups[("b",)] is Use.VALUES
+
+
+def test_a_relu_that_shares_its_input_is_rounded_on_both_sides():
+    nodes = [FIRST, node("Relu", "a", "b"), node("Add", "a b", "c"), node("Conv", "c w", "output0")]
+    groups = groups_of(nodes)
+    assert ("a",) in groups and ("b",) in groups

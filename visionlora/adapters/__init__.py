@@ -8,7 +8,7 @@ from visionlora.adapters.attach import adapter_tensors, attach, load_adapter_ten
 from visionlora.adapters.file import Adapter, load_adapter, save_adapter
 from visionlora.adapters.layers import Layer, SkippedLayer, adaptable_layers
 from visionlora.adapters.merge import merge
-from visionlora.adapters.plan import AdapterPlan, plan_adapter
+from visionlora.adapters.plan import AdapterPlan, layer_selector, plan_adapter
 from visionlora.adapters.together import WeightsTogether
 from visionlora.lowrank import AdapterCard, AdapterSettings, read_adapter_card
 
@@ -23,6 +23,7 @@ __all__ = [
     "adaptable_layers",
     "adapter_tensors",
     "attach",
+    "layer_selector",
     "load_adapter",
     "load_adapter_tensors",
     "merge",

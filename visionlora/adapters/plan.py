@@ -57,7 +57,7 @@ def plan_adapter(
     constants = constants or {}
     layers, skipped_list = adaptable_layers(model)
     skipped = list(skipped_list)
-    chosen = _selector(settings.targets, groups)
+    chosen = layer_selector(settings.targets, groups)
     adapted = []
     for layer in layers:
         if layer.name in whole:
@@ -75,8 +75,12 @@ def plan_adapter(
     return AdapterPlan(settings, tuple(adapted), trained_whole, tuple(skipped), dict(norms or {}))
 
 
-def _selector(targets: str, groups: Callable[[str, str], bool | None] | None) -> Callable[[str], bool]:
-    """Turn the targets text into a predicate on layer names."""
+def layer_selector(targets: str, groups: Callable[[str, str], bool | None] | None) -> Callable[[str], bool]:
+    """Turn the targets text into a predicate on layer names.
+
+    Raises:
+        UsageError: it is neither a group of layers nor a regular expression.
+    """
     targets = targets.strip()
     if targets == "all":
         return lambda name: True

@@ -72,6 +72,7 @@ def add_quantize(verbs: Any) -> None:
             max_class_drop=options.max_class_drop,
             thresholds=options.thresholds,
             conf=options.conf,
+            recalibrate=options.recalibrate,
             overwrite=options.overwrite,
         )
         print(
@@ -107,4 +108,5 @@ def add_quantize(verbs: Any) -> None:
         "--thresholds", choices=("recall", "precision"), help="write thresholds that keep this of the float model"
     )
     parser.add_argument("--conf", type=float, default=0.25, help="score threshold of the float model, for --thresholds")
+    parser.add_argument("--recalibrate", action="store_true", help="leave trained ranges aside")
     overwrite(parser)

@@ -18,16 +18,13 @@ def add_adapt(verbs: Any) -> None:
     """Add `visionlora adapt`."""
 
     def run(options: argparse.Namespace) -> None:
-        adapted = vl.adapt(
-            options.model, options.data, options.out, images=options.images, **_training_arguments(options)
-        )
+        adapted = vl.adapt(options.model, options.data, options.out, **_training_arguments(options))
         print_report(adapted.report)
         print(f"everything is in {options.out}; open {options.out}/report.html")
 
     example = "visionlora adapt --model yolo11n.pt --data data.yaml --out runs/steel --imgsz 320"
     parser = verb(verbs, "adapt", run, "the whole way: train, merge, export, quantize and judge", example)
     _training_options(parser)
-    parser.add_argument("--images", type=int, default=32, help="calibration images for INT8")
 
 
 def add_plan(verbs: Any) -> None:
@@ -73,6 +70,14 @@ def _training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of everything drawn at random")
     parser.add_argument("--lr0", type=float, default=0.001, help="learning rate after warm-up")
     parser.add_argument("--lean", action="store_true", help="less memory, more time: compute parts of a step twice")
+    parser.add_argument("--quantize", choices=["int8"], help="train on as the INT8 file will compute")
+    parser.add_argument("--qat-epochs", type=int, default=10, help="passes over the images of that second part")
+    parser.add_argument("--qat-lr0", type=float, default=0.0002, help="its learning rate")
+    parser.add_argument("--ranges", choices=["learned", "fixed"], default="learned", help="of the INT8 activations")
+    parser.add_argument("--distill", type=float, default=1.0, help="weight of the float model's predictions; 0: none")
+    parser.add_argument("--activation", default="silu", help="silu, relu (free in INT8), or relu:TARGETS")
+    parser.add_argument("--adapter", help="float adapter to go on with instead of training one first")
+    parser.add_argument("--images", type=int, default=32, help="calibration images for INT8")
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="any other Ultralytics hyperparameter"
     )
@@ -82,6 +87,7 @@ def _training_options(parser: argparse.ArgumentParser) -> None:
 
 def _training_arguments(options: argparse.Namespace) -> dict[str, Any]:
     names = ["rank", "alpha", "targets", "epochs", "imgsz", "batch", "device", "seed", "lr0"]
+    names += ["quantize", "qat_epochs", "qat_lr0", "ranges", "distill", "activation", "adapter", "images"]
     names += ["lean", "resume", "overwrite"]
     return {**{name: getattr(options, name) for name in names}, "hyperparameters": _assignments(options.set)}
 

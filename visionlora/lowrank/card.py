@@ -23,15 +23,18 @@ class AdapterSettings:
         targets: `all`, group names joined by `+`, such as `neck+head`, `from:N`, or a regular expression that the
             whole layer name must match.
         train_bias: train the bias of each adapted layer too.
+        activation: `silu` leaves the base's activation functions as they are; `relu` puts ReLU in place of every SiLU,
+            `relu:TARGETS` behind those layers alone.
 
     Raises:
-        UsageError: rank or alpha is not positive, or targets is empty.
+        UsageError: rank or alpha is not positive, targets is empty, or the activation is not known.
     """
 
     rank: int = 8
     alpha: float = 4.0
     targets: str = "all"
     train_bias: bool = True
+    activation: str = "silu"
 
     def __post_init__(self) -> None:
         if not isinstance(self.rank, int) or self.rank < 1:
@@ -40,6 +43,14 @@ class AdapterSettings:
             raise UsageError(f"alpha: expected a positive number, got {self.alpha!r}")
         if not self.targets.strip():
             raise UsageError("targets: expected all, group names, from:N or a regular expression, got nothing")
+        if self.activation != "silu" and not self.relu_targets:
+            raise UsageError(f"activation: expected silu, relu or relu:TARGETS, got {self.activation!r}")
+
+    @property
+    def relu_targets(self) -> str:
+        """Layers whose SiLU is replaced, in the words of `targets`; empty for none."""
+        name, _, targets = self.activation.partition(":")
+        return "" if name != "relu" else targets or ("" if ":" in self.activation else "all")
 
     def scale(self, rank: int) -> float:
         """Return the factor of B @ A for a layer of this rank."""

@@ -8,6 +8,7 @@ from visionlora.quantization.quantizing import (
     FloatDetector,
     QuantizedModel,
     build_int8,
+    calibrate_detector,
     load_float_detector,
     quantize,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "attach_recipe",
     "build_int8",
     "calibrate",
+    "calibrate_detector",
     "load_float_detector",
     "load_float_model",
     "quantize",

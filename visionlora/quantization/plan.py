@@ -13,7 +13,7 @@ from visionlora.errors import QuantizationError
 
 PASS_THROUGH = frozenset({"Concat", "Identity", "MaxPool", "Reshape", "Resize", "Slice", "Split", "Transpose"})
 """Operations that move values without changing them, so that inputs and outputs can share one scale."""
-_INT8_OPERATIONS = PASS_THROUGH | {"Add", "Mul", "Sigmoid"}
+_INT8_OPERATIONS = PASS_THROUGH | {"Add", "Mul", "Relu", "Sigmoid"}
 _ALL_INPUTS_ARE_DATA = frozenset({"Add", "Concat", "Mul"})
 _LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
@@ -91,7 +91,7 @@ def plan_quantization(
     convs = [node for node in candidates if layer_name(node) not in left]
     names = tuple(layer_name(node) for node in convs)
     needed = wiring.tensors_before(convs)
-    int8 = dict.fromkeys(node.input[0] for node in convs) if fuses else _int8_tensors(graph, convs, needed)
+    int8 = dict.fromkeys(node.input[0] for node in convs) if fuses else _int8_tensors(graph, wiring, convs, needed)
     return QuantizationPlan(
         convs=names,
         groups=tuple(_range_groups(graph, wiring, int8, needed)),
@@ -149,6 +149,17 @@ class _Wiring:
             return False
         return sorted(users["Mul"].input) == sorted([name, users["Sigmoid"].output[0]])
 
+    def behind_relu(self, name: str) -> str:
+        """Return the output of the Relu that is all that happens to a tensor; the tensor itself where there is none.
+
+        A range that begins at zero clips as Relu does, so a convolution computes it for nothing if its own output
+        is never rounded.
+        """
+        users = self.consumers[name]
+        if name in self.outputs or len(users) != 1 or users[0].op_type != "Relu":
+            return name
+        return users[0].output[0]
+
     def is_before_score(self, name: str) -> bool:
         """Whether sigmoid(x) is all that happens to a tensor x, perhaps after it was moved."""
         if name in self.outputs or not self.consumers[name]:
@@ -160,10 +171,12 @@ class _Wiring:
         )
 
 
-def _int8_tensors(graph: onnx.GraphProto, convs: list[onnx.NodeProto], needed: set[str]) -> dict[str, None]:
+def _int8_tensors(
+    graph: onnx.GraphProto, wiring: _Wiring, convs: list[onnx.NodeProto], needed: set[str]
+) -> dict[str, None]:
     """Activations that get a scale, in the order of the graph: all around convolutions, and what follows from them."""
     entering = {node.input[0] for node in convs}
-    leaving = {node.output[0] for node in convs}
+    leaving = {wiring.behind_relu(node.output[0]) for node in convs}
     int8 = dict.fromkeys(value.name for value in graph.input if value.name in entering)
     for node in graph.node:
         follows = (

@@ -13,8 +13,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from visionlora.cards import make_card
-from visionlora.data import LabelledImage, load_dataset
+from visionlora.cards import RECIPE_KEY, make_card
+from visionlora.data import Dataset, LabelledImage, load_dataset
 from visionlora.detections import PREDICTION_CONFIDENCE
 from visionlora.errors import ModelError, QuantizationError, UsageError
 from visionlora.evaluation.domain import load_domain
@@ -33,7 +33,7 @@ from visionlora.quantization.plan import plan_quantization
 from visionlora.quantization.qdq import apply_recipe
 from visionlora.quantization.recipe import IMAGES, QuantizationRecipe
 from visionlora.quantization.report import QuantizationReport
-from visionlora.quantization.scheme import WEIGHTS, X86, scheme_for
+from visionlora.quantization.scheme import WEIGHTS, X86, Scheme, scheme_for
 from visionlora.runtime import OnnxNetwork
 
 _BEST_SUFFIX = ".best.onnx"
@@ -97,9 +97,13 @@ def quantize(
     max_class_drop: float | None = None,
     thresholds: Keep | None = None,
     conf: float = PREDICTION_CONFIDENCE,
+    recalibrate: bool = False,
     overwrite: bool = False,
 ) -> QuantizedModel:
-    """Quantize a detector to int8, calibrated on images of the training split.
+    """Quantize a detector to int8, calibrated on images of the training split, or as its adapter was trained.
+
+    A model whose adapter was trained with `quantize="int8"` keeps the ranges of that training; the images then only
+    check the result.
 
     The file is kept only if it is much smaller, runs in int8 in onnxruntime, and still gives scores. onnxruntime's
     integer kernels are exact on x86 CPUs with VNNI; on older ones sums of large products may saturate.
@@ -124,6 +128,7 @@ def quantize(
         thresholds: write a score threshold a class into the file, fitted on the val split to keep the float model's
             `recall` or `precision` at `conf`; None writes none.
         conf: the float model's threshold.
+        recalibrate: choose ranges by the images even where the model brings trained ones.
         overwrite: replace `out`, and the files that lie beside it, if they exist.
 
     Raises:
@@ -159,8 +164,10 @@ def quantize(
     refuse_evaluation_images(chosen, data)
     domain = load_domain(data) if asked.judged else None
     inputs = _Inputs(chosen, source.network.image_size)
-    recipe = replace(calibrate(source.model, inputs, scheme), image=input)
+    trained = None if recalibrate else trained_recipe(source, scheme)
+    recipe = replace(trained or calibrate(source.model, inputs, scheme), image=input)
     settings: dict[str, object] = {
+        "ranges": "adapter" if trained else "images",
         "seed": seed,
         "images": len(chosen),
         "calibration": [_relative(image.path, dataset.yaml_path.parent) for image in chosen],
@@ -229,6 +236,33 @@ def _write(
     )
 
 
+def calibrate_detector(
+    source: FloatDetector, dataset: Dataset, *, images: int, seed: int
+) -> tuple[QuantizationRecipe, tuple[LabelledImage, ...]]:
+    """Return the recipe that training images of a data set give, and these images."""
+    chosen = choose_images(dataset.split("train"), images, seed=seed)
+    return calibrate(source.model, _Inputs(chosen, source.network.image_size), X86), chosen
+
+
+def trained_recipe(source: FloatDetector, scheme: Scheme = X86) -> QuantizationRecipe | None:
+    """Return the recipe that a model's adapter was trained with; None where it was trained in float.
+
+    Raises:
+        QuantizationError: it brings a recipe that cannot be read.
+        UsageError: it was trained for other integers than the scheme's, or the scheme asks for another choice.
+    """
+    entries = {entry.key: entry.value for entry in source.model.metadata_props}
+    if RECIPE_KEY not in entries:
+        return None
+    recipe = QuantizationRecipe.from_json(entries[RECIPE_KEY])
+    if (scheme.symmetric, scheme.method) != (recipe.scheme.symmetric, recipe.scheme.method):
+        raise UsageError(
+            f"{source.path}: its ranges were trained as {recipe.scheme.activations}; for target {scheme.name} by "
+            f"{scheme.method} ({scheme.activations}) leave them aside with --recalibrate"
+        )
+    return replace(recipe, scheme=scheme)
+
+
 def load_float_detector(path: Path | str) -> FloatDetector:
     """Read a detector that is to be quantized.
 
@@ -273,7 +307,8 @@ def build_int8(
     card["nms"] = network.nms
     if thresholds is not None:
         card["thresholds"] = list(thresholds)
-    properties = {entry.key: entry.value for entry in source.model.metadata_props if entry.key != BASE_ENTRY}
+    left = (BASE_ENTRY, RECIPE_KEY)  # of the float file alone
+    properties = {entry.key: entry.value for entry in source.model.metadata_props if entry.key not in left}
     helper.set_model_props(quantized, {**properties, "visionlora": json.dumps(card)})
     return quantized
 

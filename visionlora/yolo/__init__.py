@@ -11,7 +11,7 @@ os.environ.setdefault("YOLO_AUTOINSTALL", "false")
 from visionlora.yolo.checkpoint import Base, load_base, pack_checkpoint, sample_pictures
 from visionlora.yolo.classes import set_classes
 from visionlora.yolo.folding import folded_base
-from visionlora.yolo.layout import check_targets, plan_detector
+from visionlora.yolo.layout import check_targets, plan_detector, set_activations
 from visionlora.yolo.network import RawDetector, TorchNetwork, check_image_size, with_adapter
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "pack_checkpoint",
     "plan_detector",
     "sample_pictures",
+    "set_activations",
     "set_classes",
     "with_adapter",
 ]

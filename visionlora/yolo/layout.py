@@ -11,7 +11,8 @@ from torch import nn
 from ultralytics.nn.modules.block import DFL
 from ultralytics.nn.tasks import DetectionModel
 
-from visionlora.adapters import AdapterPlan, AdapterSettings, plan_adapter
+from visionlora.adapters import AdapterPlan, AdapterSettings, layer_selector, plan_adapter
+from visionlora.errors import UsageError
 from visionlora.yolo.classes import set_classes
 
 
@@ -34,6 +35,27 @@ def plan_detector(model: DetectionModel, settings: AdapterSettings, *, whole: Co
     )
 
 
+def set_activations(model: DetectionModel, settings: AdapterSettings) -> int:
+    """Put ReLU in place of SiLU where the adapter's settings say so; return how many were replaced.
+
+    Raises:
+        UsageError: the settings name layers, but none with a SiLU behind it.
+    """
+    if not settings.relu_targets:
+        return 0
+    chosen = layer_selector(settings.relu_targets, _groups(model))
+    blocks = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(getattr(module, "act", None), nn.SiLU) and chosen(f"{name}.conv")
+    ]
+    if not blocks:
+        raise UsageError(f"activation {settings.activation!r}: no layer with a SiLU behind it matches")
+    for block in blocks:
+        block.act = nn.ReLU()  # one each: Ultralytics shares one SiLU among all
+    return len(blocks)
+
+
 def check_targets(model: DetectionModel, names: Sequence[str], settings: AdapterSettings) -> None:
     """Plan an adapter for these classes on a copy of the model, to learn early whether its targets match.
 
@@ -43,6 +65,7 @@ def check_targets(model: DetectionModel, names: Sequence[str], settings: Adapter
     copied = copy.deepcopy(model)
     with torch.random.fork_rng(devices=[]):
         plan_detector(copied, settings, whole=set_classes(copied, names))
+        set_activations(copied, settings)
 
 
 def norms_behind_layers(model: nn.Module) -> dict[str, str]:

@@ -15,7 +15,7 @@ from visionlora.errors import AdapterError, UsageError
 from visionlora.yolo.checkpoint import Base, load_base, quiet
 from visionlora.yolo.classes import set_classes
 from visionlora.yolo.hyperparameters import check_device
-from visionlora.yolo.layout import plan_detector
+from visionlora.yolo.layout import plan_detector, set_activations
 
 
 class RawDetector(nn.Module):
@@ -103,6 +103,7 @@ def with_adapter(base: Base, adapter: Adapter) -> Base:
     whole = set_classes(model, adapter.card.names)
     try:
         plan = plan_detector(model, adapter.card.settings, whole=whole)
+        set_activations(model, adapter.card.settings)
     except UsageError as error:
         raise AdapterError(f"the adapter's targets do not fit {base.path}: {error}") from error
     merge(model, plan, adapter.tensors)

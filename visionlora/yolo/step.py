@@ -21,8 +21,10 @@ from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import LOGGER
 
 from visionlora.adapters import WeightsTogether
+from visionlora.simulation import GraphNetwork
 from visionlora.yolo.bias import FastBias
 from visionlora.yolo.loss import FixedShapeCriterion, head_weights, pad_targets
+from visionlora.yolo.shipped import ShippedDetector, distillation, raw_predictions
 
 MOST_GRAPHS = 4  # shapes of a batch that get a graph: the usual one, the last of an epoch, and a few more
 MOST_OBJECTS = 256  # in one image; with more, computing every pair costs more than a graph saves
@@ -76,6 +78,8 @@ class TrainingStep(nn.Module):
         lean: keep only what passes between the modules for the backward pass: less memory, more time.
         precision: of autocast, as the trainer sets it around each step; None for float32.
         objects: expected most objects in one picture; with more, the graphs are captured anew.
+        teacher: a network whose raw predictions count as goals too, on the model's device.
+        distill: how much they count.
     """
 
     def __init__(
@@ -86,6 +90,8 @@ class TrainingStep(nn.Module):
         lean: bool = False,
         precision: torch.dtype | None = None,
         objects: int = 0,
+        teacher: GraphNetwork | None = None,
+        distill: float = 1.0,
     ) -> None:
         super().__init__()
         self.module = model
@@ -100,6 +106,7 @@ class TrainingStep(nn.Module):
         self._fixed: FixedShapeCriterion | None = None
         self.weights = WeightsTogether(model)
         self.bias = FastBias()
+        self._teacher, self._distill = (teacher,), distill  # in a tuple: no submodule
         for module in model.modules():
             if isinstance(module, nn.SiLU):
                 module.inplace = False  # in place it would keep a copy of its input besides
@@ -119,13 +126,45 @@ class TrainingStep(nn.Module):
             model.criterion = model.init_criterion()
         step = self._graphed(batch)
         if step is None:
-            with nullcontext() if self.lean else self.weights.computed():  # recomputing modules compute their own
-                predictions = network_pass(model, to_unit(batch["img"]), recompute=self.lean)
-            return model.loss(batch, predictions)
+            images = to_unit(batch["img"])
+            try:
+                if not self.lean:  # recomputing modules compute their own
+                    self.compute_weights()
+                predictions = self.predictions(images)
+            finally:
+                self.weights.clear()
+            loss, terms = model.loss(batch, predictions)
+            return loss + len(images) * self.from_teacher(images, predictions), terms
         _unshare(model)
         targets = batch["targets"]
         loss, terms = step(batch["img"], targets, self._head_weights(targets.device))
         return loss, dict(zip(cast(FixedShapeCriterion, self._fixed).names, terms.detach().clone(), strict=True))
+
+    def predictions(self, images: torch.Tensor) -> Any:
+        """Return the model's raw predictions for `images` in [0, 1]."""
+        if isinstance(self.module, ShippedDetector):
+            return self.module.raw(images)
+        return network_pass(self.module, images, recompute=self.lean, around=self.bias)
+
+    def compute_weights(self) -> None:
+        """Compute all weights now: in the precision of autocast, or in float32 where they are rounded to int8 next."""
+        exact = isinstance(self.module, ShippedDetector)
+        with torch.autocast("cuda", enabled=False) if exact else nullcontext():
+            self.weights.compute()
+
+    def from_teacher(self, images: torch.Tensor, predictions: Any) -> torch.Tensor:
+        """Return what the distance from the teacher adds to the mean loss (3,); zero without one."""
+        (teacher,) = self._teacher
+        if teacher is None:
+            return torch.zeros(3, device=images.device)
+        with torch.no_grad():
+            goals = raw_predictions(teacher(images.to(next(teacher.buffers()).dtype)))
+        boxes, classes = distillation(
+            predictions.get("one2many", predictions), goals, self.module.model[-1].reg_max
+        ).unbind()
+        gains = self.module.args
+        zero = torch.zeros_like(boxes)
+        return self._distill * torch.stack((zero, gains.cls * classes, gains.dfl * boxes))
 
     def prepare(self, batch: dict[str, Any]) -> None:
         """Add the padded objects to a batch that still lies on the CPU, if it can run in a graph."""
@@ -184,9 +223,12 @@ class TrainingStep(nn.Module):
         weights = torch.ones(len(self._fixed.heads), device=batch["img"].device)
         sample = (batch["img"].clone(), batch["targets"].clone(), weights)
         whole = _Pass(self, self._fixed)
+        unused = isinstance(self.module, ShippedDetector)  # an end-to-end detector's other head
         try:
             with self.autocast():
-                graphed = torch.cuda.make_graphed_callables(whole, sample, pool=self._pool, **CAPTURE_OPTIONS)
+                graphed = torch.cuda.make_graphed_callables(
+                    whole, sample, pool=self._pool, allow_unused_input=unused, **CAPTURE_OPTIONS
+                )
         finally:
             self.weights.clear()
         torch.cuda.empty_cache()  # what the passes before the capture took
@@ -222,9 +264,11 @@ class _Pass(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         (step,) = self._step
         with step.autocast():
-            step.weights.compute()  # until the backward pass is captured too
-            predictions = network_pass(self.model, to_unit(images), recompute=step.lean, around=step.bias)
-            return self._criterion(predictions, targets, weights)
+            step.compute_weights()  # until the backward pass is captured too
+            images = to_unit(images)
+            predictions = step.predictions(images)
+            loss, terms = self._criterion(predictions, targets, weights)
+            return loss + len(images) * step.from_teacher(images, predictions), terms
 
 
 def freeze_norms(model: nn.Module) -> None:

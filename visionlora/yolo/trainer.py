@@ -11,15 +11,17 @@ import csv
 import math
 import subprocess
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 import ultralytics.engine.trainer as ultralytics_trainer
 from torch import nn
+from ultralytics.data.build import build_yolo_dataset
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK
@@ -40,15 +42,34 @@ from visionlora.adapters import (
 )
 from visionlora.errors import ModelError, VisionLoraError
 from visionlora.files import atomic_output
+from visionlora.simulation import GraphNetwork, RangeSpec, SimulationSpec
 from visionlora.yolo.checkpoint import load_base, pack, quiet
 from visionlora.yolo.classes import set_classes
-from visionlora.yolo.layout import plan_detector
+from visionlora.yolo.layout import plan_detector, set_activations
 from visionlora.yolo.sampling import EpochSampler, SeededDataset, seed_everything, train_loader
+from visionlora.yolo.shipped import ShippedDetector, raw_outputs
 from visionlora.yolo.step import CAPTURE_OPTIONS, TrainingStep, freeze_norms
 
 ADAPTER_FILE, RESUME_FILE, RESULTS_FILE = "adapter.safetensors", "resume.pt", "results.csv"
 _STATE_FORMAT = 2
 _JOB = "visionlora_job"  # Ultralytics hands callbacks, and nothing else of ours, to its DDP processes
+
+
+@dataclass(frozen=True)
+class Int8Phase:
+    """What training under fake quantization must know.
+
+    Attributes:
+        graph: the exported float graph (.onnx) of the base with the adapter that training starts with.
+        spec: what is int8 in it, with calibrated ranges.
+        recipe: the same as the adapter's card keeps it; training replaces its `ranges`.
+        learned: whether the ranges are trained too.
+    """
+
+    graph: Path
+    spec: SimulationSpec
+    recipe: Mapping[str, Any]
+    learned: bool = True
 
 
 @dataclass(frozen=True)
@@ -66,6 +87,10 @@ class TrainingJob:
         training: the settings of the run, as the adapter's card keeps them.
         resume: go on from the run's last finished epoch.
         lean: train in less memory and more time (see `TrainingStep`).
+        start: an adapter of the same shape whose tensors training begins with; None begins with the base.
+        teacher: an exported float graph (.onnx) whose predictions count as goals beside the labels; None for none.
+        distill: how much they count.
+        int8: train as the int8 file computes; None trains in float.
     """
 
     model: str
@@ -78,6 +103,10 @@ class TrainingJob:
     training: Mapping[str, Any]
     resume: bool = False
     lean: bool = False
+    start: Path | None = None
+    teacher: Path | None = None
+    distill: float = 1.0
+    int8: Int8Phase | None = None
 
 
 def run_job(job: TrainingJob, hyperparameters: Mapping[str, Any]) -> AdapterTrainer | None:
@@ -151,10 +180,16 @@ class AdapterTrainer(DetectionTrainer):
         whole = set_classes(base.model, self.job.names)
         self.plan = plan_detector(base.model, self.job.settings, whole=whole)
         parameters = sum(parameter.numel() for parameter in base.model.parameters())
+        set_activations(base.model, self.job.settings)
         attach(base.model, self.plan)
+        if self.job.start is not None:
+            load_adapter_tensors(base.model, self.plan, load_adapter(self.job.start).tensors)
         if self.device.type == "cpu" and self.args.channels_last is not False:
             base.model.to(memory_format=torch.channels_last)  # Ultralytics does it on GPUs only; it pays here too
         self.model = base.model
+        if self.job.int8 is not None:
+            graph = load_graph(self.job.int8.graph)
+            self.model = ShippedDetector(base.model, graph, self.job.int8.spec, learned=self.job.int8.learned)
         if RANK in {-1, 0}:
             LOGGER.info(describe(self.plan, base.model, parameters))
         return read_resume_state(self.last) if self.job.resume else None
@@ -170,9 +205,20 @@ class AdapterTrainer(DetectionTrainer):
                 lean=self.job.lean,
                 precision=half if self.amp else None,
                 objects=2 * max(len(label["cls"]) for label in self.train_loader.dataset.labels),  # of a mosaic
+                teacher=self._teacher(),
+                distill=self.job.distill,
             )
         if self.device.type == "cuda" and not getattr(self.model, "uses_graphs", False) and RANK in {-1, 0}:
             LOGGER.info("no CUDA graph: it needs one GPU, a fixed image size and no torch.compile; steps take longer")
+
+    def _teacher(self) -> GraphNetwork | None:
+        """Return the network to learn from, on the device and in the precision of the training."""
+        if self.job.teacher is None:
+            return None
+        graph, model = load_graph(self.job.teacher), unwrap_model(self.model)
+        network = GraphNetwork(graph, raw_outputs(graph, model.model[-1], len(model.model) - 1))
+        network = network.to(self.device).to(memory_format=torch.channels_last)
+        return network.to(torch.bfloat16 if self.args.amp == "bf16" else torch.float16) if self.amp else network
 
     def preprocess_batch(self, batch):
         """Move a batch to the device; for a training step of fixed shape the images stay bytes."""
@@ -225,6 +271,12 @@ class AdapterTrainer(DetectionTrainer):
         sampler = EpochSampler(len(dataset), seed=seed, rank=rank, ranks=self.world_size, epoch=self.start_epoch)
         pin = self.device.type == "cuda" and (bool(CAPTURE_OPTIONS) or self.world_size > 1)
         return train_loader(dataset, sampler, batch=batch_size, workers=self.args.workers, pin_memory=pin)
+
+    def build_dataset(self, img_path, mode="train", batch=None):
+        """Return Ultralytics' data set for validation; an exported graph takes squares only."""
+        if self.job.int8 is None:
+            return super().build_dataset(img_path, mode, batch)
+        return build_yolo_dataset(self.args, img_path, batch, self.data, mode=mode, rect=False, stride=32)
 
     def _train_dataset(self, images, batch_size: int) -> SeededDataset:
         args = self.args
@@ -289,8 +341,23 @@ class AdapterTrainer(DetectionTrainer):
             training={**self.job.training, "epoch": self.epoch + 1},
             scores=scores,
             version=version("visionlora"),
+            quantization=self._recipe(),
         )
         return Adapter(card, adapter_tensors(self.ema.ema, self.plan))
+
+    def _recipe(self) -> Mapping[str, Any]:
+        """Return how the averaged model becomes int8, with the ranges as they are trained now."""
+        phase = self.job.int8
+        if phase is None:
+            return {}
+        values = self.ema.ema.shipped.ranges.values()
+        ranges = {
+            name: list(replace(spec, scale=scale, zero_point=zero).bounds)
+            for spec, (scale, zero) in zip(phase.spec.ranges, values, strict=True)
+            for name in spec.tensors
+            if spec.learned
+        }
+        return {"format": 1, "recipe": {**phase.recipe, "ranges": {**phase.recipe["ranges"], **ranges}}}
 
     def _handle_nan_recovery(self, epoch: int) -> bool:
         """Stop with a word where the loss is not finite: the best adapter so far is on disk."""
@@ -304,8 +371,24 @@ class AdapterTrainer(DetectionTrainer):
 
     def final_eval(self) -> None:
         """Validate the adapter as it stands in the file, on the base that it belongs to."""
-        load_adapter_tensors(self.ema.ema, self.plan, load_adapter(self.best).tensors)
+        adapter = load_adapter(self.best)
+        load_adapter_tensors(self.ema.ema, self.plan, adapter.tensors)
+        if self.job.int8 is not None:
+            self.ema.ema.shipped.ranges.calibrate(self._trained_ranges(adapter.card))
         self.metrics, self.fitness = self.validate()
+
+    def _trained_ranges(self, card: AdapterCard) -> list[RangeSpec]:
+        """Return the ranges of an adapter that this run saved."""
+        found = []
+        for spec in self.job.int8.spec.ranges if self.job.int8 else ():
+            low, high = card.quantization["recipe"]["ranges"][spec.tensors[0]]
+            found.append(spec.between(low, high) if spec.learned else spec)
+        return found
+
+
+def load_graph(path: Path) -> onnx.GraphProto:
+    """Read an exported float graph; what is constant is an initializer, as `visionlora export` writes it."""
+    return onnx.load(path).graph
 
 
 def describe(plan: AdapterPlan, model: nn.Module, parameters: int) -> str:
@@ -377,10 +460,16 @@ def own_amp_check() -> Iterator[None]:
 
 @torch.no_grad()
 def amp_is_sound(model: nn.Module) -> bool:
-    """Return whether half precision gives this model's scores on this GPU, within 0.05."""
+    """Return whether half precision gives this model's scores on this GPU, within 0.05.
+
+    Where activations are rounded to 256 levels, half precision decides some ties otherwise: what it is good for was
+    seen when the float adapter was trained.
+    """
     device = next(model.parameters()).device
     if device.type != "cuda":
         return False
+    if isinstance(model, ShippedDetector):
+        return True
     model.eval()
     images = torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(0)).to(device)
     exact = model(images)[0]

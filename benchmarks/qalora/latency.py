@@ -1,0 +1,86 @@
+"""Milliseconds of the INT8 file against how many layers have ReLU in place of SiLU: what each stage of a network gains.
+
+    python benchmarks/qalora/latency.py --model yolo11n.pt --data coco128.yaml --out benchmarks/qalora/latency.json
+
+No training: the time does not depend on the weights. Files take turns, at each number of threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import tempfile
+from pathlib import Path
+
+import onnx
+
+from visionlora.adapters import AdapterSettings
+from visionlora.data import load_dataset
+from visionlora.evaluation.compare import time_networks
+from visionlora.evaluation.machine import this_machine
+from visionlora.exporting import write_graph
+from visionlora.quantization import build_int8, calibrate_detector, load_float_detector
+from visionlora.runtime import OnnxNetwork
+from visionlora.yolo import Base, load_base, set_activations
+
+STAGES = {  # regular expressions on layer names of YOLO11: everything up to a module
+    "none": None,
+    "model.0-1": r"model\.[0-1]\..*",
+    "model.0-4": r"model\.[0-4]\..*",
+    "backbone": "backbone",
+    "backbone and neck": "backbone+neck",
+    "all": "all",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--data", required=True, help="data.yaml; a few training images calibrate")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--imgsz", type=int, default=640)
+    parser.add_argument("--images", type=int, default=4)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--count", type=int, default=30, help="timed calls of each file")
+    parser.add_argument("--files", type=Path, help="folder for the files; made anew where they are missing")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        folder = args.files or Path(folder)
+        made = make_files(args, folder)
+        pictures = load_dataset(args.data, splits=("train",)).split("train")
+        rows = [{"layers": name, "convs": convs, "bytes": path.stat().st_size} for name, (path, convs) in made.items()]
+        for threads in args.threads:
+            networks = [OnnxNetwork(path, threads=threads) for path, _ in made.values()]
+            for row, ms in zip(rows, time_networks(networks, pictures, count=args.count), strict=True):
+                row[f"ms_{threads}"] = round(ms, 2)
+    result = {"model": Path(args.model).stem, "imgsz": args.imgsz, "machine": str(this_machine()), "files": rows}
+    args.out.write_text(json.dumps(result, indent=1) + "\n")
+    for row in rows:
+        print(row)
+
+
+def make_files(args: argparse.Namespace, folder: Path) -> dict[str, tuple[Path, int]]:
+    """Write the float file and an INT8 file a stage; return path and number of ReLUs by name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    base, dataset = load_base(args.model), load_dataset(args.data, splits=("train",))
+    made: dict[str, tuple[Path, int]] = {}
+    for name, targets in STAGES.items():
+        model, replaced = copy.deepcopy(base.model), 0
+        if targets is not None:
+            replaced = set_activations(model, AdapterSettings(activation=f"relu:{targets}"))
+        path = folder / f"{name}.onnx".replace(" ", "-")
+        if not path.with_suffix(".int8.onnx").exists():
+            write_graph(Base(model, base.path, base.names, args.imgsz, base.fingerprint), path, image_size=args.imgsz)
+            source = load_float_detector(path)
+            recipe, _ = calibrate_detector(source, dataset, images=args.images, seed=0)
+            path.with_suffix(".int8.onnx").write_bytes(build_int8(source, recipe).SerializeToString())
+            onnx.checker.check_model(str(path.with_suffix(".int8.onnx")))
+        if name == "none":
+            made["float32"] = (path, 0)
+        made[f"int8, ReLU: {name}"] = (path.with_suffix(".int8.onnx"), replaced)
+    return made
+
+
+if __name__ == "__main__":
+    main()
