@@ -32,8 +32,8 @@ def patched_weights(base: PatchableBase, adapter: ArrayAdapter) -> dict[str, NDA
         )
     if card.settings.relu_targets:
         raise AdapterError(
-            f"the adapter was trained with --activation {card.settings.activation}, but {base.path} computes the base's "
-            "own activations, which a patch does not change; merge, export and quantize it on the workstation"
+            f"the adapter was trained with --activation {card.settings.activation}, but {base.path} computes the "
+            "base's own activations, which a patch does not change; merge, export and quantize it on the workstation"
         )
     whole = replaced_outputs(base, card.names)
     tensors = {name: tensor for name, tensor in adapter.tensors.items() if _layer(name) not in base.folded.unused}

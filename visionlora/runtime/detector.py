@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias, overload
@@ -21,7 +21,7 @@ from visionlora.detections import (
     decode,
 )
 from visionlora.errors import ModelError, UsageError
-from visionlora.preprocess import as_pixels, letterbox, letterbox_pixels
+from visionlora.preprocess import Placement, as_pixels, letterbox, letterbox_pixels
 from visionlora.runtime.frames import Frame, Source
 from visionlora.runtime.network import OnnxNetwork
 from visionlora.runtime.providers import CPU, Providers
@@ -175,7 +175,7 @@ class Detector:
         self, images_bgr: Sequence[NDArray[np.uint8]], limits: Sequence[float], network: OnnxNetwork
     ) -> list[Detections]:
         started = time.perf_counter()
-        place = letterbox_pixels if network.takes_pixels else letterbox
+        place: Callable[..., tuple[NDArray[Any], Placement]] = letterbox_pixels if network.takes_pixels else letterbox
         placed = [place(image, self.image_size) for image in images_bgr]
         inputs = [one[:, :, ::-1] if network.takes_pixels else one for one, _ in placed]  # pixels: BGR -> RGB
         batch = inputs[0][None] if len(inputs) == 1 else np.stack(inputs)
