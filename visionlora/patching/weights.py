@@ -21,7 +21,7 @@ def patched_weights(base: PatchableBase, adapter: ArrayAdapter) -> dict[str, NDA
     They are what merging into the checkpoint and exporting would give, to the bit.
 
     Raises:
-        AdapterError: the adapter belongs to another base, image size or activation, or its tensors do not fit.
+        AdapterError: the adapter is for another base, image size or activation, or its tensors do not fit.
     """
     card = adapter.card
     card.check_base(base.folded.fingerprint, str(base.path))
@@ -32,8 +32,8 @@ def patched_weights(base: PatchableBase, adapter: ArrayAdapter) -> dict[str, NDA
         )
     if card.settings.relu_targets:
         raise AdapterError(
-            f"the adapter was trained with --activation {card.settings.activation}, but {base.path} computes the "
-            "base's own activations, which a patch does not change; merge, export and quantize it on the workstation"
+            f"the adapter was trained with --activation {card.settings.activation}, but {base.path} has the base's "
+            "activations, which a patch does not change; merge, export and quantize it on the workstation"
         )
     whole = replaced_outputs(base, card.names)
     tensors = {name: tensor for name, tensor in adapter.tensors.items() if _layer(name) not in base.folded.unused}
