@@ -88,6 +88,12 @@ def test_device_page_shows_the_table_that_its_command_prints() -> None:
     assert table in (ROOT / "docs" / "device.md").read_text(encoding="utf-8")
 
 
+def test_qalora_page_shows_the_tables_that_its_command_prints() -> None:
+    tables = load_script("qalora/run.py").table(read_results("qalora")).split("\n\n")
+    page = (ROOT / "benchmarks" / "qalora" / "README.md").read_text(encoding="utf-8")
+    assert len(tables) == 2 and all(table in page for table in tables)
+
+
 def test_int8_page_shows_the_tables_that_its_command_prints() -> None:
     runner, results = load_script("int8/run.py"), read_results("int8")
     page = (ROOT / "benchmarks" / "int8" / "README.md").read_text(encoding="utf-8")
