@@ -31,6 +31,17 @@ def test_a_rare_class_is_shown(seed):
     assert {one for image in chosen for one in image.class_ids.tolist()} == {0, 1, 2}
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_class_that_only_three_of_many_images_show_is_shown_by_all_three(seed):
+    classes: list[list[int]] = [[index % 2, index % 3] for index in range(300)]
+    for index in (17, 140, 299):
+        classes[index] = [0, 9]
+
+    chosen = choose_images(images_of(*classes), 32, seed=seed)
+
+    assert sum(9 in image.class_ids.tolist() for image in chosen) == 3
+
+
 def test_classes_are_shown_equally_often():
     images = images_of(*[[0]] * 90, *[[1]] * 6, *[[2]] * 30, *[[]] * 30)
 

@@ -1,0 +1,72 @@
+"""Graphs that others exported become int8, and the first layers of a real one compute what their ranges say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from ultralytics import YOLO
+
+from tests.quantization.graphs import rounded, rounded_conv, run, sigmoid, tensors_of
+from visionlora.data import load_dataset
+from visionlora.preprocess import letterbox, read_image
+from visionlora.quantization import apply_recipe, calibrate, load_float_model, quantize
+from visionlora.quantization.ranges import UNIT_RANGE
+from visionlora.quantization.scheme import X86
+from visionlora.runtime import OnnxNetwork
+
+SIDE = 96
+
+
+def pictures_of(surface: Path, count: int) -> list[np.ndarray]:
+    images = load_dataset(surface, splits=("train",)).split("train")[:count]
+    return [letterbox(read_image(image.path), SIDE)[0][None] for image in images]
+
+
+@pytest.mark.parametrize(("opset", "simplify"), [(13, False), (17, True), (20, False)])
+def test_an_export_of_ultralytics_becomes_int8(opset, simplify, checkpoint, surface, tmp_path):
+    (tmp_path / "model.pt").write_bytes(checkpoint.read_bytes())
+    options = {"imgsz": SIDE, "opset": opset, "simplify": simplify, "verbose": False}
+    path = YOLO(tmp_path / "model.pt").export(format="onnx", **options)
+
+    made = quantize(path, surface, tmp_path / "int8.onnx", images=6)
+
+    assert onnx.load(made.path).opset_import[0].version == opset
+    assert made.int8_convs == made.convs > 80
+    picture = pictures_of(surface, 1)[0]
+    wanted, got = (OnnxNetwork(one)(picture)[0] for one in (path, made.path))
+    assert np.corrcoef(wanted[4:].ravel(), got[4:].ravel())[0, 1] > 0.95
+    assert np.abs(got[:4] - wanted[:4]).mean() < 0.03 * SIDE
+
+
+def test_the_first_layers_of_a_real_model_compute_what_their_ranges_say(exported, surface):
+    model = load_float_model(exported.path)
+    shown = pictures_of(surface, 4)
+    recipe = calibrate(model, shown, X86)
+    written = apply_recipe(model, recipe)
+    tensors, ranges = tensors_of(model), recipe.ranges
+    # One after the other: convolution, sigmoid, product, convolution.
+    first, gate, product, second = model.graph.node[:4]
+    assert [one.op_type for one in (first, gate, product, second)] == ["Conv", "Sigmoid", "Mul", "Conv"]
+
+    def convolved(x: np.ndarray, layer: onnx.NodeProto) -> np.ndarray:
+        made = rounded_conv(
+            x, tensors[layer.input[1]], tensors[layer.input[2]], ranges[layer.input[0]], stride=2, pad=1
+        )
+        return rounded(made, ranges[layer.output[0]])
+
+    a = convolved(rounded(shown[0], UNIT_RANGE), first)
+    b = rounded(a * rounded(sigmoid(a), ranges[gate.output[0]]), ranges[product.output[0]])
+    wanted = ranges[second.output[0]].quantize(convolved(b, second)).astype(int)
+
+    computed = next(one.output[0] for one in written.graph.node if one.name == second.name)
+    levels = next(one.output[0] for one in written.graph.node if one.input[0] == computed)
+    del written.graph.output[:]
+    written.graph.output.append(helper.make_tensor_value_info(levels, TensorProto.UINT8, None))
+    for optimised in (False, True):
+        apart = np.abs(run(written, shown[0], optimised=optimised).astype(int) - wanted)
+        assert len(np.unique(wanted)) > 50
+        assert apart.max() <= 3 and np.mean(apart > 0) < 0.03  # where a rounding is a tie
