@@ -71,9 +71,9 @@ def test_process_stands_still_between_its_turns(tiny, picture) -> None:
     try:
         one.take_turn(calls=3, warm_up=1)
         process = psutil.Process(one._process.pid)
-        before = process.cpu_times()
-        time.sleep(0.3)
-        assert process.status() == psutil.STATUS_STOPPED and process.cpu_times() == before
+        before = process.cpu_times().user
+        time.sleep(0.5)
+        assert process.status() == psutil.STATUS_STOPPED and process.cpu_times().user - before < 0.05
         assert [len(turn) for turn in one.turns.network] == [3]
     finally:
         one.close()
