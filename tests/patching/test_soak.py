@@ -12,11 +12,12 @@ import psutil
 import pytest
 
 import visionlora as vl
-from tests.tiny_onnx import write_detector
+from tests.patching.conftest import random_adapter
 from visionlora.preprocess import read_image
 from visionlora.runtime import stream
 
 FRAMES, PICTURES, SHIFT = 20_000, 6, 250
+LOW = 0.001
 WARM = 4_000
 """Frames after which caches and allocators have their size."""
 
@@ -27,20 +28,30 @@ def same(one: vl.Detections, other: vl.Detections) -> bool:
 
 
 @pytest.mark.slow
-def test_twenty_thousand_frames_with_changing_detectors_leave_nothing_behind(exported, surface, tmp_path):
-    other = write_detector(tmp_path / "other.onnx")
-    detectors = [vl.Detector(path, threads=1, confidence=0.01) for path in (exported.path, other)]
+def test_twenty_thousand_frames_with_changing_adapters_leave_nothing_behind(
+    base_onnx, checkpoint, adapter, surface, tmp_path
+):
+    bank = vl.AdapterBank(base_onnx, limit=2, threads=1)
+    bank.add("surface", adapter)
+    bank.add("two", random_adapter(checkpoint, tmp_path / "two.safetensors"))
+    lines = ("surface", "two")
     pictures = [read_image(path) for path in sorted((surface.parent / "images" / "val").iterdir())[:PICTURES]]
-    expected = {detector.names: [detector.predict(picture) for picture in pictures] for detector in detectors}
+    expected = {
+        bank.use(line).names: [bank.use(line).predict(picture, confidence=LOW) for picture in pictures]
+        for line in lines
+    }
     assert all(sum(map(len, found)) for found in expected.values())
     process, before = psutil.Process(), (threading.active_count(), psutil.Process().num_fds())
-    line, memory = {"detector": detectors[0]}, []
+    now, memory = {"line": lines[0]}, []
     shifts, wrong = Counter[tuple[str, ...]](), 0
 
+    def find(pixels: np.ndarray) -> vl.Detections:
+        return bank.use(now["line"]).predict(pixels, confidence=LOW)
+
     camera = itertools.islice(itertools.cycle(pictures), FRAMES)
-    for frame, found in stream(camera, lambda pixels: line["detector"].predict(pixels), workers=2):
+    for frame, found in stream(camera, find, workers=2):
         if frame.index % SHIFT == 0:
-            line["detector"] = detectors[frame.index // SHIFT % 2]
+            now["line"] = lines[frame.index // SHIFT % 2]
         if frame.index >= WARM and frame.index % 1000 == 0:
             gc.collect()
             memory.append(process.memory_info().rss)
