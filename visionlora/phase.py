@@ -115,6 +115,11 @@ def run_phase(base: Base, dataset: Dataset, out: Path, phase: Phase, *, device: 
     return out / ADAPTER_FILE
 
 
+def has_progress(out: Path) -> bool:
+    """Whether a phase in a folder came to the end of an epoch, or of all."""
+    return any((out / name).is_file() for name in (RESUME_FILE, ADAPTER_FILE))
+
+
 def simulation_spec(graph: onnx.GraphProto, recipe: QuantizationRecipe) -> SimulationSpec:
     """Return what `apply_recipe` makes int8 of a graph, for training.
 
@@ -228,7 +233,7 @@ def _is_finished(record: Mapping[str, Any], out: Path) -> bool:
         UsageError: there is no run in `out`, or a setting differs.
     """
     path = out / SETTINGS_FILE
-    if not path.is_file() or not any((out / name).is_file() for name in (RESUME_FILE, ADAPTER_FILE)):
+    if not path.is_file() or not has_progress(out):
         raise UsageError(f"{out}: no run to resume: no epoch was finished there; train without --resume")
     record = json.loads(json.dumps(record))
     before = json.loads(path.read_text(encoding="utf-8"))

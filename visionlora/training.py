@@ -12,7 +12,7 @@ from typing import Any
 from visionlora.adapters import AdapterSettings, read_adapter_card
 from visionlora.data import load_dataset
 from visionlora.errors import UsageError
-from visionlora.phase import SETTINGS_FILE, Phase, refuse_earlier_run, run_phase, warn_of_doubtful_data
+from visionlora.phase import Phase, has_progress, refuse_earlier_run, run_phase, warn_of_doubtful_data
 from visionlora.yolo import check_image_size, check_targets, load_base
 from visionlora.yolo.hyperparameters import RECIPE, check_device, check_hyperparameters, default_device, memory_cache
 from visionlora.yolo.trainer import ADAPTER_FILE
@@ -155,7 +155,8 @@ def train(
     first = start
     for number, (folder, phase) in enumerate(phases):
         here = out if number == len(phases) - 1 else out / folder  # the last one's adapter is the result
-        begun = resume and (here / SETTINGS_FILE).exists()
+        # Without the first part there is nothing to go on with; a later one may not have come to the end of an epoch.
+        begun = resume and (number == 0 or has_progress(here))
         teacher = first if phase.distill > 0 else None
         start = run_phase(
             base, dataset, here, replace(phase, start=start, teacher=teacher), device=device, resume=begun

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import visionlora.training as training
+from visionlora import phase, training
 
 WORKER = Path(__file__).with_name("ddp_worker.py")
 
@@ -26,7 +26,7 @@ def test_two_processes_end_with_equal_adapters(checkpoint, surface, tmp_path, mo
         (tmp_path / "job.pkl").write_bytes(pickle.dumps((job, hyperparameters)))
         raise _Captured
 
-    monkeypatch.setattr(training, "run_job", capture)
+    monkeypatch.setattr(phase, "run_job", capture)
     with pytest.raises(_Captured):
         training.train(checkpoint, surface, tmp_path / "run", rank=2, epochs=2, imgsz=96, batch=4, device="cpu")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
