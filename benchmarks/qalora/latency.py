@@ -24,12 +24,14 @@ from visionlora.quantization import build_int8, calibrate_detector, load_float_d
 from visionlora.runtime import OnnxNetwork
 from visionlora.yolo import Base, load_base, set_activations
 
-STAGES = {  # regular expressions on layer names of YOLO11: everything up to a module
+STAGES = {  # the words of --targets
     "none": None,
-    "model.0-1": r"model\.[0-1]\..*",
-    "model.0-4": r"model\.[0-4]\..*",
+    "modules 0 to 4": r"model\.[0-4]\..*",
     "backbone": "backbone",
+    "neck": "neck",
+    "head": "head",
     "backbone and neck": "backbone+neck",
+    "neck and head": "neck+head",
     "all": "all",
 }
 

@@ -12,11 +12,19 @@ import pytest
 from tests.quantization.graphs import build, node, random_conv, run, silu, tensors_of
 from visionlora.quantization import QuantizationRecipe, Scheme, apply_recipe, calibrate
 from visionlora.quantization.kernels import is_doubling, multiples_of_half
-from visionlora.quantization.scheme import GENERIC, X86
+from visionlora.quantization.scheme import ARM, GENERIC, X86
 
 IMAGES = np.random.default_rng(0).uniform(0, 1, (3, 1, 3, 16, 16)).astype(np.float32)
 SCALES = {"double": np.float32([1, 1, 2, 2])}
 UPSAMPLE = {"mode": "nearest", "nearest_mode": "floor", "coordinate_transformation_mode": "asymmetric"}
+
+
+def optimised_nodes(model, folder):
+    """Return the nodes of the graph that onnxruntime makes of a model."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(folder / "optimised.onnx")
+    onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return onnx.load(folder / "optimised.onnx").graph.node
 
 
 def upsampling(**attributes):
@@ -46,6 +54,34 @@ def test_doubling_and_a_fourth_channel_give_the_same_levels(symmetric):
         np.testing.assert_array_equal(run(fast, images, optimised=False), run(plain, images, optimised=False))
 
 
+@pytest.mark.parametrize("target", [X86, ARM], ids=["unsigned", "signed"])
+def test_a_relu_beside_a_silu_clips_levels_and_leaves_the_convolution_in_int8(target, tmp_path):
+    """The two share the range of the concatenation, which begins below zero and so does not clip as Relu does."""
+    (w, b), (w2, b2) = (random_conv(np.random.default_rng(seed), 8, 3, 3) for seed in (1, 2))
+    w3, b3 = random_conv(np.random.default_rng(3), 4, 16, 1)
+    nodes = [
+        node("Conv", "images w b", "a"),
+        node("Relu", "a", "r"),
+        node("Conv", "images w2 b2", "c"),
+        *silu("c", "s"),
+        node("Concat", "r s", "both", axis=1),
+        node("Conv", "both w3 b3", "output0"),
+    ]
+    model = build(nodes, {"w": w, "b": b, "w2": w2, "b2": b2, "w3": w3, "b3": b3})
+    recipe = calibrate(model, IMAGES, target)
+    plain, fast = (
+        apply_recipe(model, replace(recipe, scheme=replace(target, rewrites=rewrites))) for rewrites in (False, True)
+    )
+
+    kinds = [one.op_type for one in fast.graph.node]
+    assert (kinds.count("Relu"), kinds.count("Clip")) == (0, 1)
+    for images in IMAGES:
+        np.testing.assert_array_equal(run(fast, images, optimised=False), run(plain, images, optimised=False))
+    if target is X86:
+        made = [[one.op_type for one in optimised_nodes(each, tmp_path)] for each in (plain, fast)]
+        assert [kinds.count("QLinearConv") for kinds in made] == [2, 3]
+
+
 @pytest.mark.parametrize("others", ["images", "a"], ids=["also read otherwise", "read by the convolution alone"])
 @pytest.mark.parametrize("is_open", [False, True], ids=["fixed size", "open size"])
 def test_pixels_get_the_fourth_channel_without_a_number_changed(others, is_open):
@@ -73,13 +109,7 @@ def test_onnxruntime_leaves_the_step_from_pixels_in_front(tmp_path):
     w, b = random_conv(np.random.default_rng(1), 8, 3, 3)
     model = build([node("Conv", "images w b", "a"), *silu("a", "output0")], {"w": w, "b": b})
     written = apply_recipe(model, replace(calibrate(model, IMAGES, X86), image="uint8"))
-    options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
-    onnxruntime.InferenceSession(written.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-    kinds = [
-        one.op_type for one in onnx.load(tmp_path / "optimised.onnx").graph.node if one.op_type != "DequantizeLinear"
-    ]
+    kinds = [one.op_type for one in optimised_nodes(written, tmp_path) if one.op_type != "DequantizeLinear"]
 
     assert kinds[:4] == ["Reshape", "Transpose", "Pad", "Reshape"]
 

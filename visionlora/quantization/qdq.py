@@ -102,6 +102,8 @@ class _Quantizer:
         for node in self._graph.node:
             if self._scheme.rewrites and node.op_type in PASS_THROUGH and self._is_moved(node):
                 self._write_moved(node)
+            elif self._scheme.rewrites and self._clips_levels(node):
+                self._write_clip(node)
             else:
                 self._write_node(node)
 
@@ -143,6 +145,21 @@ class _Quantizer:
         outputs = [self._to.fresh("q") if name else "" for name in node.output]
         self._to.copy(node, self._name(node), inputs, outputs)
         self._levels.update(zip(node.output, outputs, strict=True))
+
+    def _clips_levels(self, node: onnx.NodeProto) -> bool:
+        """Whether a Relu has to be computed: the range of its output begins below zero, shared with other tensors."""
+        chosen = self._ranges.get(node.output[0])
+        below = chosen is not None and chosen.zero_point > np.iinfo(chosen.zero_point.dtype).min
+        return node.op_type == "Relu" and below and node.input[0] not in self._ranges
+
+    def _write_clip(self, node: onnx.NodeProto) -> None:
+        """Write a Relu on levels: behind a Relu on real numbers onnxruntime would compute the convolution in float."""
+        name = node.output[0]
+        scale, zero = self._range_constants(name)
+        rounded = self._to.add("QuantizeLinear", [self._read(node.input[0]), scale, zero], self._to.fresh("q"))
+        self._levels[name] = self._to.add("Clip", [rounded, zero], self._to.fresh("q"))
+        if name in self._outputs:
+            self._now[name] = self._dequantize(self._levels[name], name, name)
 
     def _write_node(self, node: onnx.NodeProto) -> None:
         inputs = self._conv_inputs(node) if self._is_int8(node) else [self._read(name) for name in node.input]
