@@ -150,7 +150,7 @@ class _Quantizer:
         """Whether a Relu has to be computed: the range of its output begins below zero, shared with other tensors."""
         chosen = self._ranges.get(node.output[0])
         below = chosen is not None and chosen.zero_point > np.iinfo(chosen.zero_point.dtype).min
-        return node.op_type == "Relu" and below and node.input[0] not in self._ranges
+        return bool(node.op_type == "Relu" and below and node.input[0] not in self._ranges)
 
     def _write_clip(self, node: onnx.NodeProto) -> None:
         """Write a Relu on levels: behind a Relu on real numbers onnxruntime would compute the convolution in float."""
