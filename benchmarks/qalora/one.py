@@ -24,6 +24,7 @@ from visionlora.exporting import export
 from visionlora.merging import merge
 from visionlora.quantization import quantize
 from visionlora.training import train
+from visionlora.yolo import fading
 
 EARLY = r"relu:model\.[0-4]\..*"
 """The layers at a half to an eighth of the picture's size: most of the time of SiLU is there."""
@@ -41,6 +42,7 @@ VARIANTS: Mapping[str, Variant] = {
     "qalora": Variant({"quantize": "int8"}),
     "relu": Variant({"quantize": "int8", "activation": "relu"}),
     "relu-early": Variant({"quantize": "int8", "activation": EARLY}),
+    "relu-backbone": Variant({"quantize": "int8", "activation": "relu:backbone"}),
     "qalora-no-teacher": Variant({"quantize": "int8", "distill": 0.0}),
     "qalora-fixed": Variant({"quantize": "int8", "ranges": "fixed"}),
 }
@@ -65,7 +67,10 @@ def main() -> None:
     parser.add_argument("--device", default="0")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--minutes", type=float, default=60.0, help="begin no variant after so many")
+    parser.add_argument("--no-fading", action="store_true", help="replace SiLU by ReLU at once")
     args = parser.parse_args()
+    if args.no_fading:
+        fading.PART = 1e-9
     started = time.monotonic()
     shared = {"rank": args.rank, "imgsz": args.imgsz, "batch": args.batch, "seed": args.seed, "device": args.device}
     shared |= {"lr0": args.lr0, "hyperparameters": {"workers": args.workers, "val": False}, "overwrite": True}
@@ -116,6 +121,7 @@ def result(args, name: str, options: dict, report, files: dict[str, Path], secon
         "seed": args.seed,
         "rank": args.rank,
         "epochs": {"float": args.epochs, "relu": args.relu_epochs, "int8": args.qat_epochs},
+        "fading": not args.no_fading,
         "lr0": {"float": args.lr0, "int8": args.qat_lr0},
         "imgsz": args.imgsz,
         "batch": args.batch,

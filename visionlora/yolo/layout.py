@@ -35,8 +35,10 @@ def plan_detector(model: DetectionModel, settings: AdapterSettings, *, whole: Co
     )
 
 
-def set_activations(model: DetectionModel, settings: AdapterSettings) -> int:
-    """Put ReLU in place of SiLU where the adapter's settings say so; return how many were replaced.
+def set_activations(
+    model: DetectionModel, settings: AdapterSettings, *, kind: Callable[[], nn.Module] = nn.ReLU
+) -> int:
+    """Put ReLU (or another `kind`) in place of SiLU where the adapter's settings say so; return how many there are.
 
     Raises:
         UsageError: the settings name layers, but none with a SiLU behind it.
@@ -52,7 +54,7 @@ def set_activations(model: DetectionModel, settings: AdapterSettings) -> int:
     if not blocks:
         raise UsageError(f"activation {settings.activation!r}: no layer with a SiLU behind it matches")
     for block in blocks:
-        block.act = nn.ReLU()  # one each: Ultralytics shares one SiLU among all
+        block.act = kind()  # one each: Ultralytics shares one SiLU among all
     return len(blocks)
 
 

@@ -45,6 +45,7 @@ from visionlora.files import atomic_output
 from visionlora.simulation import GraphNetwork, RangeSpec, SimulationSpec
 from visionlora.yolo.checkpoint import load_base, pack, quiet
 from visionlora.yolo.classes import set_classes
+from visionlora.yolo.fading import FadingSiLU, fade
 from visionlora.yolo.layout import plan_detector, set_activations
 from visionlora.yolo.sampling import EpochSampler, SeededDataset, seed_everything, train_loader
 from visionlora.yolo.shipped import ShippedDetector, raw_outputs
@@ -180,7 +181,8 @@ class AdapterTrainer(DetectionTrainer):
         whole = set_classes(base.model, self.job.names)
         self.plan = plan_detector(base.model, self.job.settings, whole=whole)
         parameters = sum(parameter.numel() for parameter in base.model.parameters())
-        set_activations(base.model, self.job.settings)
+        # Trained in float, ReLU comes step by step; an int8 phase begins with what such a one ended with.
+        set_activations(base.model, self.job.settings, kind=nn.ReLU if self.job.int8 else FadingSiLU)
         attach(base.model, self.plan)
         if self.job.start is not None:
             load_adapter_tensors(base.model, self.plan, load_adapter(self.job.start).tensors)
@@ -308,6 +310,7 @@ class AdapterTrainer(DetectionTrainer):
     def _model_train(self) -> None:
         """Set training mode, but for batch normalization that could not be folded; seed what this process draws."""
         seed_everything(self.args.seed, self.epoch)
+        fade(self.model, self.epoch, self.epochs)
         self.model.train()
         freeze_norms(self.model)
 
