@@ -45,7 +45,9 @@ def network_pass(
     recompute: bool = False,
     around: AbstractContextManager[Any] | None = None,
 ) -> Any:
-    """Return the model's output for `images`; with `recompute`, keep only the modules' inputs for the backward pass.
+    """Return the model's output for `images`, bytes or floats in [0, 1].
+
+    With `recompute`, keep only the modules' inputs for the backward pass.
 
     What a module computed inside is then computed again when its gradient is needed (gradient checkpointing): less
     memory, one more forward pass. `around` is entered for each module, both times.
@@ -54,7 +56,7 @@ def network_pass(
 
     def run(module: nn.Module, x: Any) -> Any:
         with context:
-            return module(x)
+            return module(to_unit(x) if module is model.model[0] else x)  # nothing else holds the images as floats
 
     outputs: list[Any] = []
     x: Any = images
@@ -126,24 +128,23 @@ class TrainingStep(nn.Module):
             model.criterion = model.init_criterion()
         step = self._graphed(batch)
         if step is None:
-            images = to_unit(batch["img"])
             try:
                 if not self.lean:  # recomputing modules compute their own
                     self.compute_weights()
-                predictions = self.predictions(images)
+                predictions = self.predictions(batch["img"])
             finally:
                 self.weights.clear()
             loss, terms = model.loss(batch, predictions)
-            return loss + len(images) * self.from_teacher(images, predictions), terms
+            return loss + self.from_teacher(batch["img"], predictions), terms
         _unshare(model)
         targets = batch["targets"]
         loss, terms = step(batch["img"], targets, self._head_weights(targets.device))
         return loss, dict(zip(cast(FixedShapeCriterion, self._fixed).names, terms.detach().clone(), strict=True))
 
     def predictions(self, images: torch.Tensor) -> Any:
-        """Return the model's raw predictions for `images` in [0, 1]."""
+        """Return the model's raw predictions for `images`, bytes or in [0, 1]."""
         if isinstance(self.module, ShippedDetector):
-            return self.module.raw(images)
+            return self.module.raw(to_unit(images))
         return network_pass(self.module, images, recompute=self.lean, around=self.bias)
 
     def compute_weights(self) -> None:
@@ -153,18 +154,18 @@ class TrainingStep(nn.Module):
             self.weights.compute()
 
     def from_teacher(self, images: torch.Tensor, predictions: Any) -> torch.Tensor:
-        """Return what the distance from the teacher adds to the mean loss (3,); zero without one."""
+        """Return what the distance from the teacher adds to the loss (3,) of `images`; zero without one."""
         (teacher,) = self._teacher
         if teacher is None:
             return torch.zeros(3, device=images.device)
         with torch.no_grad():
-            goals = raw_predictions(teacher(images.to(next(teacher.buffers()).dtype)))
+            goals = raw_predictions(teacher(to_unit(images).to(next(teacher.buffers()).dtype)))
         boxes, classes = distillation(
             predictions.get("one2many", predictions), goals, self.module.model[-1].reg_max
         ).unbind()
         gains = self.module.args
         zero = torch.zeros_like(boxes)
-        return self._distill * torch.stack((zero, gains.cls * classes, gains.dfl * boxes))
+        return len(images) * self._distill * torch.stack((zero, gains.cls * classes, gains.dfl * boxes))
 
     def prepare(self, batch: dict[str, Any]) -> None:
         """Add the padded objects to a batch that still lies on the CPU, if it can run in a graph."""
@@ -265,10 +266,9 @@ class _Pass(nn.Module):
         (step,) = self._step
         with step.autocast():
             step.compute_weights()  # until the backward pass is captured too
-            images = to_unit(images)
             predictions = step.predictions(images)
             loss, terms = self._criterion(predictions, targets, weights)
-            return loss + len(images) * step.from_teacher(images, predictions), terms
+            return loss + step.from_teacher(images, predictions), terms
 
 
 def freeze_norms(model: nn.Module) -> None:
@@ -285,7 +285,7 @@ def power_of_two(number: int) -> int:
 
 def to_unit(images: torch.Tensor) -> torch.Tensor:
     """Return images as float32 in [0, 1]; floats as they are."""
-    return images.float() / 255 if images.dtype == torch.uint8 else images
+    return images.float().div_(255) if images.dtype == torch.uint8 else images
 
 
 def _unshare(model: nn.Module) -> None:
