@@ -34,6 +34,7 @@ ORDER = (
     ("bundling",),
     ("__init__",),
     ("cli",),
+    ("__main__",),
 )
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 ULTRALYTICS_ROOM = "yolo"

@@ -28,9 +28,6 @@ VERBS = (
     "predict",
     "inspect",
     "demo",
-    "predict",
-    "inspect",
-    "demo",
     "patch",
     "rollback",
 )
@@ -148,3 +145,8 @@ def test_full_disk_is_one_line_and_leaves_nothing(checkpoint, adapter, tmp_path)
 @pytest.mark.parametrize(("text", "value"), [("5e-4", 5e-4), ("0.5", 0.5), ("true", True), ("SGD", "SGD"), ("3", 3)])
 def test_hyperparameters_are_read_as_they_are_written(text, value) -> None:
     assert _assignments([f"x={text}"]) == {"x": value}
+
+
+def test_the_package_runs_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "visionlora", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["visionlora", vl.__version__]
