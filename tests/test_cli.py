@@ -7,6 +7,7 @@ import inspect
 import shlex
 import subprocess
 import sys
+from importlib.metadata import version
 
 import cv2
 import pytest
@@ -149,4 +150,4 @@ def test_hyperparameters_are_read_as_they_are_written(text, value) -> None:
 
 def test_the_package_runs_as_a_module() -> None:
     done = subprocess.run([sys.executable, "-m", "visionlora", "--version"], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["visionlora", vl.__version__]
+    assert done.stdout.split() == ["visionlora", version("visionlora")]
