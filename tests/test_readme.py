@@ -92,6 +92,8 @@ def test_qalora_page_shows_the_tables_that_its_command_prints() -> None:
     tables = load_script("qalora/run.py").table(read_results("qalora")).split("\n\n")
     page = (ROOT / "benchmarks" / "qalora" / "README.md").read_text(encoding="utf-8")
     assert len(tables) == 2 and all(table in page for table in tables)
+    latency = json.loads((ROOT / "benchmarks" / "qalora" / "latency.json").read_text(encoding="utf-8"))
+    assert load_script("qalora/latency.py").table(latency) in page
 
 
 def test_int8_page_shows_the_tables_that_its_command_prints() -> None:

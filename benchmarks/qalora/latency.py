@@ -1,6 +1,8 @@
 """Milliseconds of the INT8 file against how many layers have ReLU in place of SiLU: what each stage of a network gains.
 
-    python benchmarks/qalora/latency.py --model yolo11n.pt --data coco128.yaml --out benchmarks/qalora/latency.json
+    yolo export model=yolo11n.pt format=onnx imgsz=640
+    python benchmarks/qalora/latency.py --model yolo11n.pt --stock yolo11n.onnx --data datasets/african-wildlife/data.yaml \
+        --out benchmarks/qalora/latency.json
 
 No training: the time does not depend on the weights. Files take turns, at each number of threads.
 """
@@ -24,6 +26,7 @@ from visionlora.quantization import build_int8, calibrate_detector, load_float_d
 from visionlora.runtime import OnnxNetwork
 from visionlora.yolo import Base, load_base, set_activations
 
+STOCK = "stock float32"
 STAGES = {  # the words of --targets
     "none": None,
     "modules 0 to 4": r"model\.[0-4]\..*",
@@ -39,6 +42,7 @@ STAGES = {  # the words of --targets
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
+    parser.add_argument("--stock", type=Path, required=True, help="Ultralytics' own float32 export")
     parser.add_argument("--data", required=True, help="data.yaml; a few training images calibrate")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--imgsz", type=int, default=640)
@@ -49,7 +53,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         folder = args.files or Path(folder)
-        made = make_files(args, folder)
+        made = {STOCK: (args.stock, 0), **make_files(args, folder)}
         pictures = load_dataset(args.data, splits=("train",)).split("train")
         rows = [{"layers": name, "convs": convs, "bytes": path.stat().st_size} for name, (path, convs) in made.items()]
         for threads in args.threads:
@@ -58,8 +62,22 @@ def main() -> None:
                 row[f"ms_{threads}"] = round(ms, 2)
     result = {"model": Path(args.model).stem, "imgsz": args.imgsz, "machine": str(this_machine()), "files": rows}
     args.out.write_text(json.dumps(result, indent=1) + "\n")
-    for row in rows:
-        print(row)
+    print(table(result))
+
+
+def table(result: dict) -> str:
+    """Return milliseconds and how much faster than the stock float file each file is, as a Markdown table."""
+    threads = [name.removeprefix("ms_") for name in result["files"][0] if name.startswith("ms_")]
+    stock = next(row for row in result["files"] if row["layers"] == STOCK)
+    lines = [
+        "| file | ReLUs | " + " | ".join(f"ms, threads: {count}" for count in threads) + " | faster than stock |",
+        "| --- | ---: |" + " ---: |" * len(threads) + " --- |",
+    ]
+    for row in result["files"]:
+        faster = " / ".join(f"{stock[f'ms_{count}'] / row[f'ms_{count}']:.2f}" for count in threads)
+        times = " | ".join(f"{row[f'ms_{count}']:.1f}" for count in threads)
+        lines.append(f"| {row['layers']} | {row['convs']} | {times} | {faster} |")
+    return "\n".join(lines)
 
 
 def make_files(args: argparse.Namespace, folder: Path) -> dict[str, tuple[Path, int]]:

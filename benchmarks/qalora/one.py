@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from visionlora.adapters import read_adapter_card
 from visionlora.evaluation import evaluate
 from visionlora.exporting import export
 from visionlora.merging import merge
@@ -75,7 +76,9 @@ def main() -> None:
     shared = {"rank": args.rank, "imgsz": args.imgsz, "batch": args.batch, "seed": args.seed, "device": args.device}
     shared |= {"lr0": args.lr0, "hyperparameters": {"workers": args.workers, "val": False}, "overwrite": True}
     adapter, seconds = args.adapter, 0.0
-    if adapter is None:
+    if adapter is not None:
+        args.epochs = read_adapter_card(adapter).training["hyperparameters"]["epochs"]
+    else:
         trained = train(args.model, args.data, args.out / "float", epochs=args.epochs, **shared)
         adapter, seconds = trained.path, trained.seconds
     base = shipped(args, adapter, "float")
@@ -122,6 +125,7 @@ def result(args, name: str, options: dict, report, files: dict[str, Path], secon
         "rank": args.rank,
         "epochs": {"float": args.epochs, "relu": args.relu_epochs, "int8": args.qat_epochs},
         "fading": not args.no_fading,
+        "given_adapter": args.adapter is not None,
         "lr0": {"float": args.lr0, "int8": args.qat_lr0},
         "imgsz": args.imgsz,
         "batch": args.batch,
