@@ -23,11 +23,13 @@ from visionlora.data import load_dataset
 from visionlora.errors import QuantizationError, UsageError
 from visionlora.exporting import export
 from visionlora.merging import merge
+from visionlora.patching import patch
 from visionlora.phase import simulation_spec
 from visionlora.preprocess import letterbox, read_image
 from visionlora.quantization import QuantizationRecipe, load_float_model, quantize
 from visionlora.quantization.checks import _optimised_nodes
 from visionlora.runtime import OnnxNetwork
+from visionlora.simulation import GraphNetwork
 from visionlora.training import train
 from visionlora.yolo import load_base, plan_detector, set_classes
 from visionlora.yolo.shipped import ShippedDetector
@@ -240,6 +242,53 @@ def test_relu_behind_some_layers_leaves_the_others(checkpoint, surface, adapter,
     assert acts.count("ReLU") == 2 and acts.count("SiLU") > 70
 
 
+def test_int4_weights_are_trained_shipped_and_patched_alike(checkpoint, surface, adapter, tmp_path) -> None:
+    settings = {**INT8, "quantize": "int4", "qat_epochs": 1}
+    path = train(checkpoint, surface, tmp_path / "run", adapter=adapter, **settings).path
+    recipe = QuantizationRecipe.from_json(json.dumps(load_adapter(path).card.quantization["recipe"]))
+    assert recipe.scheme.weights == "int4"
+    merge(checkpoint, path, tmp_path / "merged.pt")
+    export(tmp_path / "merged.pt", tmp_path / "model.onnx")
+    made = quantize(tmp_path / "model.onnx", surface, tmp_path / "int4.onnx", adapter=path)  # takes what was trained
+    assert made.recipe.scheme.weights == "int4" and made.int8_convs == made.convs
+
+    graph = load_float_model(tmp_path / "model.onnx").graph
+    spec = simulation_spec(graph, recipe)
+    network = GraphNetwork(graph, [graph.output[0].name], spec)
+    for memory in (torch.contiguous_format, torch.channels_last):
+        network.to(memory_format=memory)
+        with torch.no_grad():
+            simulated = network._rounded(*network.constants(), network.ranges(), torch.float32)[0]
+        stored = int8_weights(tmp_path / "int4.onnx")
+        assert 20 < len(spec.int4) < len(stored) == len(simulated)
+        for weight, (levels, scale) in zip(simulated, stored, strict=True):
+            value = levels.astype(np.float32) * scale.reshape(-1, 1, 1, 1)
+            assert np.array_equal(weight.numpy(), value[:, : weight.shape[1]])
+
+    base = export(checkpoint, tmp_path / "base.onnx", imgsz=96).path
+    patched = patch(base, path, tmp_path / "line.onnx", int8=True).path
+    assert onnx.load(patched).graph == onnx.load(made.path).graph
+    with pytest.raises(UsageError, match=r"trained for int4 weights, got --weights int8.*--recalibrate"):
+        quantize(tmp_path / "model.onnx", surface, tmp_path / "int8.onnx", weights="int8")
+    plain = quantize(tmp_path / "model.onnx", surface, tmp_path / "int8.onnx", weights="int8", recalibrate=True)
+    assert made.bytes < 0.75 * plain.bytes
+
+
+def int8_weights(path: Path) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Levels and scale of each convolution's weight in an int8 file, as onnxruntime computes them."""
+    model = onnx.load(path)
+    made = {node.output[0]: node for node in model.graph.node}
+    steps = [made[node.input[1]].input for node in model.graph.node if node.op_type == "Conv"]
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    computed = [levels for levels, _ in steps if levels not in constants]
+    del model.graph.output[:]
+    model.graph.output.extend(helper.make_tensor_value_info(name, onnx.TensorProto.INT8, None) for name in computed)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    blank = np.zeros((1, 3, 96, 96), np.float32)
+    constants.update(zip(computed, session.run(computed, {"images": blank}), strict=True))
+    return [(constants[levels], constants[scale]) for levels, scale in steps]
+
+
 @pytest.mark.slow
 def test_a_killed_int8_run_resumes_to_the_same_adapter(checkpoint, surface, adapter, tmp_path) -> None:
     settings = {**INT8, "qat_epochs": 4, "adapter": str(adapter)}
@@ -262,7 +311,7 @@ def test_a_killed_int8_run_resumes_to_the_same_adapter(checkpoint, surface, adap
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"quantize": "int4"}, "--quantize: expected int8"),
+        ({"quantize": "int2"}, "--quantize: expected int8 or int4"),
         ({"ranges": "free"}, "--ranges: expected learned or fixed"),
         ({"distill": -1.0}, "--distill"),
         ({"rank": 3}, "it has rank 2, not 3"),

@@ -17,7 +17,8 @@ from visionlora.quantization import QuantizedModel
 from visionlora.quantization import quantize as quantize_model
 from visionlora.training import TrainedAdapter, train
 
-MERGED_FILE, ONNX_FILE, INT8_FILE = "merged.pt", "model.onnx", "model.int8.onnx"
+MERGED_FILE, ONNX_FILE = "merged.pt", "model.onnx"
+INT8_FILE, INT4_FILE = "model.int8.onnx", "model.int4.onnx"
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,9 @@ def adapt(
 ) -> AdaptedModel:
     """Train an adapter, merge it, export to ONNX, quantize to INT8, and judge every stage on the val split.
 
-    Leaves `adapter.safetensors`, `merged.pt`, `model.onnx`, `model.int8.onnx`, `report.html`, `report.json`,
-    `report.md` and pictures in `out`. The arguments are those of `train`; `images` are the calibration images of
-    `quantize` too.
+    Leaves `adapter.safetensors`, `merged.pt`, `model.onnx`, `model.int8.onnx` (with `quantize="int4"` `model.int4.onnx`
+    instead), `report.html`, `report.json`, `report.md` and pictures in `out`. The arguments are those of `train`;
+    `images` are the calibration images of `quantize` too.
 
     Raises:
         VisionLoraError: any stage's error; the files of the stages before it stay.
@@ -104,14 +105,15 @@ def adapt(
     )
     merged = merge(model, trained.path, out / MERGED_FILE, overwrite=replace)
     exported = export(merged.path, out / ONNX_FILE, imgsz=imgsz, overwrite=replace)
-    quantized = quantize_model(exported.path, data, out / INT8_FILE, images=images, seed=seed, overwrite=replace)
+    shipped = out / (INT4_FILE if quantize == "int4" else INT8_FILE)
+    quantized = quantize_model(exported.path, data, shipped, images=images, seed=seed, overwrite=replace)
     report = evaluate(
         [
             f"base={merged.base}",
             f"adapter={merged.base}+{trained.path}",
             f"merged={merged.path}",
             f"onnx={exported.path}",
-            f"int8={quantized.path}",
+            f"{quantize or 'int8'}={quantized.path}",
         ],
         data,
         imgsz=imgsz,
@@ -129,6 +131,6 @@ def refuse_earlier_stages(out: Path, *, overwrite: bool) -> None:
         OutputError: it does and `overwrite` is false.
     """
     refuse_earlier_run(out, overwrite=overwrite)
-    for name in (MERGED_FILE, ONNX_FILE, INT8_FILE):
+    for name in (MERGED_FILE, ONNX_FILE, INT8_FILE, INT4_FILE):
         refuse_existing(out / name, overwrite=overwrite)
     refuse_existing_report(out, overwrite=overwrite)

@@ -53,7 +53,7 @@ class Phase:
         start: adapter to begin with; None begins with the base.
         teacher: adapter (in float) whose predictions count as goals too; None for none.
         distill: how much they count.
-        quantize: `int8` trains as the int8 file computes; None trains in float.
+        quantize: `int8` trains as the int8 file computes, `int4` as one with int4 weights does; None trains in float.
         images: how many training images calibrate the ranges that int8 training begins with.
         learned: whether int8 training changes the ranges.
     """
@@ -128,14 +128,14 @@ def simulation_spec(graph: onnx.GraphProto, recipe: QuantizationRecipe) -> Simul
     """
     if recipe.scheme.symmetric:
         raise UsageError(f"scheme {recipe.scheme.name}: training knows uint8 activations only")
-    plan = plan_quantization(graph, float_layers=recipe.float_layers)
+    plan = plan_quantization(graph, float_layers=recipe.float_layers, int4=recipe.scheme.weights == "int4")
     known = (Use.UNIT, Use.SCORE)  # by definition, not by measurement
     ranges = []
     for group in plan.groups:
         chosen = recipe.ranges[group.tensors[0]]
         scale, zero = float(chosen.scale), int(chosen.zero_point)
         ranges.append(RangeSpec(group.tensors, group.sources, scale, zero, learned=group.use not in known))
-    return SimulationSpec(plan.convs, tuple(ranges))
+    return SimulationSpec(plan.convs, tuple(ranges), plan.int4)
 
 
 def _record(base: Base, dataset: Dataset, phase: Phase) -> dict[str, Any]:
@@ -175,7 +175,7 @@ def _int8(base: Base, dataset: Dataset, phase: Phase, imgsz: int, seed: int, out
     if kept.exists():
         recipe = QuantizationRecipe.from_json(kept.read_text(encoding="utf-8"))
     else:
-        recipe = calibrate_detector(source, dataset, images=phase.images, seed=seed)[0]
+        recipe = calibrate_detector(source, dataset, images=phase.images, seed=seed, weights=phase.quantize)[0]
         with atomic_output(kept) as partial:
             partial.write_text(recipe.to_json(), encoding="utf-8")
     spec = simulation_spec(source.model.graph, recipe)

@@ -13,6 +13,7 @@ from visionlora.adapters import AdapterSettings, read_adapter_card
 from visionlora.data import load_dataset
 from visionlora.errors import UsageError
 from visionlora.phase import Phase, has_progress, refuse_earlier_run, run_phase, warn_of_doubtful_data
+from visionlora.quantization.scheme import WEIGHTS
 from visionlora.yolo import check_image_size, check_targets, load_base
 from visionlora.yolo.hyperparameters import RECIPE, check_device, check_hyperparameters, default_device, memory_cache
 from visionlora.yolo.trainer import ADAPTER_FILE
@@ -86,7 +87,7 @@ def train(
         lr0: learning rate after warm-up.
         lean: keep less of each step in memory and compute it again: less memory for more time (see docs/training.md).
         quantize: `int8` trains on, after training in float, as the int8 file will compute (see docs/qalora.md); the
-            adapter then keeps the ranges. None does not.
+            adapter then keeps the ranges. `int4` does so for a file with int4 weights. None does not.
         qat_epochs, qat_lr0: length and learning rate of that second part.
         ranges: `learned` trains the ranges of the activations too, `fixed` keeps the calibrated ones.
         distill: how much the float model's predictions count beside the labels in the second part, and where
@@ -182,8 +183,8 @@ def _checked_start(path: Path, settings: AdapterSettings) -> Path:
 def _check_ways(
     *, quantize: str | None, ranges: str, distill: float, start: Path | None, settings: AdapterSettings
 ) -> None:
-    if quantize not in (None, "int8"):
-        raise UsageError(f"--quantize: expected int8, got {quantize!r}")
+    if quantize not in (None, *WEIGHTS):
+        raise UsageError(f"--quantize: expected {' or '.join(WEIGHTS)}, got {quantize!r}")
     if ranges not in RANGES:
         raise UsageError(f"--ranges: expected {' or '.join(RANGES)}, got {ranges!r}")
     if not (math.isfinite(distill) and distill >= 0):

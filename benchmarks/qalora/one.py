@@ -33,9 +33,15 @@ EARLY = r"relu:model\.[0-4]\..*"
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to INT8: options of `train` beside the shared ones; without any, the float adapter is only calibrated."""
+    """A way to INT8.
+
+    Attributes:
+        options: of `train` beside the shared ones; without any, the float adapter is only calibrated.
+        weights: what the file keeps its weights in; None for what was trained.
+    """
 
     options: Mapping[str, Any] = field(default_factory=dict)
+    weights: str | None = None
 
 
 VARIANTS: Mapping[str, Variant] = {
@@ -46,6 +52,8 @@ VARIANTS: Mapping[str, Variant] = {
     "relu-backbone": Variant({"quantize": "int8", "activation": "relu:backbone"}),
     "qalora-no-teacher": Variant({"quantize": "int8", "distill": 0.0}),
     "qalora-fixed": Variant({"quantize": "int8", "ranges": "fixed"}),
+    "int4-ptq": Variant(weights="int4"),
+    "int4": Variant({"quantize": "int4"}),
 }
 
 
@@ -86,8 +94,10 @@ def main() -> None:
         if time.monotonic() - started > 60 * args.minutes:
             print(f"no time left for {name}", flush=True)
             continue
-        options = dict(VARIANTS[name].options)
+        options, weights = dict(VARIANTS[name].options), VARIANTS[name].weights
         files, took, peak = base, seconds, None
+        if weights:
+            files = shipped(args, adapter, name, weights=weights)
         if options:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
@@ -101,14 +111,14 @@ def main() -> None:
         print("RESULT " + json.dumps(result(args, name, options, report, files, took, peak)), flush=True)
 
 
-def shipped(args: argparse.Namespace, adapter: Path, name: str) -> dict[str, Path]:
+def shipped(args: argparse.Namespace, adapter: Path, name: str, *, weights: str | None = None) -> dict[str, Path]:
     """Merge, export and quantize an adapter; return the files by kind."""
     folder = args.out / "shipped"
     folder.mkdir(parents=True, exist_ok=True)
     files = {kind: folder / f"{name}.{suffix}" for kind, suffix in (("onnx", "onnx"), ("int8", "int8.onnx"))}
     merged = merge(args.model, adapter, folder / f"{name}.pt", overwrite=True)
     export(merged.path, files["onnx"], imgsz=args.imgsz, overwrite=True)
-    quantize(files["onnx"], args.data, files["int8"], seed=args.seed, overwrite=True)
+    quantize(files["onnx"], args.data, files["int8"], seed=args.seed, weights=weights, overwrite=True)
     return {"adapter": Path(adapter), **files}
 
 
@@ -120,7 +130,7 @@ def result(args, name: str, options: dict, report, files: dict[str, Path], secon
     per_class = {one.name: round(one.ap50_95, 4) for one in int8.scores.per_class}
     return {
         "variant": name,
-        "options": options,
+        "options": {**options, "weights": VARIANTS[name].weights} if VARIANTS[name].weights else options,
         "seed": args.seed,
         "rank": args.rank,
         "epochs": {"float": args.epochs, "relu": args.relu_epochs, "int8": args.qat_epochs},

@@ -77,7 +77,8 @@ def train_all(options: argparse.Namespace, results: Results) -> None:
         left = (until - time.monotonic()) / 60
         if not wanted or left <= 0:
             return
-        epochs, relu, int8 = (max(1, round(scale * number)) for number in EPOCHS[name])
+        factors = (scale, scale, scale * options.qat_scale)
+        epochs, relu, int8 = (max(1, round(f * number)) for f, number in zip(factors, EPOCHS[name], strict=True))
         with tempfile.TemporaryDirectory() as folder:
             command = [sys.executable, str(ONE), "--model", options.model, "--data", str(getattr(options, name))]
             command += ["--out", folder, "--seed", str(seed), "--device", options.device, "--variants", *wanted]
@@ -154,6 +155,7 @@ def main() -> None:
     parser.add_argument("--imgsz", type=int, default=320)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--scale", type=float, default=1.0, help="factor of all epochs")
+    parser.add_argument("--qat-scale", type=float, default=1.0, help="factor of the epochs under fake quantization")
     parser.add_argument("--minutes", type=float, default=60.0, help="begin nothing new after so many")
     parser.add_argument("--margin", type=float, default=1.0, help="minutes that a variant takes, kept free at the end")
     parser.add_argument("--device", default="0")

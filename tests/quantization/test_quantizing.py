@@ -14,6 +14,7 @@ from visionlora.files import sha256_of
 from visionlora.preprocess import letterbox, read_image
 from visionlora.quantization import QuantizedModel, quantize, quantizing
 from visionlora.quantization.calibration import range_for
+from visionlora.quantization.checks import MAX_SIZE_RATIO
 from visionlora.quantization.histogram import Histogram
 from visionlora.quantization.plan import Use
 from visionlora.quantization.scheme import X86
@@ -171,7 +172,7 @@ def test_an_interruption_leaves_no_file(interruption, model, data, tmp_path, mon
 
 
 def test_a_file_that_is_not_much_smaller_is_not_kept(model, data, tmp_path, monkeypatch):
-    monkeypatch.setattr("visionlora.quantization.checks.MAX_SIZE_RATIO", 0.01)
+    monkeypatch.setitem(MAX_SIZE_RATIO, "int8", 0.01)
 
     with pytest.raises(QuantizationError, match="of the float file's"):
         quantize(model, data, tmp_path / "int8.onnx", images=2)

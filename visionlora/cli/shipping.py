@@ -67,6 +67,7 @@ def add_quantize(verbs: Any) -> None:
             adapter=options.adapter,
             target=options.target,
             method=options.method,
+            weights=options.weights,
             input=options.input,
             max_drop=options.max_drop,
             max_class_drop=options.max_class_drop,
@@ -98,6 +99,9 @@ def add_quantize(verbs: Any) -> None:
         choices=("activation", "mse", "percentile", "minmax"),
         default="activation",
         help="what activation ranges are chosen by",
+    )
+    parser.add_argument(
+        "--weights", choices=("int8", "int4"), help="what the file keeps weights in; int8 if not trained"
     )
     parser.add_argument("--input", choices=("float32", "uint8"), default="float32", help="numbers of the picture")
     parser.add_argument(

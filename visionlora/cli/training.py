@@ -70,7 +70,9 @@ def _training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of everything drawn at random")
     parser.add_argument("--lr0", type=float, default=0.001, help="learning rate after warm-up")
     parser.add_argument("--lean", action="store_true", help="less memory, more time: compute parts of a step twice")
-    parser.add_argument("--quantize", choices=["int8"], help="train on as the INT8 file will compute")
+    parser.add_argument(
+        "--quantize", choices=["int8", "int4"], help="train on as the INT8 file, or one with INT4 weights, computes"
+    )
     parser.add_argument("--qat-epochs", type=int, default=10, help="passes over the images of that second part")
     parser.add_argument("--qat-lr0", type=float, default=0.0002, help="its learning rate")
     parser.add_argument("--ranges", choices=["learned", "fixed"], default="learned", help="of the INT8 activations")

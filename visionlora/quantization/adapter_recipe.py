@@ -7,7 +7,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import onnx
 from onnx import numpy_helper
@@ -103,9 +102,11 @@ def check_constants(model: onnx.ModelProto, card: AdapterCard, precision: str) -
 
 def constants_digest(model: onnx.ModelProto) -> str:
     """Return the SHA-256 of a graph's constants (weights, biases, scales, shapes), whatever their names and order."""
-    digests = sorted(_digest(numpy_helper.to_array(tensor)) for tensor in model.graph.initializer)
-    return hashlib.sha256(b"".join(digests)).hexdigest()
+    return hashlib.sha256(b"".join(sorted(map(_digest, model.graph.initializer)))).hexdigest()
 
 
-def _digest(array: Any) -> bytes:
+def _digest(tensor: onnx.TensorProto) -> bytes:
+    if tensor.data_type in (onnx.TensorProto.INT4, onnx.TensorProto.UINT4):  # versions of onnx read it as various types
+        return hashlib.sha256(f"{tensor.data_type}{list(tensor.dims)}".encode() + tensor.raw_data).digest()
+    array = numpy_helper.to_array(tensor)
     return hashlib.sha256(f"{array.dtype.str}{array.shape}".encode() + array.tobytes()).digest()

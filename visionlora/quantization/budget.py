@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 
 SENSITIVITY_IMAGES = 16
 """How many calibration images the error of each group is measured on."""
-_ROOM = 0.99 * MAX_SIZE_RATIO
-"""Share of the float file's bytes that float layers may fill the int8 file up to; names need a little too."""
+_ROOM = 0.99
+"""Share of the largest file that float layers may fill the int8 file up to; names need a little too."""
 
 Build = Callable[[QuantizationRecipe], onnx.ModelProto]
 
@@ -196,8 +196,9 @@ def _search(
     groups = layer_groups(source.model, convs, source.network.image_size)
     columns = [source.network.names.index(name) for name in _lost_too_much(first.difference, judge.budget)]
     errors = group_errors(source.model, judge.recipe, groups, list(inputs))[:, columns].mean(axis=1)
-    room = _ROOM * source.path.stat().st_size - first.bytes
-    order = order_groups(groups, errors, room_bytes=room)
+    weights = judge.recipe.scheme.weights
+    room = _ROOM * MAX_SIZE_RATIO[weights] * source.path.stat().st_size - first.bytes
+    order = order_groups(groups, errors, room_bytes=room, weight_bytes=0.5 if weights == "int4" else 1)
     fewest_that_hold(len(order), lambda count: judge.attempt(order[:count]).excess == 0)
     return groups, errors
 

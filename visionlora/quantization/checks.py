@@ -18,8 +18,8 @@ from visionlora.inference import Network
 from visionlora.quantization.scheme import Scheme
 from visionlora.runtime.network import ORT_ERRORS, OnnxNetwork
 
-MAX_SIZE_RATIO = 0.45
-"""Largest allowed share of the float file's bytes. Weights in int8 alone make it 0.25."""
+MAX_SIZE_RATIO = {"int8": 0.45, "int4": 0.25}
+"""Largest allowed share of the float file's bytes. Weights in int8 alone make it 0.25, mostly in int4 0.15."""
 MIN_INT8_SHARE = 0.9
 """Smallest allowed share of the convolutions that onnxruntime runs in int8."""
 SLOWEST = 1.1
@@ -30,17 +30,22 @@ _INT8_CONVS = frozenset({"ConvInteger", "QLinearConv"})
 _X86_MACHINES = ("x86_64", "amd64")
 
 
-def check_size(path: Path, float_bytes: int) -> int:
+def check_size(path: Path, float_bytes: int, weights: str = "int8") -> int:
     """Return the bytes of a quantized file.
+
+    Args:
+        path: the file.
+        float_bytes: bytes of the float file.
+        weights: what the weights are kept in.
 
     Raises:
         QuantizationError: it is not much smaller than the float file.
     """
-    size = path.stat().st_size
-    if size > MAX_SIZE_RATIO * float_bytes:
+    size, most = path.stat().st_size, MAX_SIZE_RATIO[weights]
+    if size > most * float_bytes:
         raise QuantizationError(
-            f"expected a file of at most {MAX_SIZE_RATIO:.0%} of the float file's {float_bytes} bytes, got {size}; "
-            "its weights are not in int8, or the network is too small for int8 to pay"
+            f"expected a file of at most {most:.0%} of the float file's {float_bytes} bytes, got {size}; "
+            f"its weights are not in {weights}, or the network is too small for {weights} to pay"
         )
     return size
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 import onnx
 
 from visionlora.errors import QuantizationError
+from visionlora.quantization.int4 import int4_groups
 
 PASS_THROUGH = frozenset({"Concat", "Identity", "MaxPool", "Reshape", "Resize", "Slice", "Split", "Transpose"})
 """Operations that move values without changing them, so that inputs and outputs can share one scale."""
@@ -51,11 +52,13 @@ class QuantizationPlan:
         convs: the convolutions that are to run in int8.
         groups: the int8 activations; each is in one group.
         float_layers: the layers (convolutions, matrix products) that stay float.
+        int4: how many weights share a multiplier in each convolution that has int4 weights, none where all are int8.
     """
 
     convs: tuple[str, ...]
     groups: tuple[RangeGroup, ...]
     float_layers: tuple[str, ...]
+    int4: Mapping[str, int] = field(default_factory=dict)
 
 
 def layer_name(node: onnx.NodeProto) -> str:
@@ -64,7 +67,7 @@ def layer_name(node: onnx.NodeProto) -> str:
 
 
 def plan_quantization(
-    graph: onnx.GraphProto, *, float_layers: Iterable[str] = (), fuses: bool = False
+    graph: onnx.GraphProto, *, float_layers: Iterable[str] = (), fuses: bool = False, int4: bool = False
 ) -> QuantizationPlan:
     """Decide what becomes int8 in a detector.
 
@@ -78,6 +81,7 @@ def plan_quantization(
         float_layers: convolutions that are to stay float. The tensors of such a plan are some of those of a plan
             without, so ranges chosen for that one serve this one too.
         fuses: only what convolutions read becomes int8, see `Scheme.fuses`.
+        int4: the weights of large layers become int4. Which they are does not depend on `float_layers`.
 
     Raises:
         QuantizationError: a float layer is no convolution that would be in int8.
@@ -91,6 +95,8 @@ def plan_quantization(
     convs = [node for node in candidates if layer_name(node) not in left]
     names = tuple(layer_name(node) for node in convs)
     needed = wiring.tensors_before(convs)
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer} if int4 else {}
+    weights = {layer_name(node): shapes[node.input[1]] for node in candidates if node.input[1] in shapes}
     int8 = dict.fromkeys(node.input[0] for node in convs) if fuses else _int8_tensors(graph, wiring, convs, needed)
     return QuantizationPlan(
         convs=names,
@@ -98,6 +104,7 @@ def plan_quantization(
         float_layers=tuple(
             layer_name(node) for node in graph.node if node.op_type in _LAYERS and layer_name(node) not in set(names)
         ),
+        int4={name: group for name, group in int4_groups(weights).items() if name not in left},
     )
 
 

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import helper, numpy_helper, version_converter
 
 from visionlora.errors import QuantizationError
+from visionlora.quantization.float_model import opset_of
 from visionlora.quantization.kernels import (
     gains_fourth_channel,
     is_doubling,
@@ -34,8 +35,10 @@ from visionlora.quantization.plan import (
 )
 from visionlora.quantization.ranges import UNIT_RANGE, ActivationRange
 from visionlora.quantization.recipe import QuantizationRecipe
-from visionlora.quantization.weights import quantize_conv
+from visionlora.quantization.weights import Int4Weight, quantize_conv
 from visionlora.quantization.writer import GraphWriter
+
+_INT4_OPSET, _INT4_IR = 21, 10  # the first versions of operations and of the file with 4-bit constants
 
 
 def apply_recipe(model: onnx.ModelProto, recipe: QuantizationRecipe) -> onnx.ModelProto:
@@ -52,7 +55,10 @@ def apply_recipe(model: onnx.ModelProto, recipe: QuantizationRecipe) -> onnx.Mod
     Raises:
         QuantizationError: the recipe is of another graph: it lacks a tensor, or names a layer that is none.
     """
-    plan = plan_quantization(model.graph, float_layers=recipe.float_layers, fuses=recipe.scheme.fuses)
+    int4 = recipe.scheme.weights == "int4"
+    if int4:
+        model = _with_int4(model)
+    plan = plan_quantization(model.graph, float_layers=recipe.float_layers, fuses=recipe.scheme.fuses, int4=int4)
     tensors = [name for group in plan.groups for name in group.tensors]
     missing = [name for name in tensors if name not in recipe.ranges]
     if missing:
@@ -63,6 +69,27 @@ def apply_recipe(model: onnx.ModelProto, recipe: QuantizationRecipe) -> onnx.Mod
     writer = _Quantizer(model, plan, {name: recipe.ranges[name] for name in tensors}, recipe)
     writer.write()
     return writer.model()
+
+
+def _with_int4(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model in a version of ONNX that has int4.
+
+    Raises:
+        QuantizationError: an operation cannot be written in it.
+    """
+    if opset_of(model) < _INT4_OPSET:
+        try:
+            model = version_converter.convert_version(model, _INT4_OPSET)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise QuantizationError(
+                f"int4 weights need opset {_INT4_OPSET}, and this graph cannot be written in it: {reason}; export "
+                "another, or take int8 weights"
+            ) from error
+    raised = onnx.ModelProto()
+    raised.CopyFrom(model)
+    raised.ir_version = max(model.ir_version, _INT4_IR)
+    return raised
 
 
 class _Quantizer:
@@ -81,6 +108,7 @@ class _Quantizer:
         self._model, self._graph, self._ranges = model, model.graph, ranges
         self._scheme, self._takes_pixels = recipe.scheme, recipe.image == "uint8"
         self._convs, self._named = set(plan.convs), {*plan.convs, *plan.float_layers}
+        self._int4 = plan.int4
         self._constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in self._graph.initializer}
         self._outputs = {value.name for value in self._graph.output}
         inputs = [value.name for value in self._graph.input]
@@ -226,21 +254,37 @@ class _Quantizer:
             self._constants[node.input[1]],
             self._constants[node.input[2]] if has_bias else None,
             self._ranges[source].scale,
+            self._int4.get(layer_name(node)),
         )
         if self._reads_four(node):
             if source not in self._four:
                 self._four[source] = write_fourth_channel(self._to, self._levels[source])
-            weight, read = with_fourth_input(quantized.weight), self._dequantize(self._four[source], source)
+            read = self._dequantize(self._four[source], source)
+            weight = self._to.constant(with_fourth_input(quantized.weight), node.input[1])
+        elif quantized.int4 is not None:
+            read = self._read(source)
+            weight = self._write_int4(quantized.int4, quantized.weight.shape, node.input[1])
         else:
-            weight, read = quantized.weight, self._read(source)
-        inputs = [read, self._dequantize_constant(weight, quantized.scale, node.input[1])]
+            read = self._read(source)
+            weight = self._to.constant(quantized.weight, node.input[1])
+        inputs = [read, self._dequantize_constant(weight, quantized.scale)]
         if self._scheme.fuses and has_bias:
             inputs.append(self._read(node.input[2]))
         elif quantized.bias is not None:
-            inputs.append(self._dequantize_constant(quantized.bias, quantized.bias_scale))
+            inputs.append(self._dequantize_constant(self._to.constant(quantized.bias), quantized.bias_scale))
         return inputs
 
-    def _dequantize_constant(self, levels: NDArray[np.generic], scale: NDArray[np.float32], name: str = "") -> str:
+    def _write_int4(self, weight: Int4Weight, shape: tuple[int, ...], name: str) -> str:
+        """Write what makes an int8 weight of int4 levels and multipliers.
+
+        onnxruntime computes it once, when it loads the file, and before it looks for integer convolutions. It would
+        run a convolution behind DequantizeLinear of int4, or of blocks, in float.
+        """
+        parts = [self._to.constant_4bit(weight.levels, name), self._to.constant_4bit(weight.multiplier)]
+        whole = [self._to.add("Cast", [part], to=onnx.TensorProto.INT32) for part in parts]
+        product = self._to.add("Reshape", [self._to.add("Mul", whole), self._to.constant(np.array(shape))])
+        return self._to.add("Cast", [product], to=onnx.TensorProto.INT8)
+
+    def _dequantize_constant(self, levels: str, scale: NDArray[np.float32]) -> str:
         """Write constants with a scale for each channel; symmetric, so a missing zero point says it all."""
-        inputs = [self._to.constant(levels, name), self._to.constant(scale)]
-        return self._to.add("DequantizeLinear", inputs, axis=0)
+        return self._to.add("DequantizeLinear", [levels, self._to.constant(scale)], axis=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,7 @@ from visionlora.quantization.plan import plan_quantization
 from visionlora.quantization.qdq import apply_recipe
 from visionlora.quantization.recipe import IMAGES, QuantizationRecipe
 from visionlora.quantization.report import QuantizationReport
-from visionlora.quantization.scheme import WEIGHTS, X86, Scheme, scheme_for
+from visionlora.quantization.scheme import X86, Scheme, scheme_for
 from visionlora.runtime import OnnxNetwork
 
 _BEST_SUFFIX = ".best.onnx"
@@ -92,6 +92,7 @@ def quantize(
     adapter: Path | str | None = None,
     target: str = X86.name,
     method: str = X86.method,
+    weights: str | None = None,
     input: str = IMAGES[0],
     max_drop: float | None = None,
     max_class_drop: float | None = None,
@@ -102,8 +103,8 @@ def quantize(
 ) -> QuantizedModel:
     """Quantize a detector to int8, calibrated on images of the training split, or as its adapter was trained.
 
-    A model whose adapter was trained with `quantize="int8"` keeps the ranges of that training; the images then only
-    check the result.
+    A model whose adapter was trained with `quantize` keeps the ranges of that training; the images then only check the
+    result.
 
     The file is kept only if it is much smaller, runs in int8 in onnxruntime, and still gives scores. onnxruntime's
     integer kernels are exact on x86 CPUs with VNNI; on older ones sums of large products may saturate.
@@ -122,6 +123,8 @@ def quantize(
         target: whom the file is for: `x86` and `arm` (onnxruntime on such a CPU), `tensorrt`, or `generic`.
         method: what activation ranges are chosen by: `activation` (the error behind the activation function), `mse`,
             `percentile` or `minmax`.
+        weights: what weights are kept in: `int8`, or `int4` for a smaller file that computes the same way (see
+            docs/quantization.md); None takes what the adapter was trained for, `int8` where it was trained in float.
         input: `float32`, as the float file, or `uint8`: (1, S, S, 3) pixels as they lie in memory.
         max_drop: budget: how much mAP50-95 the file may lose against the float one, as a fraction of 1.
         max_class_drop: budget: how much AP50-95 of any class it may lose.
@@ -137,7 +140,7 @@ def quantize(
         OutputError: `out` or a file beside it exists or cannot be written.
         QuantizationError: the quantized file fails a check, and nothing is written; or the budget cannot be kept, and
             the best file is written as `model.int8.best.onnx` with its report, and no `out`.
-        UsageError: `images` is below 1, `target`, `method` or `input` is unknown, a limit or `conf` is out
+        UsageError: `images` is below 1, `target`, `method`, `weights` or `input` is unknown, a limit or `conf` is out
             of range, `out` is `model`, or `model` was made with another adapter.
 
     Example:
@@ -146,7 +149,7 @@ def quantize(
     """
     if images < 1:
         raise UsageError(f"images: expected at least 1 calibration image, got {images}")
-    scheme = scheme_for(target, method)
+    scheme = scheme_for(target, method, weights or "int8")
     asked = Asked(Budget(max_drop, max_class_drop), thresholds, conf)
     model, out = Path(model), Path(out)
     if out.suffix != ".onnx":
@@ -164,7 +167,7 @@ def quantize(
     refuse_evaluation_images(chosen, data)
     domain = load_domain(data) if asked.judged else None
     inputs = _Inputs(chosen, source.network.image_size)
-    trained = None if recalibrate else trained_recipe(source, scheme)
+    trained = None if recalibrate else trained_recipe(source, scheme, weights)
     recipe = replace(trained or calibrate(source.model, inputs, scheme), image=input)
     settings: dict[str, object] = {
         "ranges": "adapter" if trained else "images",
@@ -219,7 +222,7 @@ def _write(
     float_bytes = source.path.stat().st_size
     with atomic_output(out) as partial:
         partial.write_bytes(quantized.SerializeToString(deterministic=True))
-        size = check_size(partial, float_bytes)
+        size = check_size(partial, float_bytes, recipe.scheme.weights)
         int8_convs = check_int8_convs(partial, plan.convs, recipe.scheme)
         check_scores(source.network, OnnxNetwork(partial), inputs)
         check_speed(source.path, partial, recipe.scheme)
@@ -237,15 +240,22 @@ def _write(
 
 
 def calibrate_detector(
-    source: FloatDetector, dataset: Dataset, *, images: int, seed: int
+    source: FloatDetector, dataset: Dataset, *, images: int, seed: int, weights: str = "int8"
 ) -> tuple[QuantizationRecipe, tuple[LabelledImage, ...]]:
     """Return the recipe that training images of a data set give, and these images."""
     chosen = choose_images(dataset.split("train"), images, seed=seed)
-    return calibrate(source.model, _Inputs(chosen, source.network.image_size), X86), chosen
+    return calibrate(source.model, _Inputs(chosen, source.network.image_size), replace(X86, weights=weights)), chosen
 
 
-def trained_recipe(source: FloatDetector, scheme: Scheme = X86) -> QuantizationRecipe | None:
+def trained_recipe(
+    source: FloatDetector, scheme: Scheme = X86, weights: str | None = None
+) -> QuantizationRecipe | None:
     """Return the recipe that a model's adapter was trained with; None where it was trained in float.
+
+    Args:
+        source: the model.
+        scheme: that of the file to be made.
+        weights: what its weights are to be kept in; None for what the adapter was trained for.
 
     Raises:
         QuantizationError: it brings a recipe that cannot be read.
@@ -260,7 +270,12 @@ def trained_recipe(source: FloatDetector, scheme: Scheme = X86) -> QuantizationR
             f"{source.path}: its ranges were trained as {recipe.scheme.activations}; for target {scheme.name} by "
             f"{scheme.method} ({scheme.activations}) leave them aside with --recalibrate"
         )
-    return replace(recipe, scheme=scheme)
+    if weights not in (None, recipe.scheme.weights):
+        raise UsageError(
+            f"{source.path}: it was trained for {recipe.scheme.weights} weights, got --weights {weights}; drop it, or "
+            "leave the trained ranges aside with --recalibrate"
+        )
+    return replace(recipe, scheme=replace(scheme, weights=recipe.scheme.weights))
 
 
 def load_float_detector(path: Path | str) -> FloatDetector:
@@ -291,14 +306,13 @@ def build_int8(
     """
     quantized = apply_recipe(source.model, recipe)
     network, scheme = source.network, recipe.scheme
-    described = {**asdict(scheme), "activations": scheme.activations, "weights": WEIGHTS, "biases": scheme.biases}
     card = make_card(
         "int8",
         names=network.names,
         image_size=network.image_size,
         parents={"onnx": sha256_of(source.path), **(network.metadata or {}).get("parents", {})},
         settings={
-            "scheme": described,
+            "scheme": scheme.described(),
             "float_layers": recipe.float_layers,
             "input": recipe.image,
             **(settings or {}),

@@ -47,10 +47,13 @@ class QuantizationRecipe:
 
     def to_json(self) -> str:
         """Return the recipe as text; `from_json` gives back the same numbers to the last bit."""
+        scheme = asdict(self.scheme)
+        if scheme["weights"] == "int8":  # versions that know no other can read it, then
+            del scheme["weights"]
         return json.dumps(
             {
                 "format": FORMAT,
-                "scheme": asdict(self.scheme),
+                "scheme": scheme,
                 "float_layers": self.float_layers,
                 "image": self.image,
                 "ranges": {name: [chosen.low, chosen.high] for name, chosen in self.ranges.items()},

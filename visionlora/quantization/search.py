@@ -9,12 +9,11 @@ from numpy.typing import NDArray
 
 from visionlora.quantization.groups import LayerGroup
 
-_ADDED_BYTES = 3
-"""A weight takes 4 bytes in float and 1 in int8."""
+_FLOAT_BYTES = 4
 
 
 def order_groups(
-    groups: Sequence[LayerGroup], errors: NDArray[np.float64], *, room_bytes: float
+    groups: Sequence[LayerGroup], errors: NDArray[np.float64], *, room_bytes: float, weight_bytes: float = 1.0
 ) -> tuple[LayerGroup, ...]:
     """Return groups in the order in which they go back to float: the most error for the least time first.
 
@@ -23,11 +22,12 @@ def order_groups(
         errors: (groups,), what each adds.
         room_bytes: by how much the file may grow. A group that does not fit beside those before it is left out, and so
             is one without error.
+        weight_bytes: what a weight takes as long as it is not float.
     """
     gain = [error / max(group.multiply_adds, 1) for group, error in zip(groups, errors, strict=True)]
     ordered = []
     for index in np.argsort(-np.array(gain), kind="stable").tolist():
-        added = _ADDED_BYTES * groups[index].weights
+        added = (_FLOAT_BYTES - weight_bytes) * groups[index].weights
         if errors[index] > 0 and added <= room_bytes:
             ordered.append(groups[index])
             room_bytes -= added

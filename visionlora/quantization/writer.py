@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,10 +53,24 @@ class GraphWriter:
     def constant(self, array: NDArray[np.generic], name: str = "") -> str:
         """Return the name of an initializer with this content, `name` if it is new and that is free."""
         key = (array.dtype.str, array.shape, array.tobytes())
+        return self._constant(key, name, lambda name: numpy_helper.from_array(array, name))
+
+    def constant_4bit(self, array: NDArray[np.int8 | np.uint8], name: str = "") -> str:
+        """Return the name of an initializer of int4, or uint4 where `array` is unsigned; its numbers must fit."""
+        kind = onnx.TensorProto.INT4 if array.dtype == np.int8 else onnx.TensorProto.UINT4
+        nibbles = array.reshape(-1).view(np.uint8) & 15
+        pairs = np.append(nibbles, np.zeros(len(nibbles) % 2, dtype=np.uint8)).reshape(-1, 2)
+        packed = (pairs[:, 0] | pairs[:, 1] << 4).tobytes()  # the first of two is the lower half of a byte
+        key = (f"4 bits of {array.dtype.str}", array.shape, packed)
+        return self._constant(key, name, lambda name: helper.make_tensor(name, kind, array.shape, packed, raw=True))
+
+    def _constant(
+        self, key: tuple[str, tuple[int, ...], bytes], name: str, made: Callable[[str], onnx.TensorProto]
+    ) -> str:
         if key not in self._by_content:
             name = name if name and name not in self.initializers else self.fresh("c")
             self._by_content[key] = name
-            self.initializers[name] = numpy_helper.from_array(array, name)
+            self.initializers[name] = made(name)
         return self._by_content[key]
 
     def fresh(self, prefix: str) -> str:

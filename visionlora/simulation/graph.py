@@ -14,7 +14,7 @@ from torch import nn
 
 from visionlora.errors import QuantizationError
 from visionlora.simulation.fake import fake_quantize, quantized_silu
-from visionlora.simulation.layers import LayerConstants
+from visionlora.simulation.layers import LayerConstants, Layout, layout_of
 from visionlora.simulation.operators import Operation, convolution, operation_of
 from visionlora.simulation.ranges import LearnedRanges, SimulationSpec
 
@@ -84,12 +84,14 @@ class GraphNetwork(nn.Module):
         if unknown:
             raise QuantizationError(f"expected constant weights, got computed ones: {', '.join(unknown[:5])}")
         int8 = set(spec.convs) if spec else set()
+        int4 = spec.int4 if spec else {}
         self._inputs = tuple(node.input[0] for node in convs)
         self._int8 = tuple(
             index
             for index, node in enumerate(convs)
             if (node.name or node.output[0]) in int8 and node.input[0] in self._range_of
         )
+        self._int4 = tuple(int4.get(convs[index].name or convs[index].output[0]) for index in self._int8)
         self._constant_names: dict[str, str] = {}
         for index, node in enumerate(convs):
             self.register_buffer(f"weight{index}", _tensor(arrays[node.input[1]]))
@@ -101,7 +103,7 @@ class GraphNetwork(nn.Module):
             self.register_buffer(f"constant{number}", _tensor(arrays[name]))
         self._raw: set[str] = set()
         self._steps = self._plan(nodes, arrays)
-        self._layer_constants: LayerConstants | None = None
+        self._layer_constants: dict[Layout, LayerConstants] = {}
 
     def constants(self) -> Constants:
         """Return weights and biases as they stand in the graph."""
@@ -156,14 +158,15 @@ class GraphNetwork(nn.Module):
             return weights, biases
         weights, biases = list(weights), list(biases)
         chosen = [weights[index].float() for index in self._int8]
-        if self._layer_constants is None or self._layer_constants.device != chosen[0].device:
-            self._layer_constants = LayerConstants([tuple(weight.shape) for weight in chosen], chosen[0].device)
+        layout = layout_of(chosen)
+        if layout not in self._layer_constants:  # the earlier ones stay: a CUDA graph may read them
+            self._layer_constants[layout] = LayerConstants(chosen, self._int4)
         some = [
             weight.new_zeros(len(weight)) if biases[index] is None else biases[index].float()
             for index, weight in zip(self._int8, chosen, strict=True)
         ]
         scales = [ranges[self._range_of[self._inputs[index]]][0] for index in self._int8]
-        on_levels = self._layer_constants.rounded(chosen, some, scales, dtype)
+        on_levels = self._layer_constants[layout].rounded(chosen, some, scales, dtype)
         for index, weight, bias in zip(self._int8, *on_levels, strict=True):
             weights[index] = weight
             biases[index] = None if biases[index] is None else bias

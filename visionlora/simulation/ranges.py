@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -58,10 +58,17 @@ class RangeSpec:
 
 @dataclass(frozen=True)
 class SimulationSpec:
-    """What is int8 in a graph: the convolutions (by node name, or output where unnamed) and the ranges."""
+    """What is int8 in a graph.
+
+    Attributes:
+        convs: the convolutions, by node name, or output where unnamed.
+        ranges: of the activations.
+        int4: how many neighbouring weights of a channel share a multiplier in each convolution with int4 weights.
+    """
 
     convs: tuple[str, ...]
     ranges: tuple[RangeSpec, ...]
+    int4: Mapping[str, int] = field(default_factory=dict)
 
 
 class LearnedRanges(nn.Module):
