@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from visionlora.adapters import AdapterSettings, read_adapter_card
-from visionlora.data import load_dataset
+from visionlora.data import Dataset, load_dataset
 from visionlora.errors import UsageError
 from visionlora.phase import Phase, has_progress, refuse_earlier_run, run_phase, warn_of_doubtful_data
 from visionlora.quantization.scheme import WEIGHTS
-from visionlora.yolo import check_image_size, check_targets, load_base
+from visionlora.yolo import Base, check_image_size, check_targets, load_base
 from visionlora.yolo.hyperparameters import RECIPE, check_device, check_hyperparameters, default_device, memory_cache
 from visionlora.yolo.trainer import ADAPTER_FILE
 
@@ -132,20 +132,12 @@ def train(
     dataset = load_dataset(data)
     warn_of_doubtful_data(dataset)
     check_targets(base.model, dataset.names, settings)
-    chosen = {
-        **RECIPE,
-        "nbs": batch,
-        "cache": memory_cache(len(dataset.split("train")), imgsz),
-        **extra,
-        "epochs": epochs,
-        "imgsz": imgsz,
-        "batch": batch,
-        "seed": seed,
-        "lr0": lr0,
-    }
+    cache = memory_cache(len(dataset.split("train")), imgsz)
+    chosen = {**RECIPE, "nbs": batch, "cache": cache, **extra}
+    chosen |= {"epochs": epochs, "imgsz": imgsz, "batch": batch, "seed": seed, "lr0": lr0}
     second = {**chosen, **INT8_RECIPE, "close_mosaic": max(qat_epochs // 2, 1), **extra}
-    second.update(epochs=qat_epochs, lr0=qat_lr0)
-    phases: list[tuple[str, Phase]] = []
+    second |= {"epochs": qat_epochs, "lr0": qat_lr0}
+    phases = []
     if start is None:
         phases.append((FLOAT_FOLDER, Phase(replace(settings, activation="silu"), chosen, lean=lean)))
     if settings.relu_targets and not (start and read_adapter_card(start).settings == settings):
@@ -153,9 +145,27 @@ def train(
     if quantize:
         int8 = Phase(settings, second, quantize=quantize, distill=distill, images=images, learned=ranges == "learned")
         phases.append((INT8_FOLDER, int8))
+    _run_phases(base, dataset, out, phases, start=start, device=device, resume=resume)
+    return _summary(out / ADAPTER_FILE, seconds=time.monotonic() - started)
+
+
+def _run_phases(
+    base: Base,
+    dataset: Dataset,
+    out: Path,
+    phases: Sequence[tuple[str, Phase]],
+    *,
+    start: Path | None,
+    device: str,
+    resume: bool,
+) -> None:
+    """Run phases one after another, each in its folder, the last one in `out`: its adapter is the result.
+
+    Each goes on with the adapter of the one before; the first adapter that there is, a float one, teaches.
+    """
     first = start
     for number, (folder, phase) in enumerate(phases):
-        here = out if number == len(phases) - 1 else out / folder  # the last one's adapter is the result
+        here = out if number == len(phases) - 1 else out / folder
         # Without the first part there is nothing to go on with; a later one may not have come to the end of an epoch.
         begun = resume and (number == 0 or has_progress(here))
         teacher = first if phase.distill > 0 else None
@@ -163,7 +173,6 @@ def train(
             base, dataset, here, replace(phase, start=start, teacher=teacher), device=device, resume=begun
         )
         first = first or start
-    return _summary(out / ADAPTER_FILE, seconds=time.monotonic() - started)
 
 
 def _checked_start(path: Path, settings: AdapterSettings) -> Path:

@@ -1,7 +1,7 @@
 """Milliseconds of the INT8 file against how many layers have ReLU in place of SiLU: what each stage of a network gains.
 
     yolo export model=yolo11n.pt format=onnx imgsz=640
-    python benchmarks/qalora/latency.py --model yolo11n.pt --stock yolo11n.onnx --data datasets/african-wildlife/data.yaml \
+    python benchmarks/qalora/latency.py --model yolo11n.pt --stock yolo11n.onnx --data data.yaml \
         --out benchmarks/qalora/latency.json
 
 No training: the time does not depend on the weights. Files take turns, at each number of threads.
