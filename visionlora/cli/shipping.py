@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 import visionlora as vl
-from visionlora.cli.options import overwrite, verb
+from visionlora.cli.options import overwrite, quantization_budget, verb
 
 
 def add_merge(verbs: Any) -> None:
@@ -100,10 +100,7 @@ def add_quantize(verbs: Any) -> None:
         help="what activation ranges are chosen by",
     )
     parser.add_argument("--input", choices=("float32", "uint8"), default="float32", help="numbers of the picture")
-    parser.add_argument(
-        "--max-drop", type=float, help="mAP50-95 on val that it may lose, such as 0.005 for half a point"
-    )
-    parser.add_argument("--max-class-drop", type=float, help="AP50-95 that any class may lose, such as 0.03")
+    quantization_budget(parser)
     parser.add_argument(
         "--thresholds", choices=("recall", "precision"), help="write thresholds that keep this of the float model"
     )

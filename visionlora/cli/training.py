@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 import visionlora as vl
-from visionlora.cli.options import overwrite, print_report, verb
+from visionlora.cli.options import overwrite, print_report, quantization_budget, verb
 from visionlora.errors import UsageError
 
 
@@ -18,12 +18,22 @@ def add_adapt(verbs: Any) -> None:
     """Add `visionlora adapt`."""
 
     def run(options: argparse.Namespace) -> None:
-        adapted = vl.adapt(options.model, options.data, options.out, **_training_arguments(options))
+        adapted = vl.adapt(
+            options.model,
+            options.data,
+            options.out,
+            **_training_arguments(options),
+            max_drop=options.max_drop,
+            max_class_drop=options.max_class_drop,
+        )
         print_report(adapted.report)
+        if adapted.quantized.report is not None:
+            print("\n".join(adapted.quantized.report.lines()))
         print(f"everything is in {options.out}; open {options.out}/report.html")
 
     example = "visionlora adapt --model yolo11n.pt --data data.yaml --out runs/steel --imgsz 320"
     parser = verb(verbs, "adapt", run, "the whole way: train, merge, export, quantize and judge", example)
+    quantization_budget(parser)
     _training_options(parser)
 
 
