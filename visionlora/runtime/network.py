@@ -84,7 +84,8 @@ class OnnxNetwork:
         if task != "detect" or len(inputs) != 1 or len(outputs) != 1:
             raise ModelError(
                 f"{path}: expected a detector with one input and one output, "
-                f"got a model of task {task!r} with {len(inputs)} and {len(outputs)}"
+                f"got a model of task {task!r} with {len(inputs)} and {len(outputs)}; export its predictions alone "
+                "(of an Ultralytics model: model.model[-1].export = True)"
             )
         if inputs[0].type not in _INPUT_TYPES:
             raise ModelError(f"{path}: expected a float or uint8 input, got {inputs[0].type}")
@@ -239,7 +240,8 @@ def _names(path: Path, properties: Mapping[str, str], metadata: dict[str, Any] |
         ordered = [names[i] for i in range(len(names))]
     except (KeyError, ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
         raise ModelError(
-            f"{path}: expected class names in the file's metadata ('names'), as visionlora and Ultralytics write them"
+            f"{path}: expected class names in the file's metadata, as visionlora and Ultralytics write them; add them: "
+            "onnx.helper.set_model_props(model, {'names': \"{0: 'scratch', 1: 'pit'}\"})"
         ) from error
     return tuple(str(name) for name in ordered)
 
