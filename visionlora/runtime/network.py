@@ -16,6 +16,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort
 
 from visionlora.cards import PREPROCESSING
 from visionlora.errors import ModelError, UsageError
+from visionlora.runtime.batch import check_batch, run_in_steps
 from visionlora.runtime.finished import one_hot
 from visionlora.runtime.providers import Provider, Providers, check_started, resolve_providers
 
@@ -109,9 +110,7 @@ class OnnxNetwork:
             UsageError: `batch` is not of this shape.
             ModelError: onnxruntime fails on the graph.
         """
-        side = self.image_size
-        if batch.ndim != 4 or batch.shape[1:] != (3, side, side) or not len(batch):
-            raise UsageError(f"{self.path}: expected a batch (n, 3, {side}, {side}), got {batch.shape}")
+        check_batch(self.path, batch, self.image_size)
         if self.takes_pixels:
             return self._run_all(np.rint(batch * np.float32(255)).astype(np.uint8).transpose(0, 2, 3, 1))
         return self._run_all(batch)
@@ -142,14 +141,7 @@ class OnnxNetwork:
     def _run_all(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """Run a batch of any size; the file may fix another."""
         batch = np.ascontiguousarray(batch, dtype=self._input_type)
-        step = self.batch or len(batch)
-        if step == len(batch):
-            output = self._run(batch)
-        else:  # the file fixes the size of a batch
-            spare = -len(batch) % step
-            padded = np.concatenate([batch, np.zeros_like(batch, shape=(spare, *batch.shape[1:]))]) if spare else batch
-            output = np.concatenate([self._run(padded[i : i + step]) for i in range(0, len(padded), step)])
-            output = output[: len(batch)]
+        output = run_in_steps(self._run, batch, self.batch)
         if self._end_to_end:
             return one_hot(self.path, output, len(self.names))
         if output.shape[1] != 4 + len(self.names):
