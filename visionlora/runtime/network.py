@@ -196,7 +196,8 @@ def _open_session(
     try:
         # Without its fallback, in which onnxruntime goes on without the provider that was asked for, and prints.
         session = onnxruntime.InferenceSession(content or str(path), options, providers=providers, enable_fallback=0)
-        session.get_modelmeta(), session.get_inputs(), session.get_outputs()  # names that are no UTF-8 fail here
+        # text that is no UTF-8 fails here
+        session.get_modelmeta().custom_metadata_map, session.get_inputs(), session.get_outputs()
     except (*ORT_ERRORS, ValueError, RuntimeError) as error:
         raise ModelError(f"{path}: expected an ONNX file, onnxruntime cannot load it: {_one_line(error)}") from error
     check_started(path, session, providers)
