@@ -25,6 +25,11 @@ def overwrite(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
 
 
+def chosen(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Return the options of these names, as the verb's function takes them."""
+    return {name: getattr(options, name) for name in names}
+
+
 def quantization_budget(parser: argparse.ArgumentParser) -> None:
     """Add `--max-drop` and `--max-class-drop` of an INT8 file."""
     parser.add_argument(
