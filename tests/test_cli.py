@@ -31,6 +31,11 @@ VERBS = (
     "demo",
     "patch",
     "rollback",
+    "bundle",
+    "unbundle",
+    "adapters merge",
+    "adapters scale",
+    "adapters rank",
 )
 FUNCTIONS = {"eval": "evaluate"} | {f"adapters {verb}": f"{verb}_adapter" for verb in ("scale", "rank")}
 FUNCTIONS["adapters merge"] = "merge_adapters"

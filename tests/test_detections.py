@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from ultralytics.utils.nms import non_max_suppression
 
-from visionlora.detections import MAX_CANDIDATES, Detections, Timing, check_thresholds, decode, iou_matrix, nms
+from visionlora.boxes import iou_matrix, nms
+from visionlora.detections import MAX_CANDIDATES, Detections, Timing, check_thresholds, decode
 from visionlora.errors import UsageError
 
 
@@ -114,13 +115,13 @@ def test_nms_of_many_boxes_equals_torchvision():
 
 def test_nms_removes_only_what_overlaps_more_than_the_threshold():
     boxes = [[0, 0, 2, 2], [0, 0, 2, 1]]  # IoU exactly 0.5
-    assert nms(boxes, [0.9, 0.8], [0, 0], iou_threshold=0.5).tolist() == [0, 1]
-    assert nms(boxes, [0.9, 0.8], [0, 0], iou_threshold=0.49).tolist() == [0]
-    assert nms(boxes, [0.9, 0.8], [0, 1], iou_threshold=0.1).tolist() == [0, 1]
+    assert nms(boxes, [0.9, 0.8], [0, 0], iou_threshold=0.5, max_detections=300).tolist() == [0, 1]
+    assert nms(boxes, [0.9, 0.8], [0, 0], iou_threshold=0.49, max_detections=300).tolist() == [0]
+    assert nms(boxes, [0.9, 0.8], [0, 1], iou_threshold=0.1, max_detections=300).tolist() == [0, 1]
 
 
 def test_nms_of_nothing_is_nothing():
-    assert nms(np.zeros((0, 4)), [], []).shape == (0,)
+    assert nms(np.zeros((0, 4)), [], [], iou_threshold=0.5, max_detections=300).shape == (0,)
 
 
 @pytest.mark.parametrize("confidence", [0.001, 0.25, 0.9])
@@ -218,7 +219,7 @@ def test_suppression_of_any_boxes_is_that_of_torchvision(boxes, iou_threshold, c
     generator = np.random.default_rng(seed)
     scores = generator.permutation(np.linspace(0.1, 0.9, len(boxes))).astype(np.float32)  # all differ
     class_ids = generator.integers(0, classes, len(boxes))
-    kept = nms(boxes, scores, class_ids, iou_threshold=iou_threshold)
+    kept = nms(boxes, scores, class_ids, iou_threshold=iou_threshold, max_detections=300)
     # Class by class, so that no offset of torchvision's own rounds a box; an empty box has no IoU there.
     expected = [
         rows[torchvision.ops.nms(*map(torch.from_numpy, (boxes[rows], scores[rows])), iou_threshold).numpy()]
@@ -231,7 +232,7 @@ def test_suppression_of_any_boxes_is_that_of_torchvision(boxes, iou_threshold, c
 @given(some_boxes, st.integers(1, 5))
 def test_what_is_kept_is_the_same_however_many_are_wanted(boxes, most):
     scores = np.linspace(0.9, 0.1, len(boxes))
-    everything = nms(boxes, scores, np.zeros(len(boxes)), iou_threshold=0.5)
+    everything = nms(boxes, scores, np.zeros(len(boxes)), iou_threshold=0.5, max_detections=300)
     np.testing.assert_array_equal(
         nms(boxes, scores, np.zeros(len(boxes)), iou_threshold=0.5, max_detections=most), everything[:most]
     )

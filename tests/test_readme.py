@@ -102,6 +102,43 @@ def test_int8_page_shows_the_tables_that_its_command_prints() -> None:
     assert len(results) >= 2 and all(table(results) in page for table in runner.TABLES)
 
 
+def test_int8_page_names_the_commit_of_each_step_where_they_differ() -> None:
+    runner, (case, *_) = load_script("int8/run.py"), read_results("int8")
+    case["data"]["made_with"]["commit"], case["latency"]["1"]["made_with"]["commit"] = "abc1234", "def5678-dirty"
+    items = runner.provenance_list([case]).splitlines()
+    assert len(items) == 3 and items[0].startswith(f"- `{case['case']}` (accuracy): ") and "`abc1234`" in items[0]
+    assert items[1].startswith(f"- `{case['case']}` (latency, threads: 1): ") and "`def5678-dirty`" in items[1]
+    del case["accuracy"]
+    assert len(runner.provenance_list([case]).splitlines()) == 2
+
+
+def test_budget_page_is_what_its_command_writes() -> None:
+    results = read_results("budget")
+    page = (ROOT / "benchmarks" / "budget" / "README.md").read_text(encoding="utf-8")
+    assert page == load_script("budget/run.py").page(results, "results.json")
+    assert all(f"`{case['commit']}`" in page for case in results["cases"].values())
+
+
+def test_a_benchmark_names_the_commit_and_whether_code_differs_from_it(tmp_path: Path) -> None:
+    def git(*words: str) -> str:
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+        return subprocess.run(
+            ["git", *identity, *words], cwd=tmp_path, check=True, capture_output=True, text=True
+        ).stdout
+
+    commit = load_script("provenance.py").commit
+    assert commit(tmp_path) == "unknown"
+    git("init")
+    (tmp_path / "a.py").write_text("1")
+    git("add", ".")
+    git("commit", "--message", "a")
+    name = git("rev-parse", "--short", "HEAD").strip()
+    (tmp_path / "results.json").write_text("{}")
+    assert commit(tmp_path) == name
+    (tmp_path / "a.py").write_text("2")
+    assert commit(tmp_path) == f"{name}-dirty"
+
+
 def test_int8_ratios_are_those_of_the_committed_turns() -> None:
     runner = load_script("int8/run.py")
     rows = {row["label"]: row for row in read_results("int8")[0]["latency"]["1"]["rows"]}

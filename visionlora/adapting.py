@@ -9,11 +9,13 @@ from typing import Any
 
 from visionlora.errors import UsageError
 from visionlora.evaluation import Report, evaluate, refuse_existing_report
+from visionlora.evaluation.budget import check_budget
+from visionlora.evaluation.report import Budget
 from visionlora.exporting import ExportedModel, export
 from visionlora.files import refuse_existing
 from visionlora.merging import MergedModel, merge
 from visionlora.phase import refuse_earlier_run
-from visionlora.quantization import QuantizedModel
+from visionlora.quantization import QuantizedModel, int8_files
 from visionlora.quantization import quantize as quantize_model
 from visionlora.training import TrainedAdapter, train
 
@@ -55,6 +57,8 @@ def adapt(
     activation: str = "silu",
     adapter: Path | str | None = None,
     images: int = 32,
+    max_drop: float | None = None,
+    max_class_drop: float | None = None,
     hyperparameters: Mapping[str, Any] | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -63,9 +67,12 @@ def adapt(
 
     Leaves `adapter.safetensors`, `merged.pt`, `model.onnx`, `model.int8.onnx` (with `quantize="int4"` `model.int4.onnx`
     instead), `report.html`, `report.json`, `report.md` and pictures in `out`. The arguments are those of `train`;
-    `images` are the calibration images of `quantize` too.
+    `images` are the calibration images of `quantize` too, and `max_drop` and `max_class_drop` its budget: then its
+    report, `model.int8.json`, lies there too.
 
     Raises:
+        QuantizationError: the budget cannot be kept; the best file is `model.int8.best.onnx`, with its report beside.
+            With `resume` and another budget the trained adapter is taken as it is.
         VisionLoraError: any stage's error; the files of the stages before it stay.
 
     Example:
@@ -75,6 +82,7 @@ def adapt(
     out = Path(out)
     if images < 1:
         raise UsageError(f"images: expected at least 1 calibration image, got {images}")
+    check_budget(Budget(max_drop, max_class_drop))
     replace = overwrite or resume  # an interrupted run's later stages are made again
     refuse_earlier_stages(out, overwrite=replace)
     trained = train(
@@ -105,8 +113,16 @@ def adapt(
     )
     merged = merge(model, trained.path, out / MERGED_FILE, overwrite=replace)
     exported = export(merged.path, out / ONNX_FILE, imgsz=imgsz, overwrite=replace)
-    shipped = out / (INT4_FILE if quantize == "int4" else INT8_FILE)
-    quantized = quantize_model(exported.path, data, shipped, images=images, seed=seed, overwrite=replace)
+    quantized = quantize_model(
+        exported.path,
+        data,
+        out / (INT4_FILE if quantize == "int4" else INT8_FILE),
+        images=images,
+        seed=seed,
+        max_drop=max_drop,
+        max_class_drop=max_class_drop,
+        overwrite=replace,
+    )
     report = evaluate(
         [
             f"base={merged.base}",
@@ -131,6 +147,7 @@ def refuse_earlier_stages(out: Path, *, overwrite: bool) -> None:
         OutputError: it does and `overwrite` is false.
     """
     refuse_earlier_run(out, overwrite=overwrite)
-    for name in (MERGED_FILE, ONNX_FILE, INT8_FILE, INT4_FILE):
-        refuse_existing(out / name, overwrite=overwrite)
+    shipped = [path for name in (INT8_FILE, INT4_FILE) for path in int8_files(out / name)]
+    for path in (out / MERGED_FILE, out / ONNX_FILE, *shipped):
+        refuse_existing(path, overwrite=overwrite)
     refuse_existing_report(out, overwrite=overwrite)

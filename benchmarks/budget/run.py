@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from provenance import commit
 
 import visionlora as vl
 from visionlora.data import load_dataset
@@ -40,7 +44,7 @@ def main() -> None:
         else:
             vl.quantize(model, data, files["int8"], overwrite=True)
             results["cases"][label] = quantize_within_budget(Path(model), Path(data), files["budget"])
-    results |= {"machine": vars(this_machine()), "versions": installed_versions()}
+    results["machine"] = vars(this_machine())
     with atomic_output(options.out) as partial:
         partial.write_text(json.dumps(results, indent=1) + "\n")
     with atomic_output(options.out.with_name("README.md")) as partial:
@@ -59,7 +63,8 @@ def quantize_within_budget(model: Path, data: Path, out: Path) -> dict[str, Any]
         report = out.with_suffix(".best.json")
     written = json.loads(report.read_text())
     written["data"] = {name: written["data"][name] for name in ("content_hash", "split", "images")}
-    return {"bytes": {"float": model.stat().st_size, "budget": report.with_suffix(".onnx").stat().st_size}, **written}
+    sizes = {"float": model.stat().st_size, "budget": report.with_suffix(".onnx").stat().st_size}
+    return {"commit": commit(), "versions": installed_versions(), "bytes": sizes, **written}
 
 
 def measure_time(files: dict[str, Path], data: Path) -> dict[str, dict[str, float]]:
@@ -89,6 +94,8 @@ A loss of at most {MAX_DROP} of mAP50-95 and {MAX_CLASS_DROP} of AP50-95 of any 
 ([how](../../docs/budget.md)). Written by `python benchmarks/budget/run.py` from [{name}]({name}); the files were timed
 by `--time` on {results["machine"]["cpu"]}, the search while other work ran.
 
+{provenance_list(results)}
+
 {table}
 
 All in INT8, within the budget: difference of mAP50-95 to the float file, and of the worst class (95 % interval by a
@@ -97,6 +104,15 @@ batch 1, medians in turns: float, all in INT8, within the budget. Judged: forms 
 searching where it was needed. Missed objects at a score of 0.25: float; within the budget at 0.25; within the budget at
 thresholds that keep recall, fitted on other images; false alarms in brackets.
 """
+
+
+def provenance_list(results: dict[str, Any]) -> str:
+    """Return what libraries and commit of ours wrote the files, an item for the cases that share them."""
+    cases: dict[str, list[str]] = {}
+    for label, case in results["cases"].items():
+        versions = ", ".join(f"{name} {case['versions'][name]}" for name in ("onnxruntime", "pycocotools"))
+        cases.setdefault(f"written by commit `{case['commit']}` with {versions}", []).append(f"`{label}`")
+    return "\n".join(f"- {', '.join(labels)}: {text}." for text, labels in cases.items())
 
 
 def row(label: str, case: dict[str, Any]) -> tuple[str, ...]:

@@ -5,8 +5,10 @@ All int8 files are calibrated on the same pictures: those that `visionlora quant
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,12 +19,17 @@ import openvino
 import yaml
 from ultralytics import YOLO
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from provenance import provenance
+
 import visionlora as vl
 from visionlora.data import load_dataset
 from visionlora.preprocess import letterbox, read_image
 
 STOCK, OURS, OURS_INT8 = "Ultralytics FP32", "visionlora float", "visionlora INT8"
 STOCK_INT8, OPENVINO, OPENVINO_INT8 = "Ultralytics INT8", "OpenVINO FP32", "OpenVINO INT8 (NNCF)"
+MADE_WITH = "made_with.json"
+"""Beside our int8 file: the commit and the libraries that wrote it."""
 
 
 def make_files(
@@ -33,7 +40,7 @@ def make_files(
     Args:
         checkpoint: the float model (.pt).
         data: the data.yaml whose training pictures calibrate.
-        folder: where to write; what is there already is taken as it is.
+        folder: where to write; what is there already is taken as it is, our int8 file if it is known what wrote it.
         imgsz: side of the square input in pixels.
         only: which of them; all if None.
     """
@@ -41,8 +48,9 @@ def make_files(
     ours, int8 = folder / "ours.onnx", folder / "ours.int8.onnx"
     if not ours.exists():
         vl.export(checkpoint, ours, imgsz=imgsz)
-    if not int8.exists():
-        print(vl.quantize(ours, data, int8))
+    if not int8.exists() or not (folder / MADE_WITH).exists():
+        print(vl.quantize(ours, data, int8, overwrite=True))
+        (folder / MADE_WITH).write_text(json.dumps(provenance(), indent=1) + "\n")
     pictures = calibration_pictures(int8, data)
     few = _few(pictures, data, folder / "calibration")
     openvino_file = folder / "openvino" / "model.xml"

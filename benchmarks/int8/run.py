@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 ACCURACY, LATENCY, OPERATORS = STEPS = ("accuracy", "latency", "operators")
+LIBRARIES = ("onnxruntime", "openvino", "ultralytics")
 STOCK, OURS_INT8 = "Ultralytics FP32", "visionlora INT8"
 
 
@@ -105,11 +106,30 @@ def _points(change: dict) -> str:
     return f"{100 * change['value']:+.2f}{span}"
 
 
-TABLES = (latency_table, against_table, accuracy_table, operators_table)
+def provenance_list(results: list[dict]) -> str:
+    """Return what machine, libraries and commit the numbers belong to, an item for all that share them."""
+    owners: dict[str, list[str]] = {}
+    for case in results:
+        steps = {ACCURACY: case["data"]} if ACCURACY in case else {}
+        steps |= {f"{LATENCY}, threads: {count}": one for count, one in case.get(LATENCY, {}).items()}
+        texts = {step: _provenance(one) for step, one in steps.items()}
+        differ = len(set(texts.values())) > 1
+        for step, text in texts.items() if differ else list(texts.items())[:1]:
+            owners.setdefault(text, []).append(f"`{case['case']}` ({step})" if differ else f"`{case['case']}`")
+    return "\n".join(f"- {', '.join(names)}: {text}." for text, names in owners.items())
+
+
+def _provenance(step: dict) -> str:
+    versions = ", ".join(f"{name} {step['versions'][name]}" for name in LIBRARIES if name in step["versions"])
+    machine, commit = step["machine"], step["made_with"]["commit"]
+    return f"{machine['cpu']}, {machine['cores']} cores; {versions}; our INT8 file written by commit `{commit}`"
+
+
+TABLES = (provenance_list, latency_table, against_table, accuracy_table, operators_table)
 
 
 def summary(results: list[dict]) -> str:
-    """Return all tables."""
+    """Return all that the page shows of the results."""
     return "\n\n".join(table(results) for table in TABLES)
 
 
@@ -142,9 +162,9 @@ def _change(change) -> dict:
     return {"value": change.difference, "interval": None if interval is None else [interval.low, interval.high]}
 
 
-def prepare(options: argparse.Namespace) -> tuple[dict, dict[str, Path]]:
-    """Make the case's files where they are not there yet; return what the case is, and the files."""
-    from contenders import calibration_pictures, make_files
+def prepare(options: argparse.Namespace) -> tuple[dict, dict[str, Path], dict]:
+    """Make the case's files where they are not there yet; return what the case is, the files, and what wrote ours."""
+    from contenders import MADE_WITH, calibration_pictures, make_files
 
     import visionlora as vl
 
@@ -160,14 +180,15 @@ def prepare(options: argparse.Namespace) -> tuple[dict, dict[str, Path]]:
     files = make_files(checkpoint, calibration, folder, imgsz=options.imgsz, only=only)
     card = vl.inspect(files[OURS_INT8]).card
     pictures = calibration_pictures(files[OURS_INT8], calibration)
-    return {
+    about = {
         "case": options.case,
         "model": Path(options.model).stem,
         "imgsz": options.imgsz,
         "adapter": adapter,
         "calibration": {"data": calibration.parent.name, "images": len(pictures)},
         "settings": card["settings"],
-    }, files
+    }
+    return about, files, json.loads((folder / MADE_WITH).read_text())
 
 
 def main() -> None:
@@ -189,14 +210,15 @@ def main() -> None:
     known = {case["case"]: case for case in results}
     case = known.get(options.case)
     steps = options.steps.split(",")
-    about, files = prepare(options)
+    about, files, made_with = prepare(options)
     case = {**(case or {}), **about}
     if ACCURACY in steps:
-        case["accuracy"], case["data"] = judge(files, options.data)
+        case["accuracy"], data = judge(files, options.data)
+        case["data"] = {**data, "made_with": made_with}
     if LATENCY in steps:
         for count in options.threads.split(","):
             timed = time_files(files, options.data, threads=int(count), rounds=options.rounds)
-            case["latency"] = {**case.get("latency", {}), count: timed}
+            case["latency"] = {**case.get("latency", {}), count: {**timed, "made_with": made_with}}
     if OPERATORS in steps:
         from operators import profile
 

@@ -15,7 +15,6 @@ import psutil
 import pytest
 
 from tests.tiny_onnx import write_detector
-from visionlora.benchmarking import benchmark
 from visionlora.benchmarking.benchmark import bench
 from visionlora.benchmarking.contestant import Contestant
 from visionlora.cli import main
@@ -35,20 +34,18 @@ def tiny(tmp_path: Path) -> Path:
     return write_detector(tmp_path / "tiny.onnx")
 
 
-def test_larger_network_is_slower_and_its_frame_holds_every_part(tiny, exported, picture) -> None:
-    result = bench([tiny, exported.path], image=picture, threads=[1], rounds=3)
+def test_real_networks_are_measured_and_the_larger_is_slower(tiny, exported, picture) -> None:
+    """The one test that looks at real time: the networks are so unlike that no other load turns them round."""
+    result = bench([tiny, exported.path], image=picture, threads=[1], rounds=5)
     first, second = result.rows
-    assert second.faster < 0.8 and first.faster == 1
-    assert list(second.parts) == ["read", "letterbox", "network", "decode"]
-    assert second.frame.median / 3 < sum(second.parts.values()) < 3 * second.frame.median  # medians of a busy machine
-    assert second.network.low5 <= second.network.low25 <= second.network.median <= second.network.high95
+    assert second.faster < 1 and first.faster == 1
+    assert list(second.parts) == ["read", "letterbox", "network", "decode"] and min(second.parts.values()) > 0
     assert second.bytes_ratio == pytest.approx(exported.bytes / tiny.stat().st_size, abs=1e-3)
-    assert len(second.turns_ms) == 3 and result.calls == 15
+    assert len(second.turns_ms) == 5 and result.calls == 25
 
 
-def test_model_against_itself_is_as_fast(exported, picture) -> None:
-    rows = bench([f"a={exported.path}", f"b={exported.path}"], image=picture, threads=[1], rounds=6).rows
-    assert rows[0].faster == 1 and 0.3 < rows[1].faster < 3
+def test_model_against_itself_takes_as_much_memory(exported, picture) -> None:
+    rows = bench([f"a={exported.path}", f"b={exported.path}"], image=picture, threads=[1], rounds=1).rows
     assert abs(rows[0].peak_bytes - rows[1].peak_bytes) < 0.2 * rows[0].peak_bytes
 
 
@@ -58,26 +55,26 @@ def test_memory_is_that_of_one_model_and_not_of_the_caller(tiny, picture) -> Non
     assert 0 < row.before_bytes < row.peak_bytes < 300e6 < here.nbytes
 
 
-def test_ratios_are_to_the_first_with_as_many_threads(tiny, picture) -> None:
-    rows = bench([f"a={tiny}", f"b={tiny}"], image=picture, threads=[1, 2], rounds=1).rows
-    assert [(row.label, row.threads) for row in rows] == [("a", 1), ("b", 1), ("a", 2), ("b", 2)]
-    assert rows[2].faster == 1
-    assert rows[3].faster == pytest.approx(rows[2].turns_ms[0] / rows[3].turns_ms[0], abs=1e-3)
-    assert rows[3].frame_faster == pytest.approx(rows[2].frame_turns_ms[0] / rows[3].frame_turns_ms[0], abs=1e-3)
-
-
 def test_process_stands_still_between_its_turns(tiny, picture) -> None:
     one = Contestant(parse_spec(tiny), 2, [picture], image_size=None, confidence=0.25)
     try:
-        one.take_turn(calls=3, warm_up=1)
         process = psutil.Process(one._process.pid)
-        before = process.cpu_times().user
-        time.sleep(0.5)
-        assert process.status() == psutil.STATUS_STOPPED and process.cpu_times().user - before < 0.05
-        assert [len(turn) for turn in one.turns.network] == [3]
+        assert comes_to_rest(process)
+        one.take_turn(calls=3, warm_up=1)
+        assert comes_to_rest(process) and [len(turn) for turn in one.turns.network] == [3]
     finally:
         one.close()
     assert not psutil.pid_exists(process.pid)
+
+
+def comes_to_rest(process: psutil.Process) -> bool:
+    """Whether a process is stopped and uses no processor time, perhaps after a moment: signals take one."""
+    for _ in range(50):
+        before = process.cpu_times()
+        time.sleep(0.1)
+        if process.status() == psutil.STATUS_STOPPED and process.cpu_times() == before:
+            return True
+    return False
 
 
 def test_openvino_runs_the_same_file(tiny, picture) -> None:
@@ -139,7 +136,7 @@ def test_missing_files_are_listed_together(tiny, tmp_path) -> None:
         bench([tiny, tmp_path / "a.onnx", tmp_path / "b.onnx"])
 
 
-def test_busy_machine_is_told(tiny, picture, monkeypatch) -> None:
+def test_busy_machine_is_told(tiny, picture) -> None:
     processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
     try:
         noise = bench([tiny], image=picture, threads=[1], rounds=20).noise
@@ -148,11 +145,6 @@ def test_busy_machine_is_told(tiny, picture, monkeypatch) -> None:
             process.kill()
             process.wait()
     assert any("other processes used" in sentence for sentence in noise)
-
-
-def test_calls_far_apart_are_told(tiny, picture, monkeypatch) -> None:
-    monkeypatch.setattr(benchmark, "SPREAD_LIMIT", -1.0)
-    assert any("half of its calls lie" in line for line in bench([tiny], image=picture, threads=[1], rounds=1).noise)
 
 
 def test_command_writes_json_and_prints_a_table(tiny, tmp_path, capsys) -> None:

@@ -43,6 +43,13 @@ def test_a_truncated_model_is_refused(tmp_path, share):
     refused(tmp_path / "cut.onnx", "expected an ONNX file")
 
 
+def test_metadata_that_is_no_text_is_refused(tmp_path):
+    whole = write_detector(tmp_path / "whole.onnx").read_bytes()
+    assert whole.count(b'"padding"') == 1  # in the card
+    (tmp_path / "bytes.onnx").write_bytes(whole.replace(b'"padding"', b'"padd\x80ng"'))
+    refused(tmp_path / "bytes.onnx", "expected an ONNX file, onnxruntime cannot load it: 'utf-8' codec")
+
+
 @settings(max_examples=60)
 @given(st.data())
 def test_a_model_with_wrong_bytes_is_refused_or_detects(tmp_path_factory, data):

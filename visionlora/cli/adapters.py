@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 import visionlora as vl
-from visionlora.cli.options import overwrite, verb
+from visionlora.cli.options import chosen, overwrite, verb
 
 
 def add_adapters(verbs: Any) -> None:
@@ -20,10 +20,7 @@ def add_adapters(verbs: Any) -> None:
 
 def _add_merge(verbs: Any) -> None:
     def run(options: argparse.Namespace) -> None:
-        made = vl.merge_adapters(
-            options.adapters, options.out, weights=options.weights, rank=options.rank, overwrite=options.overwrite
-        )
-        _print(made)
+        _print(vl.merge_adapters(options.adapters, options.out, **chosen(options, "weights", "rank", "overwrite")))
 
     example = "visionlora adapters merge a.safetensors b.safetensors --rank 8 --out ab.safetensors"
     parser = verb(verbs, "merge", run, "write the weighted sum of adapters of one base and the same classes", example)
@@ -35,7 +32,7 @@ def _add_merge(verbs: Any) -> None:
 
 def _add_scale(verbs: Any) -> None:
     def run(options: argparse.Namespace) -> None:
-        _print(vl.scale_adapter(options.adapter, options.out, factor=options.factor, overwrite=options.overwrite))
+        _print(vl.scale_adapter(options.adapter, options.out, **chosen(options, "factor", "overwrite")))
 
     example = "visionlora adapters scale a.safetensors --factor 0.5 --out half.safetensors"
     parser = verb(verbs, "scale", run, "write an adapter that changes the base more, or less", example)
@@ -46,7 +43,7 @@ def _add_scale(verbs: Any) -> None:
 
 def _add_rank(verbs: Any) -> None:
     def run(options: argparse.Namespace) -> None:
-        _print(vl.rank_adapter(options.adapter, options.out, rank=options.rank, overwrite=options.overwrite))
+        _print(vl.rank_adapter(options.adapter, options.out, **chosen(options, "rank", "overwrite")))
 
     example = "visionlora adapters rank a.safetensors --rank 4 --out small.safetensors"
     parser = verb(verbs, "rank", run, "write the adapter of another rank that is nearest", example)

@@ -6,14 +6,14 @@ import argparse
 from typing import Any
 
 import visionlora as vl
-from visionlora.cli.options import overwrite, verb
+from visionlora.cli.options import chosen, overwrite, verb
 
 
 def add_patch(verbs: Any) -> None:
     """Add `visionlora patch`."""
 
     def run(options: argparse.Namespace) -> None:
-        made = vl.patch(options.model, options.adapter, options.out, int8=options.int8, overwrite=options.overwrite)
+        made = vl.patch(options.model, options.adapter, options.out, **chosen(options, "int8", "overwrite"))
         kept = f"; the file before is {made.previous}" if made.previous else ""
         print(
             f"{made.path}: {made.bytes / 1e6:.2f} MB, {len(made.names)} classes, tried on this machine, "
@@ -44,8 +44,8 @@ def add_bundle(verbs: Any) -> None:
     """Add `visionlora bundle`."""
 
     def run(options: argparse.Namespace) -> None:
-        names = ["picture", "latency", "licence", "key", "overwrite"]
-        made = vl.bundle(options.model, options.out, **{name: getattr(options, name) for name in names})
+        more = chosen(options, "picture", "latency", "licence", "key", "overwrite")
+        made = vl.bundle(options.model, options.out, **more)
         signed = "signed" if made.signed else "not signed"
         print(
             f"{made.path}: {len(made.files)} files, {sum(made.files.values()) / 1e6:.2f} MB, {signed}; its self-test "
@@ -67,7 +67,7 @@ def add_unbundle(verbs: Any) -> None:
     """Add `visionlora unbundle`."""
 
     def run(options: argparse.Namespace) -> None:
-        opened = vl.unbundle(options.bundle, options.out, key=options.key, overwrite=options.overwrite)
+        opened = vl.unbundle(options.bundle, options.out, **chosen(options, "key", "overwrite"))
         signed = "signed" if opened.signed else "signature not checked"
         print(f"{options.out}: {len(opened.files)} files, {signed}; try python {options.out}/detect.py --self-test")
 

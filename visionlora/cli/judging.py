@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 import visionlora as vl
-from visionlora.cli.options import overwrite, print_report, verb
+from visionlora.cli.options import chosen, overwrite, print_report, verb
 
 
 def add_eval(verbs: Any) -> None:
@@ -15,7 +15,7 @@ def add_eval(verbs: Any) -> None:
     def run(options: argparse.Namespace) -> int:
         names = ["split", "imgsz", "conf", "retention", "max_drop", "max_class_drop", "min_map50", "out", "html"]
         names += ["cache", "overwrite"]
-        report = vl.evaluate(options.model, options.data, **{name: getattr(options, name) for name in names})
+        report = vl.evaluate(options.model, options.data, **chosen(options, *names))
         print_report(report)
         return 0 if report.passed else 3
 
@@ -63,7 +63,7 @@ def add_bench(verbs: Any) -> None:
 
     def run(options: argparse.Namespace) -> None:
         names = ["image", "data", "split", "threads", "imgsz", "rounds", "out", "overwrite"]
-        print(vl.bench(options.model, **{name: getattr(options, name) for name in names}))
+        print(vl.bench(options.model, **chosen(options, *names)))
 
     example = "visionlora bench --model model.onnx --model model.int8.onnx --threads 1,2 --image 'line3/*.jpg'"
     parser = verb(verbs, "bench", run, "time models of any runtime in turns: network, whole frame, memory", example)
@@ -92,9 +92,7 @@ def add_predict(verbs: Any) -> None:
 
     def run(options: argparse.Namespace) -> None:
         names = ["conf", "imgsz", "device", "formats", "watch", "overwrite"]
-        found = vl.predict(
-            options.model, options.source, options.out, **{name: getattr(options, name) for name in names}
-        )
+        found = vl.predict(options.model, options.source, options.out, **chosen(options, *names))
         rate = found.frames / found.seconds if found.seconds else 0.0
         print(f"{found.objects} objects in {found.frames} images, {rate:.1f} images/s; see {found.out}")
 

@@ -25,6 +25,19 @@ def overwrite(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
 
 
+def chosen(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Return the options of these names, as the verb's function takes them."""
+    return {name: getattr(options, name) for name in names}
+
+
+def quantization_budget(parser: argparse.ArgumentParser) -> None:
+    """Add `--max-drop` and `--max-class-drop` of an INT8 file."""
+    parser.add_argument(
+        "--max-drop", type=float, help="mAP50-95 on val that INT8 may lose, such as 0.005 for half a point"
+    )
+    parser.add_argument("--max-class-drop", type=float, help="AP50-95 that INT8 may lose of any class, such as 0.03")
+
+
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """Defaults in the help where there is one, and the example as it is written."""
 

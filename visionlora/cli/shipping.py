@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 import visionlora as vl
-from visionlora.cli.options import overwrite, verb
+from visionlora.cli.options import chosen, overwrite, quantization_budget, verb
 
 
 def add_merge(verbs: Any) -> None:
@@ -31,8 +31,7 @@ def add_export(verbs: Any) -> None:
     """Add `visionlora export`."""
 
     def run(options: argparse.Namespace) -> None:
-        names = ["format", "imgsz", "opset", "overwrite"]
-        exported = vl.export(options.model, options.out, **{name: getattr(options, name) for name in names})
+        exported = vl.export(options.model, options.out, **chosen(options, "format", "imgsz", "opset", "overwrite"))
         print(
             f"{exported.path}: {exported.bytes / 1e6:.2f} MB, {exported.image_size} px, {len(exported.names)} classes; "
             f"checked against torch: boxes within {exported.box_error:.1g} px, scores within {exported.score_error:.1g}"
@@ -58,24 +57,9 @@ def add_quantize(verbs: Any) -> None:
     """Add `visionlora quantize`."""
 
     def run(options: argparse.Namespace) -> None:
-        quantized = vl.quantize(
-            options.model,
-            options.data,
-            options.out,
-            images=options.images,
-            seed=options.seed,
-            adapter=options.adapter,
-            target=options.target,
-            method=options.method,
-            weights=options.weights,
-            input=options.input,
-            max_drop=options.max_drop,
-            max_class_drop=options.max_class_drop,
-            thresholds=options.thresholds,
-            conf=options.conf,
-            recalibrate=options.recalibrate,
-            overwrite=options.overwrite,
-        )
+        names = ["images", "seed", "adapter", "target", "method", "weights", "input", "max_drop", "max_class_drop"]
+        names += ["thresholds", "conf", "recalibrate", "overwrite"]
+        quantized = vl.quantize(options.model, options.data, options.out, **chosen(options, *names))
         print(
             f"{quantized.path}: {quantized.bytes / 1e6:.2f} MB, {quantized.bytes / quantized.float_bytes:.2f} of the "
             f"float file; {quantized.int8_convs} of {quantized.convs} convolutions run in int8"
@@ -104,10 +88,7 @@ def add_quantize(verbs: Any) -> None:
         "--weights", choices=("int8", "int4"), help="what the file keeps weights in; int8 if not trained"
     )
     parser.add_argument("--input", choices=("float32", "uint8"), default="float32", help="numbers of the picture")
-    parser.add_argument(
-        "--max-drop", type=float, help="mAP50-95 on val that it may lose, such as 0.005 for half a point"
-    )
-    parser.add_argument("--max-class-drop", type=float, help="AP50-95 that any class may lose, such as 0.03")
+    quantization_budget(parser)
     parser.add_argument(
         "--thresholds", choices=("recall", "precision"), help="write thresholds that keep this of the float model"
     )

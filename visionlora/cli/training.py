@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 import visionlora as vl
-from visionlora.cli.options import overwrite, print_report, verb
+from visionlora.cli.options import chosen, overwrite, print_report, quantization_budget, verb
 from visionlora.errors import UsageError
 
 
@@ -18,12 +18,16 @@ def add_adapt(verbs: Any) -> None:
     """Add `visionlora adapt`."""
 
     def run(options: argparse.Namespace) -> None:
-        adapted = vl.adapt(options.model, options.data, options.out, **_training_arguments(options))
+        arguments = {**_training_arguments(options), **chosen(options, "max_drop", "max_class_drop")}
+        adapted = vl.adapt(options.model, options.data, options.out, **arguments)
         print_report(adapted.report)
+        if adapted.quantized.report is not None:
+            print("\n".join(adapted.quantized.report.lines()))
         print(f"everything is in {options.out}; open {options.out}/report.html")
 
     example = "visionlora adapt --model yolo11n.pt --data data.yaml --out runs/steel --imgsz 320"
     parser = verb(verbs, "adapt", run, "the whole way: train, merge, export, quantize and judge", example)
+    quantization_budget(parser)
     _training_options(parser)
 
 
@@ -31,7 +35,7 @@ def add_plan(verbs: Any) -> None:
     """Add `visionlora plan`."""
 
     def run(options: argparse.Namespace) -> None:
-        print(vl.plan(options.model, options.data, imgsz=options.imgsz, batch=options.batch, device=options.device))
+        print(vl.plan(options.model, options.data, **chosen(options, "imgsz", "batch", "device")))
 
     example = "visionlora plan --model yolo11n.pt --data data.yaml --imgsz 320"
     parser = verb(verbs, "plan", run, "measure what each way to train costs here, and recommend one", example)
@@ -91,7 +95,7 @@ def _training_arguments(options: argparse.Namespace) -> dict[str, Any]:
     names = ["rank", "alpha", "targets", "epochs", "imgsz", "batch", "device", "seed", "lr0"]
     names += ["quantize", "qat_epochs", "qat_lr0", "ranges", "distill", "activation", "adapter", "images"]
     names += ["lean", "resume", "overwrite"]
-    return {**{name: getattr(options, name) for name in names}, "hyperparameters": _assignments(options.set)}
+    return {**chosen(options, *names), "hyperparameters": _assignments(options.set)}
 
 
 def _assignments(texts: Sequence[str]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import os
 import zipfile
@@ -18,7 +17,7 @@ from visionlora.data import LabelledImage
 from visionlora.detections import EVALUATION_CONFIDENCE, IOU_THRESHOLD, MAX_DETECTIONS, Detections
 from visionlora.errors import OutputError
 from visionlora.evaluation.finding import Found
-from visionlora.evaluation.machine import this_machine
+from visionlora.evaluation.machine import this_machine, versions_of
 from visionlora.files import atomic_output, sha256_of
 
 FOLDER_VARIABLE = "VISIONLORA_CACHE"
@@ -61,7 +60,7 @@ def cache_key(files: Sequence[Path], images: Sequence[str], **settings: Any) -> 
         "settings": settings,
         "ruler": [EVALUATION_CONFIDENCE, IOU_THRESHOLD, MAX_DETECTIONS],
         "source": _source_hash(),
-        "versions": _versions(),
+        "versions": versions_of(_PACKAGES),
         "machine": [machine.cpu, machine.threads],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -119,14 +118,3 @@ def _source_hash() -> str:
     for path in sorted(root.rglob("*.py")):
         digest.update(f"{path.relative_to(root)}\0{sha256_of(path)}\0".encode())
     return digest.hexdigest()
-
-
-@cache
-def _versions() -> dict[str, str]:
-    versions = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = ""
-    return versions

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,12 +41,15 @@ def this_machine() -> Machine:
 
 def installed_versions() -> dict[str, str]:
     """Return the versions of the packages that decide about the numbers, without importing them."""
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
+    return {"python": platform.python_version(), **versions_of(_PACKAGES)}
+
+
+def versions_of(packages: Iterable[str]) -> dict[str, str]:
+    """Return the versions of those packages that are installed: a machine that runs ONNX files needs no torch."""
+    versions = {}
+    for package in packages:
+        with suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue  # a machine that evaluates ONNX files needs no torch
     return versions
 
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from visionlora.boxes import iou_matrix
 from visionlora.data import LabelledImage
-from visionlora.detections import Detections, iou_matrix
+from visionlora.detections import Detections
 from visionlora.evaluation.matches import Matches
 
 MATCHING_IOU = 0.5

@@ -9,6 +9,7 @@ from visionlora.quantization.quantizing import (
     QuantizedModel,
     build_int8,
     calibrate_detector,
+    int8_files,
     load_float_detector,
     quantize,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "build_int8",
     "calibrate",
     "calibrate_detector",
+    "int8_files",
     "load_float_detector",
     "load_float_model",
     "quantize",

@@ -8,6 +8,7 @@ from typing import IO
 import numpy as np
 import onnx
 from onnx import AttributeProto, helper, numpy_helper
+from onnx.external_data_helper import uses_external_data
 
 from visionlora.errors import ModelError
 from visionlora.quantization.decode import simplify_decode
@@ -22,9 +23,10 @@ def load_float_model(path: Path | str | IO[bytes]) -> onnx.ModelProto:
 
     Raises:
         ModelError: the file is quantized already, not in float32, for a batch greater than 1, older
-            than opset 13, or has sub-graphs; all problems at once.
+            than opset 13, has sub-graphs, or weights in another file, or batch normalization behind its convolutions;
+            all problems at once.
     """
-    model = onnx.load(path)
+    model = onnx.load(path, load_external_data=False)
     problems = _problems(model)
     if problems:
         raise ModelError(f"{path}: cannot be quantized: {'; '.join(problems)}")
@@ -56,6 +58,14 @@ def _problems(model: onnx.ModelProto) -> list[str]:
         problems.append(f"expected opset {_OLDEST_OPSET} or later, got {opset_of(model)}; export with a later one")
     if model.functions or any(attribute.type in nested for node in graph.node for attribute in node.attribute):
         problems.append("expected one flat graph, got functions or sub-graphs")
+    if any(uses_external_data(tensor) for tensor in graph.initializer):
+        problems.append("expected one file with its weights, got some in another; export with external_data=False")
+    convolved = {node.output[0] for node in graph.node if node.op_type == "Conv"}
+    if any(node.op_type == "BatchNormalization" and node.input[0] in convolved for node in graph.node):
+        problems.append(
+            "expected batch normalization folded into the convolutions, got it behind them; export the model in eval "
+            "mode and optimized (model.eval(), optimize=True)"
+        )
     return problems
 
 

@@ -156,8 +156,7 @@ def quantize(
         raise UsageError(f"--out {out}: expected a name that ends in .onnx")
     if out.resolve() == model.resolve():
         raise UsageError(f"{out}: expected another file than the float model; it would be overwritten")
-    best = out.with_suffix(_BEST_SUFFIX)
-    for path in (out, *((out.with_suffix(".json"), best, best.with_suffix(".json")) if asked.judged else ())):
+    for path in int8_files(out) if asked.judged else (out,):
         refuse_existing(path, overwrite=overwrite)
     source = load_float_detector(model)
     if adapter is not None:
@@ -185,6 +184,12 @@ def quantize(
     if adapter is not None:
         attach_recipe(adapter, recipe, float_model=onnx.load(model), int8_model=onnx.load(made.path))
     return made
+
+
+def int8_files(out: Path) -> tuple[Path, ...]:
+    """Return all that `quantize` may write: the file, its report, and the best one with its report beside."""
+    best = out.with_suffix(_BEST_SUFFIX)
+    return out, out.with_suffix(".json"), best, best.with_suffix(".json")
 
 
 def _write_judged(

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visionlora.errors import ModelError, UsageError
+from visionlora.runtime.batch import check_batch
 
 
 class LiteRtNetwork:
@@ -50,9 +51,7 @@ class LiteRtNetwork:
         Raises:
             UsageError: `batch` is not of this shape.
         """
-        side = self.image_size
-        if batch.ndim != 4 or batch.shape[1:] != (3, side, side) or not len(batch):
-            raise UsageError(f"{self._path}: expected a batch (n, 3, {side}, {side}), got {batch.shape}")
+        check_batch(self._path, batch, self.image_size)
         return np.concatenate([self._run(picture[None]) for picture in batch])
 
     def _run(self, picture: NDArray[np.float32]) -> NDArray[np.float32]:

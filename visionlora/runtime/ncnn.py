@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visionlora.errors import ModelError, UsageError
+from visionlora.runtime.batch import check_batch
 from visionlora.runtime.description import described_beside
 
 
@@ -56,9 +57,7 @@ class NcnnNetwork:
             UsageError: `batch` is not of this shape.
             ModelError: ncnn fails on the graph.
         """
-        side = self.image_size
-        if batch.ndim != 4 or batch.shape[1:] != (3, side, side) or not len(batch):
-            raise UsageError(f"{self._path}: expected a batch (n, 3, {side}, {side}), got {batch.shape}")
+        check_batch(self._path, batch, self.image_size)
         return np.stack([self._run(picture) for picture in batch])
 
     def _run(self, picture: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -16,6 +16,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort
 
 from visionlora.cards import PREPROCESSING
 from visionlora.errors import ModelError, UsageError
+from visionlora.runtime.batch import check_batch, run_in_steps
 from visionlora.runtime.finished import one_hot
 from visionlora.runtime.providers import Provider, Providers, check_started, resolve_providers
 
@@ -84,7 +85,8 @@ class OnnxNetwork:
         if task != "detect" or len(inputs) != 1 or len(outputs) != 1:
             raise ModelError(
                 f"{path}: expected a detector with one input and one output, "
-                f"got a model of task {task!r} with {len(inputs)} and {len(outputs)}"
+                f"got a model of task {task!r} with {len(inputs)} and {len(outputs)}; export its predictions alone "
+                "(of an Ultralytics model: model.model[-1].export = True)"
             )
         if inputs[0].type not in _INPUT_TYPES:
             raise ModelError(f"{path}: expected a float or uint8 input, got {inputs[0].type}")
@@ -108,9 +110,7 @@ class OnnxNetwork:
             UsageError: `batch` is not of this shape.
             ModelError: onnxruntime fails on the graph.
         """
-        side = self.image_size
-        if batch.ndim != 4 or batch.shape[1:] != (3, side, side) or not len(batch):
-            raise UsageError(f"{self.path}: expected a batch (n, 3, {side}, {side}), got {batch.shape}")
+        check_batch(self.path, batch, self.image_size)
         if self.takes_pixels:
             return self._run_all(np.rint(batch * np.float32(255)).astype(np.uint8).transpose(0, 2, 3, 1))
         return self._run_all(batch)
@@ -141,14 +141,7 @@ class OnnxNetwork:
     def _run_all(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """Run a batch of any size; the file may fix another."""
         batch = np.ascontiguousarray(batch, dtype=self._input_type)
-        step = self.batch or len(batch)
-        if step == len(batch):
-            output = self._run(batch)
-        else:  # the file fixes the size of a batch
-            spare = -len(batch) % step
-            padded = np.concatenate([batch, np.zeros_like(batch, shape=(spare, *batch.shape[1:]))]) if spare else batch
-            output = np.concatenate([self._run(padded[i : i + step]) for i in range(0, len(padded), step)])
-            output = output[: len(batch)]
+        output = run_in_steps(self._run, batch, self.batch)
         if self._end_to_end:
             return one_hot(self.path, output, len(self.names))
         if output.shape[1] != 4 + len(self.names):
@@ -203,7 +196,8 @@ def _open_session(
     try:
         # Without its fallback, in which onnxruntime goes on without the provider that was asked for, and prints.
         session = onnxruntime.InferenceSession(content or str(path), options, providers=providers, enable_fallback=0)
-        session.get_modelmeta(), session.get_inputs(), session.get_outputs()  # names that are no UTF-8 fail here
+        # text that is no UTF-8 fails here
+        session.get_modelmeta().custom_metadata_map, session.get_inputs(), session.get_outputs()
     except (*ORT_ERRORS, ValueError, RuntimeError) as error:
         raise ModelError(f"{path}: expected an ONNX file, onnxruntime cannot load it: {_one_line(error)}") from error
     check_started(path, session, providers)
@@ -239,7 +233,8 @@ def _names(path: Path, properties: Mapping[str, str], metadata: dict[str, Any] |
         ordered = [names[i] for i in range(len(names))]
     except (KeyError, ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
         raise ModelError(
-            f"{path}: expected class names in the file's metadata ('names'), as visionlora and Ultralytics write them"
+            f"{path}: expected class names in the file's metadata, as visionlora and Ultralytics write them; add them: "
+            "onnx.helper.set_model_props(model, {'names': \"{0: 'scratch', 1: 'pit'}\"})"
         ) from error
     return tuple(str(name) for name in ordered)
 

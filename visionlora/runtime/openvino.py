@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visionlora.errors import ModelError, UsageError
+from visionlora.runtime.batch import check_batch, run_in_steps
 from visionlora.runtime.description import described_beside, described_inside
 from visionlora.runtime.finished import one_hot
 
@@ -61,13 +62,8 @@ class OpenVinoNetwork:
             UsageError: `batch` is not of this shape.
             ModelError: OpenVINO fails on the graph.
         """
-        side = self.image_size
-        if batch.ndim != 4 or batch.shape[1:] != (3, side, side) or not len(batch):
-            raise UsageError(f"{self._path}: expected a batch (n, 3, {side}, {side}), got {batch.shape}")
-        step = self._batch or len(batch)
-        spare = -len(batch) % step
-        padded = np.concatenate([batch, np.zeros_like(batch, shape=(spare, *batch.shape[1:]))]) if spare else batch
-        output = np.concatenate([self._run(padded[i : i + step]) for i in range(0, len(padded), step)])[: len(batch)]
+        check_batch(self._path, batch, self.image_size)
+        output = run_in_steps(self._run, batch, self._batch)
         return one_hot(self._path, output, len(self.names)) if self._end_to_end else output
 
     def _run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:

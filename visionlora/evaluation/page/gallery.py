@@ -11,8 +11,8 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from visionlora.boxes import iou_matrix
 from visionlora.data import LabelledImage
-from visionlora.detections import iou_matrix
 from visionlora.evaluation.operating import MATCHING_IOU, Outcome
 from visionlora.evaluation.page.svg import element, join
 from visionlora.preprocess import read_image

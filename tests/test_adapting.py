@@ -1,0 +1,60 @@
+"""The whole way in one call: the budget of its int8 file is that of `quantize`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from visionlora import adapting, cli
+from visionlora.adapting import adapt
+from visionlora.demonstration.generate import write_dataset
+from visionlora.demonstration.surface import SURFACE_NAMES, draw_surface
+from visionlora.errors import OutputError, UsageError
+from visionlora.files import sha256_of
+from visionlora.quantization import budget
+
+SETTINGS = {"rank": 4, "epochs": 15, "imgsz": 96, "batch": 4, "lr0": 0.01, "images": 4}
+
+
+def command(checkpoint: Path, surface: Path, out: Path, *more: str) -> list[str]:
+    words = ["adapt", "--model", checkpoint, "--data", surface, "--out", out, "--device", "cpu", *more]
+    return [str(word) for word in words] + [f"--{name}={value}" for name, value in SETTINGS.items()]
+
+
+def test_a_budget_is_held_and_where_it_cannot_be_a_wider_one_resumes(checkpoint, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(budget, "_ROOM", 0.0)  # nothing may go back to float, so some class loses something
+    data = write_dataset(
+        draw_surface, SURFACE_NAMES, tmp_path / "data", counts={"train": 24, "val": 40}, size=96, seed=1
+    )
+    out = tmp_path / "run"
+
+    assert cli.main(command(checkpoint, data, out, "--max-class-drop", "0")) == 1
+
+    assert "the budget cannot be kept" in capsys.readouterr().err
+    assert {"adapter.safetensors", "model.onnx", "model.int8.best.onnx"} < {path.name for path in out.iterdir()}
+    assert not (out / "model.int8.onnx").exists() and not (out / "report.json").exists()
+    assert not json.loads((out / "model.int8.best.json").read_text())["passed"]
+    trained = sha256_of(out / "adapter.safetensors")
+
+    assert cli.main(command(checkpoint, data, out, "--max-class-drop", "1", "--resume")) == 0
+
+    assert "a loss of 1 " in capsys.readouterr().out
+    assert sha256_of(out / "adapter.safetensors") == trained
+    assert json.loads((out / "model.int8.json").read_text())["passed"] and (out / "report.json").exists()
+    assert not (out / "model.int8.best.onnx").exists()
+
+
+@pytest.mark.parametrize("name", ["model.int8.json", "model.int8.best.onnx"])
+def test_a_file_of_an_earlier_budget_is_refused_before_training(name, checkpoint, surface, tmp_path) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(OutputError, match=name):
+        adapt(checkpoint, surface, tmp_path, **SETTINGS)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_budget_that_cannot_be_meant_is_refused_before_training(checkpoint, surface, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(adapting, "train", lambda *_, **__: pytest.fail("it trained"))
+    with pytest.raises(UsageError, match="max_drop: expected a fraction"):
+        adapt(checkpoint, surface, tmp_path / "run", max_drop=5, **SETTINGS)
