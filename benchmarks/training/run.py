@@ -46,8 +46,8 @@ def measure(variant: str, model: str, options: argparse.Namespace) -> dict:
 def summary(results: list[dict]) -> str:
     """Return time and memory of each variant, and their ratios to full fine-tuning, as a Markdown table.
 
-    The time is the median over rounds of each round's median; a ratio is that of these times. Memory is the peak
-    allocated in a step; with a CUDA graph, what its pool and everything else reserve.
+    The time is the median over rounds of each round's median; a ratio is that of these times. Memory, the last round's,
+    is the peak allocated in a step; with a CUDA graph, what its pool and everything else reserve.
     """
     lines = [
         "| model | variant | trainable | ms a step | against full | memory, GiB | against full |",
@@ -63,7 +63,7 @@ def summary(results: list[dict]) -> str:
             if rounds[0]["memory_gib"] is None:
                 cells += ["-", "-"]
             else:
-                gib, full_gib = (max(run["memory_gib"] for run in each) for each in (rounds, full))
+                gib, full_gib = (each[-1]["memory_gib"] for each in (rounds, full))
                 cells += [f"{gib:.2f}", f"{gib / full_gib:.2f}"]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

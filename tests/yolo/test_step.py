@@ -12,7 +12,7 @@ from ultralytics.nn.tasks import DetectionModel
 from tests.yolo.test_loss import labelled_batch
 from visionlora.adapters import AdapterSettings, attach
 from visionlora.yolo.layout import plan_detector
-from visionlora.yolo.step import MOST_GRAPHS, MOST_OBJECTS, TrainingStep
+from visionlora.yolo.step import MOST_GRAPHS, MOST_OBJECTS, TrainingStep, to_unit
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
 
@@ -47,14 +47,20 @@ def test_step_equals_the_model_itself(adapted, lean) -> None:
         assert (ours - theirs).norm() < 1e-4 * theirs.norm()
 
 
-def test_bytes_and_fractions_are_the_same_images(adapted) -> None:
+@pytest.mark.parametrize("half", [None, torch.bfloat16, torch.float16])
+def test_bytes_and_fractions_are_the_same_images(adapted, half) -> None:
     batch = labelled_batch([1, 1], classes=5, size=64, seed=2)
     pixels = (batch["img"] * 255).byte()
     step = TrainingStep(copy.deepcopy(adapted), graph=False).train()
-    (first, _), (second, _) = (
-        loss_and_gradient(step, {**batch, "img": images}) for images in (pixels, pixels.float() / 255)
-    )
-    assert torch.equal(first, second)
+    with torch.autocast("cpu", dtype=half, enabled=half is not None):
+        first, second = (loss_and_gradient(step, {**batch, "img": img}) for img in (pixels, pixels.float() / 255))
+    assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_every_byte_is_rounded_to_half_precision_once(half) -> None:
+    pixels = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(to_unit(pixels, half), to_unit(pixels).to(half))
 
 
 def test_lean_step_keeps_less_for_the_backward_pass(adapted) -> None:

@@ -56,7 +56,8 @@ def network_pass(
 
     def run(module: nn.Module, x: Any) -> Any:
         with context:
-            return module(to_unit(x) if module is model.model[0] else x)  # nothing else holds the images as floats
+            # Nothing else holds the images as floats; half precision at once is what autocast would round them to.
+            return module(to_unit(x, compute_dtype(x.device.type)) if module is model.model[0] else x)
 
     outputs: list[Any] = []
     x: Any = images
@@ -283,9 +284,14 @@ def power_of_two(number: int) -> int:
     return 1 << (number - 1).bit_length()
 
 
-def to_unit(images: torch.Tensor) -> torch.Tensor:
-    """Return images as float32 in [0, 1]; floats as they are."""
-    return images.float().div_(255) if images.dtype == torch.uint8 else images
+def to_unit(images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Return bytes as numbers in [0, 1] of a type that holds all bytes exactly; floats as they are."""
+    return images.to(dtype).div_(255) if images.dtype == torch.uint8 else images
+
+
+def compute_dtype(device: str) -> torch.dtype:
+    """Return what convolutions compute in on a kind of device: autocast's type, or float32 without autocast."""
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
 
 
 def _unshare(model: nn.Module) -> None:
