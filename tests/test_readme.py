@@ -74,6 +74,7 @@ def read_results(folder: str, name: str = "results.json") -> list[dict]:
     [
         ("training", "results.json"),
         ("training", "results-cpu.json"),
+        ("training", "results-faster-host.json"),
         ("accuracy", "results.json"),
         ("accuracy", "results-cpu.json"),
     ],
