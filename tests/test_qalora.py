@@ -19,8 +19,9 @@ import torch
 from onnx import helper, numpy_helper
 
 from visionlora.adapters import attach, load_adapter, load_adapter_tensors
+from visionlora.adapting import adapt
 from visionlora.data import load_dataset
-from visionlora.errors import QuantizationError, UsageError
+from visionlora.errors import OutputError, QuantizationError, UsageError
 from visionlora.exporting import export
 from visionlora.merging import merge
 from visionlora.patching import patch
@@ -272,6 +273,18 @@ def test_int4_weights_are_trained_shipped_and_patched_alike(checkpoint, surface,
         quantize(tmp_path / "model.onnx", surface, tmp_path / "int8.onnx", weights="int8")
     plain = quantize(tmp_path / "model.onnx", surface, tmp_path / "int8.onnx", weights="int8", recalibrate=True)
     assert made.bytes < 0.75 * plain.bytes
+
+
+@pytest.mark.slow
+def test_adapt_leaves_the_int4_file_under_its_own_name(checkpoint, surface, adapter, tmp_path) -> None:
+    settings = {**INT8, "quantize": "int4", "qat_epochs": 1}
+    made = adapt(checkpoint, surface, tmp_path / "run", adapter=adapter, **settings)
+    assert (
+        made.quantized.path == tmp_path / "run" / "model.int4.onnx" and made.quantized.recipe.scheme.weights == "int4"
+    )
+    assert [row.label for row in made.report.rows] == ["base", "adapter", "merged", "onnx", "int4"]
+    with pytest.raises(OutputError, match=r"adapter\.safetensors|model"):
+        adapt(checkpoint, surface, tmp_path / "run", adapter=adapter, **settings)
 
 
 def int8_weights(path: Path) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -97,6 +97,13 @@ def test_qalora_page_shows_the_tables_that_its_command_prints() -> None:
     assert load_script("qalora/latency.py").table(latency) in page
 
 
+def test_qalora_page_shows_the_tables_of_int4_weights() -> None:
+    results = json.loads((ROOT / "benchmarks" / "qalora" / "int4-runtimes.json").read_text(encoding="utf-8"))
+    tables = load_script("qalora/int4.py").table(results).split("\n\n")
+    page = (ROOT / "benchmarks" / "qalora" / "README.md").read_text(encoding="utf-8")
+    assert len(tables) == 2 and all(table in page for table in tables)
+
+
 def test_int8_page_shows_the_tables_that_its_command_prints() -> None:
     runner, results = load_script("int8/run.py"), read_results("int8")
     page = (ROOT / "benchmarks" / "int8" / "README.md").read_text(encoding="utf-8")
