@@ -54,6 +54,13 @@ def test_a_budget_that_holds_at_once_leaves_all_in_int8(sound, tmp_path) -> None
     assert files_in(tmp_path) == ["m.int8.json", "m.int8.onnx"]
 
 
+def test_a_later_run_without_a_budget_takes_the_report_away(sound, tmp_path) -> None:
+    out = tmp_path / "m.int8.onnx"
+    quantize(*sound, out, max_drop=ALLOWED)
+    quantize(*sound, out, overwrite=True)
+    assert files_in(tmp_path) == ["m.int8.onnx"]
+
+
 def test_the_report_agrees_with_an_evaluation(sound, tmp_path) -> None:
     made = quantize(*sound, tmp_path / "m.int8.onnx", max_drop=ALLOWED)
 

@@ -176,6 +176,8 @@ def quantize(
     }
     if domain is None:
         made = _write(source, recipe, out, inputs, settings)
+        for path in int8_files(out)[1:] if overwrite else ():
+            path.unlink(missing_ok=True)  # of an earlier run with a budget: they would speak of another file
     else:
         shown = _Inputs(choose_images(chosen, SENSITIVITY_IMAGES, seed=seed), source.network.image_size)
         recipe, report = keep_budget(source, recipe, lambda one: build_int8(source, one), domain, asked, shown)
