@@ -20,7 +20,8 @@ def draw_step(results: list[dict], out: Path) -> None:
     for axis, (model, field, title) in zip(axes, panels, strict=True):
         runs = [run for run in results if run["model"] == model]
         labels = list(dict.fromkeys(run["label"] for run in runs))
-        values = [statistics.median(run[field] for run in runs if run["label"] == label) for label in labels]
+        rounds = [[run[field] for run in runs if run["label"] == label] for label in labels]
+        values = [each[-1] if field == "memory_gib" else statistics.median(each) for each in rounds]
         colors = [OURS if label.startswith("lora") else RIVAL for label in labels]
         bars = axis.barh(labels, values, color=colors)
         axis.bar_label(bars, [f"{value:.1f}" if field == "ms" else f"{value:.2f}" for value in values], padding=3)
