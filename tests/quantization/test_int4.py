@@ -193,6 +193,24 @@ def test_weights_that_a_target_does_not_take_are_refused(target, weights, messag
         Scheme(**{**vars(scheme_for(target)), "weights": weights})
 
 
+def test_attributes_that_became_constants_in_opset_21_are_read():
+    weight, _ = random_conv(np.random.default_rng(0), 16, 16, 1)
+    nodes = [
+        node("Split", "images", "left right", axis=1),
+        node("ReduceMean", "right", "mean", axes=[2, 3], keepdims=1),
+        node("Add", "left mean", "sum"),
+        node("Conv", "sum w", "output0"),
+    ]
+    model = build(nodes, {"w": weight}, shape=(1, 32, 4, 4))
+    ranges = {name: ActivationRange(-4.0, 4.0) for name in ("images", "left", "right", "mean", "sum", "output0")}
+    images = np.random.default_rng(1).normal(0, 1, (1, 32, 4, 4)).astype(np.float32)
+
+    made = apply_recipe(model, QuantizationRecipe(replace(GENERIC, weights="int4"), ranges))
+
+    onnx.checker.check_model(made, full_check=True)
+    assert np.corrcoef(run(made, images).ravel(), run(model, images).ravel())[0, 1] > 0.99
+
+
 def test_an_operation_that_opset_21_does_not_have_is_refused_by_name():
     model, recipe, _, _ = one_layer()
     model.graph.node.append(node("Experiment", "output0", "output1"))

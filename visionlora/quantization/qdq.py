@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper, version_converter
 
 from visionlora.errors import QuantizationError
-from visionlora.quantization.float_model import opset_of
+from visionlora.quantization.float_model import lift_constants, opset_of
 from visionlora.quantization.kernels import (
     gains_fourth_channel,
     is_doubling,
@@ -88,6 +88,7 @@ def _with_int4(model: onnx.ModelProto) -> onnx.ModelProto:
             ) from error
     raised = onnx.ModelProto()
     raised.CopyFrom(model)
+    lift_constants(raised.graph)  # what was an attribute before may be one now
     raised.ir_version = max(model.ir_version, _INT4_IR)
     return raised
 
