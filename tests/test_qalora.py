@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 
-from visionlora.adapters import attach, load_adapter, load_adapter_tensors
+from visionlora import training
+from visionlora.adapters import attach, load_adapter, load_adapter_tensors, save_adapter
 from visionlora.adapting import adapt
 from visionlora.data import load_dataset
 from visionlora.errors import OutputError, QuantizationError, UsageError
@@ -32,7 +34,8 @@ from visionlora.quantization.checks import _optimised_nodes
 from visionlora.runtime import OnnxNetwork
 from visionlora.simulation import GraphNetwork
 from visionlora.training import train
-from visionlora.yolo import load_base, plan_detector, set_classes
+from visionlora.yolo import load_base, plan_detector, set_classes, trainer
+from visionlora.yolo.fading import FadingSiLU, fade
 from visionlora.yolo.shipped import ShippedDetector
 
 QUICK = {"epochs": 1, "imgsz": 96, "batch": 4, "device": "cpu", "rank": 2, "lr0": 0.01, "images": 6}
@@ -273,6 +276,41 @@ def test_int4_weights_are_trained_shipped_and_patched_alike(checkpoint, surface,
         quantize(tmp_path / "model.onnx", surface, tmp_path / "int8.onnx", weights="int8")
     plain = quantize(tmp_path / "model.onnx", surface, tmp_path / "int8.onnx", weights="int8", recalibrate=True)
     assert made.bytes < 0.75 * plain.bytes
+
+
+def test_an_adapter_that_has_its_relu_already_leaves_nothing_to_train(checkpoint, surface, adapter, tmp_path) -> None:
+    loaded = load_adapter(adapter)
+    card = replace(loaded.card, settings=replace(loaded.card.settings, activation="relu"))
+    save_adapter(replace(loaded, card=card), tmp_path / "relu.safetensors")
+    with pytest.raises(UsageError, match=r"it has --activation relu already; give --quantize"):
+        train(checkpoint, surface, tmp_path / "run", adapter=tmp_path / "relu.safetensors", activation="relu", **QUICK)
+
+
+def test_writing_over_a_run_clears_all_of_its_parts_first(checkpoint, surface, adapter, tmp_path, monkeypatch) -> None:
+    def killed(*args, **options):
+        raise KeyboardInterrupt
+
+    for folder in (tmp_path, tmp_path / "float", tmp_path / "activation"):
+        folder.mkdir(exist_ok=True)
+        for name in ("adapter.safetensors", "training.json", "resume.pt"):
+            (folder / name).write_text("of an earlier run")
+    monkeypatch.setattr(training, "run_phase", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(checkpoint, surface, tmp_path, overwrite=True, activation="relu", **INT8)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_the_activation_part_ends_with_relu_alone(checkpoint, surface, adapter, tmp_path, monkeypatch) -> None:
+    shares = []
+
+    def noted(model, epoch, epochs):
+        fade(model, epoch, epochs)
+        shares.append({float(module.share) for module in model.modules() if isinstance(module, FadingSiLU)})
+
+    monkeypatch.setattr(trainer, "fade", noted)
+    settings = {**QUICK, "epochs": 4, "activation": "relu:head", "distill": 0.0}
+    train(checkpoint, surface, tmp_path / "run", adapter=adapter, **settings)
+    assert shares == [{0.5}, {1.0}, {1.0}, {1.0}]
 
 
 @pytest.mark.slow

@@ -68,11 +68,11 @@ def adapt(
     Leaves `adapter.safetensors`, `merged.pt`, `model.onnx`, `model.int8.onnx` (with `quantize="int4"` `model.int4.onnx`
     instead), `report.html`, `report.json`, `report.md` and pictures in `out`. The arguments are those of `train`;
     `images` are the calibration images of `quantize` too, and `max_drop` and `max_class_drop` its budget: then its
-    report, `model.int8.json`, lies there too.
+    report, `model.int8.json`, lies there too. With `resume` and another budget the trained adapter is taken as it is.
 
     Raises:
-        QuantizationError: the budget cannot be kept; the best file is `model.int8.best.onnx`, with its report beside.
-            With `resume` and another budget the trained adapter is taken as it is.
+        QuantizationError: the budget cannot be kept; the best file is `model.int8.best.onnx` (or `int4`), with its
+            report beside.
         VisionLoraError: any stage's error; the files of the stages before it stay.
 
     Example:
@@ -113,10 +113,13 @@ def adapt(
     )
     merged = merge(model, trained.path, out / MERGED_FILE, overwrite=replace)
     exported = export(merged.path, out / ONNX_FILE, imgsz=imgsz, overwrite=replace)
+    name, other = (INT4_FILE, INT8_FILE) if quantize == "int4" else (INT8_FILE, INT4_FILE)
+    for path in int8_files(out / other):
+        path.unlink(missing_ok=True)  # of another adapter, in a folder that is written over
     quantized = quantize_model(
         exported.path,
         data,
-        out / (INT4_FILE if quantize == "int4" else INT8_FILE),
+        out / name,
         images=images,
         seed=seed,
         max_drop=max_drop,

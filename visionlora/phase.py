@@ -196,11 +196,16 @@ def refuse_earlier_run(out: Path, *, overwrite: bool) -> None:
         )
 
 
-def _begin(record: Mapping[str, Any], out: Path) -> None:
-    """Clear an earlier run's files and write the settings of this one."""
-    out.mkdir(parents=True, exist_ok=True)
+def clear_run(out: Path) -> None:
+    """Remove the files of a run, or of a phase of one, from a folder."""
     for name in (*_RUN_FILES, *_WORK_FILES):
         (out / name).unlink(missing_ok=True)
+
+
+def _begin(record: Mapping[str, Any], out: Path) -> None:
+    """Clear an earlier phase's files and write the settings of this one."""
+    out.mkdir(parents=True, exist_ok=True)
+    clear_run(out)
     with atomic_output(out / SETTINGS_FILE) as partial:
         partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 

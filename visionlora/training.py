@@ -12,7 +12,7 @@ from typing import Any
 from visionlora.adapters import AdapterSettings, read_adapter_card
 from visionlora.data import Dataset, load_dataset
 from visionlora.errors import UsageError
-from visionlora.phase import Phase, has_progress, refuse_earlier_run, run_phase, warn_of_doubtful_data
+from visionlora.phase import Phase, clear_run, has_progress, refuse_earlier_run, run_phase, warn_of_doubtful_data
 from visionlora.quantization.scheme import WEIGHTS
 from visionlora.yolo import Base, check_image_size, check_targets, load_base
 from visionlora.yolo.hyperparameters import RECIPE, check_device, check_hyperparameters, default_device, memory_cache
@@ -145,6 +145,11 @@ def train(
     if quantize:
         int8 = Phase(settings, second, quantize=quantize, distill=distill, images=images, learned=ranges == "learned")
         phases.append((INT8_FOLDER, int8))
+    if not phases:
+        raise UsageError(f"--adapter {start}: it has --activation {activation} already; give --quantize to train it on")
+    if not resume:
+        for folder in (out, out / FLOAT_FOLDER, out / ACTIVATION_FOLDER):
+            clear_run(folder)  # all of an earlier run, before the first part begins
     _run_phases(base, dataset, out, phases, start=start, device=device, resume=resume)
     return _summary(out / ADAPTER_FILE, seconds=time.monotonic() - started)
 

@@ -57,8 +57,24 @@ def test_a_budget_that_holds_at_once_leaves_all_in_int8(sound, tmp_path) -> None
 def test_a_later_run_without_a_budget_takes_the_report_away(sound, tmp_path) -> None:
     out = tmp_path / "m.int8.onnx"
     quantize(*sound, out, max_drop=ALLOWED)
+    out.unlink()
+    with pytest.raises(OutputError, match=r"m\.int8\.json: exists already"):
+        quantize(*sound, out)
     quantize(*sound, out, overwrite=True)
     assert files_in(tmp_path) == ["m.int8.onnx"]
+
+
+def test_another_file_of_the_name_of_the_report_stays(sound, tmp_path) -> None:
+    (tmp_path / "m.int8.json").write_text('{"mine": 1}')
+    quantize(*sound, tmp_path / "m.int8.onnx")
+    assert (tmp_path / "m.int8.json").read_text() == '{"mine": 1}'
+
+
+def test_a_budget_that_cannot_be_kept_leaves_no_earlier_file_that_would_pass_for_its_own(hopeless, tmp_path) -> None:
+    quantize(*hopeless, tmp_path / "m.int8.onnx", max_drop=1.0)
+    with pytest.raises(QuantizationError, match="the best file is"):
+        quantize(*hopeless, tmp_path / "m.int8.onnx", max_drop=ALLOWED, overwrite=True)
+    assert files_in(tmp_path) == ["m.int8.best.json", "m.int8.best.onnx"]
 
 
 def test_the_report_agrees_with_an_evaluation(sound, tmp_path) -> None:

@@ -85,7 +85,7 @@ def add_quantize(verbs: Any) -> None:
         help="what activation ranges are chosen by",
     )
     parser.add_argument(
-        "--weights", choices=("int8", "int4"), help="what the file keeps weights in; int8 if not trained"
+        "--weights", choices=("int8", "int4"), help="what weights are kept in; if not given, as trained for, else int8"
     )
     parser.add_argument("--input", choices=("float32", "uint8"), default="float32", help="numbers of the picture")
     quantization_budget(parser)

@@ -32,7 +32,7 @@ from visionlora.quantization.leak import refuse_evaluation_images
 from visionlora.quantization.plan import plan_quantization
 from visionlora.quantization.qdq import apply_recipe
 from visionlora.quantization.recipe import IMAGES, QuantizationRecipe
-from visionlora.quantization.report import QuantizationReport
+from visionlora.quantization.report import QuantizationReport, is_report
 from visionlora.quantization.scheme import X86, Scheme, scheme_for
 from visionlora.runtime import OnnxNetwork
 
@@ -124,7 +124,8 @@ def quantize(
         method: what activation ranges are chosen by: `activation` (the error behind the activation function), `mse`,
             `percentile` or `minmax`.
         weights: what weights are kept in: `int8`, or `int4` for a smaller file that computes the same way (see
-            docs/quantization.md); None takes what the adapter was trained for, `int8` where it was trained in float.
+            docs/quantization.md); None takes what the adapter was trained for, `int8` where it was trained in float or
+            with `recalibrate`.
         input: `float32`, as the float file, or `uint8`: (1, S, S, 3) pixels as they lie in memory.
         max_drop: budget: how much mAP50-95 the file may lose against the float one, as a fraction of 1.
         max_class_drop: budget: how much AP50-95 of any class it may lose.
@@ -156,7 +157,10 @@ def quantize(
         raise UsageError(f"--out {out}: expected a name that ends in .onnx")
     if out.resolve() == model.resolve():
         raise UsageError(f"{out}: expected another file than the float model; it would be overwritten")
-    for path in int8_files(out) if asked.judged else (out,):
+    beside = (
+        int8_files(out) if asked.judged else [path for path in int8_files(out)[:2] if path == out or is_report(path)]
+    )
+    for path in beside:
         refuse_existing(path, overwrite=overwrite)
     source = load_float_detector(model)
     if adapter is not None:
@@ -176,8 +180,8 @@ def quantize(
     }
     if domain is None:
         made = _write(source, recipe, out, inputs, settings)
-        for path in int8_files(out)[1:] if overwrite else ():
-            path.unlink(missing_ok=True)  # of an earlier run with a budget: they would speak of another file
+        if is_report(out.with_suffix(".json")):
+            out.with_suffix(".json").unlink()  # of the file that was replaced
     else:
         shown = _Inputs(choose_images(chosen, SENSITIVITY_IMAGES, seed=seed), source.network.image_size)
         recipe, report = keep_budget(source, recipe, lambda one: build_int8(source, one), domain, asked, shown)
@@ -208,6 +212,8 @@ def _write_judged(
     with atomic_output(made.path.with_suffix(".json")) as partial:
         partial.write_text(report.to_json(), encoding="utf-8")
     if not report.passed:
+        for path in (out, out.with_suffix(".json")):
+            path.unlink(missing_ok=True)  # of an earlier run: it would pass for this one's
         raise QuantizationError(f"the budget cannot be kept: {report.sentence}; the best file is {made.path}")
     for path in (best, best.with_suffix(".json")):
         path.unlink(missing_ok=True)  # of an earlier run that failed

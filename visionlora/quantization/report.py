@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -185,3 +186,12 @@ def _threshold_sentence(refit: Refit) -> str:
         f"(counted on images that took no part in the fit), instead of {same.misses} and {same.false_alarms} at "
         f"{refit.confidence:g}; float {reference.misses} and {reference.false_alarms}{lost}"
     )
+
+
+def is_report(path: Path) -> bool:
+    """Whether a file is a report that `QuantizationReport.to_json` wrote."""
+    try:
+        TypeAdapter(QuantizationReport).validate_json(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return True

@@ -234,7 +234,7 @@ def _names(path: Path, properties: Mapping[str, str], metadata: dict[str, Any] |
     except (KeyError, ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
         raise ModelError(
             f"{path}: expected class names in the file's metadata, as visionlora and Ultralytics write them; add them: "
-            "onnx.helper.set_model_props(model, {'names': \"{0: 'scratch', 1: 'pit'}\"})"
+            "model.metadata_props.add(key='names', value=\"{0: 'scratch', 1: 'pit'}\")"
         ) from error
     return tuple(str(name) for name in ordered)
 
