@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from provenance import commit
+from provenance import UNKNOWN, commit
 
 import visionlora as vl
 from visionlora.data import load_dataset
@@ -111,7 +111,8 @@ def provenance_list(results: dict[str, Any]) -> str:
     cases: dict[str, list[str]] = {}
     for label, case in results["cases"].items():
         versions = ", ".join(f"{name} {case['versions'][name]}" for name in ("onnxruntime", "pycocotools"))
-        cases.setdefault(f"written by commit `{case['commit']}` with {versions}", []).append(f"`{label}`")
+        written = "" if case["commit"] == UNKNOWN else f"written by commit `{case['commit']}` "
+        cases.setdefault(f"{written}with {versions}", []).append(f"`{label}`")
     return "\n".join(f"- {', '.join(labels)}: {text}." for text, labels in cases.items())
 
 
