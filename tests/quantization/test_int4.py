@@ -218,7 +218,7 @@ def test_an_operation_that_opset_21_does_not_have_is_refused_by_name():
         apply_recipe(model, recipe)
 
 
-def test_a_budget_puts_groups_back_to_float_within_the_size_of_int4(model, data, tmp_path):
+def test_a_file_that_keeps_its_budget_has_int4_weights(model, data, tmp_path):
     made = quantize(model, data, tmp_path / "int4.onnx", images=8, weights="int4", max_drop=1.0)
     assert made.report.passed and made.recipe.scheme.weights == "int4"
     assert tensors_of(onnx.load(made.path))["mix.weight"].size == 48 * 48 * 9
