@@ -28,18 +28,23 @@ VARIANTS = {
 
 
 def measure(variant: str, model: str, options: argparse.Namespace) -> dict:
-    """Measure one variant in a process of its own; return its result.
-
-    Raises:
-        RuntimeError: the process printed no result.
-    """
+    """Measure one variant in a process of its own; return its result."""
     command = [sys.executable, str(STEP), *VARIANTS[variant], "--label", variant, "--model", model]
     for name in ("data", "imgsz", "batch", "device", "steps"):
         command += [f"--{name}", str(getattr(options, name))]
+    return result_of(command)
+
+
+def result_of(command: list[str]) -> dict:
+    """Run a command; return the result that it printed.
+
+    Raises:
+        RuntimeError: it printed none.
+    """
     done = subprocess.run(command, capture_output=True, text=True)
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     if not lines:
-        raise RuntimeError(f"{variant}, {model}: {(done.stdout + done.stderr)[-1500:]}")
+        raise RuntimeError(f"{' '.join(command)}: {(done.stdout + done.stderr)[-1500:]}")
     return json.loads(lines[-1].removeprefix("RESULT "))
 
 

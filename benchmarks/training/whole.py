@@ -11,30 +11,23 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from run import result_of
 
 ONE = Path(__file__).parents[1] / "accuracy" / "one.py"
 METHODS = ("lora", "full")
 
 
 def measure(method: str, options: argparse.Namespace) -> dict:
-    """Train once in a process of its own; return its result.
-
-    Raises:
-        RuntimeError: the process printed no result.
-    """
+    """Train once in a process of its own; return its result."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, str(ONE), "--method", method, "--out", folder, "--set", '{"val": true}']
         for name in ("model", "data", "epochs", "imgsz", "batch", "device", "workers"):
             command += [f"--{name}", str(getattr(options, name))]
-        done = subprocess.run(command, capture_output=True, text=True)
-    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    if not lines:
-        raise RuntimeError(f"{method}: {(done.stdout + done.stderr)[-1500:]}")
-    return json.loads(lines[-1].removeprefix("RESULT "))
+        return result_of(command)
 
 
 def summary(results: list[dict]) -> str:
