@@ -286,6 +286,16 @@ def test_an_adapter_that_has_its_relu_already_leaves_nothing_to_train(checkpoint
         train(checkpoint, surface, tmp_path / "run", adapter=tmp_path / "relu.safetensors", activation="relu", **QUICK)
 
 
+@pytest.mark.parametrize("folder", [".", "float"])
+def test_an_adapter_is_not_overwritten_by_the_run_that_begins_with_it(checkpoint, surface, adapter, tmp_path, folder):
+    start = tmp_path / folder / "adapter.safetensors"
+    start.parent.mkdir(exist_ok=True)
+    start.write_bytes(adapter.read_bytes())
+    with pytest.raises(UsageError, match=r"--overwrite would remove it"):
+        train(checkpoint, surface, tmp_path, adapter=start, overwrite=True, **INT8)
+    assert start.read_bytes() == adapter.read_bytes()
+
+
 def test_writing_over_a_run_clears_all_of_its_parts_first(checkpoint, surface, adapter, tmp_path, monkeypatch) -> None:
     def killed(*args, **options):
         raise KeyboardInterrupt

@@ -148,7 +148,10 @@ def train(
     if not phases:
         raise UsageError(f"--adapter {start}: it has --activation {activation} already; give --quantize to train it on")
     if not resume:
-        for folder in (out, out / FLOAT_FOLDER, out / ACTIVATION_FOLDER):
+        folders = (out, out / FLOAT_FOLDER, out / ACTIVATION_FOLDER)
+        if start and start.resolve() in [(folder / ADAPTER_FILE).resolve() for folder in folders]:
+            raise UsageError(f"--adapter {start}: --overwrite would remove it; copy it, or choose another --out")
+        for folder in folders:
             clear_run(folder)  # all of an earlier run, before the first part begins
     _run_phases(base, dataset, out, phases, start=start, device=device, resume=resume)
     return _summary(out / ADAPTER_FILE, seconds=time.monotonic() - started)
