@@ -1,10 +1,10 @@
-"""Adapters against full fine-tuning and others: every data set, method and seed, a process each, on one GPU.
+"""Adapters against full fine-tuning and others: every data set, method and seed, a process each.
 
     python benchmarks/accuracy/run.py --model yolo11n.pt --steel datasets/neu-det/data.yaml \
         --wildlife datasets/african-wildlife/data.yaml --out benchmarks/accuracy/results.json --suites main
 
 Each method is swept over the learning rates of `RATES` with seed 0; the best one then runs with the other seeds. Each
-result is written as soon as it exists; runs that are in the file already are kept.
+result is written as soon as it exists; runs that are in the file already are kept. Several GPUs: `--devices 0 1`.
 """
 
 from __future__ import annotations
@@ -12,17 +12,19 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from jobs import Job, ResultsFile, run_jobs, visible
 
 ONE = Path(__file__).with_name("one.py")
 SEEDS = (0, 1, 2)
 BATCH = 16
+SHOWN = ("data", "method", "rank", "lr0", "seed", "map50_95", "seconds")
 RATES: Mapping[str, tuple[float | None, ...]] = {
     "full": (None, 0.0005, 0.001),  # None: Ultralytics' automatic choice, updates every 64 images
     "lora": (0.001, 0.002),
@@ -77,9 +79,21 @@ SUITES: Mapping[str, tuple[tuple[str, str, int | None], ...]] = {  # data set, m
 }
 
 
+GRID = "grid"
+"""The suite of the adapter at every learning rate with every seed, on the sets of the suite `main`."""
+
+
 def cases_of(suites: Iterable[str], sets: Iterable[str]) -> list[tuple[str, str, int | None]]:
     """Return data set, method and rank of everything in `suites` that is on one of `sets`."""
-    return [case for suite in suites for case in SUITES[suite] if case[0] in sets]
+    return [case for suite in suites for case in SUITES.get(suite, ()) if case[0] in sets]
+
+
+def grid(suites: Iterable[str], sets: Iterable[str]) -> list[Run]:
+    """Return the runs of the suite `grid`, if it is in `suites`."""
+    cases = [case for case in SUITES["main"] if case[1] == "lora" and case[0] in sets] if GRID in suites else []
+    return [
+        Run(data, method, rate, seed, rank) for data, method, rank in cases for rate in RATES[method] for seed in SEEDS
+    ]
 
 
 def sweep(cases: Iterable[tuple[str, str, int | None]]) -> list[Run]:
@@ -116,23 +130,24 @@ def kept_runs(results: list[dict], data: str, method: str, rank: int | None) -> 
     return sorted((run for run in runs if run["lr0"] == rate), key=lambda run: run["seed"])
 
 
-def train_one(run: Run, data: Path, options: argparse.Namespace) -> dict | None:
-    """Train in a process of its own; return the result, or None (with a word) where the training broke off."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, str(ONE), "--method", run.method, "--model", options.model, "--data", str(data)]
-        command += ["--out", folder, "--seed", str(run.seed), "--epochs", str(SETS[run.data].epochs)]
-        command += ["--batch", str(BATCH), "--device", options.device]
-        if run.lr0 is not None:
-            command += ["--lr0", str(run.lr0)]
-            command += [] if run.method == "lora" else ["--set", json.dumps({"nbs": BATCH})]  # an update every batch
-        if run.rank:
-            command += ["--rank", str(run.rank)]
-        output = subprocess.run(command, capture_output=True, text=True)
-    lines = [line for line in output.stdout.splitlines() if line.startswith("RESULT ")]
-    if not lines:
-        print(f"{run} broke off: {(output.stdout + output.stderr)[-400:]}", flush=True)
-        return None
-    return {"data": run.data, **json.loads(lines[-1].removeprefix("RESULT "))}
+def job_of(run: Run, data: Path, folder: Path, options: argparse.Namespace, results: ResultsFile) -> Job:
+    """Return the process that trains one run."""
+    name = " ".join(str(part) for part in run.key if part is not None)
+    command = [sys.executable, str(ONE), "--method", run.method, "--model", options.model, "--data", str(data)]
+    command += ["--out", str(folder / name.replace(" ", "-")), "--seed", str(run.seed)]
+    command += ["--epochs", str(max(1, round(options.scale * SETS[run.data].epochs)))]
+    command += ["--batch", str(BATCH), "--device", visible(options.devices[0]), "--workers", str(options.workers)]
+    if run.lr0 is not None:
+        command += ["--lr0", str(run.lr0)]
+        command += [] if run.method == "lora" else ["--set", json.dumps({"nbs": BATCH})]  # an update every batch
+    if run.rank:
+        command += ["--rank", str(run.rank)]
+
+    def keep(result: dict) -> None:
+        results.add({"data": run.data, **result})
+        print({name: results.content[-1][name] for name in SHOWN}, flush=True)
+
+    return Job(name, command, keep)
 
 
 def summary(results: list[dict]) -> str:
@@ -165,34 +180,38 @@ def main() -> None:
     parser.add_argument("--steel", type=Path, required=True, help="data.yaml of NEU-DET")
     parser.add_argument("--wildlife", type=Path, required=True, help="data.yaml of African wildlife")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--suites", nargs="+", choices=tuple(SUITES), default=["main"])
+    parser.add_argument("--suites", nargs="+", choices=(*SUITES, GRID), default=["main"])
     parser.add_argument("--sets", nargs="+", choices=tuple(SETS), default=tuple(SETS), help="only these data sets")
-    parser.add_argument("--device", default="0")
-    parser.add_argument("--jobs", type=int, default=8, help="processes at once")
+    parser.add_argument("--devices", nargs="+", default=["0"], help="numbers of GPUs, or cpu")
+    parser.add_argument("--jobs", type=int, default=6, help="processes at once on each")
+    parser.add_argument("--workers", type=int, default=1, help="of the loader of each process")
+    parser.add_argument("--minutes", type=float, help="begin nothing new after so many")
+    parser.add_argument("--scale", type=float, default=1.0, help="factor of all epochs, to try the command")
     options = parser.parse_args()
-    results = json.loads(options.out.read_text()) if options.out.exists() else []
+    results = ResultsFile(options.out, [])
+    cases, extra = cases_of(options.suites, options.sets), grid(options.suites, options.sets)
 
     with tempfile.TemporaryDirectory() as folder:
-        paths = {name: made_set(name, options, Path(folder)) for name in SETS}
+        paths = {name: made_set(name, options, Path(folder)) for name in {run.data for run in [*sweep(cases), *extra]}}
 
-        def work(runs: list[Run]) -> None:
-            done = {
-                Run(*(found[field] for field in ("data", "method", "lr0", "seed", "rank"))).key for found in results
-            }
-            wanted = [run for run in dict.fromkeys(runs) if run.key not in done]
-            with ThreadPoolExecutor(options.jobs) as pool:
-                for result in pool.map(lambda run: train_one(run, paths[run.data], options), wanted):
-                    if result is None:
-                        continue
-                    results.append(result)
-                    options.out.write_text(json.dumps(results, indent=1) + "\n")
-                    shown = ("data", "method", "rank", "lr0", "seed", "map50_95")
-                    print({name: result[name] for name in shown}, flush=True)
+        def wanted(ended: Set[str]) -> list[Job]:
+            done = {key_of(found) for found in results.content}
+            runs: list[Run] = []
+            for case in cases:
+                swept = sweep([case])
+                jobs = [job_of(run, paths[run.data], Path(folder), options, results) for run in swept]
+                complete = all(run.key in done or job.name in ended for run, job in zip(swept, jobs, strict=True))
+                runs += rest([case], results.content) if complete else swept
+            left = [run for run in dict.fromkeys([*runs, *extra]) if run.key not in done]
+            return [job_of(run, paths[run.data], Path(folder), options, results) for run in left]
 
-        cases = cases_of(options.suites, options.sets)
-        work(sweep(cases))
-        work(rest(cases, results))
-    print(summary(results))
+        run_jobs(wanted, devices=options.devices, at_once=options.jobs, minutes=options.minutes)
+    print(summary(results.content))
+
+
+def key_of(found: dict) -> tuple:
+    """Return the key of the run that a result is of."""
+    return Run(*(found[field] for field in ("data", "method", "lr0", "seed", "rank"))).key
 
 
 def made_set(name: str, options: argparse.Namespace, folder: Path) -> Path:

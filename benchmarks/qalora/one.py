@@ -2,6 +2,9 @@
 
     python benchmarks/qalora/one.py --model yolo11n.pt --data datasets/neu-det/data.yaml --out runs/qalora --seed 0
 
+A float adapter that an earlier call trained in `--out` is gone on with; `--variants` without a name trains it alone.
+`full-qat` is Ultralytics' own training with `quantize=8` instead, as long as float and int8 training together.
+
 Every number is visionlora's ruler on the exported file, run by onnxruntime on the CPU; differences have a 95 % interval
 by a paired bootstrap over the validation images. The last epoch's averaged model counts: no epoch is chosen by the
 validation images. `ms_per_image` is measured beside other processes: see latency.py for times that can be compared.
@@ -10,7 +13,9 @@ validation images. `ms_per_image` is measured beside other processes: see latenc
 from __future__ import annotations
 
 import argparse
+import functools
 import json
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,16 +24,24 @@ from typing import Any
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from rivals import rival
+
 from visionlora.adapters import read_adapter_card
 from visionlora.evaluation import evaluate
 from visionlora.exporting import export
 from visionlora.merging import merge
 from visionlora.quantization import quantize
+from visionlora.runtime import OnnxNetwork
 from visionlora.training import train
 from visionlora.yolo import fading
 
 EARLY = r"relu:model\.[0-4]\..*"
 """The layers at a half to an eighth of the picture's size: most of the time of SiLU is there."""
+
+
+FULL_RATE = 0.0005
+"""The learning rate that was best for full fine-tuning in benchmarks/accuracy, with an update every batch."""
 
 
 @dataclass(frozen=True)
@@ -38,22 +51,27 @@ class Variant:
     Attributes:
         options: of `train` beside the shared ones; without any, the float adapter is only calibrated.
         weights: what the file keeps its weights in; None for what was trained.
+        scale: factor of the epochs under fake quantization.
+        rival: Ultralytics trains all weights under fake quantization instead.
     """
 
     options: Mapping[str, Any] = field(default_factory=dict)
     weights: str | None = None
+    scale: int = 1
+    rival: bool = False
 
 
 VARIANTS: Mapping[str, Variant] = {
     "ptq": Variant(),
     "qalora": Variant({"quantize": "int8"}),
-    "relu": Variant({"quantize": "int8", "activation": "relu"}),
-    "relu-early": Variant({"quantize": "int8", "activation": EARLY}),
-    "relu-backbone": Variant({"quantize": "int8", "activation": "relu:backbone"}),
     "qalora-no-teacher": Variant({"quantize": "int8", "distill": 0.0}),
     "qalora-fixed": Variant({"quantize": "int8", "ranges": "fixed"}),
+    "relu-early": Variant({"quantize": "int8", "activation": EARLY}),
+    "relu-backbone": Variant({"quantize": "int8", "activation": "relu:backbone"}),
+    "relu": Variant({"quantize": "int8", "activation": "relu"}),
     "int4-ptq": Variant(weights="int4"),
-    "int4": Variant({"quantize": "int4"}),
+    "int4": Variant({"quantize": "int4", "qat_lr0": 0.001}, scale=3),
+    "full-qat": Variant(rival=True),
 }
 
 
@@ -63,7 +81,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--out", type=Path, required=True, help="folder for everything that is made")
     parser.add_argument("--adapter", type=Path, help="a float adapter to begin with; trained first if not given")
-    parser.add_argument("--variants", nargs="+", choices=tuple(VARIANTS), default=tuple(VARIANTS))
+    parser.add_argument("--variants", nargs="*", choices=tuple(VARIANTS), default=tuple(VARIANTS))
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--epochs", type=int, default=40, help="of the float adapter")
     parser.add_argument("--relu-epochs", type=int, default=40, help="after activations were replaced")
@@ -75,40 +93,62 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="0")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--minutes", type=float, default=60.0, help="begin no variant after so many")
     parser.add_argument("--no-fading", action="store_true", help="replace SiLU by ReLU at once")
     args = parser.parse_args()
     if args.no_fading:
         fading.PART = 1e-9
-    started = time.monotonic()
+    OnnxNetwork.__init__ = functools.partialmethod(OnnxNetwork.__init__, threads=1)  # other processes run beside
     shared = {"rank": args.rank, "imgsz": args.imgsz, "batch": args.batch, "seed": args.seed, "device": args.device}
     shared |= {"lr0": args.lr0, "hyperparameters": {"workers": args.workers, "val": False}, "overwrite": True}
-    adapter, seconds = args.adapter, 0.0
-    if adapter is not None:
-        args.epochs = read_adapter_card(adapter).training["hyperparameters"]["epochs"]
-    else:
-        trained = train(args.model, args.data, args.out / "float", epochs=args.epochs, **shared)
-        adapter, seconds = trained.path, trained.seconds
+    adapter, seconds = float_adapter(args, shared)
+    args.epochs = read_adapter_card(adapter).training["hyperparameters"]["epochs"]
     base = shipped(args, adapter, "float")
     for name in args.variants:
-        if time.monotonic() - started > 60 * args.minutes:
-            print(f"no time left for {name}", flush=True)
-            continue
-        options, weights = dict(VARIANTS[name].options), VARIANTS[name].weights
+        variant = VARIANTS[name]
         files, took, peak = base, seconds, None
-        if weights:
-            files = shipped(args, adapter, name, weights=weights)
-        if options:
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-                torch.cuda.reset_peak_memory_stats()
-            second = {"epochs": args.relu_epochs, "qat_epochs": args.qat_epochs, "qat_lr0": args.qat_lr0}
-            trained = train(args.model, args.data, args.out / name, adapter=adapter, **{**shared, **second, **options})
-            took = trained.seconds
-            peak = torch.cuda.max_memory_reserved() / 2**30 if torch.cuda.is_available() else None
-            files = shipped(args, trained.path, name)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        if variant.weights:
+            files = shipped(args, adapter, name, weights=variant.weights)
+        if variant.options:
+            second = {"epochs": args.relu_epochs, "qat_epochs": variant.scale * args.qat_epochs}
+            second |= {"qat_lr0": args.qat_lr0, **variant.options}
+            trained = train(args.model, args.data, args.out / name, adapter=adapter, **shared, **second)
+            took, files = trained.seconds, shipped(args, trained.path, name)
+        if variant.rival:
+            started = time.monotonic()
+            files, took = trained_by_ultralytics(args, name), time.monotonic() - started
+        if (variant.options or variant.rival) and torch.cuda.is_available():
+            peak = torch.cuda.max_memory_reserved() / 2**30
         report = evaluate([f"float={base['onnx']}", f"own={files['onnx']}", f"int8={files['int8']}"], args.data)
-        print("RESULT " + json.dumps(result(args, name, options, report, files, took, peak)), flush=True)
+        print("RESULT " + json.dumps(result(args, name, report, files, took, peak)), flush=True)
+
+
+def float_adapter(args: argparse.Namespace, shared: Mapping[str, Any]) -> tuple[Path, float]:
+    """Return the float adapter to begin with and the seconds of its training, trained first if it is not there."""
+    if args.adapter is not None:
+        return args.adapter, 0.0
+    note = args.out / "float.json"
+    if not note.exists():
+        trained = train(args.model, args.data, args.out / "float", epochs=args.epochs, **shared)
+        shipped(args, trained.path, "float")
+        note.write_text(json.dumps({"adapter": str(trained.path), "seconds": trained.seconds}))
+    found = json.loads(note.read_text())
+    return Path(found["adapter"]), found["seconds"]
+
+
+def trained_by_ultralytics(args: argparse.Namespace, name: str) -> dict[str, Path]:
+    """Train all weights with `quantize=8` and export; return the files by kind."""
+    from ultralytics import YOLO
+
+    run = {"model": args.model, "data": args.data, "save_dir": str((args.out / name).absolute()), "cache": "ram"}
+    run |= {"epochs": args.epochs + args.qat_epochs, "imgsz": args.imgsz, "batch": args.batch, "nbs": args.batch}
+    run |= {"optimizer": "AdamW", "momentum": 0.9, "lr0": FULL_RATE, "warmup_bias_lr": 0.0, "seed": args.seed}
+    trainer = rival("full", {**run, "device": args.device, "workers": args.workers, "val": False, "quantize": 8})
+    trainer.train()
+    path = Path(YOLO(trainer.last).export(format="onnx", imgsz=args.imgsz, device="cpu"))
+    return {"adapter": trainer.last, "onnx": path, "int8": path}
 
 
 def shipped(args: argparse.Namespace, adapter: Path, name: str, *, weights: str | None = None) -> dict[str, Path]:
@@ -116,27 +156,30 @@ def shipped(args: argparse.Namespace, adapter: Path, name: str, *, weights: str 
     folder = args.out / "shipped"
     folder.mkdir(parents=True, exist_ok=True)
     files = {kind: folder / f"{name}.{suffix}" for kind, suffix in (("onnx", "onnx"), ("int8", "int8.onnx"))}
-    merged = merge(args.model, adapter, folder / f"{name}.pt", overwrite=True)
-    export(merged.path, files["onnx"], imgsz=args.imgsz, overwrite=True)
-    quantize(files["onnx"], args.data, files["int8"], seed=args.seed, weights=weights, overwrite=True)
+    if not all(path.exists() for path in files.values()):
+        merged = merge(args.model, adapter, folder / f"{name}.pt", overwrite=True)
+        export(merged.path, files["onnx"], imgsz=args.imgsz, overwrite=True)
+        quantize(files["onnx"], args.data, files["int8"], seed=args.seed, weights=weights, overwrite=True)
     return {"adapter": Path(adapter), **files}
 
 
-def result(args, name: str, options: dict, report, files: dict[str, Path], seconds: float, peak: float | None) -> dict:
+def result(args, name: str, report, files: dict[str, Path], seconds: float, peak: float | None) -> dict:
     """Return what is kept of one way: scores of the float SiLU model, of its own float form and of its INT8 file."""
     float_row, own, int8 = report.rows
     change = int8.difference_to("float").map50_95
     interval = (change.interval.low, change.interval.high) if change.interval else (float("nan"), float("nan"))
     per_class = {one.name: round(one.ap50_95, 4) for one in int8.scores.per_class}
+    variant = VARIANTS[name]
+    rates = {"float": args.lr0, "int8": variant.options.get("qat_lr0", args.qat_lr0)}
     return {
         "variant": name,
-        "options": {**options, "weights": VARIANTS[name].weights} if VARIANTS[name].weights else options,
+        "options": {**variant.options, **({"weights": variant.weights} if variant.weights else {})},
         "seed": args.seed,
         "rank": args.rank,
-        "epochs": {"float": args.epochs, "relu": args.relu_epochs, "int8": args.qat_epochs},
+        "epochs": {"float": args.epochs, "relu": args.relu_epochs, "int8": variant.scale * args.qat_epochs},
         "fading": not args.no_fading,
         "given_adapter": args.adapter is not None,
-        "lr0": {"float": args.lr0, "int8": args.qat_lr0},
+        "lr0": {"full": FULL_RATE} if variant.rival else rates,
         "imgsz": args.imgsz,
         "batch": args.batch,
         "images": report.data.images,

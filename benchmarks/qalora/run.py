@@ -3,22 +3,21 @@
     python benchmarks/qalora/run.py --model yolo11n.pt --steel datasets/neu-det/data.yaml \
         --wildlife datasets/african-wildlife/data.yaml --out benchmarks/qalora/results.json
 
-First the training steps are timed, one after another with the machine for themselves; then one.py runs for each data
-set and seed. Each result is written as soon as it exists; what is in the file already is not run again.
+First the training steps are timed, one after another, nothing beside them; then one.py trains a float adapter for
+each data set and seed, and every variant from it. Each result is written as soon as it exists; what is in the file
+already is not run again. `full-qat`, Ultralytics' own, needs nvidia-modelopt.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import subprocess
 import sys
 import tempfile
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from jobs import Job, ResultsFile, run_jobs, visible
 
 ONE = Path(__file__).with_name("one.py")
 STEP = Path(__file__).parents[1] / "training" / "step.py"
@@ -27,6 +26,7 @@ EPOCHS = {  # float, with ReLU, int8
     "steel": (16, 12, 5),
     "wildlife": (40, 30, 12),
 }
+WAYS = ("ptq", "qalora", "qalora-no-teacher", "relu-early", "relu-backbone", "relu", "int4-ptq", "int4")
 STEPS = {  # label: arguments of step.py
     "lora": ("lora",),
     "qalora": ("qalora", "--distill", "0"),
@@ -36,77 +36,61 @@ STEPS = {  # label: arguments of step.py
 }
 
 
-class Results:
-    """The results file; several threads add to it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self._lock = path, threading.Lock()
-        self.content = json.loads(path.read_text()) if path.exists() else {"runs": [], "steps": []}
-
-    def add(self, kind: str, result: dict) -> None:
-        """Write one result at once."""
-        with self._lock:
-            self.content[kind].append(result)
-            self.path.write_text(json.dumps(self.content, indent=1) + "\n")
-
-
-def time_steps(options: argparse.Namespace, results: Results) -> None:
-    """Time the training step of each method at both sizes."""
+def step_jobs(options: argparse.Namespace, results: ResultsFile) -> list[Job]:
+    """Return the processes that time the training step of each method at each size, but for those done already."""
     done = {(step["label"], step["imgsz"]) for step in results.content["steps"]}
+    jobs = []
     for imgsz in options.step_sizes:
         for label, arguments in STEPS.items():
             if (label, imgsz) in done or (label == "full-qat" and not options.rival):
                 continue
             command = [sys.executable, str(STEP), "--method", *arguments, "--label", label, "--model", options.model]
-            command += ["--data", str(options.wildlife), "--imgsz", str(imgsz), "--device", options.device]
-            command += ["--steps", str(options.steps), "--batch", str(options.batch)]
+            command += ["--data", str(options.wildlife), "--imgsz", str(imgsz), "--steps", str(options.steps)]
+            command += ["--batch", str(options.batch), "--device", visible(options.devices[0])]
             command += ["--adapter", str(options.adapter)] if arguments[0] == "qalora" else []
-            stream(command, lambda result: results.add("steps", result))
+            jobs.append(Job(f"step {label} {imgsz}", command, lambda result: keep(results, "steps", result)))
+    return jobs
 
 
-def train_all(options: argparse.Namespace, results: Results) -> None:
-    """Run one.py for every data set and seed, as many at once as asked for."""
-    until = time.monotonic() + 60 * options.minutes
-    scale = options.scale
-    jobs = [(seed, name) for seed in options.seeds for name in options.sets]  # every set's first seed first
-
-    def work(job: tuple[int, str]) -> None:
-        seed, name = job
-        done = {run["variant"] for run in results.content["runs"] if (run["data"], run["seed"]) == (name, seed)}
-        wanted = [variant for variant in options.variants if variant not in done]
-        left = (until - time.monotonic()) / 60
-        if not wanted or left <= 0:
-            return
-        factors = (scale, scale, scale * options.qat_scale)
-        epochs, relu, int8 = (max(1, round(f * number)) for f, number in zip(factors, EPOCHS[name], strict=True))
-        with tempfile.TemporaryDirectory() as folder:
-            command = [sys.executable, str(ONE), "--model", options.model, "--data", str(getattr(options, name))]
-            command += ["--out", folder, "--seed", str(seed), "--device", options.device, "--variants", *wanted]
-            command += ["--epochs", str(epochs), "--relu-epochs", str(relu), "--qat-epochs", str(int8)]
-            command += ["--rank", str(options.rank), "--minutes", f"{left - options.margin:.2f}"]
-            command += ["--batch", str(options.batch), "--imgsz", str(options.imgsz)]
-            command += ["--workers", str(options.workers), "--qat-lr0", str(options.qat_lr0)]
-            stream(command, lambda result: results.add("runs", {"data": name, **result}))
-
-    with ThreadPoolExecutor(options.jobs) as pool:
-        list(pool.map(work, jobs))
+def training_jobs(options: argparse.Namespace, results: ResultsFile, folder: Path) -> list[Job]:
+    """Return the processes that could run now: float adapters, and every variant whose float adapter is there."""
+    done = {(run["data"], run["seed"], run["variant"]) for run in results.content["runs"]}
+    floats, variants = {}, []
+    for variant in options.variants:
+        for seed in options.seeds:
+            for name in options.sets:
+                out = folder / f"{name}-{seed}"
+                if (name, seed, variant) in done:
+                    continue
+                if (out / "float.json").exists():
+                    variants.append(variant_job(options, results, out, name, seed, variant))
+                else:
+                    floats[out] = Job(f"{name} {seed} float", one(options, out, name, seed), lambda result: None)
+    return [*floats.values(), *variants]
 
 
-def stream(command: list[str], keep) -> None:
-    """Run a command; hand over each result as it is printed, and show the end of the output where there was none."""
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
-    tail: list[str] = []
-    for line in process.stdout or ():
-        if line.startswith("RESULT "):
-            found = json.loads(line.removeprefix("RESULT "))
-            keep(found)
-            names = ("label", "imgsz", "ms", "memory_gib", "graph", "variant", "seed", "float", "own_float", "int8")
-            print({name: found[name] for name in names if name in found}, flush=True)
-        elif "CUDA graph" in line or "triton" in line or "no time left" in line:
-            print(line.strip(), flush=True)
-        tail = [*tail[-30:], line]
-    if process.wait():
-        print(f"broke off: {' '.join(command[1:])}\n{''.join(tail)}", flush=True)
+def variant_job(options, results: ResultsFile, out: Path, name: str, seed: int, variant: str) -> Job:
+    """Return the process of one variant that begins with a trained float adapter."""
+    command = [*one(options, out, name, seed), variant]
+    return Job(f"{name} {seed} {variant}", command, lambda result: keep(results, "runs", {"data": name, **result}))
+
+
+def one(options: argparse.Namespace, out: Path, name: str, seed: int) -> list[str]:
+    """Return the command of one.py for a data set and a seed."""
+    epochs, relu, int8 = (max(1, round(options.scale * number)) for number in EPOCHS[name])
+    command = [sys.executable, str(ONE), "--model", options.model, "--data", str(getattr(options, name))]
+    command += ["--out", str(out), "--seed", str(seed), "--device", visible(options.devices[0])]
+    command += ["--epochs", str(epochs), "--relu-epochs", str(relu), "--qat-epochs", str(int8)]
+    command += ["--rank", str(options.rank), "--batch", str(options.batch), "--imgsz", str(options.imgsz)]
+    command += ["--qat-lr0", str(options.qat_lr0), "--workers", str(options.workers)]
+    return [*command, "--variants"]
+
+
+def keep(results: ResultsFile, part: str, result: dict) -> None:
+    """Write a result and show its figures."""
+    results.add(result, part)
+    names = ("label", "imgsz", "ms", "memory_gib", "graph", "data", "variant", "seed", "float", "own_float", "int8")
+    print({name: result[name] for name in names if name in result}, flush=True)
 
 
 def table(content: dict) -> str:
@@ -144,29 +128,29 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=("steps", "train", "table"), default=("steps", "train", "table"))
     parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
     parser.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2))
-    parser.add_argument(
-        "--variants", nargs="+", default=("ptq", "qalora", "relu", "relu-early", "qalora-no-teacher", "qalora-fixed")
-    )
+    parser.add_argument("--variants", nargs="+", default=WAYS)
     parser.add_argument("--step-sizes", nargs="+", type=int, default=(640, 320))
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--rival", action="store_true", help="time Ultralytics' quantize=8 too; needs nvidia-modelopt")
+    parser.add_argument("--rival", action="store_true", help="time the step of Ultralytics' quantize=8 too")
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--qat-lr0", type=float, default=0.0002)
     parser.add_argument("--imgsz", type=int, default=320)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--scale", type=float, default=1.0, help="factor of all epochs")
-    parser.add_argument("--qat-scale", type=float, default=1.0, help="factor of the epochs under fake quantization")
-    parser.add_argument("--minutes", type=float, default=60.0, help="begin nothing new after so many")
-    parser.add_argument("--margin", type=float, default=1.0, help="minutes that a variant takes, kept free at the end")
-    parser.add_argument("--device", default="0")
-    parser.add_argument("--jobs", type=int, default=6, help="processes at once")
+    parser.add_argument("--work", type=Path, help="folder for adapters and files, gone on with; temporary if not given")
+    parser.add_argument("--minutes", type=float, help="begin nothing new after so many")
+    parser.add_argument("--devices", nargs="+", default=["0"], help="numbers of GPUs, or cpu")
+    parser.add_argument("--jobs", type=int, default=6, help="processes at once on each, but for the steps")
     parser.add_argument("--workers", type=int, default=2, help="of a process")
     options = parser.parse_args()
-    results = Results(options.out)
+    results = ResultsFile(options.out, {"runs": [], "steps": []})
+    where = {"devices": options.devices, "minutes": options.minutes}
     if "steps" in options.parts:
-        time_steps(options, results)
+        run_jobs(lambda ended: step_jobs(options, results), at_once=1, **where)
     if "train" in options.parts:
-        train_all(options, results)
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = options.work or Path(temporary)
+            run_jobs(lambda ended: training_jobs(options, results, folder), at_once=options.jobs, **where)
     if "table" in options.parts:
         print(table(results.content))
 
