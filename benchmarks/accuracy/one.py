@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--adapter", type=json.loads, default={}, help="more adapter settings, as a JSON object")
     args = parser.parse_args()
     run = {"epochs": args.epochs, "imgsz": args.imgsz, "batch": args.batch, "seed": args.seed, "device": args.device}
-    where = {"image_size": args.imgsz, "device": args.device}
+    where = {"image_size": args.imgsz, "device": args.device.split(",")[0]}
     extra = {"workers": args.workers, "val": False, **args.set}
     started = time.monotonic()
     if args.method == "lora":

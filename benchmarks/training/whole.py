@@ -3,7 +3,8 @@
     python benchmarks/training/whole.py --model yolo11n.pt --data datasets/neu-det/data.yaml \
         --out benchmarks/training/whole.json
 
-Every run is a process of its own, each side at its defaults; the score is visionlora's ruler on the last epoch.
+Every run is a process of its own, each side at its defaults, every round with another seed; the score is visionlora's
+ruler on the last epoch. `--sides lora lora:0,1` compares one GPU with two.
 """
 
 from __future__ import annotations
@@ -18,27 +19,33 @@ from pathlib import Path
 from run import result_of
 
 ONE = Path(__file__).parents[1] / "accuracy" / "one.py"
-METHODS = ("lora", "full")
 
 
-def measure(method: str, options: argparse.Namespace) -> dict:
+def measure(side: str, seed: int, options: argparse.Namespace) -> dict:
     """Train once in a process of its own; return its result."""
+    method, _, devices = side.partition(":")
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, str(ONE), "--method", method, "--out", folder, "--set", '{"val": true}']
-        for name in ("model", "data", "epochs", "imgsz", "batch", "device", "workers"):
+        command += ["--device", devices or options.device, "--seed", str(seed)]
+        for name in ("model", "data", "epochs", "imgsz", "batch", "workers"):
             command += [f"--{name}", str(getattr(options, name))]
-        return result_of(command)
+        return {"side": side, **result_of(command)}
 
 
 def summary(results: list[dict]) -> str:
-    """Return the median time of each side as a Markdown table."""
-    full = statistics.median(run["seconds"] for run in results if run["method"] == "full")
-    lines = ["| run | rounds | seconds | against full | mAP50-95 |", "| --- | ---: | ---: | ---: | ---: |"]
-    for method in METHODS:
-        runs = [run for run in results if run["method"] == method]
+    """Return the median time of each side, against that of the last one, as a Markdown table."""
+    sides = list(dict.fromkeys(run["side"] for run in results))
+    lines = [
+        f"| run | rounds | seconds | against {sides[-1]} | mAP50-95 | each seed |",
+        "| --- | ---: | ---: | ---: | ---: | --- |",
+    ]
+    last = statistics.median(run["seconds"] for run in results if run["side"] == sides[-1])
+    for side in sides:
+        runs = [run for run in results if run["side"] == side]
         seconds = statistics.median(run["seconds"] for run in runs)
-        score = statistics.mean(run["map50_95"] for run in runs)
-        lines.append(f"| {method} | {len(runs)} | {seconds:.0f} | {seconds / full:.2f} | {score:.3f} |")
+        scores = [run["map50_95"] for run in runs]
+        cells = [side, f"{len(runs)}", f"{seconds:.0f}", f"{seconds / last:.2f}", f"{statistics.mean(scores):.3f}"]
+        lines.append("| " + " | ".join([*cells, ", ".join(f"{score:.3f}" for score in scores)]) + " |")
     return "\n".join(lines)
 
 
@@ -47,7 +54,9 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--sides", nargs="+", default=["lora", "full"], help="method, or method:devices")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--first", type=int, default=0, help="seed of the first round")
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--imgsz", type=int, default=320)
     parser.add_argument("--batch", type=int, default=16)
@@ -56,11 +65,11 @@ def main() -> None:
     options = parser.parse_args()
     options.out.parent.mkdir(parents=True, exist_ok=True)
     results = json.loads(options.out.read_text()) if options.out.exists() else []
-    for _ in range(options.rounds):
-        for method in METHODS:
-            results.append(measure(method, options))
+    for seed in range(options.first, options.first + options.rounds):
+        for side in options.sides:
+            results.append(measure(side, seed, options))
             options.out.write_text(json.dumps(results, indent=1) + "\n")
-            print({name: results[-1][name] for name in ("method", "seconds", "map50_95")}, flush=True)
+            print({name: results[-1][name] for name in ("side", "seed", "seconds", "map50_95")}, flush=True)
     print(summary(results))
 
 

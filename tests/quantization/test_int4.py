@@ -10,6 +10,7 @@ import onnx
 import pytest
 
 from tests.quantization.graphs import IMAGE_SIZE, build, conv, detector, node, random_conv, rounded, run, tensors_of
+from tests.quantization.labelled import write_outlying
 from visionlora.errors import QuantizationError, UsageError
 from visionlora.quantization import QuantizationRecipe, Scheme, apply_recipe, load_float_model, quantize
 from visionlora.quantization.adapter_recipe import constants_digest
@@ -218,7 +219,11 @@ def test_an_operation_that_opset_21_does_not_have_is_refused_by_name():
         apply_recipe(model, recipe)
 
 
-def test_a_file_that_keeps_its_budget_has_int4_weights(model, data, tmp_path):
-    made = quantize(model, data, tmp_path / "int4.onnx", images=8, weights="int4", max_drop=1.0)
-    assert made.report.passed and made.recipe.scheme.weights == "int4"
-    assert tensors_of(onnx.load(made.path))["mix.weight"].size == 48 * 48 * 9
+def test_a_budget_takes_float_where_int4_weights_lose_too_much_and_keeps_them_elsewhere(tmp_path):
+    detecting, labelled = write_outlying(tmp_path, None)
+
+    made = quantize(detecting, labelled, tmp_path / "int4.onnx", weights="int4", max_drop=0.3)
+
+    assert not made.report.trials[0].passed and made.report.passed
+    assert made.recipe.float_layers == ("narrow",) and made.recipe.scheme.weights == "int4"
+    assert onnx.TensorProto.INT4 in {tensor.data_type for tensor in onnx.load(made.path).graph.initializer}

@@ -7,11 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-_WEIGHT_MAX = 127
-_INT4_MAX = 7
-_MULTIPLIER_MAX = 15  # of 4 bits; the product is an int8
-_ALMOST = 2.0**-10  # a largest weight a thousandth above its last level is on it
-_BIAS_MAX = 2**30  # half of int32, so that the sum of products still has room
+from visionlora.quantization.levels import ALMOST, BIAS_MAX, INT4_MAX, MULTIPLIER_MAX, WEIGHT_MAX
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,29 +57,29 @@ def quantize_conv(
         group: how many neighbouring weights of a channel share a multiplier; None for int8 weights.
     """
     largest = np.abs(weight.astype(np.float64)).reshape(len(weight), -1).max(axis=1)
-    smallest = largest / (_WEIGHT_MAX if group is None else _INT4_MAX * _MULTIPLIER_MAX)
+    smallest = largest / (WEIGHT_MAX if group is None else INT4_MAX * MULTIPLIER_MAX)
     if bias is not None:
         # A bias much larger than all weights of its channel must still fit into an int32.
-        smallest = np.maximum(smallest, np.abs(bias.astype(np.float64)) / (float(input_scale) * _BIAS_MAX))
+        smallest = np.maximum(smallest, np.abs(bias.astype(np.float64)) / (float(input_scale) * BIAS_MAX))
     scale = np.where(smallest < np.finfo(np.float32).tiny, 1.0, smallest).astype(np.float32)  # a dead channel
     if group is None:
         int4 = None
         by_channel = scale.reshape(-1, *[1] * (weight.ndim - 1))
-        levels = np.clip(np.rint(weight / by_channel), -_WEIGHT_MAX, _WEIGHT_MAX).astype(np.int8)
+        levels = np.clip(np.rint(weight / by_channel), -WEIGHT_MAX, WEIGHT_MAX).astype(np.int8)
     else:
         int4 = _in_groups(weight.reshape(len(weight), -1, group), scale.reshape(-1, 1, 1))
         levels = (int4.levels * int4.multiplier.astype(np.int8)).reshape(weight.shape)
     bias_scale = (scale * input_scale).astype(np.float32)
     if bias is None:
         return QuantizedConv(levels, scale, None, bias_scale, int4)
-    steps = np.clip(np.rint(bias / bias_scale.astype(np.float64)), -_BIAS_MAX, _BIAS_MAX)
+    steps = np.clip(np.rint(bias / bias_scale.astype(np.float64)), -BIAS_MAX, BIAS_MAX)
     return QuantizedConv(levels, scale, steps.astype(np.int32), bias_scale, int4)
 
 
 def _in_groups(weight: NDArray[np.float32], scale: NDArray[np.float32]) -> Int4Weight:
     """Return (outputs, groups, weights of a group) as int4; `scale` is that of the channels."""
     largest = np.abs(weight).max(axis=2, keepdims=True).astype(np.float64)
-    needed = np.ceil(largest / (_INT4_MAX * scale.astype(np.float64)) - _ALMOST)
-    multiplier = np.clip(needed, 1, _MULTIPLIER_MAX).astype(np.float32)
-    levels = np.clip(np.rint(weight / (scale * multiplier)), -_INT4_MAX, _INT4_MAX)
+    needed = np.ceil(largest / (INT4_MAX * scale.astype(np.float64)) - ALMOST)
+    multiplier = np.clip(needed, 1, MULTIPLIER_MAX).astype(np.float32)
+    levels = np.clip(np.rint(weight / (scale * multiplier)), -INT4_MAX, INT4_MAX)
     return Int4Weight(levels.astype(np.int8), multiplier.astype(np.uint8))

@@ -8,9 +8,8 @@ from typing import Any, cast
 
 import torch
 
-_WEIGHT_MAX = 127
-_INT4_MAX, _MULTIPLIER_MAX, _ALMOST = 7, 15, 2.0**-10
-_BIAS_MAX = 2**30
+from visionlora.quantization.levels import ALMOST, BIAS_MAX, INT4_MAX, MULTIPLIER_MAX, WEIGHT_MAX
+
 _TINY = torch.finfo(torch.float32).tiny
 Layout = tuple[torch.device, tuple[bool, ...]]
 """Where weights are, and which of them lie with channels last."""
@@ -102,9 +101,9 @@ def _groups(weights: Sequence[torch.Tensor], int4: Sequence[int | None]) -> Grou
         of_weight.append(groups + _as_in_memory(own.view(weight.shape), weight))
         number = weight.numel() // (size or length)
         row.append(rows + torch.arange(number) // (number // count))
-        levels.append(torch.full((number,), float(_INT4_MAX if size else _WEIGHT_MAX)))
-        multiples.append(torch.full((number,), float(_MULTIPLIER_MAX if size else 1)))
-        steps.append(torch.full((count,), _INT4_MAX * _MULTIPLIER_MAX if size else _WEIGHT_MAX, dtype=torch.float64))
+        levels.append(torch.full((number,), float(INT4_MAX if size else WEIGHT_MAX)))
+        multiples.append(torch.full((number,), float(MULTIPLIER_MAX if size else 1)))
+        steps.append(torch.full((count,), INT4_MAX * MULTIPLIER_MAX if size else WEIGHT_MAX, dtype=torch.float64))
         groups, rows = groups + number, rows + count
     return Groups(*(torch.cat(parts).to(device) for parts in (of_weight, row, levels, multiples, steps)))
 
@@ -114,7 +113,7 @@ def weight_scales(
     bias: torch.Tensor,
     input_scales: torch.Tensor,
     row_of: torch.Tensor,
-    steps: torch.Tensor | float = _WEIGHT_MAX,
+    steps: torch.Tensor | float = WEIGHT_MAX,
 ) -> torch.Tensor:
     """Return the scale of every output channel, (rows,) float32: `quantize_conv`'s, bit for bit.
 
@@ -126,7 +125,7 @@ def weight_scales(
         steps: how many scales the largest weight may be.
     """
     largest = torch.zeros_like(bias).scatter_reduce_(0, row_of, flat.abs(), "amax").double()
-    least = bias.double().abs() / (input_scales.double() * _BIAS_MAX)  # a large bias must fit into an int32
+    least = bias.double().abs() / (input_scales.double() * BIAS_MAX)  # a large bias must fit into an int32
     smallest = torch.maximum(largest / steps, least)
     return torch.where(smallest < _TINY, 1.0, smallest).float()
 
@@ -138,7 +137,7 @@ def _in_groups(
     scale = weight_scales(flat, bias, input_scales, row_of, groups.steps)
     of_group = scale[groups.row]
     largest = torch.zeros_like(of_group).scatter_reduce_(0, groups.of_weight, flat.abs(), "amax").double()
-    needed = torch.ceil(largest / (groups.most_level.double() * of_group.double()) - _ALMOST).float()
+    needed = torch.ceil(largest / (groups.most_level.double() * of_group.double()) - ALMOST).float()
     multiplier = torch.minimum(needed.clamp_(min=1), groups.most_multiple)
     levels = torch.round(flat / (of_group * multiplier)[groups.of_weight])
     most = groups.most_level[groups.of_weight]
@@ -160,11 +159,11 @@ class _Round(torch.autograd.Function):
         if groups is None:
             scale = weight_scales(flat, bias, input_scales, row_of)
             by_element = scale[row_of]
-            weight = torch.round(flat / by_element).clamp_(-_WEIGHT_MAX, _WEIGHT_MAX).mul_(by_element)
+            weight = torch.round(flat / by_element).clamp_(-WEIGHT_MAX, WEIGHT_MAX).mul_(by_element)
         else:
             weight, scale = _in_groups(flat, bias, input_scales, row_of, groups)
         unit = (scale * input_scales).double()
-        steps = torch.round(bias.double() / unit).clamp_(-_BIAS_MAX, _BIAS_MAX)
+        steps = torch.round(bias.double() / unit).clamp_(-BIAS_MAX, BIAS_MAX)
         return weight.to(dtype), (steps.float() * unit.float()).to(dtype)
 
     @staticmethod
