@@ -11,7 +11,8 @@ from ultralytics.nn.tasks import DetectionModel
 
 from tests.yolo.test_loss import labelled_batch
 from visionlora.adapters import AdapterSettings, attach
-from visionlora.yolo.layout import plan_detector
+from visionlora.yolo.fading import FadingSiLU, fade
+from visionlora.yolo.layout import plan_detector, set_activations
 from visionlora.yolo.step import MOST_GRAPHS, MOST_OBJECTS, TrainingStep, to_unit
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
@@ -126,6 +127,24 @@ def test_graph_gives_the_gradients_of_the_usual_way(adapted, lean, half, toleran
         for ours, theirs in zip(got, expected, strict=True):
             assert (ours - theirs).norm() < tolerance * theirs.norm()
     assert len(graphed._graphs) == 2  # 40 objects made room anew
+
+
+@needs_gpu
+def test_a_captured_graph_follows_the_fading_of_activations(adapted) -> None:
+    model = copy.deepcopy(adapted).cuda()
+    assert set_activations(model, AdapterSettings(rank=2, activation="relu"), kind=FadingSiLU)
+    usual, graphed = TrainingStep(model, graph=False).train(), TrainingStep(model, graph=True).train()
+    batch = labelled_batch([3, 1], classes=5, size=64, seed=0)
+    graphed.prepare(batch)
+    batch = {name: value.cuda() for name, value in batch.items()}
+    losses = []
+    for epoch in (0, 1, 4):
+        fade(model, epoch, 10)
+        expected, got = loss_and_gradient(usual, batch), loss_and_gradient(graphed, batch)
+        losses.append(float(got[0].sum()))
+        for ours, theirs in zip(got, expected, strict=True):
+            assert (ours - theirs).norm() < 1e-3 * theirs.norm()
+    assert len(graphed._graphs) == 1 and len(set(losses)) == 3
 
 
 @needs_gpu
