@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from tests.quantization.graphs import IMAGE_SIZE, build, conv, detector, node, random_conv, rounded, run, tensors_of
+from tests.quantization.graphs import IMAGE_SIZE, build, conv, detector, node, random_conv, rounded, run
 from tests.quantization.labelled import write_outlying
 from visionlora.errors import QuantizationError, UsageError
 from visionlora.quantization import QuantizationRecipe, Scheme, apply_recipe, load_float_model, quantize
