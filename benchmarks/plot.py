@@ -54,11 +54,91 @@ def draw_accuracy(results: list[dict], out: Path) -> None:
     figure.savefig(out, dpi=110)
 
 
+METHODS = {  # method and rank of the accuracy benchmark: its label here, and that of its training step
+    ("full", None): ("full", "full"),
+    ("freeze10", None): ("freeze=10", "freeze=10"),
+    ("head", None): ("head only", "head only"),
+    ("peft", 8): ("PEFT 8", "PEFT"),
+    **{("lora", rank): (f"LoRA {rank}", "lora" if rank == 8 else None) for rank in (2, 4, 8, 16, 32, 64)},
+}
+COSTS = {"trainable": "trainable parameters", "ms": "ms a step, 640 px", "memory_gib": "memory of a step, GiB, 640 px"}
+
+
+def draw_tradeoff(results: list[dict], steps: list[dict], out: Path) -> None:
+    """Draw mAP50-95 on wildlife, mean and spread of the seeds, against what each way to train yolo11n costs."""
+    figure, axes = plt.subplots(1, len(COSTS), figsize=(12.5, 3.6), constrained_layout=True, sharey=True)
+    for (method, rank), (label, step) in METHODS.items():
+        scores = kept_scores(results, "wildlife", method, rank)
+        if not scores:
+            continue
+        mean, spread = statistics.mean(scores), statistics.stdev(scores) if len(scores) > 1 else 0
+        for axis, field in zip(axes, COSTS, strict=True):
+            rounds = [one[field] for one in steps if (one["model"], one["label"]) == ("yolo11n", step)]
+            cost = statistics.median(rounds) if rounds else None
+            if field == "trainable" and step is None:
+                cost = trainable(results, steps, rank)
+            if cost is not None:
+                axis.errorbar(cost, mean, yerr=spread, color=OURS if method == "lora" else RIVAL, marker="o", capsize=3)
+                axis.annotate(label, (cost, mean), (6, 4), textcoords="offset points", fontsize=8)
+    for axis, title in zip(axes, COSTS.values(), strict=True):
+        axis.set_xlabel(title)
+        axis.grid(color="#e5e8ec")
+        axis.margins(x=0.15)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_xscale("log")
+    axes[0].set_xticks([1e5, 3e5, 1e6, 3e6], ["0.1 M", "0.3 M", "1 M", "3 M"])
+    axes[0].xaxis.minorticks_off()
+    axes[0].set_ylabel("mAP50-95, African wildlife")
+    figure.savefig(out, dpi=110)
+
+
+def trainable(results: list[dict], steps: list[dict], rank: int | None) -> int:
+    """Return the trainable parameters of an adapter: those of rank 8, and two bytes for each more in its file."""
+    known = next(one["trainable"] for one in steps if (one["model"], one["label"]) == ("yolo11n", "lora"))
+    own, eight = (
+        next(run["bytes"] for run in results if (run["data"], run["method"], run["rank"]) == ("wildlife", "lora", each))
+        for each in (rank, 8)
+    )
+    return known + (own - eight) // 2
+
+
 def kept_scores(results: list[dict], data: str, method: str, rank: int | None) -> list[float]:
     """Return the scores of one method on one data set that count, a value a seed."""
     from accuracy.run import kept_runs
 
     return [run["map50_95"] for run in kept_runs(results, data, method, rank)]
+
+
+FILES = {  # way of the qalora benchmark -> row of its latency.json
+    "qalora": "int8, ReLU: none",
+    "relu-early": "int8, ReLU: modules 0 to 4",
+    "relu-backbone": "int8, ReLU: backbone",
+    "relu": "int8, ReLU: all",
+    "full-qat": "Ultralytics quantize=8",
+}
+
+
+def draw_activations(runs: list[dict], files: list[dict], out: Path) -> None:
+    """Draw what each activation loses against its float adapter, over the milliseconds of its int8 file."""
+    sets = list(dict.fromkeys(run["data"] for run in runs))
+    figure, axes = plt.subplots(1, len(sets), figsize=(4.6 * len(sets), 3.3), constrained_layout=True, squeeze=False)
+    for axis, data in zip(axes.flat, sets, strict=True):
+        for way, row in FILES.items():
+            lost = [100 * r["int8_minus_float"][0] for r in runs if (r["data"], r["variant"]) == (data, way)]
+            ms = next((file["ms_1"] for file in files if file["layers"] == row), None)
+            if not lost or ms is None:
+                continue
+            color = RIVAL if way == "full-qat" else OURS
+            spread = statistics.stdev(lost) if len(lost) > 1 else 0
+            axis.errorbar(ms, statistics.mean(lost), yerr=spread, color=color, marker="o", capsize=3)
+            axis.annotate(way, (ms, statistics.mean(lost)), (6, 4), textcoords="offset points", fontsize=8)
+        axis.axhline(0, color="#e5e8ec", zorder=0)
+        axis.set_title(data, fontsize=10)
+        axis.set_xlabel("ms at 640 px, 1 thread")
+        axis.margins(x=0.2, y=0.2)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes.flat[0].set_ylabel("points of mAP50-95 against float")
+    figure.savefig(out, dpi=110)
 
 
 def draw_latency(results: list[dict], out: Path) -> None:
@@ -105,8 +185,14 @@ def draw_drops(results: list[dict], out: Path) -> None:
 
 
 if __name__ == "__main__":
-    draw_step(json.loads((HERE / "training" / "results.json").read_text()), HERE / "training" / "step.png")
-    draw_accuracy(json.loads((HERE / "accuracy" / "results.json").read_text()), HERE / "accuracy" / "accuracy.png")
+    steps = json.loads((HERE / "training" / "results.json").read_text())
+    accuracy = json.loads((HERE / "accuracy" / "results.json").read_text())
+    draw_step(steps, HERE / "training" / "step.png")
+    draw_accuracy([run for run in accuracy if run["rank"] in (None, 8)], HERE / "accuracy" / "accuracy.png")
+    draw_tradeoff(accuracy, steps, HERE / "accuracy" / "tradeoff.png")
+    qalora = json.loads((HERE / "qalora" / "results.json").read_text())
+    files = json.loads((HERE / "qalora" / "latency.json").read_text())["files"]
+    draw_activations(qalora["runs"], files, HERE / "qalora" / "activations.png")
     int8 = json.loads((HERE / "int8" / "results.json").read_text())
     draw_latency(int8, HERE / "int8" / "latency.png")
     draw_drops(int8, HERE / "int8" / "drops.png")

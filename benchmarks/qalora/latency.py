@@ -4,7 +4,8 @@
     python benchmarks/qalora/latency.py --model yolo11n.pt --stock yolo11n.onnx --data data.yaml \
         --out benchmarks/qalora/latency.json
 
-No training: the time does not depend on the weights. Files take turns, at each number of threads.
+No training: the time does not depend on the weights. Files take turns, at each number of threads. `--rival` adds a file
+that Ultralytics exported after training with `quantize=8` (one.py's `full-qat` at 640 px makes one).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from visionlora.quantization import build_int8, calibrate_detector, load_float_d
 from visionlora.runtime import OnnxNetwork
 from visionlora.yolo import Base, load_base, set_activations
 
-STOCK = "stock float32"
+STOCK, RIVAL = "stock float32", "Ultralytics quantize=8"
 STAGES = {  # the words of --targets
     "none": None,
     "modules 0 to 4": r"model\.[0-4]\..*",
@@ -43,6 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
     parser.add_argument("--stock", type=Path, required=True, help="Ultralytics' own float32 export")
+    parser.add_argument("--rival", type=Path, help="Ultralytics' export after training with quantize=8")
     parser.add_argument("--data", required=True, help="data.yaml; a few training images calibrate")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--imgsz", type=int, default=640)
@@ -53,7 +55,8 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         folder = args.files or Path(folder)
-        made = {STOCK: (args.stock, 0), **make_files(args, folder)}
+        given = {STOCK: args.stock, RIVAL: args.rival}
+        made = {**{name: (path, 0) for name, path in given.items() if path}, **make_files(args, folder)}
         pictures = load_dataset(args.data, splits=("train",)).split("train")
         rows = [{"layers": name, "convs": convs, "bytes": path.stat().st_size} for name, (path, convs) in made.items()]
         for threads in args.threads:
@@ -70,13 +73,13 @@ def table(result: dict) -> str:
     threads = [name.removeprefix("ms_") for name in result["files"][0] if name.startswith("ms_")]
     stock = next(row for row in result["files"] if row["layers"] == STOCK)
     lines = [
-        "| file | ReLUs | " + " | ".join(f"ms, threads: {count}" for count in threads) + " | faster than stock |",
-        "| --- | ---: |" + " ---: |" * len(threads) + " --- |",
+        "| file | ReLUs | MB | " + " | ".join(f"ms, threads: {count}" for count in threads) + " | faster than stock |",
+        "| --- | ---: | ---: |" + " ---: |" * len(threads) + " --- |",
     ]
     for row in result["files"]:
         faster = " / ".join(f"{stock[f'ms_{count}'] / row[f'ms_{count}']:.2f}" for count in threads)
         times = " | ".join(f"{row[f'ms_{count}']:.1f}" for count in threads)
-        lines.append(f"| {row['layers']} | {row['convs']} | {times} | {faster} |")
+        lines.append(f"| {row['layers']} | {row['convs']} | {row['bytes'] / 1e6:.1f} | {times} | {faster} |")
     return "\n".join(lines)
 
 
