@@ -117,3 +117,24 @@ def test_only_what_leads_to_the_outputs_is_computed() -> None:
     model = network([node("Relu", "images", "a"), node("Erf", "a", "out")])
     (got,) = GraphNetwork(model.graph, ["a"])(torch.full((1, 4, 8, 8), -1.0))
     assert got.count_nonzero() == 0
+
+
+@pytest.mark.parametrize("outputs", [("out",), ("out", "a.gate")], ids=["hidden gate", "wanted gate"])
+def test_silu_in_float_is_one_step_where_its_gate_is_not_wanted(outputs) -> None:
+    nodes = [
+        node("Sigmoid", "images", "a.gate"),
+        node("Mul", "a.gate images", "a"),
+        node("Sigmoid", "a", "b.gate"),
+        node("Mul", "a b.gate", "b"),
+        node("Sigmoid", "b", "c"),
+        node("Concat", "a b c", "out", axis=1),
+    ]
+    model = network(nodes)
+    images = np.random.default_rng(0).normal(0, 3, (1, 4, 8, 8)).astype(np.float32)
+    expected = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"images": images})[0]
+
+    made = GraphNetwork(model.graph, outputs)
+
+    np.testing.assert_allclose(made(torch.from_numpy(images))[0].numpy(), expected, atol=1e-6)
+    silus = sum(step.run is torch.nn.functional.silu for step in made._steps)
+    assert (silus, len(made._steps)) == ((2, 4) if len(outputs) == 1 else (1, 5))

@@ -173,18 +173,15 @@ class GraphNetwork(nn.Module):
         return weights, biases
 
     def _plan(self, nodes: Sequence[onnx.NodeProto], arrays: Mapping[str, np.ndarray]) -> tuple[_Step, ...]:
-        """Turn nodes into steps; `x * sigmoid(x)` between two int8 tensors becomes one."""
+        """Turn nodes into steps; `x * sigmoid(x)` becomes one, if all of it is int8 or nothing of it is."""
         readers: dict[str, list[onnx.NodeProto]] = {}
         for node in nodes:
             for name in node.input:
                 readers.setdefault(name, []).append(node)
-        silus: dict[str, str] = {}  # output of the product -> x
-        for node in nodes:
-            gate = self._gate_of(node, readers)
-            if gate is not None:
-                silus[node.output[0]] = gate.input[0]
-        inside = {gate for x in silus.values() for reader in readers[x] for gate in reader.output} - set(silus)
-        merged = set(silus.values())
+        gates = {node.output[0]: gate for node in nodes if (gate := self._gate_of(node, readers)) is not None}
+        silus = {product: gate.input[0] for product, gate in gates.items()}
+        inside = {gate.output[0] for gate in gates.values()}
+        merged = {x for x in silus.values() if x in self._source}
         steps: list[_Step] = []
         conv = 0
         for node in nodes:
@@ -194,7 +191,8 @@ class GraphNetwork(nn.Module):
                 conv += 1
             elif node.output[0] in silus:
                 x = silus[node.output[0]]
-                steps.append(_Step(quantized_silu, (x,), tuple(node.output), (), silu=self._range_of[x]))
+                run = quantized_silu if x in merged else torch.nn.functional.silu
+                steps.append(_Step(run, (x,), tuple(node.output), (), silu=self._range_of[x] if x in merged else None))
             elif node.output[0] not in inside:
                 steps.append(_Step(operation_of(node, arrays), data, tuple(node.output), ()))
         self._raw = merged  # rounded inside the step that reads them
@@ -206,17 +204,21 @@ class GraphNetwork(nn.Module):
         )
 
     def _gate_of(self, node: onnx.NodeProto, readers: Mapping[str, Sequence[onnx.NodeProto]]) -> onnx.NodeProto | None:
-        """Return the Sigmoid of `x * sigmoid(x)` if `node` is that product, nothing else reads x, and all is int8."""
-        if node.op_type != "Mul" or node.output[0] not in self._source:
+        """Return the Sigmoid of `x * sigmoid(x)` if `node` is that product and can be one step with it.
+
+        In int8 nothing else may read x, because that step rounds it; in float only the sigmoid must not be read.
+        """
+        if node.op_type != "Mul":
             return None
         for x, gate in (tuple(node.input), tuple(node.input)[::-1]):
             both = readers.get(x, [])
             sigmoid = next((reader for reader in both if reader.op_type == "Sigmoid"), None)
-            if sigmoid is None or sigmoid.output[0] != gate or len(both) != 2 or len(readers[gate]) != 1:
+            if sigmoid is None or sigmoid.output[0] != gate or len(readers[gate]) != 1 or gate in self._outputs:
                 continue
-            spec = self.spec.ranges[self._source[gate]] if self.spec and gate in self._source else None
+            levels = [name in self._source for name in (x, gate, node.output[0])]
+            spec = self.spec.ranges[self._source[gate]] if self.spec and levels[1] else None
             unit = spec is not None and not spec.learned and spec.zero_point == 0 and spec.scale == _UNIT_SCALE
-            if x in self._source and unit and x not in self._outputs:
+            if not any(levels[:2]) or (all(levels) and unit and len(both) == 2 and x not in self._outputs):
                 return sigmoid
         return None
 
