@@ -129,6 +129,8 @@ def test_silu_in_float_is_one_step_where_its_gate_is_not_wanted(outputs) -> None
         node("Sigmoid", "b", "c"),
         node("Concat", "a b c", "out", axis=1),
     ]
+    for number, one in enumerate(nodes):
+        one.name = f"node {number}"
     model = network(nodes)
     images = np.random.default_rng(0).normal(0, 3, (1, 4, 8, 8)).astype(np.float32)
     expected = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"images": images})[0]
