@@ -110,6 +110,32 @@ def test_step_that_cannot_be_captured_runs_as_usual_with_a_word(adapted, caplog)
     assert "no CUDA graph for batches of 2 images" in caplog.text and not step.uses_graphs
 
 
+def test_images_are_moved_to_where_the_graph_reads_them(adapted, monkeypatch) -> None:
+    seen = []
+
+    def stand_in(whole, sample, **options):
+        def replay(images, targets, weights):
+            seen.append(images.data_ptr() == sample[0].data_ptr())
+            return whole(images, targets, weights)
+
+        return replay
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", stand_in)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
+    usual, graphed = (TrainingStep(copy.deepcopy(adapted), graph=graph).train() for graph in (False, True))
+    for seed in range(3):
+        batch = labelled_batch([2, 1], classes=5, size=64, seed=seed)
+        expected, _ = usual(batch)
+        graphed.prepare(batch)
+        placed = {**batch, "img": graphed.place_images(batch)}
+        assert torch.equal(placed["img"], batch["img"])
+        torch.testing.assert_close(graphed(placed)[0], expected, rtol=1e-4, atol=1e-4)
+    assert seen == [False, True, True]
+    other = labelled_batch([1], classes=5, size=64, seed=9)
+    graphed.prepare(other)
+    assert graphed.place_images(other) is other["img"]  # no graph of that shape yet
+
+
 @needs_gpu
 @pytest.mark.parametrize("lean", [False, True], ids=["usual", "lean"])
 @pytest.mark.parametrize(("half", "tolerance"), [(None, 1e-3), (torch.float16, 0.03), (torch.bfloat16, 0.2)])
@@ -120,6 +146,7 @@ def test_graph_gives_the_gradients_of_the_usual_way(adapted, lean, half, toleran
     for seed, counts in enumerate(([3, 0, 2], [1, 40, 5], [2, 1], [3, 3, 3])):
         batch = labelled_batch(counts, classes=5, size=96, seed=seed)
         graphed.prepare(batch)
+        batch = {**batch, "img": graphed.place_images(batch)}
         batch = {name: value.cuda() for name, value in batch.items()}
         with torch.autocast("cuda", dtype=half, enabled=half is not None):
             expected = loss_and_gradient(usual, batch)

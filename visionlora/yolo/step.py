@@ -102,6 +102,7 @@ class TrainingStep(nn.Module):
         self.precision = precision
         self._graph = graph
         self._graphs: dict[tuple[Any, ...], nn.Module] = {}
+        self._images: dict[tuple[Any, ...], torch.Tensor] = {}  # what each graph reads
         self._failures: Counter[tuple[Any, ...]] = Counter()
         self._pool: Any = None
         self._objects = power_of_two(max(_FEWEST_OBJECTS, min(objects, MOST_OBJECTS)))
@@ -181,6 +182,15 @@ class TrainingStep(nn.Module):
         if self._graph:
             batch["targets"] = pad_targets(batch, self._objects)
 
+    def place_images(self, batch: Mapping[str, Any]) -> torch.Tensor:
+        """Return the images of a prepared batch where the graph of its shape reads them, or as they are without one.
+
+        A copy on the device besides, which only waits to be copied there, would be as large as the images.
+        """
+        images: torch.Tensor = batch["img"]
+        place = self._images.get(self._key(batch)) if self._graph else None
+        return images if place is None else place.copy_(images, non_blocking=True)
+
     def _head_weights(self, device: torch.device) -> torch.Tensor:
         """Return how much each head counts, on the GPU; copied there when it changes, once an epoch."""
         weights = head_weights(self.module.criterion)
@@ -192,7 +202,7 @@ class TrainingStep(nn.Module):
         """Return the graph for this batch, captured now if it is new; None where it runs as usual."""
         if not (self._graph and self.training):
             return None
-        key = (*batch["img"].shape, batch["img"].dtype, batch["targets"].shape[1])
+        key = self._key(batch)
         if key in self._graphs or self._failures[key] >= _TRIES:
             return self._graphs.get(key)
         if len(self._graphs) >= MOST_GRAPHS:
@@ -200,7 +210,7 @@ class TrainingStep(nn.Module):
             return None
         reason = ""
         try:
-            self._graphs[key] = self._capture(batch)
+            self._graphs[key], self._images[key] = self._capture(batch)
         except RuntimeError as error:  # no driver, no memory, an operation that a graph cannot hold
             reason = (str(error).strip().splitlines() or [repr(error)])[0]
         if reason:
@@ -213,11 +223,16 @@ class TrainingStep(nn.Module):
                 torch.cuda.empty_cache()
         return self._graphs.get(key)
 
+    @staticmethod
+    def _key(batch: Mapping[str, Any]) -> tuple[Any, ...]:
+        return (*batch["img"].shape, batch["img"].dtype, batch["targets"].shape[1])
+
     def autocast(self) -> torch.autocast:
         """Return the trainer's autocast, but without the cache of rounded weights, which a graph cannot hold."""
         return torch.autocast("cuda", dtype=self.precision, enabled=self.precision is not None, cache_enabled=False)
 
-    def _capture(self, batch: Mapping[str, Any]) -> nn.Module:
+    def _capture(self, batch: Mapping[str, Any]) -> tuple[nn.Module, torch.Tensor]:
+        """Return the graph for batches like this one, and the memory from which it reads their images."""
         if self._fixed is None:
             self._fixed = FixedShapeCriterion(self.module)
         if self._pool is None:
@@ -234,7 +249,7 @@ class TrainingStep(nn.Module):
         finally:
             self.weights.clear()
         torch.cuda.empty_cache()  # what the passes before the capture took
-        return graphed  # type: ignore[return-value]
+        return cast(nn.Module, graphed), sample[0]
 
     def _give_up(self, reason: str) -> None:
         LOGGER.warning(f"no CUDA graph from here on, because of {reason}: steps take longer, results do not change")
@@ -247,6 +262,7 @@ class TrainingStep(nn.Module):
         The memory of the last one is free when the loss of the step before is.
         """
         self._graphs.clear()
+        self._images.clear()
         self._pool = None
         gc.collect()  # torch's graphed modules refer to themselves
         if torch.cuda.is_available():

@@ -227,6 +227,7 @@ class AdapterTrainer(DetectionTrainer):
         if not isinstance(self.model, TrainingStep) or self.args.multi_scale:
             return super().preprocess_batch(batch)
         self.model.prepare(batch)
+        batch = {**batch, "img": self.model.place_images(batch)}
         cuda = self.device.type == "cuda"
         return {
             name: value.to(self.device, non_blocking=cuda) if isinstance(value, torch.Tensor) else value
