@@ -21,6 +21,7 @@ import onnx
 import torch
 import ultralytics.engine.trainer as ultralytics_trainer
 from torch import nn
+from torch.nn.utils import parametrize
 from ultralytics.data.build import build_yolo_dataset
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.nn.tasks import DetectionModel
@@ -372,6 +373,11 @@ class AdapterTrainer(DetectionTrainer):
                 f"{self.args.lr0} or with --set amp=false"
             )
         return False
+
+    def validate(self):
+        """Validate the averaged model, its adapted weights computed once and not for every batch."""
+        with parametrize.cached():
+            return super().validate()
 
     def final_eval(self) -> None:
         """Validate the adapter as it stands in the file, on the base that it belongs to."""
