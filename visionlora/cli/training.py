@@ -78,9 +78,13 @@ def _training_options(parser: argparse.ArgumentParser) -> None:
         "--quantize", choices=["int8", "int4"], help="train on as the INT8 file, or one with INT4 weights, computes"
     )
     parser.add_argument("--qat-epochs", type=int, default=10, help="passes over the images of that second part")
-    parser.add_argument("--qat-lr0", type=float, default=0.0002, help="its learning rate")
+    parser.add_argument("--qat-lr0", type=float, help="its learning rate; if not given 0.0002 for int8, 0.001 for int4")
     parser.add_argument("--ranges", choices=["learned", "fixed"], default="learned", help="of the INT8 activations")
-    parser.add_argument("--distill", type=float, default=1.0, help="weight of the float model's predictions; 0: none")
+    parser.add_argument(
+        "--distill",
+        type=float,
+        help="weight of the float model's predictions; if not given 1 with --activation or int4, else 0: none",
+    )
     parser.add_argument("--activation", default="silu", help="silu, relu (free in INT8), or relu:TARGETS")
     parser.add_argument("--adapter", help="float adapter to go on with instead of training one first")
     parser.add_argument("--images", type=int, default=32, help="calibration images for INT8")
