@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "visionlora"
 ORDER = (
     ("errors",),
     ("files",),
-    ("boxes", "drawing", "picture_size"),
+    ("boxes", "drawing", "levels", "picture_size"),
     ("detections",),
     ("preprocess",),
     ("cards", "inference"),

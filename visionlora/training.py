@@ -124,10 +124,9 @@ def train(
         distill = 1.0 if settings.relu_targets or quantize == "int4" else 0.0
     _check_ways(quantize=quantize, ranges=ranges, distill=distill, start=start, settings=settings)
     device = check_device(device or default_device())
-    several = "," in device or bool(extra.get("compile"))
-    if (lean or quantize or settings.relu_targets) and several:
+    if (lean or quantize or settings.relu_targets) and extra.get("compile"):
         name = "--lean" if lean else "--quantize" if quantize else "--activation"
-        raise UsageError(f"{name}: works on one device and without torch.compile; give one --device, or drop it")
+        raise UsageError(f"{name}: works without torch.compile; drop it or --set compile")
     if lean and quantize:
         raise UsageError("--lean: has no effect on int8 training, which keeps little anyway; drop --lean or --quantize")
     out = Path(out)

@@ -9,19 +9,13 @@ from pathlib import Path
 
 import torch
 from torch import distributed
-from torch.nn.parallel import DistributedDataParallel
 from ultralytics.utils import RANK
 from ultralytics.utils.callbacks import get_default_callbacks
 
+from visionlora.yolo import trainer as trainer_module
 from visionlora.yolo.sampling import SeededDataset
+from visionlora.yolo.step import TrainingStep
 from visionlora.yolo.trainer import _JOB, AdapterTrainer
-
-
-class CpuParallel(DistributedDataParallel):
-    """DistributedDataParallel without devices: Ultralytics names a GPU."""
-
-    def __init__(self, module, device_ids=None, **options) -> None:
-        super().__init__(module, **options)
 
 
 class TwoCpuTrainer(AdapterTrainer):
@@ -30,16 +24,34 @@ class TwoCpuTrainer(AdapterTrainer):
     def __init__(self, *args, **options) -> None:
         super().__init__(*args, **options)
         self.world_size = 2
+        self.exchanged: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def optimizer_step(self) -> None:
+        """Note the gradients before and after their exchange."""
+        assert isinstance(self.model, TrainingStep)
+        average = trainer_module.average_gradients
+
+        def noted(model) -> None:
+            before = gradients(model)
+            average(model)
+            self.exchanged.append((before, gradients(model)))
+
+        trainer_module.average_gradients = noted
+        super().optimizer_step()
+        trainer_module.average_gradients = average
 
     def _setup_ddp(self) -> None:
         self.device = torch.device("cpu")
         distributed.init_process_group("gloo", rank=RANK, world_size=2, timeout=timedelta(seconds=60))
 
 
+def gradients(model) -> torch.Tensor:
+    return torch.cat([parameter.grad.flatten().clone() for parameter in model.parameters()])
+
+
 def main(job_file: str, out: str) -> None:
     """Train, and write what this rank saw and what it ended with."""
     torch.set_num_threads(1)
-    torch.nn.parallel.DistributedDataParallel = CpuParallel
     seen: list[int] = []
     draw = SeededDataset.__getitem__
 
@@ -54,7 +66,8 @@ def main(job_file: str, out: str) -> None:
     trainer.train()
     state = {name: parameter.detach() for name, parameter in trainer.model.named_parameters()}
     average = {name: parameter.detach() for name, parameter in trainer.ema.ema.named_parameters()}
-    torch.save({"seen": seen, "model": state, "ema": average}, Path(out) / f"rank{RANK}.pt")
+    result = {"seen": seen, "model": state, "ema": average, "exchanged": trainer.exchanged}
+    torch.save(result, Path(out) / f"rank{RANK}.pt")
 
 
 if __name__ == "__main__":

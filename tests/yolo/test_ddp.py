@@ -21,14 +21,20 @@ class _Captured(Exception):
 
 
 @pytest.mark.slow
-def test_two_processes_end_with_equal_adapters(checkpoint, surface, tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize("options", [{}, {"lean": True}, {"quantize": "int8"}], ids=["float", "lean", "int8"])
+def test_two_processes_end_with_equal_adapters(options, checkpoint, surface, tmp_path, monkeypatch) -> None:
+    settings = {"rank": 2, "imgsz": 96, "batch": 4, "device": "cpu", "images": 2, "qat_epochs": 2, "seed": 1}
+    if "quantize" in options:
+        given = training.train(checkpoint, surface, tmp_path / "float", epochs=1, **settings)
+        options = {**options, "adapter": given.path}
+
     def capture(job, hyperparameters) -> None:
         (tmp_path / "job.pkl").write_bytes(pickle.dumps((job, hyperparameters)))
         raise _Captured
 
     monkeypatch.setattr(phase, "run_job", capture)
     with pytest.raises(_Captured):
-        training.train(checkpoint, surface, tmp_path / "run", rank=2, epochs=2, imgsz=96, batch=4, device="cpu")
+        training.train(checkpoint, surface, tmp_path / "run", epochs=2, **settings, **options)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -38,10 +44,14 @@ def test_two_processes_end_with_equal_adapters(checkpoint, surface, tmp_path, mo
         text=True,
         timeout=240,
     )
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.returncode == 0, done.stderr[:8000]
     first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
     assert len(first["seen"]) == len(second["seen"]) == 12  # half of 12 images, two epochs
     assert {*first["seen"], *second["seen"]} == set(range(24))
     for kind in ("model", "ema"):
         assert all(torch.equal(first[kind][name], second[kind][name]) for name in first[kind])
+    assert len(first["exchanged"]) == 6  # steps of two epochs
+    for (own, mean), (other, same) in zip(first["exchanged"], second["exchanged"], strict=True):
+        assert torch.equal(mean, same) and not torch.equal(own, other)
+        torch.testing.assert_close(mean, (own + other) / 2)
     assert (tmp_path / "run" / "adapter.safetensors").is_file()

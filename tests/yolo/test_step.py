@@ -158,8 +158,9 @@ def test_graph_gives_the_gradients_of_the_usual_way(adapted, lean, half, toleran
 
 @needs_gpu
 def test_a_captured_graph_follows_the_fading_of_activations(adapted) -> None:
-    model = copy.deepcopy(adapted).cuda()
+    model = copy.deepcopy(adapted)
     assert set_activations(model, AdapterSettings(rank=2, activation="relu"), kind=FadingSiLU)
+    model.cuda()
     usual, graphed = TrainingStep(model, graph=False).train(), TrainingStep(model, graph=True).train()
     batch = labelled_batch([3, 1], classes=5, size=64, seed=0)
     graphed.prepare(batch)

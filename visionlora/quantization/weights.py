@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from visionlora.quantization.levels import ALMOST, BIAS_MAX, INT4_MAX, MULTIPLIER_MAX, WEIGHT_MAX
+from visionlora.levels import ALMOST, BIAS_MAX, INT4_MAX, MULTIPLIER_MAX, WEIGHT_MAX
 
 
 @dataclass(frozen=True, eq=False)

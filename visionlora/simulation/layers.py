@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import torch
 
-from visionlora.quantization.levels import ALMOST, BIAS_MAX, INT4_MAX, MULTIPLIER_MAX, WEIGHT_MAX
+from visionlora.levels import ALMOST, BIAS_MAX, INT4_MAX, MULTIPLIER_MAX, WEIGHT_MAX
 
 _TINY = torch.finfo(torch.float32).tiny
 Layout = tuple[torch.device, tuple[bool, ...]]

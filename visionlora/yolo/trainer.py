@@ -48,6 +48,7 @@ from visionlora.yolo.checkpoint import load_base, pack, quiet
 from visionlora.yolo.classes import set_classes
 from visionlora.yolo.fading import FadingSiLU, fade
 from visionlora.yolo.layout import plan_detector, set_activations
+from visionlora.yolo.parallel import average_gradients, start_alike, unwrapped
 from visionlora.yolo.sampling import EpochSampler, SeededDataset, seed_everything, train_loader
 from visionlora.yolo.shipped import ShippedDetector, raw_outputs
 from visionlora.yolo.step import CAPTURE_OPTIONS, TrainingStep, freeze_norms
@@ -198,9 +199,12 @@ class AdapterTrainer(DetectionTrainer):
         return read_resume_state(self.last) if self.job.resume else None
 
     def _setup_train(self) -> None:
-        with own_amp_check():
+        replicas = self.world_size > 1 and not self.args.compile
+        with own_amp_check(), unwrapped() if replicas else contextlib.nullcontext():
             super()._setup_train()
-        if isinstance(self.model, DetectionModel):  # neither distributed nor compiled
+        if isinstance(self.model, DetectionModel):  # not compiled
+            if replicas:
+                start_alike(self.model)
             half = torch.bfloat16 if self.args.amp == "bf16" else torch.float16
             self.model = TrainingStep(
                 self.model,
@@ -212,7 +216,7 @@ class AdapterTrainer(DetectionTrainer):
                 distill=self.job.distill,
             )
         if self.device.type == "cuda" and not getattr(self.model, "uses_graphs", False) and RANK in {-1, 0}:
-            LOGGER.info("no CUDA graph: it needs one GPU, a fixed image size and no torch.compile; steps take longer")
+            LOGGER.info("no CUDA graph: it needs a fixed image size and no torch.compile; steps take longer")
 
     def _teacher(self) -> GraphNetwork | None:
         """Return the network to learn from, on the device and in the precision of the training."""
@@ -273,7 +277,7 @@ class AdapterTrainer(DetectionTrainer):
             dataset = self._train_dataset(dataset_path, batch_size)
         seed = self.args.seed
         sampler = EpochSampler(len(dataset), seed=seed, rank=rank, ranks=self.world_size, epoch=self.start_epoch)
-        pin = self.device.type == "cuda" and (bool(CAPTURE_OPTIONS) or self.world_size > 1)
+        pin = self.device.type == "cuda" and bool(CAPTURE_OPTIONS)
         return train_loader(dataset, sampler, batch=batch_size, workers=self.args.workers, pin_memory=pin)
 
     def build_dataset(self, img_path, mode="train", batch=None):
@@ -315,6 +319,12 @@ class AdapterTrainer(DetectionTrainer):
         fade(self.model, self.epoch, self.epochs)
         self.model.train()
         freeze_norms(self.model)
+
+    def optimizer_step(self) -> None:
+        """Average the gradients of all processes first: a step of one process holds no exchange."""
+        if self.world_size > 1 and isinstance(self.model, TrainingStep):
+            average_gradients(self.model)
+        super().optimizer_step()
 
     def save_model(self) -> bool:
         """Write the adapter if it is the best so far, and the state that a resumed run needs."""
