@@ -184,7 +184,7 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", choices=tuple(SETS), default=tuple(SETS), help="only these data sets")
     parser.add_argument("--devices", nargs="+", default=["0"], help="numbers of GPUs, or cpu")
     parser.add_argument("--jobs", type=int, default=6, help="processes at once on each")
-    parser.add_argument("--workers", type=int, default=1, help="of the loader of each process")
+    parser.add_argument("--workers", type=int, default=4, help="of the loader of each process; with fewer the GPU waits")
     parser.add_argument("--minutes", type=float, help="begin nothing new after so many")
     parser.add_argument("--scale", type=float, default=1.0, help="factor of all epochs, to try the command")
     options = parser.parse_args()

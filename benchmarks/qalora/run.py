@@ -96,7 +96,7 @@ def keep(results: ResultsFile, part: str, result: dict) -> None:
 def table(content: dict) -> str:
     """Return the means over seeds as Markdown."""
     lines = [
-        "| data set | way | seeds | float, SiLU | INT8 | INT8 minus float, points | each seed | its float form |",
+        "| data set | way | runs | float, SiLU | INT8 | INT8 minus float, points | each run | its float form |",
         "| --- | --- | ---: | ---: | ---: | ---: | --- | ---: |",
     ]
     runs = content["runs"]
@@ -141,7 +141,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="begin nothing new after so many")
     parser.add_argument("--devices", nargs="+", default=["0"], help="numbers of GPUs, or cpu")
     parser.add_argument("--jobs", type=int, default=6, help="processes at once on each, but for the steps")
-    parser.add_argument("--workers", type=int, default=2, help="of a process")
+    parser.add_argument("--workers", type=int, default=4, help="of the loader of each process; with fewer the GPU waits")
     options = parser.parse_args()
     results = ResultsFile(options.out, {"runs": [], "steps": []})
     where = {"devices": options.devices, "minutes": options.minutes}
