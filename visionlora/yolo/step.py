@@ -29,6 +29,10 @@ from visionlora.yolo.shipped import ShippedDetector, distillation, raw_predictio
 MOST_GRAPHS = 4  # shapes of a batch that get a graph: the usual one, the last of an epoch, and a few more
 MOST_OBJECTS = 256  # in one image; with more, computing every pair costs more than a graph saves
 _FEWEST_OBJECTS = 32
+_ALL, _CHEAP = (
+    1000,
+    1,
+)  # modules to recompute; the first one takes a hundredth of the time and a twentieth of the memory
 _TRIES = 2  # captures of one shape that may fail; the first may lack memory that a graph before still holds
 CAPTURE_OPTIONS: Mapping[str, Any] = (
     {"capture_error_mode": "thread_local"}
@@ -42,15 +46,14 @@ def network_pass(
     model: DetectionModel,
     images: torch.Tensor,
     *,
-    recompute: bool = False,
+    recompute: int = 0,
     around: AbstractContextManager[Any] | None = None,
 ) -> Any:
     """Return the model's output for `images`, bytes or floats in [0, 1].
 
-    With `recompute`, keep only the modules' inputs for the backward pass.
-
-    What a module computed inside is then computed again when its gradient is needed (gradient checkpointing): less
-    memory, one more forward pass. `around` is entered for each module, both times.
+    Of the first `recompute` modules only the inputs are kept for the backward pass. What they computed inside is
+    computed again when its gradient is needed (gradient checkpointing): less memory, more time. `around` is entered for
+    each module, both times.
     """
     context = nullcontext() if around is None else around
 
@@ -64,7 +67,7 @@ def network_pass(
     for module in model.model:
         if module.f != -1:
             x = outputs[module.f] if isinstance(module.f, int) else [x if j == -1 else outputs[j] for j in module.f]
-        if recompute and torch.is_grad_enabled():
+        if module.i < recompute and torch.is_grad_enabled():
             x = checkpoint(run, module, x, use_reentrant=False, preserve_rng_state=False)
         else:
             x = run(module, x)
@@ -133,7 +136,7 @@ class TrainingStep(nn.Module):
             try:
                 if not self.lean:  # recomputing modules compute their own
                     self.compute_weights()
-                predictions = self.predictions(batch["img"])
+                predictions = self.predictions(batch["img"], recompute=_ALL if self.lean else 0)
             finally:
                 self.weights.clear()
             loss, terms = model.loss(batch, predictions)
@@ -143,11 +146,11 @@ class TrainingStep(nn.Module):
         loss, terms = step(batch["img"], targets, self._head_weights(targets.device))
         return loss, dict(zip(cast(FixedShapeCriterion, self._fixed).names, terms.detach().clone(), strict=True))
 
-    def predictions(self, images: torch.Tensor) -> Any:
-        """Return the model's raw predictions for `images`, bytes or in [0, 1]."""
+    def predictions(self, images: torch.Tensor, *, recompute: int) -> Any:
+        """Return the model's raw predictions for `images`, bytes or in [0, 1]; `recompute` as in `network_pass`."""
         if isinstance(self.module, ShippedDetector):
             return self.module.raw(to_unit(images))
-        return network_pass(self.module, images, recompute=self.lean, around=self.bias)
+        return network_pass(self.module, images, recompute=recompute, around=self.bias)
 
     def compute_weights(self) -> None:
         """Compute all weights now: in the precision of autocast, or in float32 where they are rounded to int8 next."""
@@ -283,7 +286,7 @@ class _Pass(nn.Module):
         (step,) = self._step
         with step.autocast():
             step.compute_weights()  # until the backward pass is captured too
-            predictions = step.predictions(images)
+            predictions = step.predictions(images, recompute=_ALL if step.lean else _CHEAP)
             loss, terms = self._criterion(predictions, targets, weights)
             return loss + step.from_teacher(images, predictions), terms
 
