@@ -25,15 +25,9 @@ from visionlora.quantization.plan import Use, plan_quantization
 from visionlora.simulation import RangeSpec, SimulationSpec
 from visionlora.yolo import Base, with_adapter
 from visionlora.yolo.checkpoint import versions
-from visionlora.yolo.trainer import (
-    ADAPTER_FILE,
-    RESULTS_FILE,
-    RESUME_FILE,
-    Int8Phase,
-    TrainingJob,
-    read_resume_state,
-    run_job,
-)
+from visionlora.yolo.job import ADAPTER_FILE, RESULTS_FILE, RESUME_FILE, Int8Phase, TrainingJob
+from visionlora.yolo.resume import read_resume_state
+from visionlora.yolo.trainer import run_job
 
 _LOGGER = logging.getLogger("visionlora")
 SETTINGS_FILE, CURVES_FILE = "training.json", "curves.png"

@@ -16,7 +16,7 @@ from visionlora.phase import Phase, clear_run, has_progress, refuse_earlier_run,
 from visionlora.quantization.scheme import WEIGHTS
 from visionlora.yolo import Base, check_image_size, check_targets, load_base
 from visionlora.yolo.hyperparameters import RECIPE, check_device, check_hyperparameters, default_device, memory_cache
-from visionlora.yolo.trainer import ADAPTER_FILE
+from visionlora.yolo.job import ADAPTER_FILE
 
 FLOAT_FOLDER, ACTIVATION_FOLDER, INT8_FOLDER = "float", "activation", "int8"
 INT8_RECIPE: Mapping[str, Any] = {"warmup_epochs": 0}  # it goes on from a trained adapter

@@ -7,11 +7,10 @@ stands in a table in docs/training.md.
 from __future__ import annotations
 
 import contextlib
-import csv
 import math
 import subprocess
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-import ultralytics.engine.trainer as ultralytics_trainer
 from torch import nn
 from torch.nn.utils import parametrize
 from ultralytics.data.build import build_yolo_dataset
@@ -34,7 +32,6 @@ from visionlora.adapters import (
     Adapter,
     AdapterCard,
     AdapterPlan,
-    AdapterSettings,
     adapter_tensors,
     attach,
     load_adapter,
@@ -43,73 +40,20 @@ from visionlora.adapters import (
 )
 from visionlora.errors import ModelError, VisionLoraError
 from visionlora.files import atomic_output
-from visionlora.simulation import GraphNetwork, RangeSpec, SimulationSpec
+from visionlora.simulation import GraphNetwork, RangeSpec
 from visionlora.yolo.checkpoint import load_base, pack, quiet
 from visionlora.yolo.classes import set_classes
 from visionlora.yolo.fading import FadingSiLU, fade
+from visionlora.yolo.job import ADAPTER_FILE, RESULTS_FILE, RESUME_FILE, TrainingJob
 from visionlora.yolo.layout import plan_detector, set_activations
 from visionlora.yolo.parallel import average_gradients, start_alike, unwrapped
+from visionlora.yolo.precision import no_fill, own_amp_check
+from visionlora.yolo.resume import STATE_FORMAT, keep_rows, read_resume_state
 from visionlora.yolo.sampling import EpochSampler, SeededDataset, seed_everything, train_loader
 from visionlora.yolo.shipped import ShippedDetector, raw_outputs
 from visionlora.yolo.step import CAPTURE_OPTIONS, TrainingStep, freeze_norms
 
-ADAPTER_FILE, RESUME_FILE, RESULTS_FILE = "adapter.safetensors", "resume.pt", "results.csv"
-_STATE_FORMAT = 2
 _JOB = "visionlora_job"  # Ultralytics hands callbacks, and nothing else of ours, to its DDP processes
-
-
-@dataclass(frozen=True)
-class Int8Phase:
-    """What training under fake quantization must know.
-
-    Attributes:
-        graph: the exported float graph (.onnx) of the base with the adapter that training starts with.
-        spec: what is int8 in it, with calibrated ranges.
-        recipe: the same as the adapter's card keeps it; training replaces its `ranges`.
-        learned: whether the ranges are trained too.
-    """
-
-    graph: Path
-    spec: SimulationSpec
-    recipe: Mapping[str, Any]
-    learned: bool = True
-
-
-@dataclass(frozen=True)
-class TrainingJob:
-    """What the trainer must know beyond Ultralytics' own hyperparameters.
-
-    Attributes:
-        model: path or name of the base checkpoint.
-        fingerprint: SHA-256 of its weights.
-        out: folder of the run.
-        names: class names of the data set.
-        images: path of the text file that lists a split's images, by split (`train`, `val`).
-        settings: shape of the adapter.
-        preprocessing: as the adapter's card keeps it.
-        training: the settings of the run, as the adapter's card keeps them.
-        resume: go on from the run's last finished epoch.
-        lean: train in less memory and more time (see `TrainingStep`).
-        start: an adapter of the same shape whose tensors training begins with; None begins with the base.
-        teacher: an exported float graph (.onnx) whose predictions count as goals beside the labels; None for none.
-        distill: how much they count.
-        int8: train as the int8 file computes; None trains in float.
-    """
-
-    model: str
-    fingerprint: str
-    out: Path
-    names: tuple[str, ...]
-    images: Mapping[str, Path]
-    settings: AdapterSettings
-    preprocessing: Mapping[str, Any]
-    training: Mapping[str, Any]
-    resume: bool = False
-    lean: bool = False
-    start: Path | None = None
-    teacher: Path | None = None
-    distill: float = 1.0
-    int8: Int8Phase | None = None
 
 
 def run_job(job: TrainingJob, hyperparameters: Mapping[str, Any]) -> AdapterTrainer | None:
@@ -331,7 +275,7 @@ class AdapterTrainer(DetectionTrainer):
         if self.best_fitness == self.fitness:
             save_adapter(self._adapter(), self.best)
         state = {
-            "format": _STATE_FORMAT,
+            "format": STATE_FORMAT,
             "epoch": self.epoch,
             "finished": bool(self.stop),
             "model": dict(unwrap_model(self.model).named_parameters()),
@@ -427,75 +371,3 @@ def describe(plan: AdapterPlan, model: nn.Module, parameters: int) -> str:
         shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         lines.append(f"skipped: {shown}: {reason}")
     return "\n".join(lines)
-
-
-def read_resume_state(path: Path) -> Mapping[str, Any]:
-    """Read what `save_model` wrote.
-
-    Raises:
-        ModelError: there is no such state, or it cannot be read.
-    """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
-        raise ModelError(f"{path}: nothing to resume from: {error}; train without --resume") from error
-    if state.get("format") != _STATE_FORMAT:
-        raise ModelError(f"{path}: begun by another version of visionlora; finish it there, or train without --resume")
-    return state
-
-
-def keep_rows(results: Path, epochs: int) -> None:
-    """Drop the rows of `results` behind epoch `epochs`: a run killed while saving has one too many."""
-    with results.open(newline="") as file:
-        rows = list(csv.reader(file))
-    kept = rows[:1] + [row for row in rows[1:] if int(float(row[0])) <= epochs]
-    with atomic_output(results) as partial, partial.open("w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(kept)
-
-
-@contextlib.contextmanager
-def no_fill() -> Iterator[None]:
-    """Keep deterministic mode from writing to all new memory first: a debugging aid that costs a launch each time."""
-    settings: Any = torch.utils.deterministic
-    before, settings.fill_uninitialized_memory = settings.fill_uninitialized_memory, False
-    try:
-        yield
-    finally:
-        settings.fill_uninitialized_memory = before
-
-
-@contextlib.contextmanager
-def own_amp_check() -> Iterator[None]:
-    """Replace Ultralytics' AMP check, which downloads a checkpoint, by one on the model at hand.
-
-    Answers ultralytics/engine/trainer.py, which calls `check_amp` of utils/checks.py; may go when that takes a model.
-    """
-    original = ultralytics_trainer.check_amp
-    ultralytics_trainer.check_amp = amp_is_sound
-    try:
-        yield
-    finally:
-        ultralytics_trainer.check_amp = original
-
-
-@torch.no_grad()
-def amp_is_sound(model: nn.Module) -> bool:
-    """Return whether half precision gives this model's scores on this GPU, within 0.05.
-
-    Where activations are rounded to 256 levels, half precision decides some ties otherwise: what it is good for was
-    seen when the float adapter was trained.
-    """
-    device = next(model.parameters()).device
-    if device.type != "cuda":
-        return False
-    if isinstance(model, ShippedDetector):
-        return True
-    model.eval()
-    images = torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(0)).to(device)
-    exact = model(images)[0]
-    with torch.autocast("cuda"):
-        half = model(images)[0].float()
-    sound = bool((half[:, 4:] - exact[:, 4:]).abs().max() < 0.05)  # false for NaN too
-    if not sound:
-        LOGGER.warning("AMP: half precision changes this model's scores on this GPU; training in float32")
-    return sound
