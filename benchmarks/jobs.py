@@ -98,6 +98,24 @@ def run_job(job: Job, device: str) -> None:
         print("".join(tail), flush=True)
 
 
+def report(result: dict) -> None:
+    """Print a result, as `run_job` and `result_of` find it."""
+    print(MARK + json.dumps(result), flush=True)
+
+
+def result_of(command: Sequence[str]) -> dict:
+    """Run a process alone; return the last result that it printed.
+
+    Raises:
+        RuntimeError: it printed none.
+    """
+    done = subprocess.run(command, capture_output=True, text=True)
+    lines = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
+    if not lines:
+        raise RuntimeError(f"{' '.join(command)}: {(done.stdout + done.stderr)[-1500:]}")
+    return json.loads(lines[-1].removeprefix(MARK))
+
+
 def visible(device: str) -> str:
     """Return what a job's command calls its device: it sees one GPU alone."""
     return "cpu" if device == "cpu" else "0"

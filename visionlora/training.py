@@ -94,7 +94,7 @@ def train(
         ranges: `learned` trains the ranges of the activations too, `fixed` keeps the calibrated ones.
         distill: how much the float model's predictions count beside the labels in the second part, and where
             activations are replaced; 0 for not at all. None is 1 where activations are replaced or weights become int4,
-            and 0 for plain int8, where it was measured to bring nothing and costs a fifth of the time.
+            and 0 for plain int8, where it was measured to bring nothing and takes a fifth more time.
         activation: `silu` keeps the base's; `relu`, or `relu:TARGETS` for some layers, replaces SiLU by ReLU, which
             costs nothing in int8: after training in float, as many epochs again bring the accuracy back.
         adapter: a float adapter of this shape to go on with instead of training one first.
@@ -118,11 +118,11 @@ def train(
     _check_numbers(epochs=epochs, batch=batch, seed=seed, lr0=lr0)
     settings = AdapterSettings(rank=rank, alpha=alpha, targets=targets, activation=activation)
     start = None if adapter is None else _checked_start(Path(adapter), settings)
-    qat_lr0 = QAT_RATES.get(quantize or "int8", QAT_RATES["int8"]) if qat_lr0 is None else qat_lr0
-    _check_numbers(epochs=qat_epochs, batch=batch, seed=seed, lr0=qat_lr0)
     if distill is None:
         distill = 1.0 if settings.relu_targets or quantize == "int4" else 0.0
     _check_ways(quantize=quantize, ranges=ranges, distill=distill, start=start, settings=settings)
+    qat_lr0 = QAT_RATES[quantize or "int8"] if qat_lr0 is None else qat_lr0
+    _check_numbers(epochs=qat_epochs, batch=batch, seed=seed, lr0=qat_lr0)
     device = check_device(device or default_device())
     if (lean or quantize or settings.relu_targets) and extra.get("compile"):
         name = "--lean" if lean else "--quantize" if quantize else "--activation"

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from jobs import report
 from rivals import rival
 
 import visionlora.training as training
@@ -82,7 +83,7 @@ def main() -> None:
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "torch": torch.__version__,
     }
-    print("RESULT " + json.dumps(result), flush=True)
+    report(result)
 
 
 def trained_network(trainer, args) -> TorchNetwork:

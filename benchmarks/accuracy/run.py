@@ -144,8 +144,9 @@ def job_of(run: Run, data: Path, folder: Path, options: argparse.Namespace, resu
         command += ["--rank", str(run.rank)]
 
     def keep(result: dict) -> None:
-        results.add({"data": run.data, **result})
-        print({name: results.content[-1][name] for name in SHOWN}, flush=True)
+        found = {"data": run.data, **result}
+        results.add(found)
+        print({name: found[name] for name in SHOWN}, flush=True)
 
     return Job(name, command, keep)
 
@@ -184,7 +185,9 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", choices=tuple(SETS), default=tuple(SETS), help="only these data sets")
     parser.add_argument("--devices", nargs="+", default=["0"], help="numbers of GPUs, or cpu")
     parser.add_argument("--jobs", type=int, default=6, help="processes at once on each")
-    parser.add_argument("--workers", type=int, default=4, help="of the loader of each process; with fewer the GPU waits")
+    parser.add_argument(
+        "--workers", type=int, default=4, help="of the loader of each process; with fewer the GPU waits"
+    )
     parser.add_argument("--minutes", type=float, help="begin nothing new after so many")
     parser.add_argument("--scale", type=float, default=1.0, help="factor of all epochs, to try the command")
     options = parser.parse_args()

@@ -25,6 +25,7 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from jobs import report
 from rivals import rival
 
 from visionlora.adapters import read_adapter_card
@@ -64,7 +65,7 @@ class Variant:
 VARIANTS: Mapping[str, Variant] = {
     "ptq": Variant(),
     "qalora": Variant({"quantize": "int8"}),
-    "qalora-no-teacher": Variant({"quantize": "int8", "distill": 0.0}),
+    "qalora-teacher": Variant({"quantize": "int8", "distill": 1.0}),
     "qalora-fixed": Variant({"quantize": "int8", "ranges": "fixed"}),
     "relu-early": Variant({"quantize": "int8", "activation": EARLY}),
     "relu-backbone": Variant({"quantize": "int8", "activation": "relu:backbone"}),
@@ -100,9 +101,8 @@ def main() -> None:
     OnnxNetwork.__init__ = functools.partialmethod(OnnxNetwork.__init__, threads=1)  # other processes run beside
     shared = {"rank": args.rank, "imgsz": args.imgsz, "batch": args.batch, "seed": args.seed, "device": args.device}
     shared |= {"lr0": args.lr0, "hyperparameters": {"workers": args.workers, "val": False}, "overwrite": True}
-    adapter, seconds = float_adapter(args, shared)
+    adapter, seconds, base = float_adapter(args, shared)
     args.epochs = read_adapter_card(adapter).training["hyperparameters"]["epochs"]
-    base = shipped(args, adapter, "float")
     for name in args.variants:
         variant = VARIANTS[name]
         files, took, peak = base, seconds, None
@@ -121,21 +121,22 @@ def main() -> None:
             files, took = trained_by_ultralytics(args, name), time.monotonic() - started
         if (variant.options or variant.rival) and torch.cuda.is_available():
             peak = torch.cuda.max_memory_reserved() / 2**30
-        report = evaluate([f"float={base['onnx']}", f"own={files['onnx']}", f"int8={files['int8']}"], args.data)
-        print("RESULT " + json.dumps(result(args, name, report, files, took, peak)), flush=True)
+        judged = evaluate([f"float={base['onnx']}", f"own={files['onnx']}", f"int8={files['int8']}"], args.data)
+        report(result(args, name, judged, files, took, peak))
 
 
-def float_adapter(args: argparse.Namespace, shared: Mapping[str, Any]) -> tuple[Path, float]:
-    """Return the float adapter to begin with and the seconds of its training, trained first if it is not there."""
+def float_adapter(args: argparse.Namespace, shared: Mapping[str, Any]) -> tuple[Path, float, dict[str, Path]]:
+    """Return the float adapter to begin with, the seconds of its training and its files, made first if not there."""
     if args.adapter is not None:
-        return args.adapter, 0.0
+        return args.adapter, 0.0, shipped(args, args.adapter, "float")
     note = args.out / "float.json"
     if not note.exists():
         trained = train(args.model, args.data, args.out / "float", epochs=args.epochs, **shared)
         shipped(args, trained.path, "float")
         note.write_text(json.dumps({"adapter": str(trained.path), "seconds": trained.seconds}))
     found = json.loads(note.read_text())
-    return Path(found["adapter"]), found["seconds"]
+    adapter = Path(found["adapter"])
+    return adapter, found["seconds"], files_of(args, adapter, "float")
 
 
 def trained_by_ultralytics(args: argparse.Namespace, name: str) -> dict[str, Path]:
@@ -153,19 +154,23 @@ def trained_by_ultralytics(args: argparse.Namespace, name: str) -> dict[str, Pat
 
 def shipped(args: argparse.Namespace, adapter: Path, name: str, *, weights: str | None = None) -> dict[str, Path]:
     """Merge, export and quantize an adapter; return the files by kind."""
+    files = files_of(args, adapter, name)
+    files["onnx"].parent.mkdir(parents=True, exist_ok=True)
+    merged = merge(args.model, adapter, files["onnx"].with_suffix(".pt"), overwrite=True)
+    export(merged.path, files["onnx"], imgsz=args.imgsz, overwrite=True)
+    quantize(files["onnx"], args.data, files["int8"], seed=args.seed, weights=weights, overwrite=True)
+    return files
+
+
+def files_of(args: argparse.Namespace, adapter: Path, name: str) -> dict[str, Path]:
+    """Return where the files of a way are, by kind."""
     folder = args.out / "shipped"
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {kind: folder / f"{name}.{suffix}" for kind, suffix in (("onnx", "onnx"), ("int8", "int8.onnx"))}
-    if not all(path.exists() for path in files.values()):
-        merged = merge(args.model, adapter, folder / f"{name}.pt", overwrite=True)
-        export(merged.path, files["onnx"], imgsz=args.imgsz, overwrite=True)
-        quantize(files["onnx"], args.data, files["int8"], seed=args.seed, weights=weights, overwrite=True)
-    return {"adapter": Path(adapter), **files}
+    return {"adapter": Path(adapter), "onnx": folder / f"{name}.onnx", "int8": folder / f"{name}.int8.onnx"}
 
 
-def result(args, name: str, report, files: dict[str, Path], seconds: float, peak: float | None) -> dict:
+def result(args, name: str, judged, files: dict[str, Path], seconds: float, peak: float | None) -> dict:
     """Return what is kept of one way: scores of the float SiLU model, of its own float form and of its INT8 file."""
-    float_row, own, int8 = report.rows
+    float_row, own, int8 = judged.rows
     change = int8.difference_to("float").map50_95
     interval = (change.interval.low, change.interval.high) if change.interval else (float("nan"), float("nan"))
     per_class = {one.name: round(one.ap50_95, 4) for one in int8.scores.per_class}
@@ -182,7 +187,7 @@ def result(args, name: str, report, files: dict[str, Path], seconds: float, peak
         "lr0": {"full": FULL_RATE} if variant.rival else rates,
         "imgsz": args.imgsz,
         "batch": args.batch,
-        "images": report.data.images,
+        "images": judged.data.images,
         "float": round(float_row.scores.map50_95, 4),
         "own_float": round(own.scores.map50_95, 4),
         "int8": round(int8.scores.map50_95, 4),

@@ -1,11 +1,11 @@
-"""QA-LoRA against calibration alone: every data set and seed, a process each, several at once on one GPU.
+"""QA-LoRA against calibration alone: every data set, seed and way, a process each, several at once.
 
     python benchmarks/qalora/run.py --model yolo11n.pt --steel datasets/neu-det/data.yaml \
         --wildlife datasets/african-wildlife/data.yaml --out benchmarks/qalora/results.json
 
-First the training steps are timed, one after another, nothing beside them; then one.py trains a float adapter for
-each data set and seed, and every variant from it. Each result is written as soon as it exists; what is in the file
-already is not run again. `full-qat`, Ultralytics' own, needs nvidia-modelopt.
+one.py trains a float adapter for each data set and seed, and every variant from it. Each result is written as soon as
+it exists; what is in the file already is not run again. `--parts steps --adapter FILE` times the training steps, one
+after another. `--variants full-qat` and `--rival`, Ultralytics' own `quantize=8`, need nvidia-modelopt.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ EPOCHS = {  # float, with ReLU, int8
     "steel": (16, 12, 5),
     "wildlife": (40, 30, 12),
 }
-WAYS = ("ptq", "qalora", "qalora-no-teacher", "relu-early", "relu-backbone", "relu", "int4-ptq", "int4")
+WAYS = ("ptq", "qalora", "qalora-teacher", "relu-early", "relu-backbone", "relu", "int4-ptq", "int4")
 STEPS = {  # label: arguments of step.py
     "lora": ("lora",),
-    "qalora": ("qalora", "--distill", "0"),
-    "qalora with teacher": ("qalora",),
+    "qalora": ("qalora",),
+    "qalora with teacher": ("qalora", "--distill", "1"),
     "full": ("full",),
     "full-qat": ("full-qat",),
 }
@@ -125,7 +125,7 @@ def main() -> None:
     parser.add_argument("--wildlife", type=Path, required=True, help="data.yaml of African wildlife")
     parser.add_argument("--adapter", type=Path, help="a float adapter of wildlife, for the timing of steps")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--parts", nargs="+", choices=("steps", "train", "table"), default=("steps", "train", "table"))
+    parser.add_argument("--parts", nargs="+", choices=("steps", "train", "table"), default=("train", "table"))
     parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
     parser.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2))
     parser.add_argument("--variants", nargs="+", default=WAYS)
@@ -141,12 +141,17 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="begin nothing new after so many")
     parser.add_argument("--devices", nargs="+", default=["0"], help="numbers of GPUs, or cpu")
     parser.add_argument("--jobs", type=int, default=6, help="processes at once on each, but for the steps")
-    parser.add_argument("--workers", type=int, default=4, help="of the loader of each process; with fewer the GPU waits")
+    parser.add_argument(
+        "--workers", type=int, default=4, help="of the loader of each process; with fewer the GPU waits"
+    )
     options = parser.parse_args()
     results = ResultsFile(options.out, {"runs": [], "steps": []})
     where = {"devices": options.devices, "minutes": options.minutes}
     if "steps" in options.parts:
-        run_jobs(lambda ended: step_jobs(options, results), at_once=1, **where)
+        if options.adapter is None:
+            parser.error("the part steps: expected --adapter, a float adapter of wildlife that qalora goes on with")
+        alone = {**where, "devices": options.devices[:1]}
+        run_jobs(lambda ended: step_jobs(options, results), at_once=1, **alone)
     if "train" in options.parts:
         with tempfile.TemporaryDirectory() as temporary:
             folder = options.work or Path(temporary)

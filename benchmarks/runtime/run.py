@@ -12,11 +12,13 @@ import argparse
 import dataclasses
 import json
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from jobs import result_of
 from way import WAYS
 
 from visionlora.evaluation.machine import installed_versions, this_machine
@@ -29,17 +31,8 @@ MAX_OTHERS = 0.15
 
 
 def measure(way: str, model: str, source: str) -> dict:
-    """Measure one way in a process of its own; return its result.
-
-    Raises:
-        RuntimeError: the process printed no result.
-    """
-    command = [sys.executable, str(WAY), "--way", way, "--model", model, "--source", source]
-    done = subprocess.run(command, capture_output=True, text=True)
-    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    if not lines:
-        raise RuntimeError(f"{way}, {model}: {(done.stdout + done.stderr)[-1500:]}")
-    return json.loads(lines[-1].removeprefix("RESULT "))
+    """Measure one way in a process of its own; return its result."""
+    return result_of([sys.executable, str(WAY), "--way", way, "--model", model, "--source", source])
 
 
 def summary(results: list[dict]) -> str:

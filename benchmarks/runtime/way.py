@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from jobs import report
 
 from visionlora.runtime.frames import find_images
 
@@ -104,7 +107,7 @@ def main() -> None:
         "other_cores": others / seconds,
         "milliseconds": [round(one, 3) for one in times],
     }
-    print("RESULT " + json.dumps(result))
+    report(result)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,11 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from jobs import result_of
 
 STEP = Path(__file__).with_name("step.py")
 VARIANTS = {
@@ -33,19 +35,6 @@ def measure(variant: str, model: str, options: argparse.Namespace) -> dict:
     for name in ("data", "imgsz", "batch", "device", "steps"):
         command += [f"--{name}", str(getattr(options, name))]
     return result_of(command)
-
-
-def result_of(command: list[str]) -> dict:
-    """Run a command; return the result that it printed.
-
-    Raises:
-        RuntimeError: it printed none.
-    """
-    done = subprocess.run(command, capture_output=True, text=True)
-    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    if not lines:
-        raise RuntimeError(f"{' '.join(command)}: {(done.stdout + done.stderr)[-1500:]}")
-    return json.loads(lines[-1].removeprefix("RESULT "))
 
 
 def summary(results: list[dict]) -> str:

@@ -7,7 +7,6 @@ replaced by one that repeats a few real batches from memory, and nothing is vali
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -19,6 +18,7 @@ import torch
 from ultralytics.utils.torch_utils import unwrap_model
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from jobs import report
 from rivals import rival, write_untrained
 
 import visionlora.phase as phase
@@ -124,7 +124,7 @@ def main() -> None:
     parser.add_argument("--lean", action="store_true")
     parser.add_argument("--eager", action="store_true", help="without a CUDA graph")
     parser.add_argument("--adapter", help="float adapter that qalora goes on with")
-    parser.add_argument("--distill", type=float, default=1.0, help="of qalora")
+    parser.add_argument("--distill", type=float, default=0.0, help="of qalora")
     parser.add_argument("--label")
     options = parser.parse_args()
     Timed.steps = options.steps
@@ -188,7 +188,7 @@ def main() -> None:
         "device": torch.cuda.get_device_name() if cuda else f"cpu, {torch.get_num_threads()} threads",
         "torch": torch.__version__,
     }
-    print("RESULT " + json.dumps(result), flush=True)
+    report(result)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from run import result_of
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from jobs import result_of
 
 ONE = Path(__file__).parents[1] / "accuracy" / "one.py"
 

@@ -25,15 +25,40 @@ class TwoCpuTrainer(AdapterTrainer):
         super().__init__(*args, **options)
         self.world_size = 2
         self.exchanged: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.batches: list[dict] = []
+        self.alone = torch.empty(0)
+
+    def preprocess_batch(self, batch):
+        """Keep the first batch."""
+        moved = super().preprocess_batch(batch)
+        self.batches = self.batches or [moved]
+        return moved
+
+    def gradient_of_all(self) -> torch.Tensor:
+        """What one process would have got from the first batches of both, one after the other."""
+        own = [parameter.grad for parameter in self.model.parameters()]
+        halves: list = [None, None]
+        distributed.all_gather_object(halves, self.batches[0])
+        self.model.zero_grad()
+        for half in halves:
+            self.model(half)[0].sum().backward()
+        found = gradients(self.model)
+        for parameter, gradient in zip(self.model.parameters(), own, strict=True):
+            parameter.grad = gradient
+        return found
 
     def optimizer_step(self) -> None:
         """Note the gradients before and after their exchange."""
         assert isinstance(self.model, TrainingStep)
         average = trainer_module.average_gradients
+        if not self.exchanged:
+            self.alone = self.gradient_of_all()
 
         def noted(model) -> None:
             before = gradients(model)
             average(model)
+            for parameter in model.parameters():
+                assert parameter.grad.stride() == parameter.stride()  # else a fused optimizer mixes them up
             self.exchanged.append((before, gradients(model)))
 
         trainer_module.average_gradients = noted
@@ -66,7 +91,7 @@ def main(job_file: str, out: str) -> None:
     trainer.train()
     state = {name: parameter.detach() for name, parameter in trainer.model.named_parameters()}
     average = {name: parameter.detach() for name, parameter in trainer.ema.ema.named_parameters()}
-    result = {"seen": seen, "model": state, "ema": average, "exchanged": trainer.exchanged}
+    result = {"seen": seen, "model": state, "ema": average, "exchanged": trainer.exchanged, "alone": trainer.alone}
     torch.save(result, Path(out) / f"rank{RANK}.pt")
 
 

@@ -54,4 +54,6 @@ def test_two_processes_end_with_equal_adapters(options, checkpoint, surface, tmp
     for (own, mean), (other, same) in zip(first["exchanged"], second["exchanged"], strict=True):
         assert torch.equal(mean, same) and not torch.equal(own, other)
         torch.testing.assert_close(mean, (own + other) / 2)
+    (_, mean), alone = first["exchanged"][0], first["alone"]
+    assert (mean - alone).norm() < 1e-4 * alone.norm()
     assert (tmp_path / "run" / "adapter.safetensors").is_file()

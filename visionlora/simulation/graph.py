@@ -173,7 +173,7 @@ class GraphNetwork(nn.Module):
         return weights, biases
 
     def _plan(self, nodes: Sequence[onnx.NodeProto], arrays: Mapping[str, np.ndarray]) -> tuple[_Step, ...]:
-        """Turn nodes into steps; `x * sigmoid(x)` becomes one, if all of it is int8 or nothing of it is."""
+        """Turn nodes into steps; `x * sigmoid(x)` becomes one, in int8 or with x and its gate in float."""
         readers: dict[str, list[onnx.NodeProto]] = {}
         for node in nodes:
             for name in node.input:

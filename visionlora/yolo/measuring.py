@@ -143,6 +143,7 @@ class _Runner:
         batch = dict(batch)
         if isinstance(self.step, TrainingStep):
             self.step.prepare(batch)
+            batch["img"] = self.step.place_images(batch)
         moved = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
         with torch.autocast(self.device.type, dtype=torch.float16, enabled=self.device.type == "cuda"):
             loss, _ = self.step(moved)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 from torch import distributed, nn
@@ -28,21 +29,23 @@ def unwrapped() -> Iterator[None]:
 
 
 @torch.no_grad()
-def start_alike(model: nn.Module) -> None:
-    """Give all processes the trained tensors of the first one."""
-    for parameter in model.parameters():
-        distributed.broadcast(parameter.data, src=0)
-
-
-@torch.no_grad()
 def average_gradients(model: nn.Module) -> None:
     """Replace each gradient by its mean over the processes, in one exchange.
 
-    All processes must have gradients of the same parameters.
+    All processes must have gradients of the same parameters. Afterwards a gradient lies in memory as its parameter
+    does: fused optimizers pair them number by number.
     """
     trained = [parameter for parameter in model.parameters() if parameter.grad is not None]
-    together = torch.cat([parameter.grad.reshape(-1) for parameter in trained if parameter.grad is not None])
+    together = torch.cat([_gradient_in_memory(parameter) for parameter in trained])
     distributed.all_reduce(together)
     together /= distributed.get_world_size()
     for parameter, mean in zip(trained, together.split([parameter.numel() for parameter in trained]), strict=True):
-        parameter.grad = mean.view_as(parameter)
+        parameter.grad = mean.as_strided(parameter.shape, parameter.stride(), mean.storage_offset())
+
+
+def _gradient_in_memory(parameter: nn.Parameter) -> torch.Tensor:
+    """Return the gradient in one row, in the order in which the parameter lies in memory."""
+    gradient = cast(torch.Tensor, parameter.grad)
+    if gradient.stride() != parameter.stride():
+        gradient = torch.empty_like(parameter).copy_(gradient)
+    return gradient.as_strided((gradient.numel(),), (1,), gradient.storage_offset())

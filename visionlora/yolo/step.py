@@ -29,10 +29,8 @@ from visionlora.yolo.shipped import ShippedDetector, distillation, raw_predictio
 MOST_GRAPHS = 4  # shapes of a batch that get a graph: the usual one, the last of an epoch, and a few more
 MOST_OBJECTS = 256  # in one image; with more, computing every pair costs more than a graph saves
 _FEWEST_OBJECTS = 32
-_ALL, _CHEAP = (
-    1000,
-    1,
-)  # modules to recompute; the first one takes a hundredth of the time and a twentieth of the memory
+_ALL = 1000  # modules to recompute
+_CHEAP = 1  # the first is one short convolution with the largest tensors of all
 _TRIES = 2  # captures of one shape that may fail; the first may lack memory that a graph before still holds
 CAPTURE_OPTIONS: Mapping[str, Any] = (
     {"capture_error_mode": "thread_local"}

@@ -46,7 +46,7 @@ from visionlora.yolo.classes import set_classes
 from visionlora.yolo.fading import FadingSiLU, fade
 from visionlora.yolo.job import ADAPTER_FILE, RESULTS_FILE, RESUME_FILE, TrainingJob
 from visionlora.yolo.layout import plan_detector, set_activations
-from visionlora.yolo.parallel import average_gradients, start_alike, unwrapped
+from visionlora.yolo.parallel import average_gradients, unwrapped
 from visionlora.yolo.precision import no_fill, own_amp_check
 from visionlora.yolo.resume import STATE_FORMAT, keep_rows, read_resume_state
 from visionlora.yolo.sampling import EpochSampler, SeededDataset, seed_everything, train_loader
@@ -147,8 +147,6 @@ class AdapterTrainer(DetectionTrainer):
         with own_amp_check(), unwrapped() if replicas else contextlib.nullcontext():
             super()._setup_train()
         if isinstance(self.model, DetectionModel):  # not compiled
-            if replicas:
-                start_alike(self.model)
             half = torch.bfloat16 if self.args.amp == "bf16" else torch.float16
             self.model = TrainingStep(
                 self.model,
