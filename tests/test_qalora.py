@@ -23,7 +23,7 @@ from visionlora import training
 from visionlora.adapters import attach, load_adapter, load_adapter_tensors, save_adapter
 from visionlora.adapting import adapt
 from visionlora.data import load_dataset
-from visionlora.errors import OutputError, QuantizationError, UsageError
+from visionlora.errors import AdapterError, DataError, OutputError, QuantizationError, UsageError
 from visionlora.exporting import export
 from visionlora.merging import merge
 from visionlora.patching import patch
@@ -286,6 +286,71 @@ def test_an_adapter_that_has_its_relu_already_leaves_nothing_to_train(checkpoint
         train(checkpoint, surface, tmp_path / "run", adapter=tmp_path / "relu.safetensors", activation="relu", **QUICK)
 
 
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"names": ("a", "b", "c", "d", "e", "f")}, UsageError, r"it finds a, b, .*names .*pass its data set"),
+        ({"base": {"name": "other.pt", "fingerprint": "0" * 64}}, AdapterError, r"the adapter belongs to other\.pt"),
+    ],
+    ids=["other classes", "other base"],
+)
+def test_an_adapter_that_does_not_belong_touches_no_earlier_run(
+    checkpoint, surface, adapter, tmp_path, change, error, message
+) -> None:
+    loaded = load_adapter(adapter)
+    start, out = tmp_path / "start.safetensors", tmp_path / "run"
+    save_adapter(replace(loaded, card=replace(loaded.card, **change)), start)
+    out.mkdir()
+    (out / "adapter.safetensors").write_text("of an earlier run")
+    with pytest.raises(error, match=message):
+        train(checkpoint, surface, out, adapter=start, overwrite=True, **INT8)
+    assert [path.name for path in out.iterdir()] == ["adapter.safetensors"]
+
+
+@pytest.mark.parametrize("option", [{"qat_epochs": 3}, {"qat_lr0": 0.1}, {"ranges": "fixed"}, {"distill": 1.0}])
+def test_options_of_a_part_that_is_not_asked_for_are_refused(checkpoint, surface, tmp_path, option) -> None:
+    with pytest.raises(UsageError, match="only with --quantize"):
+        train(checkpoint, surface, tmp_path / "run", **QUICK, **option)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("verb", [train, adapt])
+def test_evaluation_images_that_would_calibrate_are_refused_before_training(
+    verb, checkpoint, surface, tmp_path, monkeypatch
+) -> None:
+    data = tmp_path / "data.yaml"
+    names = load_dataset(surface, splits=("train",)).names
+    lines = [f"path: {surface.parent}", "train: images/train", "val: images/train", f"names: {list(names)}"]
+    data.write_text("\n".join(lines))
+    monkeypatch.setattr(training, "run_phase", lambda *args, **options: pytest.fail("it trained"))
+    with pytest.raises(DataError, match="expected no evaluation image among the calibration images"):
+        verb(checkpoint, data, tmp_path / "run", **INT8)
+    assert not (tmp_path / "run").exists()
+
+
+def test_each_part_has_its_title_and_one_that_ends_far_below_is_named(
+    checkpoint, surface, adapter, tmp_path, monkeypatch, caplog
+) -> None:
+    titles, scores, loaded = [], [0.6, 0.1, 0.09], load_adapter(adapter)
+
+    def noted(base, dataset, out, phase, **options) -> Path:
+        card = replace(loaded.card, scores={**loaded.card.scores, "metrics/mAP50-95(B)": scores[len(titles)]})
+        titles.append(phase.title)
+        out.mkdir(parents=True, exist_ok=True)
+        save_adapter(replace(loaded, card=card), out / "adapter.safetensors")
+        return out / "adapter.safetensors"
+
+    monkeypatch.setattr(training, "run_phase", noted)
+    train(checkpoint, surface, tmp_path / "run", activation="relu", **INT8)
+    assert titles == [
+        "part 1 of 3: float (epochs: 1)",
+        "part 2 of 3: ReLU in place of SiLU (epochs: 1)",
+        "part 3 of 3: the arithmetic that ships (epochs: 2)",
+    ]
+    (warning,) = [record.getMessage() for record in caplog.records if "more epochs" in record.getMessage()]
+    assert "mAP50-95 0.100 after ReLU in place of SiLU, 0.600 before" in warning
+
+
 @pytest.mark.parametrize("folder", [".", "float"])
 def test_an_adapter_is_not_overwritten_by_the_run_that_begins_with_it(checkpoint, surface, adapter, tmp_path, folder):
     start = tmp_path / folder / "adapter.safetensors"
@@ -294,6 +359,29 @@ def test_an_adapter_is_not_overwritten_by_the_run_that_begins_with_it(checkpoint
     with pytest.raises(UsageError, match=r"--overwrite would remove it"):
         train(checkpoint, surface, tmp_path, adapter=start, overwrite=True, **INT8)
     assert start.read_bytes() == adapter.read_bytes()
+
+
+@pytest.mark.parametrize("finished", [False, True], ids=["no epoch", "an epoch"])
+def test_an_interrupted_run_says_how_to_go_on_or_can_be_begun_anew(
+    finished, checkpoint, surface, adapter, tmp_path, monkeypatch, caplog
+) -> None:
+    def interrupted(base, dataset, out, phase, **options):
+        (out / "training.json").write_text(json.dumps({"quantize": None}))
+        if finished:
+            (out / "resume.pt").write_text("an epoch")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "run_phase", interrupted)
+    settings = {**INT8, "adapter": adapter}
+    with pytest.raises(KeyboardInterrupt):
+        train(checkpoint, surface, tmp_path, **settings)
+    assert ("--resume goes on" in caplog.text) == finished
+    with pytest.raises(OutputError if finished else KeyboardInterrupt):
+        train(checkpoint, surface, tmp_path, **settings)
+    if finished:
+        monkeypatch.undo()
+        with pytest.raises(UsageError, match="began without --quantize, not with --quantize int8"):
+            train(checkpoint, surface, tmp_path, **settings, resume=True)
 
 
 def test_writing_over_a_run_clears_all_of_its_parts_first(checkpoint, surface, adapter, tmp_path, monkeypatch) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from visionlora.data import load_dataset
 from visionlora.errors import UsageError
 from visionlora.evaluation import Report, evaluate, refuse_existing_report
 from visionlora.evaluation.budget import check_budget
@@ -17,6 +18,8 @@ from visionlora.merging import MergedModel, merge
 from visionlora.phase import refuse_earlier_run
 from visionlora.quantization import QuantizedModel, int8_files
 from visionlora.quantization import quantize as quantize_model
+from visionlora.quantization.calibration import choose_images
+from visionlora.quantization.leak import refuse_evaluation_images
 from visionlora.training import TrainedAdapter, train
 
 MERGED_FILE, ONNX_FILE = "merged.pt", "model.onnx"
@@ -83,6 +86,8 @@ def adapt(
     if images < 1:
         raise UsageError(f"images: expected at least 1 calibration image, got {images}")
     check_budget(Budget(max_drop, max_class_drop))
+    # before hours of training, not after
+    refuse_evaluation_images(choose_images(load_dataset(data).split("train"), images, seed=seed), data)
     replace = overwrite or resume  # an interrupted run's later stages are made again
     refuse_earlier_stages(out, overwrite=replace)
     trained = train(

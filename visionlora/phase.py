@@ -50,6 +50,7 @@ class Phase:
         quantize: `int8` trains as the int8 file computes, `int4` as one with int4 weights does; None trains in float.
         images: how many training images calibrate the ranges that int8 training begins with.
         learned: whether int8 training changes the ranges.
+        title: what the log says above it.
     """
 
     settings: AdapterSettings
@@ -61,6 +62,7 @@ class Phase:
     quantize: str | None = None
     images: int = 32
     learned: bool = True
+    title: str = ""
 
 
 def run_phase(base: Base, dataset: Dataset, out: Path, phase: Phase, *, device: str, resume: bool) -> Path:
@@ -99,6 +101,7 @@ def run_phase(base: Base, dataset: Dataset, out: Path, phase: Phase, *, device: 
             teacher=_teacher(base, phase, imgsz, out),
             distill=phase.distill,
             int8=_int8(base, dataset, phase, imgsz, seed, out),
+            title=phase.title,
         )
         run_job(job, {**phase.hyperparameters, "device": device})
     draw_curves(out / RESULTS_FILE, out / CURVES_FILE)
@@ -177,12 +180,12 @@ def _int8(base: Base, dataset: Dataset, phase: Phase, imgsz: int, seed: int, out
 
 
 def refuse_earlier_run(out: Path, *, overwrite: bool) -> None:
-    """Refuse a folder that holds a run.
+    """Refuse a folder that holds a run that came to the end of an epoch.
 
     Raises:
         OutputError: it does and `overwrite` is false.
     """
-    present = [name for name in _RUN_FILES if (out / name).exists()]
+    present = [name for name in _RUN_FILES if name != SETTINGS_FILE and (out / name).exists()]
     if present and not overwrite:
         raise OutputError(
             f"{out}: holds a training run already ({present[0]}); "
@@ -236,6 +239,10 @@ def _is_finished(record: Mapping[str, Any], out: Path) -> bool:
         raise UsageError(f"{out}: no run to resume: no epoch was finished there; train without --resume")
     record = json.loads(json.dumps(record))
     before = json.loads(path.read_text(encoding="utf-8"))
+    own, asked = ((part.get("quantize") or {}).get("to") for part in (before, record))
+    if own != asked:
+        own, asked = (f"with --quantize {each}" if each else "without --quantize" for each in (own, asked))
+        raise UsageError(f"{out}: this run began {own}, not {asked}; pass the options that it began with")
     changed = [
         f"{name}: was {old}, now {new}"
         for name, old, new in _differences(before, record)

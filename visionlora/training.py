@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -13,13 +14,19 @@ from visionlora.adapters import AdapterSettings, read_adapter_card
 from visionlora.data import Dataset, load_dataset
 from visionlora.errors import UsageError
 from visionlora.phase import Phase, clear_run, has_progress, refuse_earlier_run, run_phase, warn_of_doubtful_data
+from visionlora.quantization.calibration import choose_images
+from visionlora.quantization.leak import refuse_evaluation_images
 from visionlora.quantization.scheme import WEIGHTS
 from visionlora.yolo import Base, check_image_size, check_targets, load_base
 from visionlora.yolo.hyperparameters import RECIPE, check_device, check_hyperparameters, default_device, memory_cache
 from visionlora.yolo.job import ADAPTER_FILE
 
 FLOAT_FOLDER, ACTIVATION_FOLDER, INT8_FOLDER = "float", "activation", "int8"
+TITLES = {FLOAT_FOLDER: "float", ACTIVATION_FOLDER: "ReLU in place of SiLU", INT8_FOLDER: "the arithmetic that ships"}
+_FAR = 0.8  # of the score before a part; below, something is unfinished
+_LOGGER = logging.getLogger("visionlora")
 INT8_RECIPE: Mapping[str, Any] = {"warmup_epochs": 0}  # it goes on from a trained adapter
+QAT_EPOCHS = 10
 QAT_RATES: Mapping[str, float] = {"int8": 0.0002, "int4": 0.001}
 """Learning rates of the second part, by what the weights become."""
 RANGES = ("learned", "fixed")
@@ -63,7 +70,7 @@ def train(
     lr0: float = 0.001,
     lean: bool = False,
     quantize: str | None = None,
-    qat_epochs: int = 10,
+    qat_epochs: int = QAT_EPOCHS,
     qat_lr0: float | None = None,
     ranges: str = "learned",
     distill: float | None = None,
@@ -96,7 +103,8 @@ def train(
             activations are replaced; 0 for not at all. None is 1 where activations are replaced or weights become int4,
             and 0 for plain int8, where it was measured to bring nothing and takes a fifth more time.
         activation: `silu` keeps the base's; `relu`, or `relu:TARGETS` for some layers, replaces SiLU by ReLU, which
-            costs nothing in int8: after training in float, as many epochs again bring the accuracy back.
+            costs nothing in int8: after training in float, as many epochs again bring the accuracy back. It needs
+            thousands of updates: a few epochs of a small set leave it far behind.
         adapter: a float adapter of this shape to go on with instead of training one first.
         images: training images that calibrate the ranges int8 training begins with.
         hyperparameters: any other of Ultralytics' training hyperparameters, such as `{"mosaic": 0.5}`.
@@ -118,9 +126,13 @@ def train(
     _check_numbers(epochs=epochs, batch=batch, seed=seed, lr0=lr0)
     settings = AdapterSettings(rank=rank, alpha=alpha, targets=targets, activation=activation)
     start = None if adapter is None else _checked_start(Path(adapter), settings)
+    if distill and not (quantize or settings.relu_targets):
+        raise UsageError("--distill: only with --quantize or --activation; add one of them or drop it")
     if distill is None:
         distill = 1.0 if settings.relu_targets or quantize == "int4" else 0.0
     _check_ways(quantize=quantize, ranges=ranges, distill=distill, start=start, settings=settings)
+    if quantize is None and (qat_epochs, qat_lr0, ranges) != (QAT_EPOCHS, None, RANGES[0]):
+        raise UsageError("--qat-epochs, --qat-lr0 and --ranges: only with --quantize int8 or int4; add it or drop them")
     qat_lr0 = QAT_RATES[quantize or "int8"] if qat_lr0 is None else qat_lr0
     _check_numbers(epochs=qat_epochs, batch=batch, seed=seed, lr0=qat_lr0)
     device = check_device(device or default_device())
@@ -135,6 +147,10 @@ def train(
     base = load_base(model)
     check_image_size(imgsz, base.model)
     dataset = load_dataset(data)
+    if start is not None:
+        _check_belongs(start, base, dataset)
+    if quantize:
+        refuse_evaluation_images(choose_images(dataset.split("train"), images, seed=seed), data)
     warn_of_doubtful_data(dataset)
     check_targets(base.model, dataset.names, settings)
     cache = memory_cache(len(dataset.split("train")), imgsz)
@@ -152,13 +168,18 @@ def train(
         phases.append((INT8_FOLDER, int8))
     if not phases:
         raise UsageError(f"--adapter {start}: it has --activation {activation} already; give --quantize to train it on")
+    folders = (out, out / FLOAT_FOLDER, out / ACTIVATION_FOLDER)
     if not resume:
-        folders = (out, out / FLOAT_FOLDER, out / ACTIVATION_FOLDER)
         if start and start.resolve() in [(folder / ADAPTER_FILE).resolve() for folder in folders]:
             raise UsageError(f"--adapter {start}: --overwrite would remove it; copy it, or choose another --out")
         for folder in folders:
             clear_run(folder)  # all of an earlier run, before the first part begins
-    _run_phases(base, dataset, out, phases, start=start, device=device, resume=resume)
+    try:
+        _run_phases(base, dataset, out, phases, start=start, device=device, resume=resume)
+    except KeyboardInterrupt:
+        if any(map(has_progress, folders)):
+            _LOGGER.warning("%s: finished epochs are kept; the same command with --resume goes on behind them", out)
+        raise
     return _summary(out / ADAPTER_FILE, seconds=time.monotonic() - started)
 
 
@@ -177,8 +198,12 @@ def _run_phases(
     Each goes on with the adapter of the one before; the first adapter that there is, a float one, teaches.
     """
     first = start
+    score = None
     for number, (folder, phase) in enumerate(phases):
         here = out if number == len(phases) - 1 else out / folder
+        if len(phases) > 1:
+            part = f"part {number + 1} of {len(phases)}: {TITLES[folder]} (epochs: {phase.hyperparameters['epochs']})"
+            phase = replace(phase, title=part)
         # Without the first part there is nothing to go on with; a later one may not have come to the end of an epoch.
         begun = resume and (number == 0 or has_progress(here))
         teacher = first if phase.distill > 0 else None
@@ -186,6 +211,11 @@ def _run_phases(
             base, dataset, here, replace(phase, start=start, teacher=teacher), device=device, resume=begun
         )
         first = first or start
+        before, score = score, read_adapter_card(start).scores.get("metrics/mAP50-95(B)")
+        if before and score is not None and score < _FAR * before:
+            _LOGGER.warning(
+                "%s: mAP50-95 %.3f after %s, %.3f before; it needs more epochs", here, score, TITLES[folder], before
+            )
 
 
 def _checked_start(path: Path, settings: AdapterSettings) -> Path:
@@ -200,6 +230,20 @@ def _checked_start(path: Path, settings: AdapterSettings) -> Path:
     if own.activation not in ("silu", settings.activation):
         raise UsageError(f"--adapter {path}: it has --activation {own.activation}; pass the same")
     return path
+
+
+def _check_belongs(path: Path, base: Base, dataset: Dataset) -> None:
+    """Refuse an adapter to go on with that is of another base or finds other classes.
+
+    Raises:
+        AdapterError: it is of another base.
+        UsageError: its classes are not those of the data set, in their order.
+    """
+    card = read_adapter_card(path)
+    card.check_base(base.fingerprint, str(base.path))
+    if card.names != dataset.names:
+        own, asked = (", ".join(names) for names in (card.names, dataset.names))
+        raise UsageError(f"--adapter {path}: it finds {own}; {dataset.yaml_path} names {asked}; pass its data set")
 
 
 def _check_ways(

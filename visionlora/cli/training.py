@@ -85,7 +85,9 @@ def _training_options(parser: argparse.ArgumentParser) -> None:
         type=float,
         help="weight of the float model's predictions; if not given 1 with --activation or int4, else 0: none",
     )
-    parser.add_argument("--activation", default="silu", help="silu, relu (free in INT8), or relu:TARGETS")
+    parser.add_argument(
+        "--activation", default="silu", help="silu, relu (free in INT8, trains --epochs once more) or relu:TARGETS"
+    )
     parser.add_argument("--adapter", help="float adapter to go on with instead of training one first")
     parser.add_argument("--images", type=int, default=32, help="calibration images for INT8")
     parser.add_argument(

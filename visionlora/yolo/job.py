@@ -50,6 +50,7 @@ class TrainingJob:
         teacher: an exported float graph (.onnx) whose predictions count as goals beside the labels; None for none.
         distill: how much they count.
         int8: train as the int8 file computes; None trains in float.
+        title: what the log says above the training.
     """
 
     model: str
@@ -66,3 +67,4 @@ class TrainingJob:
     teacher: Path | None = None
     distill: float = 1.0
     int8: Int8Phase | None = None
+    title: str = ""

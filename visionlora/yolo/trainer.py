@@ -139,7 +139,8 @@ class AdapterTrainer(DetectionTrainer):
             graph = load_graph(self.job.int8.graph)
             self.model = ShippedDetector(base.model, graph, self.job.int8.spec, learned=self.job.int8.learned)
         if RANK in {-1, 0}:
-            LOGGER.info(describe(self.plan, base.model, parameters))
+            title = f"{self.job.title}\n" if self.job.title else ""
+            LOGGER.info(title + describe(self.plan, base.model, parameters))
         return read_resume_state(self.last) if self.job.resume else None
 
     def _setup_train(self) -> None:
