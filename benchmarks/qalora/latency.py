@@ -30,7 +30,7 @@ from visionlora.yolo import Base, load_base, set_activations
 STOCK, RIVAL = "stock float32", "Ultralytics quantize=8"
 STAGES = {  # the words of --targets
     "none": None,
-    "modules 0 to 4": r"model\.[0-4]\..*",
+    "modules 0 to 4": "to:4",
     "backbone": "backbone",
     "neck": "neck",
     "head": "head",

@@ -37,7 +37,7 @@ from visionlora.runtime import OnnxNetwork
 from visionlora.training import train
 from visionlora.yolo import fading
 
-EARLY = r"relu:model\.[0-4]\..*"
+EARLY = "relu:to:4"
 """The layers at a half to an eighth of the picture's size: most of the time of SiLU is there."""
 
 

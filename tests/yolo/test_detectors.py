@@ -99,6 +99,7 @@ def test_fingerprint_tells_weights_apart_and_ignores_their_precision() -> None:
         ("backbone", "model.0.conv", "model.23.cv2.0.0.conv"),
         ("neck+head", "model.23.cv2.0.0.conv", "model.0.conv"),
         ("from:5", "model.5.conv", "model.3.conv"),
+        ("to:3", "model.3.conv", "model.5.conv"),
         (r"model\.0\..*", "model.0.conv", "model.1.conv"),
     ],
 )

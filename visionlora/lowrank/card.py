@@ -20,8 +20,8 @@ class AdapterSettings:
     Attributes:
         rank: inner dimension r of A (r, inputs) and B (outputs, r); lowered on layers too small for it.
         alpha: strength; the product B @ A counts alpha / sqrt(rank) (rsLoRA, arXiv 2312.03732).
-        targets: `all`, group names joined by `+`, such as `neck+head`, `from:N`, or a regular expression that the
-            whole layer name must match.
+        targets: `all`, group names joined by `+`, such as `neck+head`, `from:N`, `to:N`, or a regular expression that
+            the whole layer name must match.
         train_bias: train the bias of each adapted layer too.
         activation: `silu` leaves the base's activation functions as they are; `relu` puts ReLU in place of every SiLU,
             `relu:TARGETS` behind those layers alone.
@@ -42,7 +42,7 @@ class AdapterSettings:
         if not (math.isfinite(self.alpha) and self.alpha > 0):
             raise UsageError(f"alpha: expected a positive number, got {self.alpha!r}")
         if not self.targets.strip():
-            raise UsageError("targets: expected all, group names, from:N or a regular expression, got nothing")
+            raise UsageError("targets: expected all, group names, from:N, to:N or a regular expression, got nothing")
         if self.activation != "silu" and not self.relu_targets:
             raise UsageError(f"activation: expected silu, relu or relu:TARGETS, got {self.activation!r}")
 

@@ -20,7 +20,8 @@ def plan_detector(model: DetectionModel, settings: AdapterSettings, *, whole: Co
     """Plan the adapter of a detector whose class outputs `whole` are new (see `set_classes`).
 
     Targets may be `all`, `backbone`, `neck`, `head`, sums of these such as `neck+head`, `from:N` (module N of the
-    model and all behind it), or a regular expression on layer names such as `model\\.22\\..*`.
+    model and all behind it), `to:N` (module N and all before it), or a regular expression on layer names such as
+    `model\\.22\\..*`.
 
     Raises:
         UsageError: the targets match nothing.
@@ -91,10 +92,13 @@ def _groups(model: DetectionModel) -> Callable[[str, str], bool | None]:
     ranges = {"backbone": (0, backbone), "neck": (backbone, last), "head": (last, last + 1)}
 
     def contains(word: str, layer: str) -> bool | None:
-        start = re.fullmatch(r"from:(\d+)", word)
-        if word not in ranges and not start:
+        part = re.fullmatch(r"(from|to):(\d+)", word)
+        if word not in ranges and not part:
             return None
-        first, end = (int(start[1]), last + 1) if start else ranges[word]
+        if part is None:
+            first, end = ranges[word]
+        else:
+            first, end = (int(part[2]), last + 1) if part[1] == "from" else (0, int(part[2]) + 1)
         number = re.match(r"model\.(\d+)\.", layer)
         return bool(number) and first <= int(number[1]) < end if number else False
 
