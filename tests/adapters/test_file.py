@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from visionlora.adapters import Adapter, AdapterCard, AdapterSettings, load_adapter, read_adapter_card, save_adapter
 from visionlora.errors import AdapterError
 from visionlora.lowrank import ArrayAdapter, adapter_identity, load_arrays, save_arrays
+from visionlora.quantization.adapter_recipe import check_adapter_of
 
 CARD = AdapterCard(
     settings=AdapterSettings(rank=4, alpha=2.0, targets="neck+head"),
@@ -98,3 +99,12 @@ def test_file_without_the_checksum_loads(tmp_path) -> None:
     older = tmp_path / "older.safetensors"
     save_file({"a": torch.ones(2)}, older, metadata={"visionlora": CARD.to_json()})
     assert load_adapter(older).card == load_arrays(older).card == CARD
+
+
+@pytest.mark.parametrize("read", [load_adapter, load_arrays, lambda path: check_adapter_of("model.onnx", {}, path)])
+def test_folder_is_refused_and_the_adapter_in_it_named(read, tmp_path) -> None:
+    with pytest.raises(AdapterError, match="got a folder; pass the file itself"):
+        read(tmp_path)
+    save_adapter(Adapter(CARD, {"a": torch.ones(1)}), tmp_path / "adapter.safetensors")
+    with pytest.raises(AdapterError, match=f"got a folder; pass {tmp_path / 'adapter.safetensors'}"):
+        read(tmp_path)

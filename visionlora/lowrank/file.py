@@ -104,8 +104,12 @@ def open_adapter(path: Path | str, framework: str) -> Iterator[tuple[AdapterCard
     """Open an adapter file for reading with `numpy` or `pt`; yield its card and the file.
 
     Raises:
-        AdapterError: the file is missing, damaged, or no adapter.
+        AdapterError: the file is missing, a folder, damaged, or no adapter.
     """
+    if Path(path).is_dir():
+        inside = Path(path) / "adapter.safetensors"
+        advice = f"pass {inside}" if inside.is_file() else "pass the file itself"
+        raise AdapterError(f"{path}: expected an adapter (.safetensors), got a folder; {advice}")
     try:
         with safe_open(path, framework=framework) as file:
             metadata = file.metadata() or {}
