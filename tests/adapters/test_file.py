@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -82,6 +84,15 @@ def test_tensors_that_changed_name_or_shape_are_noticed(old, new, whole) -> None
     whole.write_bytes(content.replace(old, new))
     with pytest.raises(AdapterError, match="damaged"):
         load_adapter(whole)
+
+
+def test_header_of_another_form_is_refused(tmp_path) -> None:
+    metadata = {"visionlora": CARD.to_json(), "visionlora_tensors_sha256": "0" * 64}
+    header = json.dumps({"__metadata__": metadata, "a": ["F16", [1], [0, 2]]}).encode()
+    lie = tmp_path / "lie.safetensors"
+    lie.write_bytes(len(header).to_bytes(8, "little") + header + b"\0\0")
+    with pytest.raises(AdapterError, match="damaged: its header cannot be read"):
+        load_adapter(lie)
 
 
 def test_both_writers_make_the_same_bytes_each_time(whole, tmp_path) -> None:

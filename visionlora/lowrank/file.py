@@ -132,7 +132,10 @@ def _parse_card(metadata: Mapping[str, str], path: Path | str) -> AdapterCard:
 def _check_tensors(path: Path | str, expected: str | None) -> None:
     if expected is None:
         return
-    got = _tensors_sha256(Path(path).read_bytes())
+    try:
+        got = _tensors_sha256(Path(path).read_bytes())
+    except (KeyError, TypeError, ValueError, RecursionError) as error:  # safetensors takes more kinds of header
+        raise AdapterError(f"{path}: damaged: its header cannot be read: {error}; fetch the file again") from error
     if got != expected:
         raise AdapterError(
             f"{path}: damaged: the tensors do not have the checksum that the file names "
