@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from visionlora.adapters import Adapter, AdapterCard, AdapterSettings, load_adapter, read_adapter_card, save_adapter
 from visionlora.errors import AdapterError
+from visionlora.lowrank import ArrayAdapter, adapter_identity, load_arrays, save_arrays
+from visionlora.quantization.adapter_recipe import check_adapter_of
 
 CARD = AdapterCard(
     settings=AdapterSettings(rank=4, alpha=2.0, targets="neck+head"),
@@ -52,3 +56,66 @@ def test_unreadable_files_are_refused(tmp_path) -> None:
     for path, message in ((missing, "cannot read"), (broken, "cannot read"), (foreign, "no adapter"), (later, "99")):
         with pytest.raises(AdapterError, match=message):
             load_adapter(path)
+
+
+@pytest.fixture
+def whole(tmp_path):
+    """Return an adapter file with tensors of two types."""
+    tensors = {"b.weight": torch.randn(2, 3), "a.weight": torch.randn(5).half(), "ü": torch.randn(1)}
+    save_adapter(Adapter(CARD, tensors), tmp_path / "whole.safetensors")
+    return tmp_path / "whole.safetensors"
+
+
+@pytest.mark.parametrize("read", [load_adapter, load_arrays, read_adapter_card, adapter_identity])
+def test_one_bit_of_a_tensor_is_noticed_wherever_the_file_is_read(read, whole) -> None:
+    content = bytearray(whole.read_bytes())
+    for place in (-1, -20):
+        content[place] ^= 1
+        whole.write_bytes(content)
+        with pytest.raises(AdapterError, match=rf"{whole}: damaged: .*expected \w+, got \w+\); fetch the file again"):
+            read(whole)
+        content[place] ^= 1
+
+
+@pytest.mark.parametrize(("old", "new"), [(b'"shape":[2,3]', b'"shape":[3,2]'), (b'"b.weight"', b'"c.weight"')])
+def test_tensors_that_changed_name_or_shape_are_noticed(old, new, whole) -> None:
+    content = whole.read_bytes()
+    assert content.count(old) == 1
+    whole.write_bytes(content.replace(old, new))
+    with pytest.raises(AdapterError, match="damaged"):
+        load_adapter(whole)
+
+
+def test_header_of_another_form_is_refused(tmp_path) -> None:
+    metadata = {"visionlora": CARD.to_json(), "visionlora_tensors_sha256": "0" * 64}
+    header = json.dumps({"__metadata__": metadata, "a": ["F16", [1], [0, 2]]}).encode()
+    lie = tmp_path / "lie.safetensors"
+    lie.write_bytes(len(header).to_bytes(8, "little") + header + b"\0\0")
+    with pytest.raises(AdapterError, match="damaged: its header cannot be read"):
+        load_adapter(lie)
+
+
+def test_both_writers_make_the_same_bytes_each_time(whole, tmp_path) -> None:
+    loaded = load_arrays(whole)
+    again = tmp_path / "again.safetensors"
+    for _ in range(4):
+        save_arrays(ArrayAdapter(CARD, dict(reversed(loaded.tensors.items()))), again)
+        assert again.read_bytes() == whole.read_bytes()
+        save_adapter(load_adapter(whole), again)
+        assert again.read_bytes() == whole.read_bytes()
+    assert int.from_bytes(whole.read_bytes()[:8], "little") % 8 == 0
+
+
+def test_file_without_the_checksum_loads(tmp_path) -> None:
+    older = tmp_path / "older.safetensors"
+    save_file({"a": torch.ones(2)}, older, metadata={"visionlora": CARD.to_json()})
+    assert load_adapter(older).card == load_arrays(older).card == CARD
+
+
+@pytest.mark.parametrize("read", [load_adapter, load_arrays, lambda path: check_adapter_of("model.onnx", {}, path)])
+def test_folder_is_refused_and_the_adapter_in_it_named(read, tmp_path) -> None:
+    with pytest.raises(AdapterError, match="got a folder; pass the file itself"):
+        read(tmp_path)
+    save_adapter(Adapter(CARD, {"a": torch.ones(1)}), tmp_path / "adapter.safetensors")
+    with pytest.raises(AdapterError, match=f"got a folder; pass {tmp_path / 'adapter.safetensors'}"):
+        read(tmp_path)

@@ -21,7 +21,7 @@ CARD = AdapterCard(
 )
 
 
-def write(path, seed: int, *, rank: int = 4, dtype=np.float32, **card):
+def write(path, seed: int, *, rank: int = 4, dtype=np.float32, activation: str = "silu", **card):
     """Write an adapter of random tensors."""
     generator, tensors = np.random.default_rng(seed), {}
     for layer, (outputs, *rest) in SHAPES.items():
@@ -30,7 +30,7 @@ def write(path, seed: int, *, rank: int = 4, dtype=np.float32, **card):
         tensors[f"{layer}.lora_B.weight"] = generator.normal(size=(outputs, kept, *(1 for _ in rest[1:]))).astype(dtype)
         tensors[f"{layer}.bias_delta"] = generator.normal(size=outputs).astype(dtype)
     tensors["out.weight"] = generator.normal(size=(2, 5, 1, 1)).astype(dtype)
-    settings = dataclasses.replace(CARD.settings, rank=rank)
+    settings = dataclasses.replace(CARD.settings, rank=rank, activation=activation)
     save_arrays(ArrayAdapter(dataclasses.replace(CARD, settings=settings, **card), tensors), path)
     return path
 
@@ -112,6 +112,7 @@ def test_result_carries_no_recipe_of_another(pair, tmp_path) -> None:
         ({"base": {"name": "x", "fingerprint": "0" * 64}}, "expected the base"),
         ({"names": ("scratch", "rust")}, "expected the classes"),
         ({"preprocessing": {"image_size": 64}}, "expected the image size"),
+        ({"preprocessing": {"image_size": 96, "color": "gray"}}, "expected the preprocessing"),
     ],
 )
 def test_strangers_are_not_added(fields, message, pair, tmp_path) -> None:
@@ -120,9 +121,34 @@ def test_strangers_are_not_added(fields, message, pair, tmp_path) -> None:
         vl.merge_adapters([pair[0], other], tmp_path / "ab.safetensors")
 
 
+@pytest.mark.parametrize(("one", "two"), [("silu", "relu"), ("relu", "silu"), ("relu:neck", "relu:head")])
+def test_other_activations_are_not_added(one, two, tmp_path) -> None:
+    a = write(tmp_path / "a.safetensors", 0, activation=one)
+    b = write(tmp_path / "b.safetensors", 1, activation=two)
+    message = rf"b\.safetensors: expected the activation of .*a\.safetensors, {one}.*got {two}"
+    with pytest.raises(AdapterError, match=message):
+        vl.merge_adapters([a, b], tmp_path / "ab.safetensors")
+    assert not (tmp_path / "ab.safetensors").exists()
+
+
+def test_two_spellings_of_one_activation_are_added(tmp_path) -> None:
+    a = write(tmp_path / "a.safetensors", 0, activation="relu")
+    b = write(tmp_path / "b.safetensors", 1, activation="relu:all")
+    made = vl.merge_adapters([a, b], tmp_path / "ab.safetensors")
+    assert load_arrays(made.path).card.settings.activation == "relu"
+
+
 def test_lying_shapes_are_refused(pair, tmp_path) -> None:
     loaded = load_arrays(pair[0])
-    for name, shape in (("conv.lora_B.weight", (12, 3, 1, 1)), ("conv.lora_A.weight", (4, 6)), ("out.weight", (0,))):
+    lies = [
+        ("conv.lora_B.weight", (12, 3, 1, 1)),
+        ("conv.lora_B.weight", (12, 4, 2, 1)),
+        ("conv.lora_A.weight", (4, 6)),
+        ("conv.bias_delta", (12, 1)),
+        ("out.weight", (0,)),
+        ("out.weight", (2, 1, 1, 1)),
+    ]
+    for name, shape in lies:
         lie = {**loaded.tensors, name: np.zeros(shape, np.float32)}
         save_arrays(ArrayAdapter(loaded.card, lie), tmp_path / "lie.safetensors")
         with pytest.raises(AdapterError, match="does not fit its layer"):

@@ -204,6 +204,14 @@ def test_truncated_files_are_refused(kept, base_onnx, adapter, tmp_path) -> None
             patch(**files, out=tmp_path / "line.onnx")
 
 
+def test_one_flipped_bit_of_a_tensor_is_refused(base_onnx, adapter, tmp_path) -> None:
+    content = bytearray(adapter.read_bytes())
+    content[-1001] ^= 1
+    (tmp_path / "flipped.safetensors").write_bytes(content)
+    with pytest.raises(AdapterError, match="damaged"):
+        patch(base_onnx, tmp_path / "flipped.safetensors", tmp_path / "line.onnx")
+
+
 def test_flipped_bytes_give_an_error_of_ours_or_a_file_that_works(base_onnx, adapter, tmp_path) -> None:
     generator = np.random.default_rng(0)
     for whole in (adapter, base_onnx):

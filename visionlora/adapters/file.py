@@ -12,7 +12,7 @@ from safetensors.torch import save
 from visionlora.errors import AdapterError
 from visionlora.files import atomic_output
 from visionlora.lowrank.card import AdapterCard
-from visionlora.lowrank.file import KEY, open_adapter, parse_card
+from visionlora.lowrank.file import open_adapter, pack_adapter
 
 
 @dataclass(frozen=True)
@@ -43,15 +43,14 @@ def save_adapter(adapter: Adapter, path: Path | str, *, dtype: torch.dtype = tor
     if broken:
         raise AdapterError(f"{path}: {len(broken)} tensors are not finite in {dtype}, the first is {broken[0]}")
     with atomic_output(path) as partial:
-        partial.write_bytes(save(tensors, metadata={KEY: adapter.card.to_json()}))
+        partial.write_bytes(pack_adapter(save(tensors), adapter.card))
 
 
 def load_adapter(path: Path | str) -> Adapter:
     """Read an adapter file; the tensors keep the file's dtype.
 
     Raises:
-        AdapterError: the file is missing, broken, or no adapter.
+        AdapterError: the file is missing, damaged, or no adapter.
     """
-    with open_adapter(path, "pt") as file:
-        card = parse_card(file.metadata(), path)
+    with open_adapter(path, "pt") as (card, file):
         return Adapter(card, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (no mapping)

@@ -105,7 +105,8 @@ def merge_adapters(
         overwrite: replace an existing file.
 
     Raises:
-        AdapterError: a file cannot be read, or they are of different bases, classes, image sizes or layers.
+        AdapterError: a file cannot be read, or they are of different bases, classes, preprocessing, layers or
+            activations.
         OutputError: `out` exists, or cannot be written.
         UsageError: the weights do not fit the adapters, or `rank` is below 1.
 
@@ -174,20 +175,40 @@ def _check_alike(paths: Sequence[Path | str], adapters: Sequence[ArrayAdapter]) 
             ("base", first.card.base["fingerprint"], other.card.base["fingerprint"]),
             ("classes", first.card.names, other.card.names),
             ("image size", first.card.image_size, other.card.image_size),
+            ("preprocessing", first.card.preprocessing, other.card.preprocessing),
+            ("activation", _activation(first.card), _activation(other.card)),
             ("layers", sorted(first.tensors), sorted(other.tensors)),
             ("targets", first.card.settings.targets, other.card.settings.targets),
         ):
             if one != two:
-                raise AdapterError(f"{path}: expected the {what} of {paths[0]}, {one!s:.80}, got {two!s:.80}")
+                raise AdapterError(
+                    f"{path}: expected the {what} of {paths[0]}, {one!s:.80}, got {two!s:.80}; "
+                    "only adapters that agree in it can be added"
+                )
     for path, adapter in zip(paths, adapters, strict=True):
         for name, tensor in adapter.tensors.items():
-            left = adapter.tensors.get(name.removesuffix(_A) + _B) if name.endswith(_A) else None
-            lonely = name.endswith(_A) and (left is None or left.ndim < 2 or left.shape[1] != len(tensor))
-            lonely = lonely or (name.endswith(_B) and name.removesuffix(_B) + _A not in adapter.tensors)
-            reference = first.tensors[name].shape
-            unlike = tensor.shape[1:] != reference[1:] if name.endswith(_A) else tensor.shape[:1] != reference[:1]
-            if lonely or unlike or tensor.ndim < 1 or not tensor.size:
+            if not _fits(name, adapter.tensors, first.tensors[name].shape):
                 raise AdapterError(f"{path}: {name}: of shape {tensor.shape}, it does not fit its layer")
+
+
+def _activation(card: AdapterCard) -> str:
+    """Return the activation in its full form: `silu` or `relu:TARGETS`."""
+    targets = card.settings.relu_targets
+    return f"relu:{targets}" if targets else "silu"
+
+
+def _fits(name: str, tensors: Mapping[str, NDArray[np.floating]], reference: tuple[int, ...]) -> bool:
+    """Say whether a tensor has the shape of the first adapter's, whatever the rank, and a factor fits the other one."""
+    tensor = tensors[name]
+    if tensor.ndim < 1 or not tensor.size:
+        return False
+    if name.endswith(_A):
+        return name.removesuffix(_A) + _B in tensors and tensor.shape[1:] == reference[1:]
+    if name.endswith(_B):
+        right = tensors.get(name.removesuffix(_B) + _A)
+        ranks_agree = right is not None and right.ndim > 0 and tensor.size == len(tensor) * len(right)
+        return ranks_agree and len(tensor) == reference[0]
+    return tensor.shape == reference
 
 
 def _stacked(adapters: Sequence[ArrayAdapter], weights: Sequence[float], layer: str) -> tuple[Matrix, Matrix]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +20,9 @@ from visionlora.files import atomic_output, sha256_of
 from visionlora.lowrank.card import AdapterCard
 
 KEY = "visionlora"
-"""The one metadata entry: the card as JSON."""
+"""The metadata entry with the card as JSON."""
+CHECKSUM = "visionlora_tensors_sha256"
+"""The metadata entry with the SHA-256 of the tensors; files of versions up to 0.2.0 have none."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +37,9 @@ def load_arrays(path: Path | str) -> ArrayAdapter:
     """Read an adapter file; the arrays keep the file's precision.
 
     Raises:
-        AdapterError: the file is missing, broken, no adapter, or holds numbers that are not finite floats.
+        AdapterError: the file is missing, damaged, no adapter, or holds numbers that are not finite floats.
     """
-    with open_adapter(path, "numpy") as file:
-        card = parse_card(file.metadata(), path)
+    with open_adapter(path, "numpy") as (card, file):
         try:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         except (AttributeError, TypeError, KeyError) as error:  # a type that numpy has not, such as bfloat16
@@ -59,17 +62,17 @@ def save_arrays(adapter: ArrayAdapter, path: Path | str) -> None:
         raise AdapterError(f"{path}: {len(broken)} tensors are not finite, the first is {broken[0]}")
     arrays = {name: np.ascontiguousarray(tensor) for name, tensor in adapter.tensors.items()}
     with atomic_output(path) as partial:
-        partial.write_bytes(save(arrays, metadata={KEY: adapter.card.to_json()}))
+        partial.write_bytes(pack_adapter(save(arrays), adapter.card))
 
 
 def read_adapter_card(path: Path | str) -> AdapterCard:
     """Read only the card of an adapter file.
 
     Raises:
-        AdapterError: the file is missing, broken, or no adapter.
+        AdapterError: the file is missing, damaged, or no adapter.
     """
-    with open_adapter(path, "numpy") as file:
-        return parse_card(file.metadata(), path)
+    with open_adapter(path, "numpy") as (card, _):
+        return card
 
 
 def adapter_identity(path: Path | str) -> str:
@@ -84,25 +87,76 @@ def adapter_identity(path: Path | str) -> str:
     return origin if isinstance(origin, str) and origin else sha256_of(path)
 
 
+def pack_adapter(content: bytes, card: AdapterCard) -> bytes:
+    """Return the adapter file of a card and the tensors in `content`, a .safetensors file without metadata.
+
+    The metadata is written here because safetensors writes several entries in another order each time.
+    """
+    header, tensors = _split(content)
+    metadata = {KEY: card.to_json(), CHECKSUM: _tensors_sha256(content)}
+    text = json.dumps({"__metadata__": metadata, **header}, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes, as safetensors writes them
+    return len(text).to_bytes(8, "little") + text + tensors
+
+
 @contextmanager
-def open_adapter(path: Path | str, framework: str) -> Iterator[Any]:
-    """Open a .safetensors file for reading with `numpy` or `pt`; what goes wrong then is an AdapterError."""
+def open_adapter(path: Path | str, framework: str) -> Iterator[tuple[AdapterCard, Any]]:
+    """Open an adapter file for reading with `numpy` or `pt`; yield its card and the file.
+
+    Raises:
+        AdapterError: the file is missing, a folder, damaged, or no adapter.
+    """
+    if Path(path).is_dir():
+        inside = Path(path) / "adapter.safetensors"
+        advice = f"pass {inside}" if inside.is_file() else "pass the file itself"
+        raise AdapterError(f"{path}: expected an adapter (.safetensors), got a folder; {advice}")
     try:
         with safe_open(path, framework=framework) as file:
-            yield file
+            metadata = file.metadata() or {}
+            card = _parse_card(metadata, path)
+            _check_tensors(path, metadata.get(CHECKSUM))
+            yield card, file
     except (SafetensorError, OSError) as error:
         raise AdapterError(f"{path}: expected an adapter (.safetensors), cannot read it: {error}") from error
 
 
-def parse_card(metadata: dict[str, str] | None, path: Path | str) -> AdapterCard:
-    """Return the card in the metadata of the file `path`.
-
-    Raises:
-        AdapterError: there is none, or it is broken.
-    """
-    if not metadata or KEY not in metadata:
+def _parse_card(metadata: Mapping[str, str], path: Path | str) -> AdapterCard:
+    if KEY not in metadata:
         raise AdapterError(f"{path}: is a .safetensors file, but no adapter of visionlora: it has no {KEY!r} metadata")
     try:
         return AdapterCard.from_json(metadata[KEY])
     except AdapterError as error:
         raise AdapterError(f"{path}: {error}") from error
+
+
+def _check_tensors(path: Path | str, expected: str | None) -> None:
+    if expected is None:
+        return
+    try:
+        got = _tensors_sha256(Path(path).read_bytes())
+    except (KeyError, TypeError, ValueError, RecursionError) as error:  # safetensors takes more kinds of header
+        raise AdapterError(f"{path}: damaged: its header cannot be read: {error}; fetch the file again") from error
+    if got != expected:
+        raise AdapterError(
+            f"{path}: damaged: the tensors do not have the checksum that the file names "
+            f"(expected {expected:.12}, got {got:.12}); fetch the file again"
+        )
+
+
+def _tensors_sha256(content: bytes) -> str:
+    """Return the SHA-256 of names, types, shapes and bytes of a .safetensors file's tensors, in the order of names."""
+    header, tensors = _split(content)
+    digest = hashlib.sha256()
+    for name, entry in sorted(header.items()):
+        start, end = entry["data_offsets"]
+        digest.update(json.dumps([name, entry["dtype"], entry["shape"]]).encode())
+        digest.update(tensors[start:end])
+    return digest.hexdigest()
+
+
+def _split(content: bytes) -> tuple[dict[str, Any], bytes]:
+    """Return the header of a .safetensors file, without the metadata, and the bytes of its tensors."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header.pop("__metadata__", None)
+    return header, content[end:]

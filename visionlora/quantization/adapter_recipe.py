@@ -56,7 +56,7 @@ def check_adapter_of(model: Path | str, parents: Mapping[str, str], adapter: Pat
         AdapterError: the file is no adapter.
         UsageError: it is another.
     """
-    expected, got = parents.get("adapter"), {sha256_of(adapter), adapter_identity(adapter)}
+    expected, got = parents.get("adapter"), {adapter_identity(adapter), sha256_of(adapter)}
     if expected not in got:
         raise UsageError(
             f"--adapter {adapter}: expected the adapter that {model} was made from ({str(expected)[:12]}), "
