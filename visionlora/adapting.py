@@ -8,19 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from visionlora.errors import UsageError
-from visionlora.evaluation import Report, evaluate, refuse_existing_report
+from visionlora.evaluation import Report, evaluate
 from visionlora.evaluation.budget import check_budget
 from visionlora.evaluation.report import Budget
 from visionlora.exporting import ExportedModel, export
-from visionlora.files import refuse_existing
 from visionlora.merging import MergedModel, merge
-from visionlora.phase import refuse_earlier_run
-from visionlora.quantization import QuantizedModel, int8_files
+from visionlora.quantization import QuantizedModel
 from visionlora.quantization import quantize as quantize_model
+from visionlora.stages import (
+    INT4_FILE,
+    INT8_FILE,
+    MERGED_FILE,
+    ONNX_FILE,
+    clear_later_stages,
+    refuse_clearing,
+    refuse_earlier_stages,
+)
 from visionlora.training import TrainedAdapter, train
-
-MERGED_FILE, ONNX_FILE = "merged.pt", "model.onnx"
-INT8_FILE, INT4_FILE = "model.int8.onnx", "model.int4.onnx"
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,7 @@ def adapt(
     check_budget(Budget(max_drop, max_class_drop))
     replace = overwrite or resume  # an interrupted run's later stages are made again
     refuse_earlier_stages(out, overwrite=replace)
+    refuse_clearing(Path(model), out)
     trained = train(
         model,
         data,
@@ -111,15 +116,13 @@ def adapt(
         resume=resume,
         overwrite=overwrite,
     )
+    clear_later_stages(out)
     merged = merge(model, trained.path, out / MERGED_FILE, overwrite=replace)
     exported = export(merged.path, out / ONNX_FILE, imgsz=imgsz, overwrite=replace)
-    name, other = (INT4_FILE, INT8_FILE) if quantize == "int4" else (INT8_FILE, INT4_FILE)
-    for path in int8_files(out / other):
-        path.unlink(missing_ok=True)  # of another adapter, in a folder that is written over
     quantized = quantize_model(
         exported.path,
         data,
-        out / name,
+        out / (INT4_FILE if quantize == "int4" else INT8_FILE),
         images=images,
         seed=seed,
         max_drop=max_drop,
@@ -141,16 +144,3 @@ def adapt(
         overwrite=replace,
     )
     return AdaptedModel(trained, merged, exported, quantized, report)
-
-
-def refuse_earlier_stages(out: Path, *, overwrite: bool) -> None:
-    """Refuse a folder that holds a file of any stage.
-
-    Raises:
-        OutputError: it does and `overwrite` is false.
-    """
-    refuse_earlier_run(out, overwrite=overwrite)
-    shipped = [path for name in (INT8_FILE, INT4_FILE) for path in int8_files(out / name)]
-    for path in (out / MERGED_FILE, out / ONNX_FILE, *shipped):
-        refuse_existing(path, overwrite=overwrite)
-    refuse_existing_report(out, overwrite=overwrite)
