@@ -13,6 +13,7 @@ from visionlora.adapting import adapt
 from visionlora.demonstration.generate import write_dataset
 from visionlora.demonstration.surface import SURFACE_NAMES, draw_surface
 from visionlora.errors import ModelError, OutputError, UsageError
+from visionlora.evaluation.report import read_report
 from visionlora.files import sha256_of
 from visionlora.quantization import budget
 
@@ -35,7 +36,10 @@ def test_a_budget_is_held_and_where_it_cannot_be_a_wider_one_resumes(checkpoint,
 
     assert "the budget cannot be kept" in capsys.readouterr().err
     assert {"adapter.safetensors", "model.onnx", "model.int8.best.onnx"} < {path.name for path in out.iterdir()}
-    assert not (out / "model.int8.onnx").exists() and not (out / "report.json").exists()
+    assert not (out / "model.int8.onnx").exists() and (out / "report.html").exists()
+    missed = read_report(out / "report.json")
+    assert (missed.rows[-1].label, missed.rows[-1].file) == ("int8", str(out / "model.int8.best.onnx"))
+    assert {check.model for check in missed.verdict.checks} == {"int8"} and not missed.passed
     assert not json.loads((out / "model.int8.best.json").read_text())["passed"]
     trained = sha256_of(out / "adapter.safetensors")
 
@@ -43,7 +47,7 @@ def test_a_budget_is_held_and_where_it_cannot_be_a_wider_one_resumes(checkpoint,
 
     assert "a loss of 1 " in capsys.readouterr().out
     assert sha256_of(out / "adapter.safetensors") == trained
-    assert json.loads((out / "model.int8.json").read_text())["passed"] and (out / "report.json").exists()
+    assert json.loads((out / "model.int8.json").read_text())["passed"] and read_report(out / "report.json").passed
     assert not (out / "model.int8.best.onnx").exists()
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from visionlora.errors import UsageError
+from visionlora.errors import QuantizationError, UsageError
 from visionlora.evaluation import Report, evaluate
 from visionlora.evaluation.budget import check_budget
 from visionlora.evaluation.report import Budget
 from visionlora.exporting import ExportedModel, export
 from visionlora.merging import MergedModel, merge
-from visionlora.quantization import QuantizedModel
+from visionlora.quantization import QuantizedModel, int8_files
 from visionlora.quantization import quantize as quantize_model
 from visionlora.stages import (
     INT4_FILE,
@@ -76,7 +77,7 @@ def adapt(
 
     Raises:
         QuantizationError: the budget cannot be kept; the best file is `model.int8.best.onnx` (or `int4`), with its
-            report beside.
+            report beside, and the report judges it in place of `model.int8.onnx`.
         VisionLoraError: any stage's error; the files of the stages before it stay.
 
     Example:
@@ -119,28 +120,39 @@ def adapt(
     clear_later_stages(out)
     merged = merge(model, trained.path, out / MERGED_FILE, overwrite=replace)
     exported = export(merged.path, out / ONNX_FILE, imgsz=imgsz, overwrite=replace)
-    quantized = quantize_model(
-        exported.path,
-        data,
-        out / (INT4_FILE if quantize == "int4" else INT8_FILE),
-        images=images,
-        seed=seed,
+    shipped = out / (INT4_FILE if quantize == "int4" else INT8_FILE)
+    stages = [
+        f"base={merged.base}",
+        f"adapter={merged.base}+{trained.path}",
+        f"merged={merged.path}",
+        f"onnx={exported.path}",
+    ]
+    judge = partial(
+        evaluate,
+        data=data,
+        imgsz=imgsz,
         max_drop=max_drop,
         max_class_drop=max_class_drop,
-        overwrite=replace,
-    )
-    report = evaluate(
-        [
-            f"base={merged.base}",
-            f"adapter={merged.base}+{trained.path}",
-            f"merged={merged.path}",
-            f"onnx={exported.path}",
-            f"{quantize or 'int8'}={quantized.path}",
-        ],
-        data,
-        imgsz=imgsz,
+        against=None if max_drop is None and max_class_drop is None else "onnx",
         out=out,
         html=True,
         overwrite=replace,
     )
+    try:
+        quantized = quantize_model(
+            exported.path,
+            data,
+            shipped,
+            images=images,
+            seed=seed,
+            max_drop=max_drop,
+            max_class_drop=max_class_drop,
+            overwrite=replace,
+        )
+    except QuantizationError:
+        best = int8_files(shipped)[2]
+        if best.is_file():  # it passed every check but the budget
+            judge([*stages, f"{quantize or 'int8'}={best}"])
+        raise
+    report = judge([*stages, f"{quantize or 'int8'}={quantized.path}"])
     return AdaptedModel(trained, merged, exported, quantized, report)
