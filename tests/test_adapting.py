@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,7 +12,8 @@ from visionlora import adapting, cli
 from visionlora.adapting import adapt
 from visionlora.demonstration.generate import write_dataset
 from visionlora.demonstration.surface import SURFACE_NAMES, draw_surface
-from visionlora.errors import OutputError, UsageError
+from visionlora.errors import ModelError, OutputError, UsageError
+from visionlora.evaluation.report import read_report
 from visionlora.files import sha256_of
 from visionlora.quantization import budget
 
@@ -34,7 +36,10 @@ def test_a_budget_is_held_and_where_it_cannot_be_a_wider_one_resumes(checkpoint,
 
     assert "the budget cannot be kept" in capsys.readouterr().err
     assert {"adapter.safetensors", "model.onnx", "model.int8.best.onnx"} < {path.name for path in out.iterdir()}
-    assert not (out / "model.int8.onnx").exists() and not (out / "report.json").exists()
+    assert not (out / "model.int8.onnx").exists() and (out / "report.html").exists()
+    missed = read_report(out / "report.json")
+    assert (missed.rows[-1].label, missed.rows[-1].file) == ("int8", str(out / "model.int8.best.onnx"))
+    assert {check.model for check in missed.verdict.checks} == {"int8"} and not missed.passed
     assert not json.loads((out / "model.int8.best.json").read_text())["passed"]
     trained = sha256_of(out / "adapter.safetensors")
 
@@ -42,7 +47,7 @@ def test_a_budget_is_held_and_where_it_cannot_be_a_wider_one_resumes(checkpoint,
 
     assert "a loss of 1 " in capsys.readouterr().out
     assert sha256_of(out / "adapter.safetensors") == trained
-    assert json.loads((out / "model.int8.json").read_text())["passed"] and (out / "report.json").exists()
+    assert json.loads((out / "model.int8.json").read_text())["passed"] and read_report(out / "report.json").passed
     assert not (out / "model.int8.best.onnx").exists()
 
 
@@ -58,3 +63,29 @@ def test_a_budget_that_cannot_be_meant_is_refused_before_training(checkpoint, su
     monkeypatch.setattr(adapting, "train", lambda *_, **__: pytest.fail("it trained"))
     with pytest.raises(UsageError, match="max_drop: expected a fraction"):
         adapt(checkpoint, surface, tmp_path / "run", max_drop=5, **SETTINGS)
+
+
+@pytest.mark.parametrize("way", ["resume", "overwrite"])
+def test_a_stage_that_is_made_anew_leaves_nothing_of_later_ones(way, tmp_path, monkeypatch) -> None:
+    kept, later = {"adapter.safetensors", "notes.txt"}, {"merged.pt", "model.onnx"}
+    later |= {f"model.{kind}{end}" for kind in ("int8", "int4") for end in (".onnx", ".json", ".best.onnx")}
+    later |= {"report.html", "report.json", "report.md", "report_scores.png", "report_detections.png"}
+    for name in kept | later:
+        (tmp_path / name).touch()
+
+    def fail(*_: object, **__: object) -> None:
+        raise ModelError("stopped")
+
+    monkeypatch.setattr(adapting, "train", lambda *_, **__: SimpleNamespace(path=tmp_path / "adapter.safetensors"))
+    monkeypatch.setattr(adapting, "merge", fail)
+    with pytest.raises(ModelError, match="stopped"):
+        adapt("base.pt", "data.yaml", tmp_path, **{way: True})
+
+    assert {path.name for path in tmp_path.iterdir()} == kept
+
+
+def test_a_base_that_would_be_replaced_is_refused(tmp_path) -> None:
+    (tmp_path / "merged.pt").touch()
+    with pytest.raises(UsageError, match=r"merged\.pt: the run in .* would replace it"):
+        adapt(tmp_path / "merged.pt", "data.yaml", tmp_path, overwrite=True)
+    assert (tmp_path / "merged.pt").is_file()

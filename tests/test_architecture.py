@@ -26,6 +26,7 @@ ORDER = (
     ("evaluation",),
     ("planning", "quantization", "exporting", "merging"),
     ("patching", "phase"),
+    ("stages",),
     ("training",),
     ("prediction", "inspection", "comparing"),
     ("benchmarking",),

@@ -67,8 +67,19 @@ def test_existing_file_beside_is_refused(other, merged) -> None:
     with pytest.raises(OutputError, match="exists already"):
         export(merged.path, file.path, format=name)
     if name != "litert":
-        with pytest.raises(OutputError, match=r"metadata\.yaml: exists already"):
+        file.path.with_name("second.metadata.yaml").touch()
+        with pytest.raises(OutputError, match=r"second\.metadata\.yaml: exists already"):
             export(merged.path, file.path.with_name(f"second{file.path.suffix}"), format=name)
+
+
+def test_models_in_one_folder_keep_their_own_classes(other, checkpoint) -> None:
+    name, first = other
+    second = export(checkpoint, first.path.with_stem("other"), format=name, imgsz=64)
+    assert first.names != second.names
+    for file in (first, second):
+        network = open_exported(file.path, name)
+        assert (network.names, network.image_size) == (file.names, file.image_size)
+    assert not first.path.with_name("metadata.yaml").exists()
 
 
 def test_wrong_conversion_leaves_no_file(merged, tmp_path, monkeypatch) -> None:

@@ -195,6 +195,24 @@ def test_earlier_run_is_not_overwritten_unasked(run, checkpoint, surface) -> Non
     assert run[0].path.read_bytes() == before
 
 
+def test_overwriting_a_run_removes_what_was_made_of_it(checkpoint, surface, tmp_path) -> None:
+    for name in ("merged.pt", "model.onnx", "model.int8.onnx", "model.int8.json", "report.html", "notes.txt"):
+        (tmp_path / name).touch()
+
+    train(checkpoint, surface, tmp_path, **{**QUICK, "epochs": 1}, overwrite=True)
+
+    left = {path.name for path in tmp_path.iterdir()}
+    assert {"adapter.safetensors", "notes.txt"} <= left
+    assert not [name for name in left if name.startswith(("merged", "model", "report"))]
+
+
+def test_overwriting_a_run_does_not_remove_its_base(checkpoint, surface, tmp_path) -> None:
+    base = Path(shutil.copy(checkpoint, tmp_path / "merged.pt"))
+    with pytest.raises(UsageError, match="copy it, or choose another --out"):
+        train(base, surface, tmp_path, **QUICK, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["merged.pt"]
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [

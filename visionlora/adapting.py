@@ -4,26 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from visionlora.data import load_dataset
-from visionlora.errors import UsageError
-from visionlora.evaluation import Report, evaluate, refuse_existing_report
+from visionlora.errors import QuantizationError, UsageError
+from visionlora.evaluation import Report, evaluate
 from visionlora.evaluation.budget import check_budget
 from visionlora.evaluation.report import Budget
 from visionlora.exporting import ExportedModel, export
-from visionlora.files import refuse_existing
 from visionlora.merging import MergedModel, merge
-from visionlora.phase import refuse_earlier_run
 from visionlora.quantization import QuantizedModel, int8_files
 from visionlora.quantization import quantize as quantize_model
 from visionlora.quantization.calibration import choose_images
 from visionlora.quantization.leak import refuse_evaluation_images
+from visionlora.stages import (
+    INT4_FILE,
+    INT8_FILE,
+    MERGED_FILE,
+    ONNX_FILE,
+    clear_later_stages,
+    refuse_clearing,
+    refuse_earlier_stages,
+)
 from visionlora.training import TrainedAdapter, train
-
-MERGED_FILE, ONNX_FILE = "merged.pt", "model.onnx"
-INT8_FILE, INT4_FILE = "model.int8.onnx", "model.int4.onnx"
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ def adapt(
 
     Raises:
         QuantizationError: the budget cannot be kept; the best file is `model.int8.best.onnx` (or `int4`), with its
-            report beside.
+            report beside, and the report judges it in place of `model.int8.onnx`.
         VisionLoraError: any stage's error; the files of the stages before it stay.
 
     Example:
@@ -90,6 +95,7 @@ def adapt(
     refuse_evaluation_images(choose_images(load_dataset(data).split("train"), images, seed=seed), data)
     replace = overwrite or resume  # an interrupted run's later stages are made again
     refuse_earlier_stages(out, overwrite=replace)
+    refuse_clearing(Path(model), out)
     trained = train(
         model,
         data,
@@ -116,46 +122,42 @@ def adapt(
         resume=resume,
         overwrite=overwrite,
     )
+    clear_later_stages(out)
     merged = merge(model, trained.path, out / MERGED_FILE, overwrite=replace)
     exported = export(merged.path, out / ONNX_FILE, imgsz=imgsz, overwrite=replace)
-    name, other = (INT4_FILE, INT8_FILE) if quantize == "int4" else (INT8_FILE, INT4_FILE)
-    for path in int8_files(out / other):
-        path.unlink(missing_ok=True)  # of another adapter, in a folder that is written over
-    quantized = quantize_model(
-        exported.path,
-        data,
-        out / name,
-        images=images,
-        seed=seed,
+    shipped = out / (INT4_FILE if quantize == "int4" else INT8_FILE)
+    stages = [
+        f"base={merged.base}",
+        f"adapter={merged.base}+{trained.path}",
+        f"merged={merged.path}",
+        f"onnx={exported.path}",
+    ]
+    judge = partial(
+        evaluate,
+        data=data,
+        imgsz=imgsz,
         max_drop=max_drop,
         max_class_drop=max_class_drop,
-        overwrite=replace,
-    )
-    report = evaluate(
-        [
-            f"base={merged.base}",
-            f"adapter={merged.base}+{trained.path}",
-            f"merged={merged.path}",
-            f"onnx={exported.path}",
-            f"{quantize or 'int8'}={quantized.path}",
-        ],
-        data,
-        imgsz=imgsz,
+        against=None if max_drop is None and max_class_drop is None else "onnx",
         out=out,
         html=True,
         overwrite=replace,
     )
+    try:
+        quantized = quantize_model(
+            exported.path,
+            data,
+            shipped,
+            images=images,
+            seed=seed,
+            max_drop=max_drop,
+            max_class_drop=max_class_drop,
+            overwrite=replace,
+        )
+    except QuantizationError:
+        best = int8_files(shipped)[2]
+        if best.is_file():  # it passed every check but the budget
+            judge([*stages, f"{quantize or 'int8'}={best}"])
+        raise
+    report = judge([*stages, f"{quantize or 'int8'}={quantized.path}"])
     return AdaptedModel(trained, merged, exported, quantized, report)
-
-
-def refuse_earlier_stages(out: Path, *, overwrite: bool) -> None:
-    """Refuse a folder that holds a file of any stage.
-
-    Raises:
-        OutputError: it does and `overwrite` is false.
-    """
-    refuse_earlier_run(out, overwrite=overwrite)
-    shipped = [path for name in (INT8_FILE, INT4_FILE) for path in int8_files(out / name)]
-    for path in (out / MERGED_FILE, out / ONNX_FILE, *shipped):
-        refuse_existing(path, overwrite=overwrite)
-    refuse_existing_report(out, overwrite=overwrite)

@@ -67,8 +67,8 @@ def export(
 
     Args:
         model: a merged or any other Ultralytics detection checkpoint (.pt).
-        out: the file to write: .onnx; .xml for OpenVINO and .param for ncnn, with a .bin and a metadata.yaml beside
-            it; .tflite for LiteRT.
+        out: the file to write: .onnx; .xml for OpenVINO and .param for ncnn, with a .bin and a .metadata.yaml
+            beside it; .tflite for LiteRT.
         format: `onnx`, `openvino`, `ncnn` or `litert`; the libraries of the others are optional.
         imgsz: side of the square input in pixels; None takes what the checkpoint was trained at.
         opset: ONNX operator set, also of the graph that OpenVINO's file is made from.
@@ -96,10 +96,10 @@ def export(
         except OSError as error:
             raise OutputError(f"{out}: cannot be written: {error.strerror or error}") from error
         box_error, score_error = _compare(detector, _open(made, format), out)
-        for file in files_of(made):
-            with atomic_output(out.with_name(file.name)) as partial:
-                partial.write_bytes(file.read_bytes())
-    written = [file for file in files_of(out) if file.name != METADATA]
+        for file in files_of(out):
+            with atomic_output(file) as partial:
+                partial.write_bytes(made.with_name(file.name).read_bytes())
+    written = [file for file in files_of(out) if not file.name.endswith(METADATA)]
     size = sum(file.stat().st_size for file in written)
     return ExportedModel(out, base.names, image_size, box_error, score_error, size)
 

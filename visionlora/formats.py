@@ -18,10 +18,12 @@ import yaml
 from torch import nn
 
 from visionlora.errors import UsageError
-from visionlora.runtime.description import METADATA
+from visionlora.runtime.description import METADATA, OWN_METADATA
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "ncnn": ".param", "litert": ".tflite"}
 """Formats, and how the name of the file ends that is to be written or run."""
+_ULTRALYTICS_FOLDERS = ("_openvino_model", "_ncnn_model")
+"""How the name of a folder ends that Ultralytics opens as one model; it reads `metadata.yaml` there."""
 _LIBRARIES = {"openvino": "openvino", "ncnn": "pnnx", "litert": "litert_torch"}
 
 
@@ -42,7 +44,10 @@ def require_converter(name: str) -> Any:
 def files_of(path: Path) -> tuple[Path, ...]:
     """Return the files of a model whose file to run is `path`: the weights and the description first, itself last."""
     if path.suffix in (".xml", ".param"):
-        return path.with_suffix(".bin"), path.with_name(METADATA), path
+        described = [path.with_suffix(OWN_METADATA)]
+        if path.absolute().parent.name.endswith(_ULTRALYTICS_FOLDERS):
+            described.append(path.with_name(METADATA))
+        return path.with_suffix(".bin"), *described, path
     return (path,)
 
 
@@ -75,8 +80,10 @@ def write_litert(detector: nn.Module, images: torch.Tensor, out: Path, metadata:
 
 
 def _describe_beside(out: Path, metadata: Mapping[str, Any]) -> None:
+    """Write the description under both names; `files_of` says which of them a folder is to have."""
     text = yaml.safe_dump(dict(metadata), sort_keys=False, allow_unicode=True)
-    out.with_name(METADATA).write_text(text, encoding="utf-8")
+    for path in (out.with_suffix(OWN_METADATA), out.with_name(METADATA)):
+        path.write_text(text, encoding="utf-8")
 
 
 @contextlib.contextmanager

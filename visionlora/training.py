@@ -17,6 +17,7 @@ from visionlora.phase import Phase, clear_run, has_progress, refuse_earlier_run,
 from visionlora.quantization.calibration import choose_images
 from visionlora.quantization.leak import refuse_evaluation_images
 from visionlora.quantization.scheme import WEIGHTS
+from visionlora.stages import clear_later_stages, refuse_clearing
 from visionlora.yolo import Base, check_image_size, check_targets, load_base
 from visionlora.yolo.hyperparameters import RECIPE, check_device, check_hyperparameters, default_device, memory_cache
 from visionlora.yolo.job import ADAPTER_FILE
@@ -109,7 +110,7 @@ def train(
         images: training images that calibrate the ranges int8 training begins with.
         hyperparameters: any other of Ultralytics' training hyperparameters, such as `{"mosaic": 0.5}`.
         resume: go on with an interrupted run in `out`, begun with the same settings; a finished one is left as it is.
-        overwrite: replace an earlier run in `out`.
+        overwrite: replace an earlier run in `out`; what `adapt` made of it there is removed too.
 
     Raises:
         UsageError: a setting is wrong in itself or with another, or differs from the run to resume.
@@ -172,6 +173,9 @@ def train(
     if not resume:
         if start and start.resolve() in [(folder / ADAPTER_FILE).resolve() for folder in folders]:
             raise UsageError(f"--adapter {start}: --overwrite would remove it; copy it, or choose another --out")
+        if overwrite:
+            refuse_clearing(base.path, out)
+            clear_later_stages(out)
         for folder in folders:
             clear_run(folder)  # all of an earlier run, before the first part begins
     try:

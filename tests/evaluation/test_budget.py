@@ -60,6 +60,19 @@ def test_model_that_knows_too_few_classes_fails(report) -> None:
     assert not verdict.passed and "`stranger` knows 0 of 3 classes" in verdict.sentence
 
 
+def test_losses_may_count_from_another_model_than_the_reference(two) -> None:
+    base, merged, int8 = two.rows
+    worst = replace(int8, label="worst", differences=())
+    staged = replace(two, rows=(base, worst, merged, int8))
+    assert staged.reference is worst
+
+    verdict = judge_budget(staged, Budget(max_drop=0.01), merged.label)
+
+    assert verdict.sentence == "Not passed: `int8` loses 0.014 of mAP50-95, 0.010 is allowed."
+    assert judge_budget(staged, Budget(max_drop=0.02), merged.label).passed
+    assert "nothing to lose against" in judge_budget(staged, Budget(max_drop=0.02), int8.label).sentence
+
+
 def test_lone_model_is_held_to_the_lowest_score_only(report) -> None:
     alone = replace(report, rows=report.rows[1:2])
 

@@ -186,3 +186,15 @@ def test_openvino_model_stands_beside_its_onnx_file(data, models, tmp_path) -> N
     assert ov.bytes == path.stat().st_size + path.with_suffix(".bin").stat().st_size
     path.with_name("metadata.yaml").write_text("task: detect\nimgsz: [64, 64]\nnames: {0: pit, 1: scratch}\n")
     assert evaluate([f"ov={path}"], data).rows[0].scores.map50 == 0  # the cache sees that the names changed
+
+
+def test_budget_counts_from_the_model_that_is_named(data, models) -> None:
+    perfect, half = models[1], models[2].removeprefix("half=")
+    asked = [f"first={half}", f"second={perfect}", f"third={half}", f"last={half}"]
+
+    report = evaluate(asked, data, max_drop=0.1, against="second")
+
+    assert [(check.model, check.passed) for check in report.verdict.checks] == [("third", False), ("last", False)]
+    assert "--against second" in report.command
+    with pytest.raises(UsageError, match="against: expected one of first, second, third, last, got 'fourth'"):
+        evaluate(asked, data, against="fourth")

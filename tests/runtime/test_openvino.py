@@ -85,6 +85,19 @@ def test_missing_and_broken_files_are_refused(tmp_path) -> None:
         OpenVinoNetwork(path)
 
 
+def test_description_that_several_models_share_is_refused(tmp_path) -> None:
+    path = _converted(write_detector(tmp_path / "a.onnx"))
+    for suffix in (".xml", ".bin"):
+        path.with_name(f"other{suffix}").write_bytes(path.with_suffix(suffix).read_bytes())
+    with pytest.raises(ModelError, match=r"metadata\.yaml, which may be of any of model\.xml, other\.xml"):
+        OpenVinoNetwork(path)
+
+    path.with_name("metadata.yaml").rename(path.with_name("model.metadata.yaml"))
+    assert OpenVinoNetwork(path).names == NAMES
+    with pytest.raises(ModelError, match="found neither file"):
+        OpenVinoNetwork(path.with_name("other.xml"))
+
+
 def test_library_that_is_missing_is_named(tmp_path, monkeypatch) -> None:
     path = _converted(write_detector(tmp_path / "a.onnx"))
     monkeypatch.setitem(sys.modules, "openvino", None)

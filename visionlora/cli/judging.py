@@ -14,7 +14,7 @@ def add_eval(verbs: Any) -> None:
 
     def run(options: argparse.Namespace) -> int:
         names = ["split", "imgsz", "conf", "retention", "max_drop", "max_class_drop", "min_map50", "out", "html"]
-        names += ["cache", "overwrite"]
+        names += ["against", "cache", "overwrite"]
         report = vl.evaluate(options.model, options.data, **chosen(options, *names))
         print_report(report)
         return 0 if report.passed else 3
@@ -36,6 +36,7 @@ def add_eval(verbs: Any) -> None:
     parser.add_argument("--max-drop", type=float, help="mAP50-95 that a model may lose against the reference")
     parser.add_argument("--max-class-drop", type=float, help="AP50-95 that any class may lose")
     parser.add_argument("--min-map50", type=float, help="mAP50 that a model must reach; exit code 3 where it does not")
+    parser.add_argument("--against", metavar="LABEL", help="model that losses count from; the reference if not given")
     parser.add_argument("--out", help="folder for report.json, report.md and pictures")
     parser.add_argument("--html", action="store_true", help="write report.html too: one page that needs no network")
     parser.add_argument(

@@ -66,7 +66,9 @@ def _training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, help="folder of the run")
     parser.add_argument("--rank", type=int, default=8, help="rank of the low-rank factors")
     parser.add_argument("--alpha", type=float, default=4.0, help="strength; B @ A counts alpha / sqrt(rank)")
-    parser.add_argument("--targets", default="all", help="all, backbone, neck, head, neck+head, from:N, to:N or a regex")
+    parser.add_argument(
+        "--targets", default="all", help="all, backbone, neck, head, their sums, from:N, to:N or a regex"
+    )
     parser.add_argument("--epochs", type=int, default=50, help="passes over the training images")
     parser.add_argument("--imgsz", type=int, default=640, help="side of the square input in pixels")
     parser.add_argument("--batch", type=int, default=16, help="images a step, over all devices")

@@ -7,10 +7,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from visionlora.adapting import AdaptedModel, adapt, refuse_earlier_stages
+from visionlora.adapting import AdaptedModel, adapt
 from visionlora.demonstration.generate import write_dataset
 from visionlora.demonstration.surface import SURFACE_NAMES, draw_surface
 from visionlora.files import refuse_existing
+from visionlora.stages import refuse_earlier_stages
 from visionlora.yolo.toy_base import write_base
 
 BASE_PATH = Path(__file__).with_name("base.safetensors")

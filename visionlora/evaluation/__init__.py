@@ -10,7 +10,7 @@ from visionlora.evaluation.markdown import report_markdown
 from visionlora.evaluation.models import ModelSpec, open_network, parse_spec
 from visionlora.evaluation.pictures import Column, before_after, telling_images
 from visionlora.evaluation.report import Budget, Report, Row, Verdict, read_report
-from visionlora.evaluation.writing import refuse_existing_report, write_report
+from visionlora.evaluation.writing import refuse_existing_report, report_files, write_report
 
 __all__ = [
     "Budget",
@@ -30,6 +30,7 @@ __all__ = [
     "parse_spec",
     "read_report",
     "refuse_existing_report",
+    "report_files",
     "report_markdown",
     "score_model",
     "telling_images",

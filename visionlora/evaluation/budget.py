@@ -21,10 +21,15 @@ def check_budget(budget: Budget) -> None:
         raise UsageError("; ".join(wrong))
 
 
-def judge_budget(report: Report, budget: Budget) -> Verdict | None:
+def judge_budget(report: Report, budget: Budget, against: str | None = None) -> Verdict | None:
     """Hold the budget to every model after the reference; to the reference itself where it is the last.
 
     Scores are compared unrounded, and as measured: an interval says how sure they are, not whether they pass.
+
+    Args:
+        report: the models with their differences to each other.
+        budget: the limits.
+        against: label of the model that takes the reference's place; None is the reference.
 
     Returns:
         The verdict; None if the budget has no limit.
@@ -32,28 +37,28 @@ def judge_budget(report: Report, budget: Budget) -> Verdict | None:
     limits = [name for name in _WORDS if getattr(budget, name) is not None]
     if not limits:
         return None
-    checks = tuple(_check(row, report, budget, limit) for row in _judged(report) for limit in limits)
-    return Verdict(budget, all(check.passed for check in checks), _sentence(checks, report), checks)
+    origin = report.reference if against is None else next(row for row in report.rows if row.label == against)
+    checks = tuple(_check(row, origin, report, budget, limit) for row in _judged(report, origin) for limit in limits)
+    return Verdict(budget, all(check.passed for check in checks), _sentence(checks, origin, report), checks)
 
 
-def _judged(report: Report) -> tuple[Row, ...]:
-    reference = report.reference
-    if reference is None:
+def _judged(report: Report, origin: Row | None) -> tuple[Row, ...]:
+    if origin is None:
         return report.rows
-    after = report.rows[report.rows.index(reference) + 1 :]
-    return after or (reference,)
+    after = report.rows[report.rows.index(origin) + 1 :]
+    return after or (origin,)
 
 
-def _check(row: Row, report: Report, budget: Budget, limit: str) -> Check:
+def _check(row: Row, origin: Row | None, report: Report, budget: Budget, limit: str) -> Check:
     """Hold one limit to one model; what cannot be judged does not pass."""
-    allowed, reference = getattr(budget, limit), report.reference
-    if row not in report.complete_rows or row.scores is None or reference is None:
+    allowed = getattr(budget, limit)
+    if row not in report.complete_rows or row.scores is None or origin is None:
         return Check(row.label, limit, allowed, None, False)
     if limit == "min_map50":
         score = row.scores.map50
         return Check(row.label, limit, allowed, score, score is not None and score >= allowed)
-    difference = row.difference_to(reference.label)
-    if difference is None:  # no object, or the model is the reference itself
+    difference = row.difference_to(origin.label)
+    if difference is None:  # no object, or the model is the origin itself
         return Check(row.label, limit, allowed, None, False)
     if limit == "max_drop":
         drop = -difference.map50_95.difference
@@ -63,21 +68,22 @@ def _check(row: Row, report: Report, budget: Budget, limit: str) -> Check:
     return Check(row.label, limit, allowed, drop, drop <= allowed, worst.name)
 
 
-def _sentence(checks: tuple[Check, ...], report: Report) -> str:
+def _sentence(checks: tuple[Check, ...], origin: Row | None, report: Report) -> str:
     """Say in one sentence what passes or fails, the worst first."""
     failed = [check for check in checks if not check.passed]
     if failed:
-        return f"Not passed: {'; '.join(_failure(check, report) for check in failed)}."
+        return f"Not passed: {'; '.join(_failure(check, origin, report) for check in failed)}."
     labels = list(dict.fromkeys(check.model for check in checks))
-    who = f"`{labels[0]}` keeps" if len(labels) == 1 else f"all {len(labels)} models after the reference keep"
+    after = "the reference" if origin is None or origin is report.reference else f"`{origin.label}`"
+    who = f"`{labels[0]}` keeps" if len(labels) == 1 else f"all {len(labels)} models after {after} keep"
     return f"Passed: {who} within the budget ({'; '.join(_tightest(checks))})."
 
 
-def _failure(check: Check, report: Report) -> str:
+def _failure(check: Check, origin: Row | None, report: Report) -> str:
     if check.measured is None:
         row = next(row for row in report.rows if row.label == check.model)
         if len(row.classes) == len(report.data.names):
-            if row is report.reference and check.limit != "min_map50":
+            if check.limit != "min_map50" and (row is origin or origin not in report.complete_rows):
                 return f"`{check.model}` has nothing to lose against ({check.limit}); give the model before it first"
             return f"`{check.model}` has no object to be judged by"
         return f"`{check.model}` knows {len(row.classes)} of {len(report.data.names)} classes"

@@ -46,6 +46,7 @@ def evaluate(
     max_drop: float | None = None,
     max_class_drop: float | None = None,
     min_map50: float | None = None,
+    against: str | None = None,
     out: Path | str | None = None,
     html: bool = False,
     cache: bool = True,
@@ -67,6 +68,8 @@ def evaluate(
         max_drop: budget: how much mAP50-95 a model may lose against the reference, as a fraction of 1.
         max_class_drop: budget: how much AP50-95 of any class it may lose.
         min_map50: budget: the mAP50 that it must reach.
+        against: label of the model that the budget counts losses from and that the models held to it follow; None is
+            the reference.
         out: a folder for report.json, report.md and pictures; None writes nothing.
         html: write report.html too, one page that needs no network.
         cache: take what a model found on these images from an earlier evaluation, if nothing has changed since.
@@ -91,6 +94,8 @@ def evaluate(
     check_budget(budget)
     check_thresholds(conf, 0, 1)
     specs = parse_specs(models)
+    if against not in (None, *(spec.label for spec in specs)):
+        raise UsageError(f"against: expected one of {', '.join(spec.label for spec in specs)}, got {against!r}")
     if out is None and html:
         raise UsageError("html: expected a folder to write report.html into; give --out")
     if out is not None:
@@ -109,7 +114,7 @@ def evaluate(
         data=domain.used,
         machine=this_machine(),
         versions=installed_versions(),
-        rows=_with_differences(rows, judgements, domain.names),
+        rows=_with_differences(rows, judgements, domain.names, against),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         command=_command(
             models,
@@ -122,6 +127,7 @@ def evaluate(
                 "max-drop": max_drop,
                 "max-class-drop": max_class_drop,
                 "min-map50": min_map50,
+                "against": against,
                 "out": out,
             },
             html=html,
@@ -131,7 +137,7 @@ def evaluate(
     report = replace(
         report,
         warnings=find_warnings(report, [_relative(one.path, Path(data).parent) for one in domain.images]),
-        verdict=judge_budget(report, budget),
+        verdict=judge_budget(report, budget, against),
         seconds=round(time.monotonic() - started, 1),
     )
     if out is not None:
@@ -192,14 +198,15 @@ def _provenance(spec: ModelSpec, network: Network) -> tuple[str, Mapping[str, st
 
 
 def _with_differences(
-    rows: tuple[Row, ...], judgements: Sequence[Judgement | None], names: Sequence[str]
+    rows: tuple[Row, ...], judgements: Sequence[Judgement | None], names: Sequence[str], against: str | None
 ) -> tuple[Row, ...]:
-    """Return the rows with their differences to the reference and to the complete model before."""
+    """Return the rows with their differences to the reference, to the complete model before, and to `against`."""
     complete = [index for index, row in enumerate(rows) if row.scores is not None and set(row.classes) == set(names)]
+    origin = [index for index in complete if rows[index].label == against]
     result = []
     for index, row in enumerate(rows):
         before = [other for other in complete if other < index and index in complete]
-        others = dict.fromkeys([*complete[:1], *before[-1:]])
+        others = dict.fromkeys([*complete[:1], *before[-1:], *origin])
         pairs = [
             _difference(judgements[index], judgements[other], rows[other].label) for other in others if other != index
         ]

@@ -51,14 +51,19 @@ class Evidence:
     sheet: NDArray[np.uint8]
 
 
+def report_files(out_dir: Path | str) -> tuple[Path, ...]:
+    """Return the paths of all that `write_report` may leave in a folder, report.json last."""
+    return tuple(Path(out_dir) / name for name in (CHART, SHEET, MATCHES, HTML, PAGE, JSON))
+
+
 def refuse_existing_report(out_dir: Path | str, *, overwrite: bool = False) -> None:
     """Check that a report may be written into a folder, which may hold other files.
 
     Raises:
         OutputError: one of its files exists already and `overwrite` is false.
     """
-    for name in (JSON, PAGE, HTML, CHART, SHEET, MATCHES):
-        refuse_existing(Path(out_dir) / name, overwrite=overwrite)
+    for path in reversed(report_files(out_dir)):
+        refuse_existing(path, overwrite=overwrite)
 
 
 def write_report(

@@ -14,7 +14,9 @@ import yaml
 from visionlora.errors import ModelError
 
 METADATA = "metadata.yaml"
-"""Beside an OpenVINO or ncnn model: what Ultralytics writes about it, and visionlora's card."""
+"""Beside the one OpenVINO or ncnn model of a folder: what Ultralytics writes about it."""
+OWN_METADATA = f".{METADATA}"
+"""Suffix of the same with visionlora's card, in place of the model's: `model.metadata.yaml` beside `model.xml`."""
 
 
 @dataclass(frozen=True)
@@ -27,19 +29,38 @@ class Description:
 
 
 def described_beside(path: Path) -> Description:
-    """Read the `metadata.yaml` beside a model of two files, `path` and one that ends in .bin.
+    """Read the description beside a model of two files, `path` and one that ends in .bin.
+
+    It is `model.metadata.yaml` beside `model.xml`, or else `metadata.yaml` where the folder holds no other model.
 
     Raises:
-        ModelError: one of the files is missing, or the description is broken or of another task.
+        ModelError: one of the files is missing, or the description is broken, of another task or perhaps of another
+            model.
     """
-    beside = path.with_name(METADATA)
     if not path.is_file() or not path.with_suffix(".bin").is_file():
         raise ModelError(f"{path}: expected a model of two files, {path.suffix} and .bin, found none")
+    beside = _description_file(path)
     try:
         fields = yaml.safe_load(beside.read_text(encoding="utf-8"))
         return _description(path, fields, fields["names"], fields["imgsz"])
     except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{beside}: expected names and imgsz, as Ultralytics writes them: {error!r}") from error
+
+
+def _description_file(path: Path) -> Path:
+    own, shared = path.with_suffix(OWN_METADATA), path.with_name(METADATA)
+    if own.is_file():
+        return own
+    if not shared.is_file():
+        raise ModelError(f"{path}: expected names and imgsz in {own.name} or {METADATA} beside it, found neither file")
+    files = sorted([*path.parent.glob("*.xml"), *path.parent.glob("*.param")])
+    models = [file.name for file in files if file.with_suffix(".bin").is_file()]
+    if len(models) > 1:
+        raise ModelError(
+            f"{path}: expected {own.name} beside it, found {METADATA}, which may be of any of {', '.join(models)}; "
+            f"if it is of this model, copy it to {own.name}, else export the model again"
+        )
+    return shared
 
 
 def described_inside(path: Path) -> Description:

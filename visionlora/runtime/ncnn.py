@@ -14,7 +14,7 @@ from visionlora.runtime.description import described_beside
 
 
 class NcnnNetwork:
-    """A detector in an ncnn file (`.param` with its `.bin`) beside its `metadata.yaml`.
+    """A detector in an ncnn file (`.param` with its `.bin`) beside its description.
 
     Attributes:
         names: one name a class.

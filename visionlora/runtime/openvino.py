@@ -15,7 +15,7 @@ from visionlora.runtime.finished import one_hot
 
 
 class OpenVinoNetwork:
-    """A detector in an OpenVINO file (`.xml` with its `.bin`) beside its `metadata.yaml`, or in an ONNX file.
+    """A detector in an OpenVINO file (`.xml` with its `.bin`) beside its description, or in an ONNX file.
 
     It runs in the precision that OpenVINO chooses for this processor, as it would when deployed.
 
