@@ -119,6 +119,13 @@ def test_missed_budget_is_in_the_report_and_in_the_exit_code(data, models, tmp_p
     assert (again.model, again.data, again.max_drop, again.html) == (models[1:], str(data), 0.4, False)
 
 
+def test_classes_of_another_spelling_are_warned_of(data, models, capsys) -> None:
+    data.write_text(data.read_text().replace("pit", "Pit"))
+
+    assert cli.main(["eval", "--data", str(data), "--model", f"half={models[1]}"]) == 0
+    assert "Take care: `half` knows no class called Pit and is not scored there; its" in capsys.readouterr().out
+
+
 def test_page_needs_a_folder(data, models) -> None:
     with pytest.raises(UsageError, match="give --out"):
         evaluate(models, data, html=True)

@@ -130,7 +130,11 @@ def evaluate(
     )
     report = replace(
         report,
-        warnings=find_warnings(report, [_relative(one.path, Path(data).parent) for one in domain.images]),
+        warnings=find_warnings(
+            report,
+            [_relative(one.path, Path(data).parent) for one in domain.images],
+            {spec.label: network.names for spec, network in zip(specs, networks, strict=True)},
+        ),
         verdict=judge_budget(report, budget),
         seconds=round(time.monotonic() - started, 1),
     )
