@@ -221,8 +221,8 @@ def _write_judged(
             path.unlink(missing_ok=True)  # of an earlier run: it would pass for this one's
         longer = "longer " if settings["ranges"] == "adapter" else ""
         raise QuantizationError(
-            f"the budget cannot be kept: {'. '.join([report.sentence, *report.warnings]).rstrip('.')}. The best file is "
-            f"{made.path}; train {longer}with --quantize {recipe.scheme.weights}, allow more, or judge on more pictures"
+            f"the budget cannot be kept: {'. '.join([report.sentence, *report.warnings]).rstrip('.')}. "
+            f"The best file is {made.path}; train {longer}with --quantize {recipe.scheme.weights}, allow more, or judge on more pictures"
         )
     for path in (best, best.with_suffix(".json")):
         path.unlink(missing_ok=True)  # of an earlier run that failed
