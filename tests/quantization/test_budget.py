@@ -212,7 +212,7 @@ def test_no_thresholds_are_written_unless_asked_for(sound, tmp_path) -> None:
         ({"max_drop": 1.5}, r"max_drop: expected a fraction in \[0, 1\], got 1.5"),
         ({"max_class_drop": -0.1}, "max_class_drop: expected a fraction"),
         ({"thresholds": "f1"}, "thresholds: expected one of recall, precision, got 'f1'"),
-        ({"thresholds": "recall", "conf": 2}, "confidence: expected a number"),
+        ({"thresholds": "recall", "conf": 2}, "--conf: expected a number"),
     ],
     ids=["drop", "class drop", "thresholds", "conf"],
 )

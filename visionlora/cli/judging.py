@@ -84,7 +84,10 @@ def add_bench(verbs: Any) -> None:
 
 
 def _counts(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected counts such as 1,2, got {text!r}") from error
 
 
 def add_predict(verbs: Any) -> None:

@@ -89,7 +89,7 @@ def evaluate(
     started = time.monotonic()
     budget = Budget(max_drop, max_class_drop, min_map50)
     check_budget(budget)
-    check_thresholds(conf, 0, 1)
+    check_thresholds(conf, 0, 1, name="--conf")
     specs = parse_specs(models)
     if out is None and html:
         raise UsageError("html: expected a folder to write report.html into; give --out")

@@ -222,7 +222,8 @@ def _write_judged(
         longer = "longer " if settings["ranges"] == "adapter" else ""
         raise QuantizationError(
             f"the budget cannot be kept: {'. '.join([report.sentence, *report.warnings]).rstrip('.')}. "
-            f"The best file is {made.path}; train {longer}with --quantize {recipe.scheme.weights}, allow more, or judge on more pictures"
+            f"The best file is {made.path}; train {longer}with --quantize {recipe.scheme.weights}, allow more, or "
+            "judge on more pictures"
         )
     for path in (best, best.with_suffix(".json")):
         path.unlink(missing_ok=True)  # of an earlier run that failed
@@ -306,6 +307,11 @@ def load_float_detector(path: Path | str) -> FloatDetector:
     Raises:
         ModelError: it is not a float detector that gives raw predictions.
     """
+    if Path(path).suffix == ".pt":
+        raise ModelError(
+            f"{path}: expected an ONNX file, got a checkpoint; make an ONNX file of it first: visionlora export "
+            f"--model {path} --out {Path(path).with_suffix('.onnx')}"
+        )
     network = OnnxNetwork(path)
     model = load_float_model(path)
     _refuse_end_to_end(Path(path), network)
