@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import inspect
 import shlex
 import subprocess
@@ -99,6 +100,27 @@ def test_wrong_setting_exits_with_2(arguments, message, checkpoint, surface, tmp
     assert cli.main(command) == 2
     error = capsys.readouterr().err
     assert message in error and len(error.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("bench --model a.onnx --threads two", "argument --threads: expected counts such as 1,2, got 'two'"),
+        ("predict --model {exported} --source . --out x --conf 25", "--conf: expected a number in [0, 1], got 25\n"),
+        ("predict --model {exported} --source nope --out x", "nope: it does not exist; expected an image"),
+        ("quantize --model m.pt --data {surface} --out x.onnx", "visionlora export --model m.pt --out m.onnx"),
+        ("plan --data {surface} --model yolo11n", "did you mean yolo11n.pt?"),
+        ("eval --data {surface} --model yolo11n", "did you mean yolo11n.pt?"),
+        ("plan --data {surface} --model nope.pt", "nope.pt: no such file, and no name of a published model"),
+        ("eval --data {surface} --model nope.pt", "nope.pt: no such file, and no name of a published model"),
+    ],
+    ids=["threads", "conf", "source", "checkpoint", "base", "model", "no base", "no model"],
+)
+def test_a_slip_is_told_with_what_was_meant(command, message, exported, surface, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    with contextlib.suppress(SystemExit):
+        assert cli.main(shlex.split(command.format(exported=exported.path, surface=surface))) in (1, 2)
+    assert message in capsys.readouterr().err
 
 
 def test_missing_file_is_one_line_and_exits_with_1(tmp_path, capsys) -> None:

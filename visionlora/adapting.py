@@ -91,11 +91,11 @@ def adapt(
     if images < 1:
         raise UsageError(f"images: expected at least 1 calibration image, got {images}")
     check_budget(Budget(max_drop, max_class_drop))
-    # before hours of training, not after
-    refuse_evaluation_images(choose_images(load_dataset(data).split("train"), images, seed=seed), data)
     replace = overwrite or resume  # an interrupted run's later stages are made again
     refuse_earlier_stages(out, overwrite=replace)
     refuse_clearing(Path(model), out)
+    # before hours of training, not after
+    refuse_evaluation_images(choose_images(load_dataset(data).split("train"), images, seed=seed), data)
     trained = train(
         model,
         data,

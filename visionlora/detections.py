@@ -249,16 +249,24 @@ def decode(
     return Detections(boxes, scores, class_ids)
 
 
-def check_thresholds(confidence: float | Sequence[float], iou_threshold: float, max_detections: int) -> None:
+def check_thresholds(
+    confidence: float | Sequence[float], iou_threshold: float, max_detections: int, *, name: str = "confidence"
+) -> None:
     """Refuse thresholds that no detector can mean.
+
+    Args:
+        confidence: the lowest score that counts, one number or one a class.
+        iou_threshold: of suppression.
+        max_detections: for each image.
+        name: what `confidence` is called where the user gives it.
 
     Raises:
         UsageError: a threshold is outside [0, 1] or `max_detections` is below 1; all problems at once.
     """
     problems = [
-        f"{name}: expected a number in [0, 1], got {value}"
-        for name, value in (("confidence", confidence), ("iou_threshold", iou_threshold))
-        if not np.all((np.asarray(value) >= 0) & (np.asarray(value) <= 1))
+        f"{what}: expected a number in [0, 1], got {value:g}"
+        for what, values in ((name, confidence), ("iou_threshold", iou_threshold))
+        for value in [value for value in np.ravel(values).tolist() if not 0 <= value <= 1][:1]
     ]
     if max_detections < 1:
         problems.append(f"max_detections: expected at least 1, got {max_detections}")

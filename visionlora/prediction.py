@@ -16,7 +16,7 @@ from typing import IO, Any
 import cv2
 from tqdm import tqdm
 
-from visionlora.detections import PREDICTION_CONFIDENCE, Detections
+from visionlora.detections import PREDICTION_CONFIDENCE, Detections, check_thresholds
 from visionlora.errors import OutputError, UsageError
 from visionlora.evaluation.models import open_network, parse_spec
 from visionlora.evaluation.pictures import draw_detections
@@ -87,13 +87,16 @@ def predict(
     Raises:
         DataError: there is no image, or one cannot be read (no result is written then).
         ModelError, AdapterError, UsageError: the model cannot be used.
-        UsageError: a format is unknown, or needs an end that a camera or a watched folder does not have.
+        UsageError: `conf` is outside [0, 1], or a format is unknown, or needs an end that a camera or a watched folder
+            does not have.
         OutputError: `out` holds a result already, or cannot be written.
 
     Example:
         >>> import visionlora as vl
         >>> vl.predict("model.int8.onnx", "pictures", "found").detections[0].scores  # doctest: +SKIP
     """
+    if conf is not None:
+        check_thresholds(conf, 0, 1, name="--conf")
     out, live = Path(out), watch or is_camera(source)
     pictures = [] if live or is_video(source) else find_images(source)
     chosen = _chosen(formats, live=live, pictures=bool(pictures))

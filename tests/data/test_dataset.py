@@ -85,24 +85,34 @@ def test_problems_of_all_files_and_splits_are_told_at_once(root: Path) -> None:
     assert lines[2].startswith("images/train/b.jpg: expected a JPEG, PNG, BMP, TIFF or WebP image, got an empty file")
     assert lines[3].startswith("labels/train/b.txt:1: expected 5 columns")
     assert lines[4].startswith("images/val/b.heic: expected .bmp .jpeg .jpg .png .tif .tiff .webp, got '.heic'")
-    assert len(lines) == 5
+    assert lines[5:] == ["data.yaml: the highest class id is 9: names needs at least 10 entries"]
 
 
 @pytest.mark.parametrize(
     ("count", "last"),
-    [(20, "labels/train/a.txt:20: "), (21, "... and 1 more problem"), (50, "... and 30 more problems")],
-    ids=["20", "21", "50"],
+    [(5, "labels/train/a.txt:5: "), (6, "and 1 more"), (19, "and 14 more")],
+    ids=["5", "6", "19"],
 )
-def test_twenty_problems_are_shown_and_the_rest_counted(root: Path, count: int, last: str) -> None:
-    (root / "labels/train/a.txt").write_text("7 0.5 0.5 0.1 0.1\n" * count)
+def test_five_problems_are_shown_and_the_rest_counted(root: Path, count: int, last: str) -> None:
+    (root / "labels/train/a.txt").write_text("0 7.5 0.5 0.1 0.1\n" * count)
 
     with pytest.raises(DataError) as caught:
         load_dataset("data.yaml")
 
     lines = str(caught.value).splitlines()
-    assert len(lines) == min(count, 21)
+    assert len(lines) == min(count, 6)
     assert lines[-1].startswith(last)
-    assert lines[-1] == last or count == 20
+    assert lines[-1] == last or count == 5
+
+
+def test_the_highest_class_id_of_all_labels_is_told(root: Path) -> None:
+    (root / "labels/train/a.txt").write_text("3 0.5 0.5 0.1 0.1\n" * 6)
+    (root / "labels/val/b.txt").write_text("4 0.5 0.5 0.1 0.1\n")
+
+    with pytest.raises(DataError) as caught:
+        load_dataset("data.yaml")
+
+    assert str(caught.value).splitlines()[-1] == "data.yaml: the highest class id is 4: names needs at least 5 entries"
 
 
 def _missing_image(root: Path) -> None:

@@ -31,7 +31,10 @@ WRONG = {
     "pose": (SPLITS + "names: [a]\nkpt_shape: [17, 3]\n", "expected a detection data set, got 'kpt_shape'"),
     "grey images": (SPLITS + "names: [a]\nchannels: 1\n", "expected images of 3 channels, got 'channels: 1'"),
     "syntax": ("train: images\nnames: [a\nval: b\n", "data.yaml:3: expected YAML, got a syntax error"),
-    "empty file": ("", "expected keys such as 'train' and 'names', got NoneType"),
+    "empty file": (
+        "",
+        "got an empty file; it needs three lines: 'train: images/train', 'val: images/val' and 'names: [",
+    ),
     "a list": ("- a\n", "expected keys such as 'train' and 'names', got list"),
 }
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 import cv2
@@ -117,6 +118,25 @@ def test_missed_budget_is_in_the_report_and_in_the_exit_code(data, models, tmp_p
     assert not report.passed and "--max-drop 0.4" in report.command
     again = cli._parser().parse_args(shlex.split(report.command)[1:])
     assert (again.model, again.data, again.max_drop, again.html) == (models[1:], str(data), 0.4, False)
+
+
+def test_example_of_the_help_holds_for_files_of_any_size(data, models, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("model.onnx", "model.int8.onnx"):
+        shutil.copy(models[1], name)
+    with pytest.raises(SystemExit):
+        cli.main(["eval", "--help"])
+    example = capsys.readouterr().out.splitlines()[-1]
+
+    assert cli.main(shlex.split(example.replace("data.yaml", str(data)))[1:]) == 0
+    assert (tmp_path / "report" / "report.html").is_file()
+
+
+def test_classes_of_another_spelling_are_warned_of(data, models, capsys) -> None:
+    data.write_text(data.read_text().replace("pit", "Pit"))
+
+    assert cli.main(["eval", "--data", str(data), "--model", f"half={models[1]}"]) == 0
+    assert "Take care: `half` knows no class called Pit and is not scored there; its" in capsys.readouterr().out
 
 
 def test_page_needs_a_folder(data, models) -> None:

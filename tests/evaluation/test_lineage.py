@@ -40,6 +40,19 @@ def test_parent_that_is_not_in_the_report_is_no_matter(report) -> None:
     assert find_warnings(replace(chain, rows=chain.rows[1:]), []) == ()
 
 
+def test_classes_that_a_model_does_not_know_are_named_with_those_that_it_has(report) -> None:
+    row = replace(report.rows[0], label="merged", classes=("pit",))
+    names = {"merged": ("pit", "Green", "a", "b", "c", "d", "e")}
+
+    assert find_warnings(replace(report, rows=(row,)), [], names) == (
+        "`merged` knows no class called crack, patch and is not scored there; its other classes are "
+        "Green, a, b, c, d and 1 more.",
+    )
+    assert find_warnings(replace(report, rows=(row,)), [], {"merged": ("pit",)})[0].endswith("it has no other classes.")
+    stranger = replace(row, classes=())
+    assert find_warnings(replace(report, rows=(stranger,)), [], names) == ()
+
+
 @pytest.mark.slow
 def test_calibration_images_of_a_real_file_are_recognised(exported, surface, tmp_path) -> None:
     quantized = quantize(exported.path, surface, tmp_path / "model.int8.onnx", images=4)

@@ -14,7 +14,7 @@ from visionlora import cli
 from visionlora.errors import DataError, OutputError, QuantizationError, UsageError
 from visionlora.inference import detect
 from visionlora.preprocess import read_image
-from visionlora.quantization import quantize, quantizing
+from visionlora.quantization import budget, quantize, quantizing
 from visionlora.runtime import OnnxNetwork
 
 ALLOWED = 0.2
@@ -72,7 +72,7 @@ def test_another_file_of_the_name_of_the_report_stays(sound, tmp_path) -> None:
 
 def test_a_budget_that_cannot_be_kept_leaves_no_earlier_file_that_would_pass_for_its_own(hopeless, tmp_path) -> None:
     quantize(*hopeless, tmp_path / "m.int8.onnx", max_drop=1.0)
-    with pytest.raises(QuantizationError, match="the best file is"):
+    with pytest.raises(QuantizationError, match="The best file is"):
         quantize(*hopeless, tmp_path / "m.int8.onnx", max_drop=ALLOWED, overwrite=True)
     assert files_in(tmp_path) == ["m.int8.best.json", "m.int8.best.onnx"]
 
@@ -127,12 +127,16 @@ def test_a_class_alone_can_call_for_float(mendable, tmp_path) -> None:
     assert set(made.float_layers) == {"stem", "narrow"}
 
 
-def test_a_budget_that_cannot_be_kept_leaves_the_best_file_and_its_report(hopeless, tmp_path) -> None:
+def test_a_budget_that_cannot_be_kept_leaves_the_best_file_and_its_report(hopeless, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(budget, "FEW_OBJECTS", 1000)
     with pytest.raises(QuantizationError, match="budget cannot be kept") as raised:
         quantize(*hopeless, tmp_path / "m.int8.onnx", max_drop=ALLOWED, max_class_drop=ALLOWED)
 
     message = str(raised.value)
-    assert "mix (" in message and "worst class scratch" in message and "above the limit: scratch, pit" in message
+    assert "of what is still in int8 most error comes from mix (" in message and "(share of all error)" in message
+    assert message.count("Fewer than 1000 labelled objects of") == 1
+    assert message.endswith("train with --quantize int8, allow more, or judge on more pictures")
+    assert "worst class scratch" in message and "above the limit: scratch, pit" in message
     assert files_in(tmp_path) == ["m.int8.best.json", "m.int8.best.onnx"]
     report = json.loads((tmp_path / "m.int8.best.json").read_text())
     assert not report["passed"] and len(report["trials"]) > 1
@@ -208,7 +212,7 @@ def test_no_thresholds_are_written_unless_asked_for(sound, tmp_path) -> None:
         ({"max_drop": 1.5}, r"max_drop: expected a fraction in \[0, 1\], got 1.5"),
         ({"max_class_drop": -0.1}, "max_class_drop: expected a fraction"),
         ({"thresholds": "f1"}, "thresholds: expected one of recall, precision, got 'f1'"),
-        ({"thresholds": "recall", "conf": 2}, "confidence: expected a number"),
+        ({"thresholds": "recall", "conf": 2}, "--conf: expected a number"),
     ],
     ids=["drop", "class drop", "thresholds", "conf"],
 )

@@ -84,6 +84,17 @@ def test_an_existing_file_is_kept_unless_told_otherwise(model, data, tmp_path):
     assert quantize(model, data, out, images=2, overwrite=True).bytes == out.stat().st_size
 
 
+def test_pictures_of_another_domain_are_warned_of(model, data, tmp_path, caplog):
+    quantize(model, data, tmp_path / "a.onnx", images=2)
+    assert not caplog.records
+    strange = tmp_path / "data.yaml"
+    strange.write_text(f"train: {data.parent}/images/train\nnames: [cat, dog, cow, pig, hen, {', '.join('abcd')}]\n")
+
+    quantize(model, strange, tmp_path / "b.onnx", images=2)
+
+    assert "(cat, dog, cow, pig, hen and 4 more) are none of the model's (scratch, pit, inclusion)" in caplog.text
+
+
 def test_wrong_arguments_are_refused(model, data, tmp_path):
     with pytest.raises(UsageError, match="at least 1 calibration image, got 0"):
         quantize(model, data, tmp_path / "int8.onnx", images=0)

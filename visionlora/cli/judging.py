@@ -19,7 +19,7 @@ def add_eval(verbs: Any) -> None:
         print_report(report)
         return 0 if report.passed else 3
 
-    example = "visionlora eval --model base=yolo11n.pt --model model.onnx --data data.yaml --out report --html"
+    example = "visionlora eval --model model.onnx --model model.int8.onnx --data data.yaml --out report --html"
     parser = verb(verbs, "eval", run, "score models of any kind with one ruler", example)
     parser.add_argument(
         "--model",
@@ -85,7 +85,10 @@ def add_bench(verbs: Any) -> None:
 
 
 def _counts(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected counts such as 1,2, got {text!r}") from error
 
 
 def add_predict(verbs: Any) -> None:

@@ -51,6 +51,8 @@ def print_report(report: Any) -> None:
     from visionlora.evaluation.markdown import summary_table
 
     print("\n" + summary_table(report) + "\n")
+    for sentence in report.warnings:
+        print(f"Take care: {sentence}")
     if report.retention is not None:
         print(report.retention.sentence)
     if report.verdict is not None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from visionlora.data.description import SPLITS, read_description
+from visionlora.data.description import SPLITS, Description, read_description
 from visionlora.data.images import image_size
 from visionlora.data.labels import label_path, read_labels
 from visionlora.data.problems import raise_problems, shown
@@ -114,8 +114,8 @@ def load_dataset(yaml_path: Path | str, *, splits: Sequence[str] = ("train", "va
         splits: which of train, val and test to load; the others may be absent.
 
     Raises:
-        DataError: anything is wrong with the data.yaml, the images or the labels; all problems of the images and labels
-            are listed at once, one a line.
+        DataError: anything is wrong with the data.yaml, the images or the labels; the first few problems of the
+            images and labels are listed, one a line, and the others counted.
         UsageError: a split that no data.yaml has.
 
     Example:
@@ -128,14 +128,15 @@ def load_dataset(yaml_path: Path | str, *, splits: Sequence[str] = ("train", "va
         raise UsageError(f"expected splits among {', '.join(SPLITS)}, got {unknown[0]!r}")
     description = read_description(yaml_path)
     problems: list[str] = []
-    loaded = {}
+    loaded, highest = {}, -1
     for split in splits:
         try:
             paths = _image_paths(description.sources(split), f"{shown(description.path)}: split {split!r}")
         except DataError as error:
             problems += str(error).splitlines()
             continue
-        images, found = _load_images(paths, class_count=len(description.names))
+        images, found, highest_here = _load_images(paths, class_count=len(description.names))
+        highest = max(highest, highest_here)
         if not found and not any(len(image.class_ids) for image in images):
             found.append(
                 f"{shown(description.path)}: expected objects in split {split!r}, got {len(images)} images without; "
@@ -143,8 +144,14 @@ def load_dataset(yaml_path: Path | str, *, splits: Sequence[str] = ("train", "va
             )
         problems += found
         loaded[split] = images
-    raise_problems(problems)
+    raise_problems(problems, hint=_class_hint(description, highest))
     return Dataset(description.path, description.names, loaded)
+
+
+def _class_hint(description: Description, highest: int) -> str:
+    if highest < len(description.names):
+        return ""
+    return f"{shown(description.path)}: the highest class id is {highest}: names needs at least {highest + 1} entries"
 
 
 def image_paths(yaml_path: Path | str, split: str) -> tuple[Path, ...]:
@@ -184,16 +191,17 @@ def _listed(source: Path) -> list[str]:
     return [os.path.normpath(source.parent / line.strip()) for line in lines if line.strip()]
 
 
-def _load_images(paths: Sequence[Path], *, class_count: int) -> tuple[tuple[LabelledImage, ...], list[str]]:
-    """Return the images that are right, and what is wrong with the others."""
+def _load_images(paths: Sequence[Path], *, class_count: int) -> tuple[tuple[LabelledImage, ...], list[str], int]:
+    """Return the images that are right, what is wrong with the others, and the highest class id of any label."""
     with ThreadPoolExecutor(_THREADS) as pool:
         results = list(pool.map(lambda path: _load_image(path, class_count), paths))
-    images = tuple(result for result in results if isinstance(result, LabelledImage))
-    return images, [problem for result in results if not isinstance(result, LabelledImage) for problem in result]
+    images = tuple(image for image, _, _ in results if image is not None)
+    problems = [problem for _, problems, _ in results for problem in problems]
+    return images, problems, max(highest for _, _, highest in results)
 
 
-def _load_image(path: Path, class_count: int) -> LabelledImage | list[str]:
-    """Return an image with its labels, or what is wrong with them."""
+def _load_image(path: Path, class_count: int) -> tuple[LabelledImage | None, list[str], int]:
+    """Return an image with its labels or what is wrong with them, and the highest class id in them."""
     problems = []
     size_wh = (1, 1)
     if path.suffix.lower() not in IMAGE_SUFFIXES:
@@ -207,6 +215,7 @@ def _load_image(path: Path, class_count: int) -> LabelledImage | list[str]:
             problems.append(str(error))
     labels = read_labels(label_path(path), class_count=class_count)
     problems += labels.problems
-    if problems:
-        return problems
-    return LabelledImage(path, size_wh, labels.boxes_xyxy * np.array(size_wh * 2), labels.class_ids)
+    image = None
+    if not problems:
+        image = LabelledImage(path, size_wh, labels.boxes_xyxy * np.array(size_wh * 2), labels.class_ids)
+    return image, problems, labels.highest_class

@@ -98,6 +98,11 @@ def _load(path: Path) -> dict[Any, Any]:
         line = f":{mark.line + 1}" if mark else ""
         reason = getattr(error, "problem", None) or (str(error).splitlines() or [repr(error)])[0]
         raise DataError(f"{shown(path)}{line}: expected YAML, got a syntax error; {reason}") from error
+    if raw is None:
+        raise DataError(
+            f"{shown(path)}: expected a data.yaml, got an empty file; it needs three lines: 'train: images/train', "
+            "'val: images/val' and 'names: [scratch, pit]'"
+        )
     if not isinstance(raw, dict):
         raise DataError(
             f"{shown(path)}: expected keys such as 'train' and 'names', got {type(raw).__name__}; see the docs"

@@ -29,11 +29,13 @@ class Labels:
         boxes_xyxy: (N, 4) float64, left, top, right, bottom as fractions of the image, clipped to [0, 1].
         class_ids: (N,) int64.
         problems: what is wrong, one line each; if there is anything, boxes of wrong lines are left out.
+        highest_class: the highest class id of any line, a wrong one too; -1 where there is none.
     """
 
     boxes_xyxy: NDArray[np.float64] = field(default_factory=_EMPTY.copy)
     class_ids: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     problems: tuple[str, ...] = ()
+    highest_class: int = -1
 
 
 def read_labels(path: Path | str, *, class_count: int) -> Labels:
@@ -77,10 +79,11 @@ def parse_labels(text: str, where: str, *, class_count: int) -> Labels:
     lines = [(number, words) for number, words in lines if words]
     polygons = any(len(words) > _BOX_COLUMNS + 1 for _, words in lines)
     boxes: dict[tuple[float, ...], NDArray[np.float64]] = {}
-    problems = []
+    problems, highest = [], -1
     for number, words in lines:
         try:
             values = _numbers(words, polygons=polygons)
+            highest = max(highest, math.floor(values[0]))
             class_id = _class_id(values[0], class_count)
             box = _polygon_box(values[1:]) if polygons else _box(values[1:])
         except ValueError as error:
@@ -92,6 +95,7 @@ def parse_labels(text: str, where: str, *, class_count: int) -> Labels:
         np.array(list(boxes.values())).reshape(-1, 4),
         np.array([key[0] for key in boxes], dtype=np.int64),
         tuple(problems),
+        highest,
     )
 
 

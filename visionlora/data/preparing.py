@@ -96,7 +96,8 @@ def install(
             dataset = load_dataset(partial / "data.yaml", splits=tuple(expected))
         except DataError as error:  # the folder that it names is gone when the user reads this
             raise DataError(str(error).replace(f"{shown(partial)}/", "")) from error
-        raise_problems(count_differences(dataset, expected))
+        differences = count_differences(dataset, expected)
+        raise_problems(differences, most=len(differences))
         for name in _FOLDERS:
             shutil.rmtree(folder / name, ignore_errors=True)
             os.replace(partial / name, folder / name)

@@ -7,28 +7,32 @@ from pathlib import Path
 
 from visionlora.errors import DataError
 
-MAX_SHOWN = 20
+MAX_SHOWN = 5
 """Problems that a message spells out; the rest is counted."""
 
 
-def raise_problems(problems: Sequence[str]) -> None:
+def raise_problems(problems: Sequence[str], *, hint: str = "", most: int = MAX_SHOWN) -> None:
     """Raise one error for all problems, or return if there are none.
 
     Args:
         problems: one line each, `path:line: expected ..., got ...; hint`.
+        hint: a last line for all of them.
+        most: how many are spelled out; the rest is counted.
 
     Raises:
-        DataError: there are problems; its message has one line a problem.
+        DataError: there are problems; its message has one line for each of the first `most`.
 
     Example:
         >>> raise_problems([])
     """
     if not problems:
         return
-    lines = list(problems[:MAX_SHOWN])
+    lines = list(problems[:most])
     hidden = len(problems) - len(lines)
     if hidden:
-        lines.append(f"... and {hidden} more problem{'s' if hidden > 1 else ''}")
+        lines.append(f"and {hidden} more")
+    if hint:
+        lines.append(hint)
     raise DataError("\n".join(lines))
 
 

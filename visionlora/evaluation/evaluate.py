@@ -92,7 +92,7 @@ def evaluate(
     started = time.monotonic()
     budget = Budget(max_drop, max_class_drop, min_map50)
     check_budget(budget)
-    check_thresholds(conf, 0, 1)
+    check_thresholds(conf, 0, 1, name="--conf")
     specs = parse_specs(models)
     if against not in (None, *(spec.label for spec in specs)):
         raise UsageError(f"against: expected one of {', '.join(spec.label for spec in specs)}, got {against!r}")
@@ -136,7 +136,11 @@ def evaluate(
     )
     report = replace(
         report,
-        warnings=find_warnings(report, [_relative(one.path, Path(data).parent) for one in domain.images]),
+        warnings=find_warnings(
+            report,
+            [_relative(one.path, Path(data).parent) for one in domain.images],
+            {spec.label: network.names for spec, network in zip(specs, networks, strict=True)},
+        ),
         verdict=judge_budget(report, budget, against),
         seconds=round(time.monotonic() - started, 1),
     )

@@ -1,23 +1,31 @@
-"""What a reader must know before trusting a report: strangers among the models, pictures that a model has seen."""
+"""What a reader must know before trusting a report: strangers among the models, pictures seen, classes unknown."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 
 from visionlora.evaluation.report import Report
+from visionlora.evaluation.words import list_words
 
 _KINDS = {"adapter": "adapter", "checkpoint": "merged", "onnx": "onnx"}
 """The kind of the file that stands behind a parent's role."""
 
 
-def find_warnings(report: Report, image_names: Collection[str]) -> tuple[str, ...]:
+def find_warnings(
+    report: Report, image_names: Collection[str], model_names: Mapping[str, Sequence[str]] | None = None
+) -> tuple[str, ...]:
     """Return a sentence for everything that the scores alone do not tell.
 
     Args:
         report: the numbers.
         image_names: of the images, relative to the folder of the data.yaml.
+        model_names: the class names of each model, by its label; None leaves them out.
     """
-    return (*_seen_pictures(report, set(image_names)), *_strangers(report))
+    return (
+        *_seen_pictures(report, set(image_names)),
+        *_strangers(report),
+        *_unknown_classes(report, model_names or {}),
+    )
 
 
 def _seen_pictures(report: Report, image_names: set[str]) -> list[str]:
@@ -47,4 +55,17 @@ def _strangers(report: Report) -> list[str]:
             if kin and row.kind != role and sha256 not in known:
                 those = ", ".join(f"`{other.label}` ({other.sha256[:12]})" for other in kin)
                 sentences.append(f"`{row.label}` was made from another {role} ({sha256[:12]}) than {those}.")
+    return sentences
+
+
+def _unknown_classes(report: Report, model_names: Mapping[str, Sequence[str]]) -> list[str]:
+    """Name the classes that a model does not know, where it knows others: they may only be written otherwise."""
+    sentences = []
+    for row in report.rows:
+        unknown = [name for name in report.data.names if name not in row.classes]
+        others = [name for name in model_names.get(row.label, ()) if name not in row.classes]
+        if unknown and row.classes and row.label in model_names:
+            has = f"its other classes are {list_words(others)}" if others else "it has no other classes"
+            missing = list_words(unknown)
+            sentences.append(f"`{row.label}` knows no class called {missing} and is not scored there; {has}.")
     return sentences

@@ -40,8 +40,10 @@ class ModelSpec:
         if self.path.suffix == _ADAPTER_SUFFIX:
             raise UsageError(f"{self.path}: an adapter needs its base: write base.pt+{self.path.name}")
         if self.path.suffix not in _RUNTIMES:
+            meant = "" if self.path.suffix else f"; did you mean {self.path}.pt?"
             raise UsageError(
                 f"{self.path}: expected a .pt, .onnx, .xml, .param or .tflite file, or base.pt+adapter.safetensors"
+                f"{meant}"
             )
         if self.in_openvino and self.path.suffix != ".onnx":
             raise UsageError(f"{self.path}: expected an .onnx file after {_OPENVINO!r}")

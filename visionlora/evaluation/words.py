@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from visionlora.evaluation.bootstrap import Change, Interval
 
 NO_SCORE = "-"
@@ -56,6 +58,17 @@ def change_words(change: Change) -> str:
         return f"{signed(change.difference)} (too few images for an interval)"
     sure = "" if change.measurable else f": {NO_DIFFERENCE}"
     return f"{signed(change.difference)} (95% interval {interval_words(interval)}){sure}"
+
+
+def list_words(names: Sequence[str], most: int = 5) -> str:
+    """Return names with commas, the first few of many.
+
+    Example:
+        >>> list_words(["scratch", "pit"]), list_words(["scratch", "pit", "stain"], most=1), list_words([])
+        ('scratch, pit', 'scratch and 2 more', 'none')
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return (", ".join(names[:most]) or "none") + more
 
 
 def megabytes(size: int) -> str:

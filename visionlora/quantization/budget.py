@@ -71,7 +71,7 @@ class Asked:
 
     def __post_init__(self) -> None:
         check_budget(self.budget)
-        check_thresholds(self.confidence, 0, 1)
+        check_thresholds(self.confidence, 0, 1, name="--conf")
         if self.thresholds not in (None, *get_args(Keep)):
             raise UsageError(f"thresholds: expected one of {', '.join(get_args(Keep))}, got {self.thresholds!r}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from visionlora.errors import ModelError, QuantizationError, UsageError
 from visionlora.evaluation.domain import load_domain
 from visionlora.evaluation.report import Budget
 from visionlora.evaluation.thresholds import Keep
+from visionlora.evaluation.words import list_words
 from visionlora.files import atomic_output, refuse_existing, sha256_of
 from visionlora.lowrank.folded_base import ENTRY as BASE_ENTRY
 from visionlora.preprocess import letterbox, read_image
@@ -36,6 +38,7 @@ from visionlora.quantization.report import QuantizationReport, is_report
 from visionlora.quantization.scheme import X86, Scheme, scheme_for
 from visionlora.runtime import OnnxNetwork
 
+_LOGGER = logging.getLogger("visionlora")
 _BEST_SUFFIX = ".best.onnx"
 """Of the file that comes nearest to a budget that cannot be kept."""
 
@@ -171,6 +174,8 @@ def quantize(
     domain = load_domain(data) if asked.judged else None
     inputs = _Inputs(chosen, source.network.image_size)
     trained = None if recalibrate else trained_recipe(source, scheme, weights)
+    if trained is None:
+        _warn_of_another_domain(source.network.names, dataset)
     recipe = replace(trained or calibrate(source.model, inputs, scheme), image=input)
     settings: dict[str, object] = {
         "ranges": "adapter" if trained else "images",
@@ -214,7 +219,12 @@ def _write_judged(
     if not report.passed:
         for path in (out, out.with_suffix(".json")):
             path.unlink(missing_ok=True)  # of an earlier run: it would pass for this one's
-        raise QuantizationError(f"the budget cannot be kept: {report.sentence}; the best file is {made.path}")
+        longer = "longer " if settings["ranges"] == "adapter" else ""
+        raise QuantizationError(
+            f"the budget cannot be kept: {'. '.join([report.sentence, *report.warnings]).rstrip('.')}. "
+            f"The best file is {made.path}; train {longer}with --quantize {recipe.scheme.weights}, allow more, or "
+            "judge on more pictures"
+        )
     for path in (best, best.with_suffix(".json")):
         path.unlink(missing_ok=True)  # of an earlier run that failed
     return made
@@ -297,6 +307,11 @@ def load_float_detector(path: Path | str) -> FloatDetector:
     Raises:
         ModelError: it is not a float detector that gives raw predictions.
     """
+    if Path(path).suffix == ".pt":
+        raise ModelError(
+            f"{path}: expected an ONNX file, got a checkpoint; make an ONNX file of it first: visionlora export "
+            f"--model {path} --out {Path(path).with_suffix('.onnx')}"
+        )
     network = OnnxNetwork(path)
     model = load_float_model(path)
     _refuse_end_to_end(Path(path), network)
@@ -338,6 +353,17 @@ def build_int8(
     properties = {entry.key: entry.value for entry in source.model.metadata_props if entry.key not in left}
     helper.set_model_props(quantized, {**properties, "visionlora": json.dumps(card)})
     return quantized
+
+
+def _warn_of_another_domain(names: Sequence[str], dataset: Dataset) -> None:
+    if set(names).isdisjoint(dataset.names):
+        _LOGGER.warning(
+            "%s: its classes (%s) are none of the model's (%s); calibration pictures should be from the model's own "
+            "domain, or accuracy is lost",
+            dataset.yaml_path,
+            list_words(dataset.names),
+            list_words(names),
+        )
 
 
 @dataclass(frozen=True)

@@ -167,10 +167,8 @@ def verdict_sentence(difference: Difference, budget: Budget | None, groups: Sequ
         named = [
             f"{group.name} ({group.error_share:.0%})" for group in left[:_NAMED] if group.error_share >= _NAMED_SHARE
         ]
-        parts.append(
-            f"most of the error comes from {', '.join(named) or 'no group alone'}, in int8 because the file would be "
-            "hardly smaller with more in float"
-        )
+        most = f"most error comes from {', '.join(named)} (share of all error)" if named else "no group has much error"
+        parts.append(f"of what is still in int8 {most}; with more in float the file would be hardly smaller")
     return f"int8 against float: {'; '.join(parts)}"
 
 

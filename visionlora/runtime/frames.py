@@ -59,6 +59,8 @@ def find_images(source: Path | str) -> list[Path]:
         DataError: there is none.
     """
     path = Path(source)
+    if not path.exists() and not glob.has_magic(str(source)):
+        raise DataError(f"{source}: it does not exist; expected an image, a folder of images, a pattern or a video")
     if path.is_dir():
         images = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
     elif path.is_file():

@@ -20,7 +20,9 @@ import ultralytics
 from torch import nn
 from ultralytics.nn.modules.head import Detect, v10Detect
 from ultralytics.nn.tasks import DetectionModel, load_checkpoint
-from ultralytics.utils import ASSETS, LOGGER
+from ultralytics.utils import ASSETS, LOGGER, SETTINGS
+from ultralytics.utils.checks import check_yolov5u_filename
+from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
 
 from visionlora.errors import ModelError
 
@@ -59,10 +61,14 @@ def load_base(path: Path | str) -> Base:
         ('person', 'bicycle')
     """
     path = Path(path)
+    if not path.suffix:
+        raise ModelError(f"{path}: expected an Ultralytics checkpoint (.pt); did you mean {path}.pt?")
     if path.suffix != ".pt":
-        raise ModelError(f"{path}: expected an Ultralytics checkpoint (.pt), got a {path.suffix or 'suffixless'} file")
+        raise ModelError(f"{path}: expected an Ultralytics checkpoint (.pt), got a {path.suffix} file")
     if path.parent != Path(".") and not path.is_file():
         raise ModelError(f"{path}: no such file; give a checkpoint, or a bare name such as yolo11n.pt to download it")
+    if not path.is_file() and not _is_published(path.name):
+        raise ModelError(f"{path}: no such file, and no name of a published model such as yolo11n.pt; check --model")
     try:
         model, checkpoint = load_checkpoint(str(path))
     except _UNREADABLE as error:
@@ -141,6 +147,12 @@ _UNREADABLE = (
     ImportError,
     pickle.UnpicklingError,
 )
+
+
+def _is_published(name: str) -> bool:
+    """Whether Ultralytics finds a bare name: in its folder of weights, or among those that it downloads."""
+    name = check_yolov5u_filename(name, verbose=False)
+    return name in GITHUB_ASSETS_NAMES or (Path(SETTINGS["weights_dir"]) / name).is_file()
 
 
 def _check_detector(model: nn.Module, path: Path) -> None:
