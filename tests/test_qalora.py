@@ -19,7 +19,7 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 
-from visionlora import training
+from visionlora import cli, training
 from visionlora.adapters import attach, load_adapter, load_adapter_tensors, save_adapter
 from visionlora.adapting import adapt
 from visionlora.data import load_dataset
@@ -195,8 +195,10 @@ def test_integer_kernels_find_what_training_saw(simulated, files, surface) -> No
     assert np.abs(got[:, :4] - expected[:, :4]).mean() < 1.0  # pixels
 
 
-def test_quantize_says_whose_ranges_it_took_and_can_choose_anew(files, surface, tmp_path) -> None:
+def test_quantize_says_whose_ranges_it_took_and_can_choose_anew(files, surface, tmp_path, capsys) -> None:
     assert OnnxNetwork(files / "model.int8.onnx").metadata["settings"]["ranges"] == "adapter"
+    assert cli.main(["quantize", *f"--model {files}/model.onnx --data {surface} --out {tmp_path}/it.onnx".split()]) == 0
+    assert "run in int8; ranges as the adapter was trained" in capsys.readouterr().out
     quantize(files / "model.onnx", surface, tmp_path / "again.onnx", recalibrate=True)
     assert OnnxNetwork(tmp_path / "again.onnx").metadata["settings"]["ranges"] == "images"
     small, kept = ((path).stat().st_size for path in (files / "model.int8.onnx", files / "model.onnx"))

@@ -57,6 +57,7 @@ class QuantizedModel:
         images: how many images it was calibrated on.
         recipe: what turns the float graph into this one; `apply_recipe` repeats it.
         report: what the file lost on the val split; None where neither a budget nor thresholds were asked for.
+        trained_ranges: whether the ranges are those that the adapter was trained with.
     """
 
     path: Path
@@ -68,6 +69,7 @@ class QuantizedModel:
     images: int
     recipe: QuantizationRecipe
     report: QuantizationReport | None = None
+    trained_ranges: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,6 +261,7 @@ def _write(
         images=len(inputs.images),
         recipe=recipe,
         report=report,
+        trained_ranges=settings["ranges"] == "adapter",
     )
 
 
