@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from ultralytics.cfg import get_cfg
 
 import visionlora.phase as phase
 from visionlora.adapters import attach, load_adapter
+from visionlora.data import load_dataset
 from visionlora.errors import ModelError, OutputError, UsageError
 from visionlora.training import train
 from visionlora.yolo import load_base, plan_detector, set_classes, with_adapter
@@ -235,15 +237,25 @@ def test_hyperparameters_that_cannot_be_set_are_refused(checkpoint, surface, tmp
     ("change", "message"),
     [
         ({"epochs": 0}, "at least 1 epoch"),
+        ({"epochs": "3"}, "--epochs: expected a whole number, got '3'"),
         ({"batch": 0}, "at least 1 epoch and 1 image"),
         ({"lr0": float("nan")}, "positive number"),
         ({"imgsz": 100}, "multiple of 32, got 100; try 96 or 128"),
     ],
-    ids=["epochs", "batch", "lr0", "imgsz"],
+    ids=["epochs", "text", "batch", "lr0", "imgsz"],
 )
 def test_numbers_out_of_range_are_refused(checkpoint, surface, tmp_path, change, message) -> None:
     with pytest.raises(UsageError, match=message):
         train(checkpoint, surface, tmp_path / "x", **{**QUICK, **change})
+
+
+def test_many_pictures_without_labels_are_named(surface, tmp_path, caplog) -> None:
+    dataset = load_dataset(surface)
+    images = list(dataset.split("train"))
+    bare = [replace(image, boxes_xyxy=image.boxes_xyxy[:0], class_ids=image.class_ids[:0]) for image in images[1:]]
+    phase.warn_of_doubtful_data(replace(dataset, splits={"train": (images[0], *bare), "val": dataset.split("val")}))
+    assert f"{len(bare)} of {len(images)} pictures of train show no object" in caplog.text
+    assert "pictures of val" not in caplog.text
 
 
 def test_all_hyperparameters_are_known_to_ultralytics() -> None:

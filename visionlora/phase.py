@@ -214,6 +214,15 @@ def warn_of_doubtful_data(dataset: Dataset) -> None:
         example = shared[0][1].path
         _LOGGER.warning("%d images of val are in train too, such as %s: the scores flatter", len(shared), example)
     for split in ("train", "val"):
+        images = dataset.split(split)
+        background = sum(not len(image.class_ids) for image in images)
+        if background > len(images) / 2:
+            _LOGGER.warning(
+                "%d of %d pictures of %s show no object; are their label files in the folder labels?",
+                background,
+                len(images),
+                split,
+            )
         empty = dataset.classes_without_objects(split)
         if empty:
             _LOGGER.warning("%s shows no object of: %s", split, ", ".join(empty))

@@ -264,6 +264,9 @@ def _check_ways(
 
 
 def _check_numbers(*, epochs: int, batch: int, seed: int, lr0: float) -> None:
+    for name, value in (("epochs", epochs), ("batch", batch), ("seed", seed)):
+        if not isinstance(value, int):
+            raise UsageError(f"--{name}: expected a whole number, got {value!r}")
     if epochs < 1 or batch < 1:
         raise UsageError(f"expected at least 1 epoch and 1 image a batch, got --epochs {epochs} and --batch {batch}")
     if seed < 0:
