@@ -64,41 +64,31 @@ def test_every_byte_is_rounded_to_half_precision_once(half) -> None:
     assert torch.equal(to_unit(pixels, half), to_unit(pixels).to(half))
 
 
+def kept_numbers(run) -> int:
+    """How many numbers of pictures and features are kept for the backward pass of what runs."""
+    sizes: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.dim() == 4:
+            sizes[tensor.data_ptr()] = tensor.numel()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        run()
+    return sum(sizes.values())
+
+
 def test_lean_step_keeps_less_for_the_backward_pass(adapted) -> None:
     batch = labelled_batch([1], classes=5, size=64, seed=3)
-
-    def kept(*, lean: bool) -> int:
-        step = TrainingStep(copy.deepcopy(adapted), graph=False, lean=lean).train()
-        sizes: dict[int, int] = {}
-
-        def note(tensor: torch.Tensor) -> torch.Tensor:
-            if tensor.dim() == 4:
-                sizes[tensor.data_ptr()] = tensor.numel()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            step(batch)
-        return sum(sizes.values())
-
-    assert kept(lean=True) < 0.6 * kept(lean=False)
+    lean, usual = (TrainingStep(copy.deepcopy(adapted), graph=False, lean=lean).train() for lean in (True, False))
+    assert kept_numbers(lambda: lean(batch)) < 0.6 * kept_numbers(lambda: usual(batch))
 
 
 def test_recomputing_the_first_module_keeps_its_insides_out_of_memory(adapted) -> None:
-    images = labelled_batch([1], classes=5, size=64, seed=3)["img"]
-
-    def kept(recompute: int) -> int:
-        sizes: dict[int, int] = {}
-
-        def note(tensor: torch.Tensor) -> torch.Tensor:
-            if tensor.dim() == 4:
-                sizes[tensor.data_ptr()] = tensor.numel()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            network_pass(copy.deepcopy(adapted), images, recompute=recompute)
-        return sum(sizes.values())
-
-    none, first, every = kept(0), kept(1), kept(1000)
+    images, model = labelled_batch([1], classes=5, size=64, seed=3)["img"], copy.deepcopy(adapted)
+    none, first, every = (
+        kept_numbers(lambda count=count: network_pass(model, images, recompute=count)) for count in (0, 1, 1000)
+    )
     assert none - first >= 16 * 32 * 32 and every < first  # the stem's output before its activation
 
 
