@@ -316,9 +316,9 @@ def test_options_of_a_part_that_is_not_asked_for_are_refused(checkpoint, surface
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("verb", [train, adapt])
+@pytest.mark.parametrize(("verb", "settings"), [(train, INT8), (adapt, INT8), (adapt, QUICK)])
 def test_evaluation_images_that_would_calibrate_are_refused_before_training(
-    verb, checkpoint, surface, tmp_path, monkeypatch
+    verb, settings, checkpoint, surface, tmp_path, monkeypatch
 ) -> None:
     data = tmp_path / "data.yaml"
     names = load_dataset(surface, splits=("train",)).names
@@ -326,7 +326,7 @@ def test_evaluation_images_that_would_calibrate_are_refused_before_training(
     data.write_text("\n".join(lines))
     monkeypatch.setattr(training, "run_phase", lambda *args, **options: pytest.fail("it trained"))
     with pytest.raises(DataError, match="expected no evaluation image among the calibration images"):
-        verb(checkpoint, data, tmp_path / "run", **INT8)
+        verb(checkpoint, data, tmp_path / "run", **settings)
     assert not (tmp_path / "run").exists()
 
 

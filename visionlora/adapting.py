@@ -17,8 +17,7 @@ from visionlora.exporting import ExportedModel, export
 from visionlora.merging import MergedModel, merge
 from visionlora.quantization import QuantizedModel, int8_files
 from visionlora.quantization import quantize as quantize_model
-from visionlora.quantization.calibration import choose_images
-from visionlora.quantization.leak import refuse_evaluation_images
+from visionlora.quantization.leak import calibration_images
 from visionlora.stages import (
     INT4_FILE,
     INT8_FILE,
@@ -94,8 +93,8 @@ def adapt(
     replace = overwrite or resume  # an interrupted run's later stages are made again
     refuse_earlier_stages(out, overwrite=replace)
     refuse_clearing(Path(model), out)
-    # before hours of training, not after
-    refuse_evaluation_images(choose_images(load_dataset(data).split("train"), images, seed=seed), data)
+    if quantize is None:  # else training looks too; refused now, not after it
+        calibration_images(load_dataset(data, splits=("train",)), images, seed=seed)
     trained = train(
         model,
         data,

@@ -14,8 +14,7 @@ from visionlora.adapters import AdapterSettings, read_adapter_card
 from visionlora.data import Dataset, load_dataset
 from visionlora.errors import UsageError
 from visionlora.phase import Phase, clear_run, has_progress, refuse_earlier_run, run_phase, warn_of_doubtful_data
-from visionlora.quantization.calibration import choose_images
-from visionlora.quantization.leak import refuse_evaluation_images
+from visionlora.quantization.leak import calibration_images
 from visionlora.quantization.scheme import WEIGHTS
 from visionlora.stages import clear_later_stages, refuse_clearing
 from visionlora.yolo import Base, check_image_size, check_targets, load_base
@@ -151,7 +150,7 @@ def train(
     if start is not None:
         _check_belongs(start, base, dataset)
     if quantize:
-        refuse_evaluation_images(choose_images(dataset.split("train"), images, seed=seed), data)
+        calibration_images(dataset, images, seed=seed)  # refused now, not after training in float
     warn_of_doubtful_data(dataset)
     check_targets(base.model, dataset.names, settings)
     cache = memory_cache(len(dataset.split("train")), imgsz)

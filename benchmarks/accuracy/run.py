@@ -70,6 +70,11 @@ class Run:
         """What tells one result from another."""
         return (self.data, self.method, self.rank, self.lr0, self.seed)
 
+    @property
+    def name(self) -> str:
+        """The same for people."""
+        return " ".join(str(part) for part in self.key if part is not None)
+
 
 SUITES: Mapping[str, tuple[tuple[str, str, int | None], ...]] = {  # data set, method, rank
     "main": tuple((data, *side) for data in tuple(SETS)[:4] for side in (("full", None), ("lora", 8))),
@@ -132,9 +137,8 @@ def kept_runs(results: list[dict], data: str, method: str, rank: int | None) -> 
 
 def job_of(run: Run, data: Path, folder: Path, options: argparse.Namespace, results: ResultsFile) -> Job:
     """Return the process that trains one run."""
-    name = " ".join(str(part) for part in run.key if part is not None)
     command = [sys.executable, str(ONE), "--method", run.method, "--model", options.model, "--data", str(data)]
-    command += ["--out", str(folder / name.replace(" ", "-")), "--seed", str(run.seed)]
+    command += ["--out", str(folder / run.name.replace(" ", "-")), "--seed", str(run.seed)]
     command += ["--epochs", str(max(1, round(options.scale * SETS[run.data].epochs)))]
     command += ["--batch", str(BATCH), "--device", visible(options.devices[0]), "--workers", str(options.workers)]
     if run.lr0 is not None:
@@ -148,7 +152,7 @@ def job_of(run: Run, data: Path, folder: Path, options: argparse.Namespace, resu
         results.add(found)
         print({name: found[name] for name in SHOWN}, flush=True)
 
-    return Job(name, command, keep)
+    return Job(run.name, command, keep)
 
 
 def summary(results: list[dict]) -> str:
@@ -202,8 +206,7 @@ def main() -> None:
             runs: list[Run] = []
             for case in cases:
                 swept = sweep([case])
-                jobs = [job_of(run, paths[run.data], Path(folder), options, results) for run in swept]
-                complete = all(run.key in done or job.name in ended for run, job in zip(swept, jobs, strict=True))
+                complete = all(run.key in done or run.name in ended for run in swept)
                 runs += rest([case], results.content) if complete else swept
             left = [run for run in dict.fromkeys([*runs, *extra]) if run.key not in done]
             return [job_of(run, paths[run.data], Path(folder), options, results) for run in left]

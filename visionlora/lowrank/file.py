@@ -93,7 +93,7 @@ def pack_adapter(content: bytes, card: AdapterCard) -> bytes:
     The metadata is written here because safetensors writes several entries in another order each time.
     """
     header, tensors = _split(content)
-    metadata = {KEY: card.to_json(), CHECKSUM: _tensors_sha256(content)}
+    metadata = {KEY: card.to_json(), CHECKSUM: _tensors_sha256(header, tensors)}
     text = json.dumps({"__metadata__": metadata, **header}, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes, as safetensors writes them
     return len(text).to_bytes(8, "little") + text + tensors
@@ -133,7 +133,7 @@ def _check_tensors(path: Path | str, expected: str | None) -> None:
     if expected is None:
         return
     try:
-        got = _tensors_sha256(Path(path).read_bytes())
+        got = _tensors_sha256(*_split(Path(path).read_bytes()))
     except (KeyError, TypeError, ValueError, RecursionError) as error:  # safetensors takes more kinds of header
         raise AdapterError(f"{path}: damaged: its header cannot be read: {error}; fetch the file again") from error
     if got != expected:
@@ -143,9 +143,8 @@ def _check_tensors(path: Path | str, expected: str | None) -> None:
         )
 
 
-def _tensors_sha256(content: bytes) -> str:
+def _tensors_sha256(header: Mapping[str, Any], tensors: bytes) -> str:
     """Return the SHA-256 of names, types, shapes and bytes of a .safetensors file's tensors, in the order of names."""
-    header, tensors = _split(content)
     digest = hashlib.sha256()
     for name, entry in sorted(header.items()):
         start, end = entry["data_offsets"]

@@ -5,10 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from visionlora.data import LabelledImage, find_shared_files, image_paths
+from visionlora.data import Dataset, LabelledImage, find_shared_files, image_paths
 from visionlora.errors import DataError
+from visionlora.quantization.calibration import choose_images
 
 _EVALUATION_SPLITS = ("val", "test")
+
+
+def calibration_images(dataset: Dataset, count: int, *, seed: int) -> tuple[LabelledImage, ...]:
+    """Return the training images of a data set that calibrate, none of which may be one to evaluate on.
+
+    Raises:
+        DataError: one is; or there is no train split.
+    """
+    chosen = choose_images(dataset.split("train"), count, seed=seed)
+    refuse_evaluation_images(chosen, dataset.yaml_path)
+    return chosen
 
 
 def refuse_evaluation_images(chosen: Sequence[LabelledImage], yaml_path: Path | str) -> None:

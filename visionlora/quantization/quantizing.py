@@ -30,7 +30,7 @@ from visionlora.quantization.budget import SENSITIVITY_IMAGES, Asked, keep_budge
 from visionlora.quantization.calibration import calibrate, choose_images
 from visionlora.quantization.checks import check_int8_convs, check_scores, check_size, check_speed
 from visionlora.quantization.float_model import load_float_model
-from visionlora.quantization.leak import refuse_evaluation_images
+from visionlora.quantization.leak import calibration_images
 from visionlora.quantization.plan import plan_quantization
 from visionlora.quantization.qdq import apply_recipe
 from visionlora.quantization.recipe import IMAGES, QuantizationRecipe
@@ -171,8 +171,7 @@ def quantize(
     if adapter is not None:
         check_adapter_of(model, (source.network.metadata or {}).get("parents", {}), adapter)
     dataset = load_dataset(data, splits=("train",))
-    chosen = choose_images(dataset.split("train"), images, seed=seed)
-    refuse_evaluation_images(chosen, data)
+    chosen = calibration_images(dataset, images, seed=seed)
     domain = load_domain(data) if asked.judged else None
     inputs = _Inputs(chosen, source.network.image_size)
     trained = None if recalibrate else trained_recipe(source, scheme, weights)
