@@ -72,6 +72,13 @@ def test_existing_file_beside_is_refused(other, merged) -> None:
             export(merged.path, file.path.with_name(f"second{file.path.suffix}"), format=name)
 
 
+@pytest.mark.parametrize(("new", "old", "name"), [("a.xml", "a.param", "openvino"), ("a.param", "a.xml", "ncnn")])
+def test_weights_of_another_format_are_not_replaced(new, old, name, merged, tmp_path) -> None:
+    (tmp_path / old).touch()
+    with pytest.raises(OutputError, match=rf"{new}: its weights .* those of .*{old}; choose another name"):
+        export(merged.path, tmp_path / new, format=name, overwrite=True)
+
+
 def test_models_in_one_folder_keep_their_own_classes(other, checkpoint) -> None:
     name, first = other
     second = export(checkpoint, first.path.with_stem("other"), format=name, imgsz=64)

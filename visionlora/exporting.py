@@ -112,6 +112,9 @@ def _check(out: Path, format: str, opset: int, *, overwrite: bool) -> Path:
         raise UsageError(f"--out {out}: expected a name that ends in {SUFFIXES[format]}")
     if opset not in OPSETS:
         raise UsageError(f"opset: expected {OPSETS.start} to {OPSETS.stop - 1}, got {opset}")
+    for other in map(out.with_suffix, SUFFIXES.values()):
+        if other != out and other.exists() and {*files_of(other)} & {*files_of(out)}:
+            raise OutputError(f"{out}: its weights would lie in the same file as those of {other}; choose another name")
     for file in files_of(out):
         refuse_existing(file, overwrite=overwrite)
     if format != "onnx":

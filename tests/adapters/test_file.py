@@ -77,8 +77,16 @@ def test_one_bit_of_a_tensor_is_noticed_wherever_the_file_is_read(read, whole) -
         content[place] ^= 1
 
 
-@pytest.mark.parametrize(("old", "new"), [(b'"shape":[2,3]', b'"shape":[3,2]'), (b'"b.weight"', b'"c.weight"')])
-def test_tensors_that_changed_name_or_shape_are_noticed(old, new, whole) -> None:
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"shape":[2,3]', b'"shape":[3,2]'),
+        (b'"b.weight"', b'"c.weight"'),
+        (rb"\"alpha\": 2.0", rb"\"alpha\": 8.0"),
+        (rb"\"format\": 1", rb"\"format\"; 1"),
+    ],
+)
+def test_header_that_changed_is_noticed(old, new, whole) -> None:
     content = whole.read_bytes()
     assert content.count(old) == 1
     whole.write_bytes(content.replace(old, new))
@@ -87,7 +95,7 @@ def test_tensors_that_changed_name_or_shape_are_noticed(old, new, whole) -> None
 
 
 def test_header_of_another_form_is_refused(tmp_path) -> None:
-    metadata = {"visionlora": CARD.to_json(), "visionlora_tensors_sha256": "0" * 64}
+    metadata = {"visionlora": CARD.to_json(), "visionlora_sha256": "0" * 64}
     header = json.dumps({"__metadata__": metadata, "a": ["F16", [1], [0, 2]]}).encode()
     lie = tmp_path / "lie.safetensors"
     lie.write_bytes(len(header).to_bytes(8, "little") + header + b"\0\0")

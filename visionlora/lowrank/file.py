@@ -21,8 +21,8 @@ from visionlora.lowrank.card import AdapterCard
 
 KEY = "visionlora"
 """The metadata entry with the card as JSON."""
-CHECKSUM = "visionlora_tensors_sha256"
-"""The metadata entry with the SHA-256 of the tensors; files of versions up to 0.2.0 have none."""
+CHECKSUM = "visionlora_sha256"
+"""The metadata entry with the SHA-256 of card and tensors; files of versions up to 0.2.0 have none."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,8 @@ def pack_adapter(content: bytes, card: AdapterCard) -> bytes:
     The metadata is written here because safetensors writes several entries in another order each time.
     """
     header, tensors = _split(content)
-    metadata = {KEY: card.to_json(), CHECKSUM: _tensors_sha256(header, tensors)}
+    described = card.to_json()
+    metadata = {KEY: described, CHECKSUM: _sha256(described, header, tensors)}
     text = json.dumps({"__metadata__": metadata, **header}, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes, as safetensors writes them
     return len(text).to_bytes(8, "little") + text + tensors
@@ -113,39 +114,40 @@ def open_adapter(path: Path | str, framework: str) -> Iterator[tuple[AdapterCard
     try:
         with safe_open(path, framework=framework) as file:
             metadata = file.metadata() or {}
-            card = _parse_card(metadata, path)
-            _check_tensors(path, metadata.get(CHECKSUM))
-            yield card, file
+            if KEY not in metadata:
+                raise AdapterError(
+                    f"{path}: is a .safetensors file, but no adapter of visionlora: it has no {KEY!r} metadata"
+                )
+            _check(path, metadata[KEY], metadata.get(CHECKSUM))
+            yield _parse_card(metadata[KEY], path), file
     except (SafetensorError, OSError) as error:
         raise AdapterError(f"{path}: expected an adapter (.safetensors), cannot read it: {error}") from error
 
 
-def _parse_card(metadata: Mapping[str, str], path: Path | str) -> AdapterCard:
-    if KEY not in metadata:
-        raise AdapterError(f"{path}: is a .safetensors file, but no adapter of visionlora: it has no {KEY!r} metadata")
+def _parse_card(text: str, path: Path | str) -> AdapterCard:
     try:
-        return AdapterCard.from_json(metadata[KEY])
+        return AdapterCard.from_json(text)
     except AdapterError as error:
         raise AdapterError(f"{path}: {error}") from error
 
 
-def _check_tensors(path: Path | str, expected: str | None) -> None:
+def _check(path: Path | str, card: str, expected: str | None) -> None:
     if expected is None:
         return
     try:
-        got = _tensors_sha256(*_split(Path(path).read_bytes()))
+        got = _sha256(card, *_split(Path(path).read_bytes()))
     except (KeyError, TypeError, ValueError, RecursionError) as error:  # safetensors takes more kinds of header
         raise AdapterError(f"{path}: damaged: its header cannot be read: {error}; fetch the file again") from error
     if got != expected:
         raise AdapterError(
-            f"{path}: damaged: the tensors do not have the checksum that the file names "
+            f"{path}: damaged: its card and tensors do not have the checksum that the file names "
             f"(expected {expected:.12}, got {got:.12}); fetch the file again"
         )
 
 
-def _tensors_sha256(header: Mapping[str, Any], tensors: bytes) -> str:
-    """Return the SHA-256 of names, types, shapes and bytes of a .safetensors file's tensors, in the order of names."""
-    digest = hashlib.sha256()
+def _sha256(card: str, header: Mapping[str, Any], tensors: bytes) -> str:
+    """Return the SHA-256 of a card's text, and of names, types, shapes and bytes of tensors in the order of names."""
+    digest = hashlib.sha256(card.encode())
     for name, entry in sorted(header.items()):
         start, end = entry["data_offsets"]
         digest.update(json.dumps([name, entry["dtype"], entry["shape"]]).encode())
