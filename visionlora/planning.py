@@ -23,6 +23,7 @@ from visionlora.yolo.measuring import StepCost, adapted_step, full_model, made_u
 
 if TYPE_CHECKING:
     from torch import nn
+from tqdm import tqdm
 
 _MOSAIC = 4  # pictures in one training image
 
@@ -135,7 +136,7 @@ def plan(
     dataset = load_dataset(data, splits=("train",))
     images = dataset.split("train")
     sample = made_up_batch(_objects(images), batch=batch, image_size=imgsz, device=place)
-    rows = _measure_ways(base, dataset.names, sample, place)
+    rows = _measure(base, _ways(base, dataset.names, place), sample, place)
     chosen, reason = recommend(rows)
     words = ["visionlora", "train", "--model", str(model), "--data", str(data), "--out", "runs/adapter"]
     words += ["--imgsz", str(imgsz), "--batch", str(batch), "--device", device]
@@ -149,38 +150,30 @@ def plan(
     )
 
 
-def _measure_ways(
-    base: Base, names: Sequence[str], sample: Mapping[str, Any], place: torch.device
-) -> tuple[PlannedRun, ...]:
-    """Measure full fine-tuning, two frozen ways, and adapters of several ranks and places."""
-    free = torch.cuda.mem_get_info(place)[0] if place.type == "cuda" else None
-    whole = sum(parameter.numel() for parameter in base.model.parameters())
+@dataclass(frozen=True)
+class _Way:
+    """A way to train: its label, the options of `visionlora train` (None for what that does not do), its step."""
 
-    def row(label: str, options: str | None, build: Callable[[], nn.Module]) -> PlannedRun:
-        cost: StepCost = measure_step(build, sample, place)
-        return PlannedRun(
-            label=label,
-            options=options,
-            trainable=cost.trainable,
-            share=cost.trainable / whole,
-            file_bytes=2 * (whole if options is None else cost.trainable),  # either is kept in half precision
-            milliseconds=cost.milliseconds,
-            memory=cost.memory,
-            fits=cost.memory is not None and (free is None or cost.memory <= free),
-        )
+    label: str
+    options: str | None
+    build: Callable[[], nn.Module]
 
-    def adapter(options: str, *, lean: bool = False, rank: int = 8, targets: str = "all") -> PlannedRun:
+
+def _ways(base: Base, names: Sequence[str], place: torch.device) -> tuple[_Way, ...]:
+    """Return full fine-tuning, two frozen ways, and adapters of several ranks and places."""
+
+    def frozen(label: str, modules: int) -> _Way:
+        return _Way(label, None, lambda: full_model(base.model, names, freeze=modules, device=place))
+
+    def adapter(options: str, *, lean: bool = False, rank: int = 8, targets: str = "all") -> _Way:
         settings = AdapterSettings(rank=rank, targets=targets)
         label = f"LoRA, rank {rank}, {targets}" + (", lean" if lean else "")
-        return row(label, options, lambda: adapted_step(base.model, names, settings, device=place, lean=lean))
+        return _Way(label, options, lambda: adapted_step(base.model, names, settings, device=place, lean=lean))
 
-    if place.type == "cuda":  # what CUDA's libraries allocate once belongs to no row
-        measure_step(lambda: full_model(base.model, names, freeze=0, device=place), sample, place)
-    last = len(base.model.model) - 1
     return (
-        row("full fine-tuning", None, lambda: full_model(base.model, names, freeze=0, device=place)),
-        row("freeze=10", None, lambda: full_model(base.model, names, freeze=10, device=place)),
-        row("head only", None, lambda: full_model(base.model, names, freeze=last, device=place)),
+        frozen("full fine-tuning", 0),
+        frozen("freeze=10", 10),
+        frozen("head only", len(base.model.model) - 1),
         adapter("--rank 8"),
         adapter("--rank 8 --lean", lean=True),
         adapter("--rank 4", rank=4),
@@ -189,6 +182,32 @@ def _measure_ways(
         adapter("--rank 8 --targets from:5", targets="from:5"),
         adapter("--rank 8 --targets neck+head", targets="neck+head"),
     )
+
+
+def _measure(
+    base: Base, ways: Sequence[_Way], sample: Mapping[str, Any], place: torch.device
+) -> tuple[PlannedRun, ...]:
+    """Measure a few steps of each way, the count of ways on a terminal."""
+    free = torch.cuda.mem_get_info(place)[0] if place.type == "cuda" else None
+    whole = sum(parameter.numel() for parameter in base.model.parameters())
+    if place.type == "cuda":  # what CUDA's libraries allocate once belongs to no row
+        measure_step(ways[0].build, sample, place)
+    rows = []
+    for way in tqdm(ways, desc="measuring", unit="way", leave=False, disable=None):
+        cost: StepCost = measure_step(way.build, sample, place)
+        rows.append(
+            PlannedRun(
+                label=way.label,
+                options=way.options,
+                trainable=cost.trainable,
+                share=cost.trainable / whole,
+                file_bytes=2 * (whole if way.options is None else cost.trainable),  # either is kept in half precision
+                milliseconds=cost.milliseconds,
+                memory=cost.memory,
+                fits=cost.memory is not None and (free is None or cost.memory <= free),
+            )
+        )
+    return tuple(rows)
 
 
 def recommend(rows: tuple[PlannedRun, ...]) -> tuple[PlannedRun, str]:
