@@ -95,6 +95,8 @@ def add_quantize(verbs: Any) -> None:
     parser.add_argument(
         "--thresholds", choices=("recall", "precision"), help="write thresholds that keep this of the float model"
     )
-    parser.add_argument("--conf", type=float, default=0.25, help="score threshold of the float model, for --thresholds")
+    parser.add_argument(
+        "--conf", type=float, help="the float model's score threshold, for --thresholds; 0.25 if not given"
+    )
     parser.add_argument("--recalibrate", action="store_true", help="leave trained ranges aside")
     overwrite(parser)

@@ -102,7 +102,7 @@ def quantize(
     max_drop: float | None = None,
     max_class_drop: float | None = None,
     thresholds: Keep | None = None,
-    conf: float = PREDICTION_CONFIDENCE,
+    conf: float | None = None,
     recalibrate: bool = False,
     overwrite: bool = False,
 ) -> QuantizedModel:
@@ -136,7 +136,7 @@ def quantize(
         max_class_drop: budget: how much AP50-95 of any class it may lose.
         thresholds: write a score threshold a class into the file, fitted on the val split to keep the float model's
             `recall` or `precision` at `conf`; None writes none.
-        conf: the float model's threshold.
+        conf: the float model's threshold, for `thresholds`; 0.25 if None.
         recalibrate: choose ranges by the images even where the model brings trained ones.
         overwrite: replace `out`, and the files that lie beside it, if they exist.
 
@@ -147,7 +147,7 @@ def quantize(
         QuantizationError: the quantized file fails a check, and nothing is written; or the budget cannot be kept, and
             the best file is written as `model.int8.best.onnx` with its report, and no `out`.
         UsageError: `images` is below 1, `target`, `method`, `weights` or `input` is unknown, a limit or `conf` is out
-            of range, `out` is `model`, or `model` was made with another adapter.
+            of range, `conf` is given without `thresholds`, `out` is `model`, or `model` was made with another adapter.
 
     Example:
         >>> quantize("model.onnx", "data.yaml", "model.int8.onnx").int8_convs  # doctest: +SKIP
@@ -156,7 +156,9 @@ def quantize(
     if images < 1:
         raise UsageError(f"images: expected at least 1 calibration image, got {images}")
     scheme = scheme_for(target, method, weights or "int8")
-    asked = Asked(Budget(max_drop, max_class_drop), thresholds, conf)
+    if conf is not None and thresholds is None:
+        raise UsageError("--conf: is the score threshold that --thresholds fits to; give both, or drop --conf")
+    asked = Asked(Budget(max_drop, max_class_drop), thresholds, PREDICTION_CONFIDENCE if conf is None else conf)
     model, out = Path(model), Path(out)
     if out.suffix != ".onnx":
         raise UsageError(f"--out {out}: expected a name that ends in .onnx")
