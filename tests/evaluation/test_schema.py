@@ -45,6 +45,8 @@ def test_report_of_real_models_fits_the_schema(checkpoint, adapter, exported, su
     written = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
 
     VALIDATOR.validate(written)
+    adapted, graph = written["rows"]
+    assert adapted["parents"].items() <= graph["parents"].items()  # base and adapter by the same name in either
     assert written["retention"] and written["verdict"] and written["rows"][0]["operating"]["confusion"]
 
 

@@ -31,7 +31,7 @@ from visionlora.evaluation.retention import Remembered, check_base, measure_rete
 from visionlora.evaluation.writing import Evidence, refuse_existing_report, write_report
 from visionlora.files import sha256_of
 from visionlora.inference import Network, detect
-from visionlora.lowrank import adapter_identity
+from visionlora.lowrank import adapter_identity, read_adapter_card
 from visionlora.preprocess import read_image
 
 
@@ -194,7 +194,8 @@ def _row(spec: ModelSpec, network: Network, found: Found, judgement: Judgement |
 def _provenance(spec: ModelSpec, network: Network) -> tuple[str, Mapping[str, str], Mapping[str, Any]]:
     """Return what the file is, role and SHA-256 of the files that it says it was made from, and how it was made."""
     if spec.adapter is not None:
-        parents = {"base": sha256_of(spec.path), "adapter": adapter_identity(spec.adapter)}
+        base = read_adapter_card(spec.adapter).base["fingerprint"]
+        parents = {"base": base, "adapter": adapter_identity(spec.adapter)}
         return "adapter", parents, {}
     metadata = getattr(network, "metadata", None) or {}
     kind = {"torch": "checkpoint", "onnxruntime": "onnx"}.get(spec.runtime, spec.runtime)

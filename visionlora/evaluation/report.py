@@ -72,7 +72,7 @@ class Row:
         classes: the data set's classes that the model knows.
         scores: over these classes; None if there are none.
         ms_per_image: median milliseconds of the network alone at batch 1.
-        parents: role and SHA-256 of the files that this one was made from.
+        parents: role and SHA-256 of the files that this one was made from; of the base its fingerprint.
         parameters: numbers in the file's weights; None if they were not counted.
         settings: how the file was made, as it says itself.
         operating: counts at the chosen threshold.
