@@ -106,6 +106,11 @@ class Timed:
 class TimedAdapterTrainer(Timed, AdapterTrainer):
     """visionlora's trainer, timed."""
 
+    def save_model(self) -> bool:
+        """Save the adapter, which `train` reads at its end."""
+        self.best_fitness = self.fitness
+        return AdapterTrainer.save_model(self)
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)

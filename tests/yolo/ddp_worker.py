@@ -89,6 +89,7 @@ def main(job_file: str, out: str) -> None:
     overrides = {**hyperparameters, "model": job.model, "save_dir": str(job.out), "exist_ok": True, "plots": False}
     trainer = TwoCpuTrainer(overrides=overrides, _callbacks={**get_default_callbacks(), _JOB: [job]})
     trainer.train()
+    assert not distributed.is_initialized()
     state = {name: parameter.detach() for name, parameter in trainer.model.named_parameters()}
     average = {name: parameter.detach() for name, parameter in trainer.ema.ema.named_parameters()}
     result = {"seen": seen, "model": state, "ema": average, "exchanged": trainer.exchanged, "alone": trainer.alone}

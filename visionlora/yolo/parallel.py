@@ -13,6 +13,8 @@ from typing import cast
 import torch
 from torch import distributed, nn
 
+from visionlora.yolo.step import TrainingStep
+
 
 @contextlib.contextmanager
 def unwrapped() -> Iterator[None]:
@@ -41,6 +43,19 @@ def average_gradients(model: nn.Module) -> None:
     together /= distributed.get_world_size()
     for parameter, mean in zip(trained, together.split([parameter.numel() for parameter in trained]), strict=True):
         parameter.grad = mean.as_strided(parameter.shape, parameter.stride(), mean.storage_offset())
+
+
+def leave_together(model: nn.Module) -> None:
+    """End the exchange between the processes, each of which has done its part; without it they may never exit.
+
+    NCCL waits at the end of a process for CUDA graphs that are still there, so those of `model` go first.
+    """
+    if isinstance(model, TrainingStep):
+        model.drop_graphs()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    distributed.barrier()
+    distributed.destroy_process_group()
 
 
 def _gradient_in_memory(parameter: nn.Parameter) -> torch.Tensor:

@@ -179,7 +179,7 @@ class TrainingStep(nn.Module):
             self._give_up(f"an image with {most} objects")
         elif most > self._objects:
             self._objects = power_of_two(most)
-            self._drop_graphs()  # they hold fewer objects
+            self.drop_graphs()  # they hold fewer objects
         if self._graph:
             batch["targets"] = pad_targets(batch, self._objects)
 
@@ -191,6 +191,18 @@ class TrainingStep(nn.Module):
         images: torch.Tensor = batch["img"]
         place = self._images.get(self._key(batch)) if self._graph else None
         return images if place is None else place.copy_(images, non_blocking=True)
+
+    def drop_graphs(self) -> None:
+        """Let go of the graphs; the next ones get a pool of their own, as torch demands.
+
+        The memory of the last one is free when the loss of the step before is.
+        """
+        self._graphs.clear()
+        self._images.clear()
+        self._pool = None
+        gc.collect()  # torch's graphed modules refer to themselves
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     def _head_weights(self, device: torch.device) -> torch.Tensor:
         """Return how much each head counts, on the GPU; copied there when it changes, once an epoch."""
@@ -255,19 +267,7 @@ class TrainingStep(nn.Module):
     def _give_up(self, reason: str) -> None:
         LOGGER.warning(f"no CUDA graph from here on, because of {reason}: steps take longer, results do not change")
         self._graph = False
-        self._drop_graphs()
-
-    def _drop_graphs(self) -> None:
-        """Let go of the graphs; the next ones get a pool of their own, as torch demands.
-
-        The memory of the last one is free when the loss of the step before is.
-        """
-        self._graphs.clear()
-        self._images.clear()
-        self._pool = None
-        gc.collect()  # torch's graphed modules refer to themselves
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        self.drop_graphs()
 
 
 class _Pass(nn.Module):

@@ -46,7 +46,7 @@ from visionlora.yolo.classes import set_classes
 from visionlora.yolo.fading import FadingSiLU, fade
 from visionlora.yolo.job import ADAPTER_FILE, RESULTS_FILE, RESUME_FILE, TrainingJob
 from visionlora.yolo.layout import plan_detector, set_activations
-from visionlora.yolo.parallel import average_gradients, unwrapped
+from visionlora.yolo.parallel import average_gradients, leave_together, unwrapped
 from visionlora.yolo.precision import no_fill, own_amp_check
 from visionlora.yolo.resume import STATE_FORMAT, keep_rows, read_resume_state
 from visionlora.yolo.sampling import EpochSampler, SeededDataset, seed_everything, train_loader
@@ -110,6 +110,8 @@ class AdapterTrainer(DetectionTrainer):
         self.resume = self.resume or self.ddp
         with no_fill():
             super().train()
+        if self.world_size > 1 and not self.ddp:
+            leave_together(self.model)
         self.model = unwrap_model(self.model)  # type: ignore[has-type]
 
     def get_dataset(self) -> dict[str, Any]:
