@@ -39,7 +39,8 @@ def average_gradients(model: nn.Module) -> None:
     """
     trained = [parameter for parameter in model.parameters() if parameter.grad is not None]
     together = torch.cat([_gradient_in_memory(parameter) for parameter in trained])
-    distributed.all_reduce(together)
+    exchange = distributed.all_reduce(together, async_op=True)
+    exchange.synchronize() if together.is_cuda else exchange.wait()  # Ultralytics has NCCL's `wait` stop the CPU too
     together /= distributed.get_world_size()
     for parameter, mean in zip(trained, together.split([parameter.numel() for parameter in trained]), strict=True):
         parameter.grad = mean.as_strided(parameter.shape, parameter.stride(), mean.storage_offset())

@@ -111,6 +111,7 @@ class AdapterTrainer(DetectionTrainer):
         with no_fill():
             super().train()
         if self.world_size > 1 and not self.ddp:
+            self.loss = None  # it holds the graphs
             leave_together(self.model)
         self.model = unwrap_model(self.model)  # type: ignore[has-type]
 
