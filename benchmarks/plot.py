@@ -79,7 +79,8 @@ def draw_tradeoff(results: list[dict], steps: list[dict], out: Path) -> None:
                 cost = trainable(results, steps, rank)
             if cost is not None:
                 axis.errorbar(cost, mean, yerr=spread, color=OURS if method == "lora" else RIVAL, marker="o", capsize=3)
-                axis.annotate(label, (cost, mean), (6, 4), textcoords="offset points", fontsize=8)
+                place = (6, -10) if method == "peft" else (6, 4)
+                axis.annotate(label, (cost, mean), place, textcoords="offset points", fontsize=8)
     for axis, title in zip(axes, COSTS.values(), strict=True):
         axis.set_xlabel(title)
         axis.grid(color="#e5e8ec")
@@ -131,11 +132,15 @@ def draw_activations(runs: list[dict], files: list[dict], out: Path) -> None:
             color = RIVAL if way == "full-qat" else OURS
             spread = statistics.stdev(lost) if len(lost) > 1 else 0
             axis.errorbar(ms, statistics.mean(lost), yerr=spread, color=color, marker="o", capsize=3)
-            axis.annotate(way, (ms, statistics.mean(lost)), (6, 4), textcoords="offset points", fontsize=8)
+            side = {"xytext": (-6, 4), "ha": "right"} if way.startswith("relu") else {"xytext": (6, 4)}
+            axis.annotate(way, (ms, statistics.mean(lost)), textcoords="offset points", fontsize=8, **side)
         axis.axhline(0, color="#e5e8ec", zorder=0)
         axis.set_title(data, fontsize=10)
         axis.set_xlabel("ms at 640 px, 1 thread")
-        axis.margins(x=0.2, y=0.2)
+        axis.set_xscale("log")
+        axis.set_xticks([20, 30, 50, 100], ["20", "30", "50", "100"])
+        axis.xaxis.minorticks_off()
+        axis.margins(x=0.25, y=0.2)
         axis.spines[["top", "right"]].set_visible(False)
     axes.flat[0].set_ylabel("points of mAP50-95 against float")
     figure.savefig(out, dpi=110)

@@ -84,6 +84,12 @@ def test_pages_show_the_table_that_their_command_prints(folder: str, name: str) 
     assert table in (ROOT / "benchmarks" / folder / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("name", ["whole.json", "gpus.json"])
+def test_training_page_shows_the_table_of_whole_runs(name: str) -> None:
+    table = load_script("training/whole.py").summary(read_results("training", name))
+    assert table in (ROOT / "benchmarks" / "training" / "README.md").read_text(encoding="utf-8")
+
+
 def test_device_page_shows_the_table_that_its_command_prints() -> None:
     table = load_script("device/run.py").summary(read_results("device"))
     assert table in (ROOT / "docs" / "device.md").read_text(encoding="utf-8")

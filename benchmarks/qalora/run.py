@@ -27,12 +27,13 @@ EPOCHS = {  # float, with ReLU, int8
     "wildlife": (40, 30, 12),
 }
 WAYS = ("ptq", "qalora", "qalora-teacher", "relu-early", "relu-backbone", "relu", "int4-ptq", "int4")
+RIVAL = "full-qat"
 STEPS = {  # label: arguments of step.py
     "lora": ("lora",),
     "qalora": ("qalora",),
     "qalora with teacher": ("qalora", "--distill", "1"),
     "full": ("full",),
-    "full-qat": ("full-qat",),
+    RIVAL: (RIVAL,),
 }
 
 
@@ -42,7 +43,7 @@ def step_jobs(options: argparse.Namespace, results: ResultsFile) -> list[Job]:
     jobs = []
     for imgsz in options.step_sizes:
         for label, arguments in STEPS.items():
-            if (label, imgsz) in done or (label == "full-qat" and not options.rival):
+            if (label, imgsz) in done or (label == RIVAL and not options.rival):
                 continue
             command = [sys.executable, str(STEP), "--method", *arguments, "--label", label, "--model", options.model]
             command += ["--data", str(options.wildlife), "--imgsz", str(imgsz), "--steps", str(options.steps)]
@@ -100,7 +101,9 @@ def table(content: dict) -> str:
         "| --- | --- | ---: | ---: | ---: | ---: | --- | ---: |",
     ]
     runs = content["runs"]
-    for data, variant in dict.fromkeys((run["data"], run["variant"]) for run in runs):
+    order = (*WAYS, RIVAL, *(run["variant"] for run in runs))
+    found = {(run["data"], run["variant"]) for run in runs}
+    for data, variant in sorted(found, key=lambda pair: (SETS.index(pair[0]), order.index(pair[1]))):
         kept = sorted((r for r in runs if (r["data"], r["variant"]) == (data, variant)), key=lambda r: r["seed"])
         mean = {name: statistics.mean(run[name] for run in kept) for name in ("float", "own_float", "int8")}
         drops = [

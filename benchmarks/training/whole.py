@@ -3,8 +3,8 @@
     python benchmarks/training/whole.py --model yolo11n.pt --data datasets/neu-det/data.yaml \
         --out benchmarks/training/whole.json
 
-Every run is a process of its own, each side at its defaults, every round with another seed; the score is visionlora's
-ruler on the last epoch. `--sides lora lora:0,1` compares one GPU with two.
+Every run is a process of its own, every round with another seed, each side at its defaults, with the pictures cached in
+memory on both; the score is visionlora's ruler on the last epoch. `--sides lora:0,1 lora` compares two GPUs with one.
 """
 
 from __future__ import annotations
@@ -34,18 +34,25 @@ def measure(side: str, seed: int, options: argparse.Namespace) -> dict:
 
 
 def summary(results: list[dict]) -> str:
-    """Return the median time of each side, against that of the last one, as a Markdown table."""
+    """Return the median time of each side, against that of the last one, as a Markdown table.
+
+    Runs whose time cannot be compared, because others ran beside them, have none: only their score counts.
+    """
     sides = list(dict.fromkeys(run["side"] for run in results))
     lines = [
-        f"| run | rounds | seconds | against {sides[-1]} | mAP50-95 | each seed |",
-        "| --- | ---: | ---: | ---: | ---: | --- |",
+        f"| run | seconds | against {sides[-1]} | mAP50-95 | each seed |",
+        "| --- | ---: | ---: | ---: | --- |",
     ]
-    last = statistics.median(run["seconds"] for run in results if run["side"] == sides[-1])
+    times = {
+        side: [run["seconds"] for run in results if run["side"] == side and run["seconds"] is not None]
+        for side in sides
+    }
+    medians = {side: statistics.median(seconds) for side, seconds in times.items()}
     for side in sides:
-        runs = [run for run in results if run["side"] == side]
-        seconds = statistics.median(run["seconds"] for run in runs)
-        scores = [run["map50_95"] for run in runs]
-        cells = [side, f"{len(runs)}", f"{seconds:.0f}", f"{seconds / last:.2f}", f"{statistics.mean(scores):.3f}"]
+        scores = [run["map50_95"] for run in results if run["side"] == side]
+        spread = f" ± {statistics.stdev(scores):.3f}" if len(scores) > 2 else ""
+        cells = [side, ", ".join(f"{seconds:.0f}" for seconds in times[side])]
+        cells += [f"{medians[side] / medians[sides[-1]]:.2f}", f"{statistics.mean(scores):.3f}{spread}"]
         lines.append("| " + " | ".join([*cells, ", ".join(f"{score:.3f}" for score in scores)]) + " |")
     return "\n".join(lines)
 
