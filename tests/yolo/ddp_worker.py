@@ -12,7 +12,7 @@ from torch import distributed
 from ultralytics.utils import RANK
 from ultralytics.utils.callbacks import get_default_callbacks
 
-from visionlora.yolo import trainer as trainer_module
+from visionlora.yolo.parallel import agree
 from visionlora.yolo.sampling import SeededDataset
 from visionlora.yolo.step import TrainingStep
 from visionlora.yolo.trainer import _JOB, AdapterTrainer
@@ -50,9 +50,10 @@ class TwoCpuTrainer(AdapterTrainer):
     def optimizer_step(self) -> None:
         """Note the gradients before and after their exchange."""
         assert isinstance(self.model, TrainingStep)
-        average = trainer_module.average_gradients
+        average = self.exchange.average
         if not self.exchanged:
             self.alone = self.gradient_of_all()
+            assert agree(True, self.device) and not agree(RANK == 0, self.device)
 
         def noted(model) -> None:
             before = gradients(model)
@@ -61,9 +62,9 @@ class TwoCpuTrainer(AdapterTrainer):
                 assert parameter.grad.stride() == parameter.stride()  # else a fused optimizer mixes them up
             self.exchanged.append((before, gradients(model)))
 
-        trainer_module.average_gradients = noted
+        self.exchange.average = noted  # type: ignore[method-assign]
         super().optimizer_step()
-        trainer_module.average_gradients = average
+        self.exchange.average = average  # type: ignore[method-assign]
 
     def _setup_ddp(self) -> None:
         self.device = torch.device("cpu")

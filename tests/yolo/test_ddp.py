@@ -10,8 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import ultralytics.utils.dist
+from ultralytics.utils.patches import torch_load
 
 from visionlora import phase, training
+from visionlora.yolo import trainer as trainer_module
+from visionlora.yolo.trainer import AdapterTrainer
 
 WORKER = Path(__file__).with_name("ddp_worker.py")
 
@@ -21,8 +25,17 @@ class _Captured(Exception):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [{}, {"lean": True}, {"quantize": "int8"}], ids=["float", "lean", "int8"])
-def test_two_processes_end_with_equal_adapters(options, checkpoint, surface, tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("options", "exchanges"),
+    [
+        ({}, 6),
+        ({"lean": True}, 6),
+        ({"quantize": "int8"}, 6),
+        ({"batch": 8, "hyperparameters": {"nbs": 16}}, 2),  # 4 and 2 images a process; warm-up, then two batches a step
+    ],
+    ids=["float", "lean", "int8", "uneven"],
+)
+def test_two_processes_end_with_equal_adapters(options, exchanges, checkpoint, surface, tmp_path, monkeypatch) -> None:
     settings = {"rank": 2, "imgsz": 96, "batch": 4, "device": "cpu", "images": 2, "seed": 1}
     if "quantize" in options:
         given = training.train(checkpoint, surface, tmp_path / "float", epochs=1, **settings)
@@ -34,7 +47,7 @@ def test_two_processes_end_with_equal_adapters(options, checkpoint, surface, tmp
 
     monkeypatch.setattr(phase, "run_job", capture)
     with pytest.raises(_Captured):
-        training.train(checkpoint, surface, tmp_path / "run", epochs=2, **settings, **options)
+        training.train(checkpoint, surface, tmp_path / "run", epochs=2, **{**settings, **options})
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -50,10 +63,52 @@ def test_two_processes_end_with_equal_adapters(options, checkpoint, surface, tmp
     assert {*first["seen"], *second["seen"]} == set(range(24))
     for kind in ("model", "ema"):
         assert all(torch.equal(first[kind][name], second[kind][name]) for name in first[kind])
-    assert len(first["exchanged"]) == 6  # steps of two epochs
+    assert len(first["exchanged"]) == exchanges  # steps of two epochs
     for (own, mean), (other, same) in zip(first["exchanged"], second["exchanged"], strict=True):
         assert torch.equal(mean, same) and not torch.equal(own, other)
         torch.testing.assert_close(mean, (own + other) / 2)
     (_, mean), alone = first["exchanged"][0], first["alone"]
     assert (mean - alone).norm() < 1e-4 * alone.norm()
     assert (tmp_path / "run" / "adapter.safetensors").is_file()
+
+
+def test_launchers_file_brings_the_job_to_its_processes(checkpoint, surface, tmp_path, monkeypatch) -> None:
+    """Ultralytics' launcher writes the trainer's callbacks to a file that each process reads."""
+    made: list = []
+
+    class Launched(AdapterTrainer):
+        def train(self) -> None:
+            made.append(self)
+            raise _Captured
+
+    monkeypatch.setattr(trainer_module, "AdapterTrainer", Launched)
+    monkeypatch.setattr(ultralytics.utils.dist, "USER_CONFIG_DIR", tmp_path)
+    with pytest.raises(_Captured):
+        training.train(checkpoint, surface, tmp_path / "run", epochs=1, imgsz=96, batch=4, device="cpu")
+    made[0].model = str(checkpoint)  # as where nothing was set up yet
+    path = Path(ultralytics.utils.dist.generate_ddp_file(made[0]))
+
+    state = torch_load(path.with_suffix(".pt"), map_location="cpu")
+
+    again = AdapterTrainer(overrides=state["args"], _callbacks=state["callbacks"])
+    assert again.job == made[0].job and again.args == made[0].args
+
+
+@pytest.mark.parametrize("end", ["error", "parent"])
+def test_one_of_several_processes_ends_at_once(end, tmp_path) -> None:
+    """With an error; and when the launcher has ended, however long the process itself would take."""
+    body = "raise OSError('disk full')" if end == "error" else "print('ready', flush=True); time.sleep(60)"
+    (tmp_path / "child.py").write_text(
+        "import atexit, time\nfrom visionlora.yolo.parallel import ending_at_once\natexit.register(time.sleep, 60)\n"
+        f"with ending_at_once():\n    {body}\n"
+    )
+    launcher = "import subprocess, sys; sys.exit(subprocess.run([sys.executable, sys.argv[1]], timeout=50).returncode)"
+    launch = [sys.executable, "-c", launcher, str(tmp_path / "child.py")]
+    process = subprocess.Popen(launch, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    if end == "error":
+        _, error = process.communicate(timeout=50)
+        assert process.returncode == 1 and "disk full" in error
+        return
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    process.kill()
+    assert process.stdout.read() == ""  # ends when the child has, which holds it open

@@ -7,6 +7,7 @@ import gc
 import statistics
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -96,6 +97,11 @@ def measure_step(build: Callable[[], nn.Module], batch: Mapping[str, Any], devic
         batch: what `made_up_batch` returns.
         device: the CPU or one GPU; on a GPU the network runs in half precision.
     """
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():  # a graph holds what this one does
+        return _measure(build, batch, device)
+
+
+def _measure(build: Callable[[], nn.Module], batch: Mapping[str, Any], device: torch.device) -> StepCost:
     gc.collect()
     cuda = device.type == "cuda"
     if cuda:

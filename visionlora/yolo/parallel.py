@@ -7,6 +7,11 @@ exchange them during the backward pass, which a CUDA graph cannot hold.
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
+import threading
+import time
+import traceback
 from collections.abc import Iterator
 from typing import cast
 
@@ -14,6 +19,8 @@ import torch
 from torch import distributed, nn
 
 from visionlora.yolo.step import TrainingStep
+
+_WATCH_SECONDS = 1.0
 
 
 @contextlib.contextmanager
@@ -30,20 +37,71 @@ def unwrapped() -> Iterator[None]:
         nn.parallel.DistributedDataParallel = original  # type: ignore[misc]
 
 
-@torch.no_grad()
-def average_gradients(model: nn.Module) -> None:
-    """Replace each gradient by its mean over the processes, in one exchange.
+class GradientExchange:
+    """Averages the gradients of a model over the processes, in one exchange."""
 
-    All processes must have gradients of the same parameters. Afterwards a gradient lies in memory as its parameter
-    does: fused optimizers pair them number by number.
+    def __init__(self) -> None:
+        self._parameters: list[nn.Parameter] = []
+        self._together = torch.empty(0)
+        self._parts: list[torch.Tensor] = []
+
+    @torch.no_grad()
+    def average(self, model: nn.Module) -> None:
+        """Replace each gradient by its mean over the processes.
+
+        All processes must have gradients of the same parameters. Afterwards a gradient lies in memory as its parameter
+        does: fused optimizers pair them number by number.
+        """
+        trained = [parameter for parameter in model.parameters() if parameter.grad is not None]
+        if [*map(id, trained)] != [*map(id, self._parameters)]:
+            self._prepare(trained)
+        torch._foreach_copy_(self._parts, [cast(torch.Tensor, parameter.grad) for parameter in trained])
+        exchange = distributed.all_reduce(self._together, async_op=True)
+        # Ultralytics has NCCL's `wait` stop the CPU too; queued, the optimizer's launches hide behind the exchange.
+        exchange.synchronize() if self._together.is_cuda else exchange.wait()
+        self._together /= distributed.get_world_size()
+        for parameter, mean in zip(trained, self._parts, strict=True):
+            parameter.grad = mean
+
+    def _prepare(self, trained: list[nn.Parameter]) -> None:
+        """Make room for all gradients in one row."""
+        self._parameters = trained
+        self._together = torch.cat([parameter.new_empty(parameter.numel()) for parameter in trained])
+        rows = self._together.split([parameter.numel() for parameter in trained])
+        self._parts = [
+            row.as_strided(parameter.shape, parameter.stride(), row.storage_offset())
+            for row, parameter in zip(rows, trained, strict=True)
+        ]
+
+
+def agree(statement: bool, device: torch.device) -> bool:
+    """Return whether all processes say so; each must ask."""
+    flag = torch.tensor(float(statement), device=device)
+    distributed.all_reduce(flag, distributed.ReduceOp.MIN)
+    return bool(flag)
+
+
+@contextlib.contextmanager
+def ending_at_once() -> Iterator[None]:
+    """End this process at once where its training fails, or its parent ends: the others would wait for it.
+
+    An ordinary exit may wait too: NCCL does, for CUDA graphs that are still there.
     """
-    trained = [parameter for parameter in model.parameters() if parameter.grad is not None]
-    together = torch.cat([_gradient_in_memory(parameter) for parameter in trained])
-    exchange = distributed.all_reduce(together, async_op=True)
-    exchange.synchronize() if together.is_cuda else exchange.wait()  # Ultralytics has NCCL's `wait` stop the CPU too
-    together /= distributed.get_world_size()
-    for parameter, mean in zip(trained, together.split([parameter.numel() for parameter in trained]), strict=True):
-        parameter.grad = mean.as_strided(parameter.shape, parameter.stride(), mean.storage_offset())
+    threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
+    try:
+        yield
+    except BaseException:
+        traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def _watch(parent: int) -> None:
+    """End this process when its parent has ended: interrupted, the launcher leaves a process in NCCL alone."""
+    while os.getppid() == parent:
+        time.sleep(_WATCH_SECONDS)
+    os._exit(1)
 
 
 def leave_together(model: nn.Module) -> None:
@@ -57,11 +115,3 @@ def leave_together(model: nn.Module) -> None:
         torch.cuda.synchronize()
     distributed.barrier()
     distributed.destroy_process_group()
-
-
-def _gradient_in_memory(parameter: nn.Parameter) -> torch.Tensor:
-    """Return the gradient in one row, in the order in which the parameter lies in memory."""
-    gradient = cast(torch.Tensor, parameter.grad)
-    if gradient.stride() != parameter.stride():
-        gradient = torch.empty_like(parameter).copy_(gradient)
-    return gradient.as_strided((gradient.numel(),), (1,), gradient.storage_offset())

@@ -46,7 +46,7 @@ from visionlora.yolo.classes import set_classes
 from visionlora.yolo.fading import FadingSiLU, fade
 from visionlora.yolo.job import ADAPTER_FILE, RESULTS_FILE, RESUME_FILE, TrainingJob
 from visionlora.yolo.layout import plan_detector, set_activations
-from visionlora.yolo.parallel import average_gradients, leave_together, unwrapped
+from visionlora.yolo.parallel import GradientExchange, agree, ending_at_once, leave_together, unwrapped
 from visionlora.yolo.precision import no_fill, own_amp_check
 from visionlora.yolo.resume import STATE_FORMAT, keep_rows, read_resume_state
 from visionlora.yolo.sampling import EpochSampler, SeededDataset, seed_everything, train_loader
@@ -98,6 +98,7 @@ class AdapterTrainer(DetectionTrainer):
         self.csv = self.job.out / RESULTS_FILE
         self.best = self.job.out / ADAPTER_FILE
         self.last = self.job.out / RESUME_FILE
+        self.exchange = GradientExchange()
 
     # -- set-up
 
@@ -108,11 +109,12 @@ class AdapterTrainer(DetectionTrainer):
     def train(self) -> None:
         """Train here, or launch Ultralytics' DDP processes without letting it delete the run's folder."""
         self.resume = self.resume or self.ddp
-        with no_fill():
+        one_of_several = self.world_size > 1 and not self.ddp
+        with no_fill(), ending_at_once() if one_of_several else contextlib.nullcontext():
             super().train()
-        if self.world_size > 1 and not self.ddp:
-            self.loss = None  # it holds the graphs
-            leave_together(self.model)
+            if one_of_several:
+                self.loss = None  # it holds the graphs
+                leave_together(self.model)  # type: ignore[has-type]
         self.model = unwrap_model(self.model)  # type: ignore[has-type]
 
     def get_dataset(self) -> dict[str, Any]:
@@ -269,7 +271,7 @@ class AdapterTrainer(DetectionTrainer):
     def optimizer_step(self) -> None:
         """Average the gradients of all processes first: a step of one process holds no exchange."""
         if self.world_size > 1 and isinstance(self.model, TrainingStep):
-            average_gradients(self.model)
+            self.exchange.average(self.model)
         super().optimizer_step()
 
     def save_model(self) -> bool:
@@ -323,7 +325,8 @@ class AdapterTrainer(DetectionTrainer):
     def _handle_nan_recovery(self, epoch: int) -> bool:
         """Stop with a word where the loss is not finite: the best adapter so far is on disk."""
         finite = self.loss is None or bool(self.loss.isfinite())
-        if not finite or (self.fitness is not None and not np.isfinite(self.fitness)):
+        finite &= self.fitness is None or bool(np.isfinite(self.fitness))
+        if not (agree(finite, self.device) if self.world_size > 1 else finite):
             raise VisionLoraError(
                 f"{self.job.out}: the loss is not finite in epoch {epoch + 1}; train with a lower --lr0 than "
                 f"{self.args.lr0} or with --set amp=false"
