@@ -125,7 +125,8 @@ def simulation_spec(graph: onnx.GraphProto, recipe: QuantizationRecipe) -> Simul
     """
     if recipe.scheme.symmetric:
         raise UsageError(f"scheme {recipe.scheme.name}: training knows uint8 activations only")
-    plan = plan_quantization(graph, float_layers=recipe.float_layers, int4=recipe.scheme.weights == "int4")
+    int4 = recipe.scheme.weights == "int4"
+    plan = plan_quantization(graph, float_layers=recipe.float_layers, int4=int4, int8_layers=recipe.int8_layers)
     known = (Use.UNIT, Use.SCORE)  # by definition, not by measurement
     ranges = []
     for group in plan.groups:

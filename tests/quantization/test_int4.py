@@ -14,6 +14,7 @@ from tests.quantization.labelled import write_outlying
 from visionlora.errors import QuantizationError, UsageError
 from visionlora.quantization import QuantizationRecipe, Scheme, apply_recipe, load_float_model, quantize
 from visionlora.quantization.adapter_recipe import constants_digest
+from visionlora.quantization.checks import MAX_SIZE_RATIO
 from visionlora.quantization.int4 import group_size, int4_groups
 from visionlora.quantization.plan import plan_quantization
 from visionlora.quantization.ranges import ActivationRange
@@ -176,6 +177,9 @@ def test_a_layer_kept_in_float_changes_no_other():
     fewer = plan_quantization(graph, float_layers=("box",), int4=True)
     assert everything.int4 == fewer.int4 == {"mix": 16}
     assert plan_quantization(graph, float_layers=("mix",), int4=True).int4 == {}
+    assert plan_quantization(graph, int8_layers=("mix",), int4=True).int4 == {}
+    with pytest.raises(QuantizationError, match="int8 layers: expected names of convolutions of this graph"):
+        plan_quantization(graph, int8_layers=("mixed",), int4=True)
     assert plan_quantization(graph).int4 == {}
 
 
@@ -219,11 +223,30 @@ def test_an_operation_that_opset_21_does_not_have_is_refused_by_name():
         apply_recipe(model, recipe)
 
 
-def test_a_budget_takes_float_where_int4_weights_lose_too_much_and_keeps_them_elsewhere(tmp_path):
+def test_a_budget_takes_int8_weights_where_int4_ones_lose_too_much_and_keeps_them_elsewhere(tmp_path):
     detecting, labelled = write_outlying(tmp_path, None)
 
     made = quantize(detecting, labelled, tmp_path / "int4.onnx", weights="int4", max_drop=0.3)
 
-    assert not made.report.trials[0].passed and made.report.passed
-    assert made.recipe.float_layers == ("narrow",) and made.recipe.scheme.weights == "int4"
+    first, last = made.report.trials
+    assert not first.passed and last.passed and last.int8_groups == ("narrow",)
+    assert made.recipe.int8_layers == ("narrow",) and not made.recipe.float_layers
+    assert "float: no group of layers; int8 instead of int4 weights: narrow" in made.report.sentence
+    graph = onnx.load(made.path)
+    assert [list(tensor.dims) for tensor in graph.graph.initializer if tensor.data_type == onnx.TensorProto.INT4] == [
+        [48, 27, 16]  # of `mix`: 48 outputs
+    ]
+    again = QuantizationRecipe.from_json(made.recipe.to_json())
+    assert again == made.recipe
+    assert constants_digest(apply_recipe(load_float_model(detecting), again)) == constants_digest(graph)
+
+
+def test_a_budget_takes_float_where_int8_weights_are_not_enough(tmp_path, monkeypatch):
+    monkeypatch.setitem(MAX_SIZE_RATIO, "int4", 0.45)  # the names of so small a detector fill what is allowed
+    detecting, labelled = write_outlying(tmp_path, "stem")
+
+    made = quantize(detecting, labelled, tmp_path / "int4.onnx", weights="int4", max_drop=0.3)
+
+    assert any(trial.int8_groups for trial in made.report.trials) and not made.report.trials[0].passed
+    assert {"stem", "narrow"} <= set(made.recipe.float_layers) and not made.recipe.int8_layers
     assert onnx.TensorProto.INT4 in {tensor.data_type for tensor in onnx.load(made.path).graph.initializer}

@@ -47,7 +47,9 @@ if TYPE_CHECKING:
 SENSITIVITY_IMAGES = 16
 """How many calibration images the error of each group is measured on."""
 _ROOM = 0.99
-"""Share of the largest file that float layers may fill the int8 file up to; names need a little too."""
+"""Share of the largest file that finer layers may fill the int8 file up to; names need a little too."""
+_BYTES = {"float": 4.0, "int8": 1.0, "int4": 0.5}
+"""Of a weight."""
 
 Build = Callable[[QuantizationRecipe], onnx.ModelProto]
 
@@ -94,9 +96,10 @@ class _Scored:
 
 @dataclass(frozen=True, eq=False)
 class _Attempt:
-    """An int8 form of the detector, by the groups that are float in it, with its judgement."""
+    """A form of the detector, judged: which groups are float in it, and which have int8 instead of int4 weights."""
 
     groups: tuple[LayerGroup, ...]
+    int8: tuple[LayerGroup, ...]
     bytes: int
     scored: _Scored
     difference: Difference
@@ -115,7 +118,9 @@ def keep_budget(
     """Judge an int8 detector against its float form, and put groups of layers back to float until it holds.
 
     Every form is judged in full, by pycocotools. Only where the first does not hold, the error of each group is
-    measured; the groups that cost most accuracy for their time come first, and as few as it takes go back.
+    measured; the groups that cost most accuracy for their time come first, and as few as it takes go back. With int4
+    weights, groups get int8 weights first, those that cost most accuracy for their bytes; only if that is not enough,
+    groups go back to float instead.
 
     Args:
         source: the float detector.
@@ -126,8 +131,8 @@ def keep_budget(
         inputs: calibration inputs, (1, 3, S, S) each, that the error of a group is measured on.
 
     Returns:
-        The recipe that holds with the fewest float groups, or where none does the one that comes nearest; and its
-        report, which says so.
+        The recipe that holds with the fewest float groups and bytes, or where none does the one that comes nearest; and
+        its report, which says so.
 
     Raises:
         DataError: the detector knows none of the classes that have objects.
@@ -135,9 +140,9 @@ def keep_budget(
     started = time.monotonic()
     reference = _score(source.network, source.path, domain, "float")
     judge = _Judge(recipe, build, domain, asked.budget, reference)
-    judge.attempt(())
+    judge.attempt()
     groups, errors = _search(source, judge, inputs)
-    chosen = min(judge.attempts, key=lambda one: (one.excess, len(one.groups)))
+    chosen = min(judge.attempts, key=lambda one: (one.excess, len(one.groups), one.bytes))
     refit = None
     if asked.thresholds is not None:
         refit = refit_thresholds(
@@ -145,7 +150,7 @@ def keep_budget(
         )
     apart = _with_intervals(reference, chosen.scored, domain)
     budget = asked.budget if asked.limited else None
-    costs = _costs(groups, errors, chosen.groups)
+    costs = _costs(groups, errors, chosen)
     report = QuantizationReport(
         data=domain.used,
         budget=budget,
@@ -158,7 +163,7 @@ def keep_budget(
         thresholds=refit,
         seconds=round(time.monotonic() - started, 1),
     )
-    return _with_float(recipe, chosen.groups), report
+    return _finer(recipe, chosen.groups, chosen.int8), report
 
 
 class _Judge:
@@ -171,34 +176,49 @@ class _Judge:
         self.attempts: list[_Attempt] = []
         self._build, self._domain, self._reference = build, domain, reference
 
-    def attempt(self, groups: tuple[LayerGroup, ...]) -> _Attempt:
-        """Judge the form in which some groups are float."""
-        content = self._build(_with_float(self.recipe, groups)).SerializeToString(deterministic=True)
+    def attempt(self, groups: tuple[LayerGroup, ...] = (), int8: tuple[LayerGroup, ...] = ()) -> _Attempt:
+        """Judge the form in which some groups are float, or have int8 instead of int4 weights."""
+        content = self._build(_finer(self.recipe, groups, int8)).SerializeToString(deterministic=True)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "int8.onnx"
             path.write_bytes(content)
-            word = f"int8, {len(groups)} groups float" if groups else "int8"
+            word = f"int8, {len(groups)} groups float" if groups else self.recipe.scheme.weights
+            word += f", {len(int8)} groups int8" if int8 else ""
             scored = _score(OnnxNetwork(path), path, self._domain, word)
         apart = difference(scored.scores, self._reference.scores, draws=None, other_draws=None, to="float")
         assert apart is not None  # both know the same classes, some of which have objects
-        self.attempts.append(_Attempt(groups, len(content), scored, apart, _excess(apart, self.budget)))
+        self.attempts.append(_Attempt(groups, int8, len(content), scored, apart, _excess(apart, self.budget)))
         return self.attempts[-1]
 
 
 def _search(
     source: FloatDetector, judge: _Judge, inputs: Iterable[NDArray[np.float32]]
 ) -> tuple[tuple[LayerGroup, ...], NDArray[np.float64]]:
-    """Put groups back to float if the first attempt does not hold; return all groups with the error of each."""
+    """Give groups finer numbers if the first attempt does not hold; return all groups with the error of each."""
     first = judge.attempts[0]
     if first.excess == 0:
         return (), np.empty(0)
     convs = plan_quantization(source.model.graph, float_layers=judge.recipe.float_layers).convs
     groups = layer_groups(source.model, convs, source.network.image_size)
     columns = [source.network.names.index(name) for name in _lost_too_much(first.difference, judge.budget)]
-    errors = group_errors(source.model, judge.recipe, groups, list(inputs))[:, columns].mean(axis=1)
-    weights = judge.recipe.scheme.weights
-    room = _ROOM * MAX_SIZE_RATIO[weights] * source.path.stat().st_size - first.bytes
-    order = order_groups(groups, errors, room_bytes=room, weight_bytes=0.5 if weights == "int4" else 1)
+    shown = list(inputs)
+
+    def measured(recipe: QuantizationRecipe) -> NDArray[np.float64]:
+        return group_errors(source.model, recipe, groups, shown)[:, columns].mean(axis=1)
+
+    errors = measured(judge.recipe)
+    scheme = judge.recipe.scheme
+    room = _ROOM * MAX_SIZE_RATIO[scheme.weights] * source.path.stat().st_size - first.bytes
+    if scheme.weights == "int4":
+        gains = errors - measured(replace(judge.recipe, scheme=replace(scheme, weights="int8")))
+        sizes = [group.weights for group in groups]
+        more = _BYTES["int8"] - _BYTES["int4"]
+        finer = order_groups(groups, gains, sizes, room_bytes=room, added_bytes=more)
+        if fewest_that_hold(len(finer), lambda count: judge.attempt(int8=finer[:count]).excess == 0) is not None:
+            return groups, errors
+    times = [group.multiply_adds for group in groups]
+    more = _BYTES["float"] - _BYTES[scheme.weights]
+    order = order_groups(groups, errors, times, room_bytes=room, added_bytes=more)
     fewest_that_hold(len(order), lambda count: judge.attempt(order[:count]).excess == 0)
     return groups, errors
 
@@ -230,9 +250,14 @@ def _lost_too_much(apart: Difference, budget: Budget) -> tuple[str, ...]:
     return apart.classes if mean_lost else exceeding(apart, budget)
 
 
-def _with_float(recipe: QuantizationRecipe, groups: Sequence[LayerGroup]) -> QuantizationRecipe:
-    more = [layer for group in groups for layer in group.layers]
-    return replace(recipe, float_layers=(*recipe.float_layers, *more))
+def _finer(recipe: QuantizationRecipe, floats: Sequence[LayerGroup], int8: Sequence[LayerGroup]) -> QuantizationRecipe:
+    """Return the recipe with more groups in float, and more with int8 instead of int4 weights."""
+    float_layers, int8_layers = ([layer for group in groups for layer in group.layers] for groups in (floats, int8))
+    return replace(
+        recipe,
+        float_layers=(*recipe.float_layers, *float_layers),
+        int8_layers=(*recipe.int8_layers, *int8_layers),
+    )
 
 
 def _with_intervals(reference: _Scored, chosen: _Scored, domain: Domain) -> Difference:
@@ -259,9 +284,7 @@ def _warnings(domain: Domain, apart: Difference) -> tuple[str, ...]:
     return tuple(sentences)
 
 
-def _costs(
-    groups: Sequence[LayerGroup], errors: NDArray[np.float64], chosen: Sequence[LayerGroup]
-) -> tuple[GroupCost, ...]:
+def _costs(groups: Sequence[LayerGroup], errors: NDArray[np.float64], chosen: _Attempt) -> tuple[GroupCost, ...]:
     error, multiply_adds = max(float(errors.sum()), 1e-30), sum(group.multiply_adds for group in groups)
     return tuple(
         GroupCost(
@@ -269,7 +292,8 @@ def _costs(
             layers=group.layers,
             error_share=float(own) / error,
             multiply_adds_share=group.multiply_adds / multiply_adds,
-            float=group in chosen,
+            float=group in chosen.groups,
+            int8_weights=group in chosen.int8,
         )
         for group, own in zip(groups, errors, strict=True)
     )
@@ -279,6 +303,7 @@ def _trial(attempt: _Attempt) -> Trial:
     worst = worst_class(attempt.difference)
     return Trial(
         float_groups=tuple(group.name for group in attempt.groups),
+        int8_groups=tuple(group.name for group in attempt.int8),
         drop=-attempt.difference.map50_95.difference,
         worst_class=worst.name,
         worst_drop=-worst.change.difference,

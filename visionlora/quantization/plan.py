@@ -67,7 +67,12 @@ def layer_name(node: onnx.NodeProto) -> str:
 
 
 def plan_quantization(
-    graph: onnx.GraphProto, *, float_layers: Iterable[str] = (), fuses: bool = False, int4: bool = False
+    graph: onnx.GraphProto,
+    *,
+    float_layers: Iterable[str] = (),
+    fuses: bool = False,
+    int4: bool = False,
+    int8_layers: Iterable[str] = (),
 ) -> QuantizationPlan:
     """Decide what becomes int8 in a detector.
 
@@ -82,16 +87,20 @@ def plan_quantization(
             without, so ranges chosen for that one serve this one too.
         fuses: only what convolutions read becomes int8, see `Scheme.fuses`.
         int4: the weights of large layers become int4. Which they are does not depend on `float_layers`.
+        int8_layers: large layers whose weights become int8 nevertheless.
 
     Raises:
-        QuantizationError: a float layer is no convolution that would be in int8.
+        QuantizationError: a float or an int8 layer is no convolution that would be in int8.
     """
     wiring = _Wiring(graph)
-    left = set(float_layers)
+    left, kept = set(float_layers), set(int8_layers)
     candidates = [node for node in graph.node if node.op_type == "Conv" and not wiring.is_decoder(node)]
-    unknown = left - {layer_name(node) for node in candidates}
-    if unknown:
-        raise QuantizationError(f"float layers: expected names of convolutions of this graph, got {sorted(unknown)}")
+    for kind, chosen in (("float", left), ("int8", kept)):
+        unknown = chosen - {layer_name(node) for node in candidates}
+        if unknown:
+            raise QuantizationError(
+                f"{kind} layers: expected names of convolutions of this graph, got {sorted(unknown)}"
+            )
     convs = [node for node in candidates if layer_name(node) not in left]
     names = tuple(layer_name(node) for node in convs)
     needed = wiring.tensors_before(convs)
@@ -104,7 +113,7 @@ def plan_quantization(
         float_layers=tuple(
             layer_name(node) for node in graph.node if node.op_type in _LAYERS and layer_name(node) not in set(names)
         ),
-        int4={name: group for name, group in int4_groups(weights).items() if name not in left},
+        int4={name: group for name, group in int4_groups(weights).items() if name not in left | kept},
     )
 
 

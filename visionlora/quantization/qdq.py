@@ -58,7 +58,13 @@ def apply_recipe(model: onnx.ModelProto, recipe: QuantizationRecipe) -> onnx.Mod
     int4 = recipe.scheme.weights == "int4"
     if int4:
         model = _with_int4(model)
-    plan = plan_quantization(model.graph, float_layers=recipe.float_layers, fuses=recipe.scheme.fuses, int4=int4)
+    plan = plan_quantization(
+        model.graph,
+        float_layers=recipe.float_layers,
+        fuses=recipe.scheme.fuses,
+        int4=int4,
+        int8_layers=recipe.int8_layers,
+    )
     tensors = [name for group in plan.groups for name in group.tensors]
     missing = [name for name in tensors if name not in recipe.ranges]
     if missing:

@@ -223,10 +223,11 @@ def _write_judged(
         for path in (out, out.with_suffix(".json")):
             path.unlink(missing_ok=True)  # of an earlier run: it would pass for this one's
         longer = "longer " if settings["ranges"] == "adapter" else ""
+        coarse = recipe.scheme.weights == "int4"
         raise QuantizationError(
             f"the budget cannot be kept: {'. '.join([report.sentence, *report.warnings]).rstrip('.')}. "
-            f"The best file is {made.path}; train {longer}with --quantize {recipe.scheme.weights}, allow more, or "
-            "judge on more pictures"
+            f"The best file is {made.path}; train {longer}with --quantize {recipe.scheme.weights}, "
+            f"{'take --weights int8, ' if coarse else ''}allow more, or judge on more pictures"
         )
     for path in (best, best.with_suffix(".json")):
         path.unlink(missing_ok=True)  # of an earlier run that failed

@@ -24,6 +24,7 @@ class QuantizationRecipe:
         scheme: in which integers.
         ranges: the range of each activation, by the name of the tensor in the float graph.
         float_layers: names of convolutions that stay float, for the sake of accuracy.
+        int8_layers: names of convolutions whose weights stay int8 for it where the scheme has int4 ones.
         image: numbers of the picture, one of `IMAGES`: float32 as in the float graph, (n, 3, S, S) in [0, 1], or uint8
             as in memory, (n, S, S, 3) in [0, 255].
 
@@ -35,6 +36,7 @@ class QuantizationRecipe:
     scheme: Scheme
     ranges: Mapping[str, ActivationRange]
     float_layers: tuple[str, ...] = ()
+    int8_layers: tuple[str, ...] = ()
     image: str = IMAGES[0]
 
     def __post_init__(self) -> None:
@@ -55,6 +57,7 @@ class QuantizationRecipe:
                 "format": FORMAT,
                 "scheme": scheme,
                 "float_layers": self.float_layers,
+                **({"int8_layers": self.int8_layers} if self.int8_layers else {}),  # versions before know it not
                 "image": self.image,
                 "ranges": {name: [chosen.low, chosen.high] for name, chosen in self.ranges.items()},
             },
@@ -78,6 +81,12 @@ class QuantizationRecipe:
                 str(name): ActivationRange(float(low), float(high), symmetric=scheme.symmetric)
                 for name, (low, high) in fields["ranges"].items()
             }
-            return cls(scheme, ranges, tuple(map(str, fields["float_layers"])), fields["image"])
+            return cls(
+                scheme,
+                ranges,
+                float_layers=tuple(map(str, fields["float_layers"])),
+                int8_layers=tuple(map(str, fields.get("int8_layers", ()))),
+                image=fields["image"],
+            )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise QuantizationError(f"quantization recipe: expected what to_json writes, got {error!r}") from error

@@ -33,6 +33,7 @@ class GroupCost:
             too much.
         multiply_adds_share: of those of all groups.
         float: whether it was left float.
+        int8_weights: whether its weights were left int8 in a file of int4 weights.
     """
 
     name: str
@@ -40,18 +41,20 @@ class GroupCost:
     error_share: float
     multiply_adds_share: float
     float: bool
+    int8_weights: bool = False
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One choice of float groups, judged.
+    """One choice of groups with finer numbers, judged.
 
     Attributes:
-        float_groups: their names.
+        float_groups: names of those that are float.
         drop: of mAP50-95, as a fraction of 1; negative for a gain.
         worst_class: the class that lost most.
         worst_drop: of its AP50-95.
         passed: whether it keeps within the budget.
+        int8_groups: names of those that have int8 weights in a file of int4 weights.
     """
 
     float_groups: tuple[str, ...]
@@ -59,6 +62,7 @@ class Trial:
     worst_class: str
     worst_drop: float
     passed: bool
+    int8_groups: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -130,6 +134,7 @@ class QuantizationReport:
             "worst_class": worst.name,
             "worst_drop": round(-worst.change.difference, 6),
             "float_groups": [group.name for group in self.float_groups],
+            "int8_groups": [group.name for group in self.groups if group.int8_weights],
         }
 
 
@@ -162,6 +167,9 @@ def verdict_sentence(difference: Difference, budget: Budget | None, groups: Sequ
     if len(too_low) > 1:
         parts.append(f"above the limit: {', '.join(too_low)}")
     parts.append(f"float: {', '.join(group.name for group in groups if group.float) or 'no group of layers'}")
+    int8 = [group.name for group in groups if group.int8_weights]
+    if int8:
+        parts.append(f"int8 instead of int4 weights: {', '.join(int8)}")
     if too_low or (limits.max_drop is not None and -difference.map50_95.difference > limits.max_drop):
         left = sorted((group for group in groups if not group.float), key=lambda group: -group.error_share)
         named = [

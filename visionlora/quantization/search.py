@@ -1,4 +1,4 @@
-"""Which groups of layers go back to float: the order, and how many of them it takes."""
+"""Which groups of layers get finer numbers: the order, and how many of them it takes."""
 
 from __future__ import annotations
 
@@ -9,26 +9,29 @@ from numpy.typing import NDArray
 
 from visionlora.quantization.groups import LayerGroup
 
-_FLOAT_BYTES = 4
-
 
 def order_groups(
-    groups: Sequence[LayerGroup], errors: NDArray[np.float64], *, room_bytes: float, weight_bytes: float = 1.0
+    groups: Sequence[LayerGroup],
+    gains: NDArray[np.float64],
+    costs: Sequence[float],
+    *,
+    room_bytes: float,
+    added_bytes: float,
 ) -> tuple[LayerGroup, ...]:
-    """Return groups in the order in which they go back to float: the most error for the least time first.
+    """Return groups in the order in which they get finer numbers: the most gain for the least cost first.
 
     Args:
         groups: all of them.
-        errors: (groups,), what each adds.
+        gains: (groups,), the error that each brings no more, then.
+        costs: (groups,), what each costs, then.
         room_bytes: by how much the file may grow. A group that does not fit beside those before it is left out, and so
-            is one without error.
-        weight_bytes: what a weight takes as long as it is not float.
+            is one without gain.
+        added_bytes: what each weight takes more, then.
     """
-    gain = [error / max(group.multiply_adds, 1) for group, error in zip(groups, errors, strict=True)]
     ordered = []
-    for index in np.argsort(-np.array(gain), kind="stable").tolist():
-        added = (_FLOAT_BYTES - weight_bytes) * groups[index].weights
-        if errors[index] > 0 and added <= room_bytes:
+    for index in np.argsort(-gains / np.maximum(costs, 1), kind="stable").tolist():
+        added = added_bytes * groups[index].weights
+        if gains[index] > 0 and added <= room_bytes:
             ordered.append(groups[index])
             room_bytes -= added
     return tuple(ordered)
