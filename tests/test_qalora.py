@@ -386,6 +386,17 @@ def test_an_interrupted_run_says_how_to_go_on_or_can_be_begun_anew(
             train(checkpoint, surface, tmp_path, **settings, resume=True)
 
 
+@pytest.mark.parametrize("verb", [train, adapt])
+@pytest.mark.parametrize("part", ["float", "activation"])
+def test_a_finished_part_is_not_overwritten_unasked(verb, part, checkpoint, surface, tmp_path) -> None:
+    kept = tmp_path / part / "adapter.safetensors"
+    kept.parent.mkdir()
+    kept.write_text("of a run that was interrupted in its last part")
+    with pytest.raises(OutputError, match=rf"{part}/adapter\.safetensors.*--resume to go on"):
+        verb(checkpoint, surface, tmp_path, activation="relu", **INT8)
+    assert kept.is_file()
+
+
 def test_writing_over_a_run_clears_all_of_its_parts_first(checkpoint, surface, adapter, tmp_path, monkeypatch) -> None:
     def killed(*args, **options):
         raise KeyboardInterrupt

@@ -34,6 +34,8 @@ SETTINGS_FILE, CURVES_FILE = "training.json", "curves.png"
 GRAPH_FILE, TEACHER_FILE, RECIPE_FILE = "start.onnx", "teacher.onnx", "start.recipe.json"
 _RUN_FILES = (ADAPTER_FILE, RESUME_FILE, RESULTS_FILE, SETTINGS_FILE, CURVES_FILE)
 _WORK_FILES = (GRAPH_FILE, TEACHER_FILE, RECIPE_FILE)
+FLOAT_FOLDER, ACTIVATION_FOLDER = "float", "activation"
+"""Of the parts of a training before its last one, in the folder of the run."""
 
 
 @dataclass(frozen=True)
@@ -179,13 +181,19 @@ def _int8(base: Base, dataset: Dataset, phase: Phase, imgsz: int, seed: int, out
     return Int8Phase(path, spec, json.loads(recipe.to_json()), phase.learned)
 
 
+def run_folders(out: Path) -> tuple[Path, ...]:
+    """Return the folders of a run in `out`: its own, where the last part is, and those of the parts before."""
+    return out, out / FLOAT_FOLDER, out / ACTIVATION_FOLDER
+
+
 def refuse_earlier_run(out: Path, *, overwrite: bool) -> None:
-    """Refuse a folder that holds a run that came to the end of an epoch.
+    """Refuse a folder that holds a run any part of which came to the end of an epoch.
 
     Raises:
         OutputError: it does and `overwrite` is false.
     """
-    present = [name for name in _RUN_FILES if name != SETTINGS_FILE and (out / name).exists()]
+    files = [folder / name for folder in run_folders(out) for name in _RUN_FILES if name != SETTINGS_FILE]
+    present = [path.relative_to(out) for path in files if path.exists()]
     if present and not overwrite:
         raise OutputError(
             f"{out}: holds a training run already ({present[0]}); "

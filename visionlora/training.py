@@ -13,7 +13,17 @@ from typing import Any
 from visionlora.adapters import AdapterSettings, read_adapter_card
 from visionlora.data import Dataset, load_dataset
 from visionlora.errors import UsageError
-from visionlora.phase import Phase, clear_run, has_progress, refuse_earlier_run, run_phase, warn_of_doubtful_data
+from visionlora.phase import (
+    ACTIVATION_FOLDER,
+    FLOAT_FOLDER,
+    Phase,
+    clear_run,
+    has_progress,
+    refuse_earlier_run,
+    run_folders,
+    run_phase,
+    warn_of_doubtful_data,
+)
 from visionlora.quantization.leak import calibration_images
 from visionlora.quantization.scheme import WEIGHTS
 from visionlora.stages import clear_later_stages, refuse_clearing
@@ -21,7 +31,7 @@ from visionlora.yolo import Base, check_image_size, check_targets, load_base
 from visionlora.yolo.hyperparameters import RECIPE, check_device, check_hyperparameters, default_device, memory_cache
 from visionlora.yolo.job import ADAPTER_FILE
 
-FLOAT_FOLDER, ACTIVATION_FOLDER, INT8_FOLDER = "float", "activation", "int8"
+INT8_FOLDER = "int8"
 TITLES = {FLOAT_FOLDER: "float", ACTIVATION_FOLDER: "ReLU in place of SiLU", INT8_FOLDER: "the arithmetic that ships"}
 _FAR = 0.8  # of the score before a part; below, something is unfinished
 _LOGGER = logging.getLogger("visionlora")
@@ -168,7 +178,7 @@ def train(
         phases.append((INT8_FOLDER, int8))
     if not phases:
         raise UsageError(f"--adapter {start}: it has --activation {activation} already; give --quantize to train it on")
-    folders = (out, out / FLOAT_FOLDER, out / ACTIVATION_FOLDER)
+    folders = run_folders(out)
     if not resume:
         if start and start.resolve() in [(folder / ADAPTER_FILE).resolve() for folder in folders]:
             raise UsageError(f"--adapter {start}: --overwrite would remove it; copy it, or choose another --out")
