@@ -386,6 +386,23 @@ def test_an_interrupted_run_says_how_to_go_on_or_can_be_begun_anew(
             train(checkpoint, surface, tmp_path, **settings, resume=True)
 
 
+@pytest.mark.parametrize(("rows", "resumed"), [(1, False), (2, True)])
+def test_a_part_killed_in_its_first_save_begins_anew(
+    rows, resumed, checkpoint, surface, adapter, tmp_path, monkeypatch
+) -> None:
+    (tmp_path / "adapter.safetensors").write_bytes(adapter.read_bytes())
+    (tmp_path / "results.csv").write_text("epoch\n" + "1\n" * rows)
+    parts = []
+
+    def noted(base, dataset, out, phase, *, resume, **options) -> Path:
+        parts.append((out, resume))
+        return adapter
+
+    monkeypatch.setattr(training, "run_phase", noted)
+    train(checkpoint, surface, tmp_path, resume=True, **INT8)
+    assert parts == [(tmp_path / "float", True), (tmp_path, resumed)]
+
+
 @pytest.mark.parametrize("verb", [train, adapt])
 @pytest.mark.parametrize("part", ["float", "activation"])
 def test_a_finished_part_is_not_overwritten_unasked(verb, part, checkpoint, surface, tmp_path) -> None:

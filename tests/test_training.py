@@ -21,7 +21,7 @@ from visionlora.adapters import attach, load_adapter
 from visionlora.data import load_dataset
 from visionlora.errors import ModelError, OutputError, UsageError
 from visionlora.training import train
-from visionlora.yolo import load_base, plan_detector, set_classes, with_adapter
+from visionlora.yolo import load_base, plan_detector, set_classes, trainer, with_adapter
 from visionlora.yolo.hyperparameters import RECIPE, TUNABLE
 from visionlora.yolo.trainer import AdapterTrainer
 
@@ -135,6 +135,28 @@ def test_resuming_a_finished_run_returns_its_adapter_as_it_is(run, checkpoint, s
     again = train(checkpoint, surface, run[0].path.parent, **QUICK, resume=True)
     assert (again.epoch, again.map50_95) == (run[0].epoch, run[0].map50_95)
     assert run[0].path.read_bytes() == before
+
+
+def test_resuming_a_run_killed_in_its_first_save_is_refused(checkpoint, surface, tmp_path, monkeypatch) -> None:
+    def killed(state) -> bytes:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer, "pack", killed)  # the state, behind the adapter
+    with pytest.raises(KeyboardInterrupt):
+        train(checkpoint, surface, tmp_path, **QUICK)
+    assert (tmp_path / "adapter.safetensors").is_file()
+    with pytest.raises(UsageError, match="no epoch was saved whole"):
+        train(checkpoint, surface, tmp_path, **QUICK, resume=True)
+    with pytest.raises(OutputError, match=r"or pass --overwrite$"):
+        train(checkpoint, surface, tmp_path, **QUICK)
+    assert (tmp_path / "adapter.safetensors").is_file()
+
+
+def test_resuming_a_finished_run_whose_curves_were_removed_returns_its_adapter(run, checkpoint, surface, tmp_path):
+    shutil.copytree(run[0].path.parent, tmp_path / "a")
+    (tmp_path / "a" / "curves.png").unlink()
+    again = train(checkpoint, surface, tmp_path / "a", **QUICK, resume=True)
+    assert again.path.read_bytes() == run[0].path.read_bytes() and again.epoch == run[0].epoch
 
 
 def test_resuming_where_no_run_began_is_refused(checkpoint, surface, tmp_path) -> None:

@@ -115,8 +115,19 @@ def run_phase(base: Base, dataset: Dataset, out: Path, phase: Phase, *, device: 
 
 
 def has_progress(out: Path) -> bool:
-    """Whether a phase in a folder came to the end of an epoch, or of all."""
-    return any((out / name).is_file() for name in (RESUME_FILE, ADAPTER_FILE))
+    """Whether a phase in a folder came to the end of an epoch and saved it whole, or came to the end of all."""
+    return (out / RESUME_FILE).is_file() or ((out / ADAPTER_FILE).is_file() and not _first_save_broke(out))
+
+
+def _first_save_broke(out: Path) -> bool:
+    """Whether a phase without a state to resume from has only the adapter of its first epoch: that is written first.
+
+    Curves are drawn before a finished phase lets go of the state; a second row of results is written behind a state.
+    """
+    results = out / RESULTS_FILE
+    if (out / CURVES_FILE).exists() or not results.exists():
+        return False
+    return len(results.read_text(encoding="utf-8").splitlines()) <= 2  # the first is the head
 
 
 def simulation_spec(graph: onnx.GraphProto, recipe: QuantizationRecipe) -> SimulationSpec:
@@ -195,9 +206,10 @@ def refuse_earlier_run(out: Path, *, overwrite: bool) -> None:
     files = [folder / name for folder in run_folders(out) for name in _RUN_FILES if name != SETTINGS_FILE]
     present = [path.relative_to(out) for path in files if path.exists()]
     if present and not overwrite:
+        resumable = any(map(has_progress, run_folders(out)))
         raise OutputError(
-            f"{out}: holds a training run already ({present[0]}); "
-            "choose another --out, or pass --overwrite, or --resume to go on with it"
+            f"{out}: holds a training run already ({present[0]}); choose another --out, or pass --overwrite"
+            + (", or --resume to go on with it" if resumable else "")
         )
 
 
@@ -253,7 +265,7 @@ def _is_finished(record: Mapping[str, Any], out: Path) -> bool:
     """
     path = out / SETTINGS_FILE
     if not path.is_file() or not has_progress(out):
-        raise UsageError(f"{out}: no run to resume: no epoch was finished there; train without --resume")
+        raise UsageError(f"{out}: no run to resume: no epoch was saved whole there; train without --resume")
     record = json.loads(json.dumps(record))
     before = json.loads(path.read_text(encoding="utf-8"))
     own, asked = ((part.get("quantize") or {}).get("to") for part in (before, record))
