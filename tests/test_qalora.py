@@ -499,6 +499,11 @@ def test_a_killed_int8_run_resumes_to_the_same_adapter(checkpoint, surface, adap
         ({"activation": "mish"}, "activation: expected silu, relu"),
         ({"activation": "relu:nothing"}, "targets|no layer"),
         ({"qat_epochs": 0}, "at least 1 epoch"),
+        ({"hyperparameters": {"multi_scale": 0.5}}, "--quantize: trains a graph of one image size; drop that or"),
+        (
+            {"quantize": None, "qat_epochs": 10, "activation": "relu", "hyperparameters": {"multi_scale": 0.5}},
+            "--activation: with --distill above 0 it learns from a graph of one image size; drop that or",
+        ),
     ],
     ids=lambda value: str(value)[:20],
 )

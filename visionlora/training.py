@@ -149,6 +149,9 @@ def train(
     if (lean or quantize or settings.relu_targets) and extra.get("compile"):
         name = "--lean" if lean else "--quantize" if quantize else "--activation"
         raise UsageError(f"{name}: works without torch.compile; drop it or --set compile")
+    if (quantize or distill) and extra.get("multi_scale"):
+        way = "--quantize: trains a" if quantize else "--activation: with --distill above 0 it learns from a"
+        raise UsageError(f"{way} graph of one image size; drop that or --set multi_scale")
     if lean and quantize:
         raise UsageError("--lean: has no effect on int8 training, which keeps little anyway; drop --lean or --quantize")
     out = Path(out)
