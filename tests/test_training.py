@@ -11,12 +11,15 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 from ultralytics.cfg import get_cfg
 
 import visionlora.phase as phase
+from visionlora import training
 from visionlora.adapters import attach, load_adapter
 from visionlora.data import load_dataset
 from visionlora.errors import ModelError, OutputError, UsageError
@@ -210,6 +213,27 @@ def test_lean_is_refused_where_it_would_do_nothing(checkpoint, surface, tmp_path
 def test_without_validation_the_last_epoch_is_kept(checkpoint, surface, tmp_path) -> None:
     trained = train(checkpoint, surface, tmp_path / "x", **{**QUICK, "hyperparameters": {"val": False}})
     assert trained.epoch == 2 and 0 <= trained.map50_95 <= 1
+
+
+@pytest.mark.parametrize(
+    ("device", "room", "cache"), [("cpu", 19, "ram"), ("cpu", 18, False), ("0,1", 36, False), ("0,1", 37, "ram")]
+)
+def test_pictures_are_kept_in_memory_where_those_of_both_splits_fit_once_a_process(
+    device, room, cache, checkpoint, surface, tmp_path, monkeypatch
+) -> None:
+    """Of 12 pictures to train on and 6 to validate."""
+    seen = []
+
+    def noted(base, dataset, out, phase, **options) -> None:
+        seen.append(phase.hyperparameters["cache"])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "run_phase", noted)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=4 * room * 96 * 96 * 3))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(KeyboardInterrupt):
+        train(checkpoint, surface, tmp_path, **{**QUICK, "device": device})
+    assert seen == [cache]
 
 
 def test_earlier_run_is_not_overwritten_unasked(run, checkpoint, surface) -> None:

@@ -28,7 +28,14 @@ from visionlora.quantization.leak import calibration_images
 from visionlora.quantization.scheme import WEIGHTS
 from visionlora.stages import clear_later_stages, refuse_clearing
 from visionlora.yolo import Base, check_image_size, check_targets, load_base
-from visionlora.yolo.hyperparameters import RECIPE, check_device, check_hyperparameters, default_device, memory_cache
+from visionlora.yolo.hyperparameters import (
+    RECIPE,
+    check_device,
+    check_hyperparameters,
+    default_device,
+    memory_cache,
+    process_count,
+)
 from visionlora.yolo.job import ADAPTER_FILE
 
 INT8_FOLDER = "int8"
@@ -166,7 +173,8 @@ def train(
         calibration_images(dataset, images, seed=seed)  # refused now, not after training in float
     warn_of_doubtful_data(dataset)
     check_targets(base.model, dataset.names, settings)
-    cache = memory_cache(len(dataset.split("train")), imgsz)
+    pictures = sum(len(dataset.split(split)) for split in ("train", "val"))
+    cache = memory_cache(pictures, imgsz, processes=process_count(device))
     chosen = {**RECIPE, "nbs": batch, "cache": cache, **extra}
     chosen |= {"epochs": epochs, "imgsz": imgsz, "batch": batch, "seed": seed, "lr0": lr0}
     second = {**chosen, **INT8_RECIPE, "close_mosaic": max(qat_epochs // 2, 1), **extra}

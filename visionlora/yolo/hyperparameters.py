@@ -70,9 +70,15 @@ def check_hyperparameters(asked: Mapping[str, Any]) -> dict[str, Any]:
     return dict(asked)
 
 
-def memory_cache(images: int, image_size: int) -> str | bool:
-    """Return Ultralytics' `cache` setting: `ram` where all pictures fit a quarter of the free memory."""
-    needed = images * image_size * image_size * 3
+def memory_cache(images: int, image_size: int, *, processes: int = 1) -> str | bool:
+    """Return Ultralytics' `cache` setting: `ram` where all pictures fit a quarter of the free memory.
+
+    Args:
+        images: of all splits that are read.
+        image_size: longer side of a picture in pixels.
+        processes: how many keep all of them.
+    """
+    needed = processes * images * image_size * image_size * 3
     return "ram" if needed < psutil.virtual_memory().available / 4 else False
 
 
@@ -96,6 +102,11 @@ def check_device(device: str) -> str:
     raise UsageError(
         f"--device {device}: expected cpu, 0 or 0,1" + ("" if device != "mps" else "; there is no MPS here")
     )
+
+
+def process_count(device: str) -> int:
+    """Return how many processes train on `device`: one a GPU."""
+    return len(device.split(","))
 
 
 def default_device() -> str:
