@@ -295,6 +295,24 @@ def test_numbers_out_of_range_are_refused(checkpoint, surface, tmp_path, change,
         train(checkpoint, surface, tmp_path / "x", **{**QUICK, **change})
 
 
+@pytest.mark.parametrize(
+    ("device", "batch", "message"),
+    [
+        ("0,0", 4, r"--device 0,0: expected different GPUs"),
+        ("0,1,00", 6, r"--device 0,1,00: expected different GPUs"),
+        ("0,1", 1, r"--batch 1: expected a multiple of 2, .* of --device 0,1; try 2$"),
+        ("0,1,2", 4, r"--batch 4: expected a multiple of 3, .*; try 3 or 6$"),
+        ("0,1", 4, "multiple of 32, got 100"),  # by --imgsz, which is looked at later
+    ],
+)
+def test_gpus_that_cannot_share_a_batch_are_refused(
+    checkpoint, surface, tmp_path, monkeypatch, device, batch, message
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    with pytest.raises(UsageError, match=message):
+        train(checkpoint, surface, tmp_path / "x", **{**QUICK, "device": device, "batch": batch, "imgsz": 100})
+
+
 def test_many_pictures_without_labels_are_named(surface, tmp_path, caplog) -> None:
     dataset = load_dataset(surface)
     images = list(dataset.split("train"))

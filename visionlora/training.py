@@ -30,6 +30,7 @@ from visionlora.stages import clear_later_stages, refuse_clearing
 from visionlora.yolo import Base, check_image_size, check_targets, load_base
 from visionlora.yolo.hyperparameters import (
     RECIPE,
+    check_batch,
     check_device,
     check_hyperparameters,
     default_device,
@@ -107,7 +108,7 @@ def train(
         rank, alpha, targets: shape of the adapter (see `AdapterSettings`).
         epochs: passes over the training images.
         imgsz: side of the network's square input in pixels.
-        batch: images a step, over all devices.
+        batch: images a step, over all devices, which must divide it.
         device: `cpu`, `0`, `0,1`; the first GPU if there is one, else the CPU, if None.
         seed: of everything drawn at random.
         lr0: learning rate after warm-up.
@@ -153,6 +154,7 @@ def train(
     qat_lr0 = QAT_RATES[quantize or "int8"] if qat_lr0 is None else qat_lr0
     _check_numbers(epochs=qat_epochs, batch=batch, seed=seed, lr0=qat_lr0)
     device = check_device(device or default_device())
+    check_batch(batch, device)
     if (lean or quantize or settings.relu_targets) and extra.get("compile"):
         name = "--lean" if lean else "--quantize" if quantize else "--activation"
         raise UsageError(f"{name}: works without torch.compile; drop it or --set compile")

@@ -89,10 +89,12 @@ def check_device(device: str) -> str:
         device: `cpu`, `mps`, or the numbers of GPUs such as `0` or `0,1`.
 
     Raises:
-        UsageError: it is not of this form, or there is no such device.
+        UsageError: it is not of this form, names a GPU twice, or there is no such device.
     """
     numbers = device.split(",")
     if all(number.isdigit() for number in numbers):
+        if len(set(map(int, numbers))) < len(numbers):
+            raise UsageError(f"--device {device}: expected different GPUs; name each one once")
         count = torch.cuda.device_count()
         if all(int(number) < count for number in numbers):
             return device
@@ -107,6 +109,21 @@ def check_device(device: str) -> str:
 def process_count(device: str) -> int:
     """Return how many processes train on `device`: one a GPU."""
     return len(device.split(","))
+
+
+def check_batch(batch: int, device: str) -> None:
+    """Refuse a batch that cannot be shared equally by the processes on `device`.
+
+    Raises:
+        UsageError: their number does not divide it.
+    """
+    count = process_count(device)
+    if batch % count:
+        below = batch // count * count
+        nearest = f"{below} or {below + count}" if below else f"{count}"
+        raise UsageError(
+            f"--batch {batch}: expected a multiple of {count}, a share for each GPU of --device {device}; try {nearest}"
+        )
 
 
 def default_device() -> str:
