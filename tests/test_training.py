@@ -270,8 +270,10 @@ def test_overwriting_a_run_does_not_remove_its_base(checkpoint, surface, tmp_pat
         ({"mosaic": 5}, "mosaic"),
         ({"conf": 0.5}, "no hyperparameter of training"),
         ({"quantize": 8}, "use visionlora quantize"),
+        ({"amp": "bf16"}, "--set amp=bf16: not on --device cpu: bfloat16 autocast requires CUDA .*; use amp=true or"),
+        ({"amp": "BF16"}, "--set amp=bf16: not on --device cpu"),
     ],
-    ids=["unknown", "own option", "optimizer", "value", "no effect", "not here"],
+    ids=["unknown", "own option", "optimizer", "value", "no effect", "not here", "precision", "precision in capitals"],
 )
 def test_hyperparameters_that_cannot_be_set_are_refused(checkpoint, surface, tmp_path, asked, message) -> None:
     with pytest.raises(UsageError, match=message):

@@ -33,6 +33,7 @@ from visionlora.yolo.hyperparameters import (
     check_batch,
     check_device,
     check_hyperparameters,
+    check_precision,
     default_device,
     memory_cache,
     process_count,
@@ -155,6 +156,7 @@ def train(
     _check_numbers(epochs=qat_epochs, batch=batch, seed=seed, lr0=qat_lr0)
     device = check_device(device or default_device())
     check_batch(batch, device)
+    check_precision(extra.get("amp"), device)
     if (lean or quantize or settings.relu_targets) and extra.get("compile"):
         name = "--lean" if lean else "--quantize" if quantize else "--activation"
         raise UsageError(f"{name}: works without torch.compile; drop it or --set compile")

@@ -9,6 +9,7 @@ from typing import Any
 import psutil
 import torch
 from ultralytics.cfg import get_cfg
+from ultralytics.utils.torch_utils import autocast
 
 from visionlora.errors import UsageError
 
@@ -104,6 +105,20 @@ def check_device(device: str) -> str:
     raise UsageError(
         f"--device {device}: expected cpu, 0 or 0,1" + ("" if device != "mps" else "; there is no MPS here")
     )
+
+
+def check_precision(amp: bool | str | None, device: str) -> None:
+    """Refuse `bf16` as Ultralytics' `amp` where autocast would: on a device without bfloat16 arithmetic.
+
+    Raises:
+        UsageError: it is asked for and `device` has none.
+    """
+    if str(amp).lower() != "bf16":
+        return
+    try:
+        autocast(torch.bfloat16, device=device if device in ("cpu", "mps") else "cuda")
+    except RuntimeError as error:
+        raise UsageError(f"--set amp=bf16: not on --device {device}: {error}; use amp=true or amp=false") from error
 
 
 def process_count(device: str) -> int:
