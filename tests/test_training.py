@@ -17,6 +17,8 @@ import psutil
 import pytest
 import torch
 from ultralytics.cfg import get_cfg
+from ultralytics.engine import trainer as ultralytics_trainer
+from ultralytics.engine import validator as ultralytics_validator
 
 import visionlora.phase as phase
 from visionlora import training
@@ -208,6 +210,13 @@ def test_lean_run_gives_the_same_adapter(run, checkpoint, surface, tmp_path) -> 
 def test_lean_is_refused_where_it_would_do_nothing(checkpoint, surface, tmp_path) -> None:
     with pytest.raises(UsageError, match="--lean: works without torch"):
         train(checkpoint, surface, tmp_path / "x", **{**QUICK, "hyperparameters": {"compile": True}}, lean=True)
+
+
+def test_where_torch_cannot_compile_the_usual_step_trains(checkpoint, surface, tmp_path, monkeypatch) -> None:
+    for user in (ultralytics_trainer, ultralytics_validator):
+        monkeypatch.setattr(user, "attempt_compile", lambda model, **options: model)
+    settings = {**QUICK, "epochs": 1, "hyperparameters": {"compile": True}}
+    assert train(checkpoint, surface, tmp_path / "x", **settings).path.is_file()
 
 
 def test_without_validation_the_last_epoch_is_kept(checkpoint, surface, tmp_path) -> None:
