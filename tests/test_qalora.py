@@ -29,7 +29,13 @@ from visionlora.merging import merge
 from visionlora.patching import patch
 from visionlora.phase import simulation_spec
 from visionlora.preprocess import letterbox, read_image
-from visionlora.quantization import QuantizationRecipe, load_float_model, quantize
+from visionlora.quantization import (
+    QuantizationRecipe,
+    calibrate_detector,
+    load_float_detector,
+    load_float_model,
+    quantize,
+)
 from visionlora.quantization.checks import _optimised_nodes
 from visionlora.runtime import OnnxNetwork
 from visionlora.simulation import GraphNetwork
@@ -115,11 +121,17 @@ def read_behind(model: onnx.ModelProto, layers: list[str]) -> list[str]:
     return [behind[behind[convs[layer].output[0]].output[0]].output[0] for layer in layers]
 
 
-def test_the_adapter_keeps_its_ranges_and_training_moved_them(trained, adapter) -> None:
+def test_the_adapter_keeps_its_ranges_and_training_moved_them(trained, adapter, exported, surface) -> None:
     recipe = QuantizationRecipe.from_json(json.dumps(load_adapter(trained).card.quantization["recipe"]))
     assert len(recipe.ranges) > 200 and load_adapter(adapter).card.quantization == {}
-    spec = {name: (chosen.scale, chosen.zero_point) for name, chosen in recipe.ranges.items()}
-    assert spec["images"] == (np.float32(1 / 255), 0)  # known, not learned
+    source, dataset = load_float_detector(exported.path), load_dataset(surface, splits=("train",))
+    calibrated, _ = calibrate_detector(source, dataset, images=QUICK["images"], seed=0)
+    before, after = (
+        {name: (chosen.scale, chosen.zero_point) for name, chosen in each.items()}
+        for each in (calibrated.ranges, recipe.ranges)
+    )
+    assert after["images"] == before["images"] == (np.float32(1 / 255), 0)  # known, not learned
+    assert before.keys() == after.keys() and sum(before[name] != after[name] for name in before) > 150
     assert not (trained.parent / "start.onnx").exists() and (trained.parent / "results.csv").exists()
 
 
