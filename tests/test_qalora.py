@@ -492,7 +492,7 @@ def test_a_killed_int8_run_resumes_to_the_same_adapter(checkpoint, surface, adap
     while not (out / "resume.pt").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
     resumed = train(checkpoint, surface, out, **settings, resume=True)
     first, second = load_adapter(unbroken.path), load_adapter(resumed.path)
     assert all(torch.equal(first.tensors[name], second.tensors[name]) for name in first.tensors)
