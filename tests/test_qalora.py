@@ -19,7 +19,7 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 
-from visionlora import cli, training
+from visionlora import cli, phase, training
 from visionlora.adapters import attach, load_adapter, load_adapter_tensors, save_adapter
 from visionlora.adapting import adapt
 from visionlora.data import load_dataset
@@ -37,6 +37,7 @@ from visionlora.quantization import (
     quantize,
 )
 from visionlora.quantization.checks import _optimised_nodes
+from visionlora.quantization.leak import calibration_images
 from visionlora.runtime import OnnxNetwork
 from visionlora.simulation import GraphNetwork
 from visionlora.training import train
@@ -124,8 +125,8 @@ def read_behind(model: onnx.ModelProto, layers: list[str]) -> list[str]:
 def test_the_adapter_keeps_its_ranges_and_training_moved_them(trained, adapter, exported, surface) -> None:
     recipe = QuantizationRecipe.from_json(json.dumps(load_adapter(trained).card.quantization["recipe"]))
     assert len(recipe.ranges) > 200 and load_adapter(adapter).card.quantization == {}
-    source, dataset = load_float_detector(exported.path), load_dataset(surface, splits=("train",))
-    calibrated, _ = calibrate_detector(source, dataset, images=QUICK["images"], seed=0)
+    shown = calibration_images(load_dataset(surface, splits=("train",)), QUICK["images"], seed=0)
+    calibrated = calibrate_detector(load_float_detector(exported.path), shown)
     before, after = (
         {name: (chosen.scale, chosen.zero_point) for name, chosen in each.items()}
         for each in (calibrated.ranges, recipe.ranges)
@@ -340,6 +341,20 @@ def test_evaluation_images_that_would_calibrate_are_refused_before_training(
     with pytest.raises(DataError, match="expected no evaluation image among the calibration images"):
         verb(checkpoint, data, tmp_path / "run", **settings)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_images_that_were_checked_calibrate(checkpoint, surface, adapter, tmp_path, monkeypatch) -> None:
+    checked, seen = load_dataset(surface).split("train")[2:4], []
+
+    def noted(source, images, **options) -> None:
+        seen.extend(images)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "calibration_images", lambda *args, **options: checked)
+    monkeypatch.setattr(phase, "calibrate_detector", noted)
+    with pytest.raises(KeyboardInterrupt):
+        train(checkpoint, surface, tmp_path, adapter=adapter, **INT8)
+    assert [image.path for image in seen] == [image.path for image in checked]
 
 
 def test_each_part_has_its_title_and_one_that_ends_far_below_is_named(

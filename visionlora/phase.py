@@ -6,7 +6,7 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import onnx
 from visionlora.adapters import AdapterSettings, load_adapter
 from visionlora.cards import preprocessing_card
 from visionlora.curves import draw_curves
-from visionlora.data import Dataset, content_hash, find_shared_images
+from visionlora.data import Dataset, LabelledImage, content_hash, find_shared_images
 from visionlora.errors import OutputError, UsageError
 from visionlora.exporting import write_graph
 from visionlora.files import atomic_output, sha256_of
@@ -50,7 +50,7 @@ class Phase:
         teacher: adapter (in float) whose predictions count as goals too; None for none.
         distill: how much they count.
         quantize: `int8` trains as the int8 file computes, `int4` as one with int4 weights does; None trains in float.
-        images: how many training images calibrate the ranges that int8 training begins with.
+        images: the training images that calibrate the ranges which int8 training begins with.
         learned: whether int8 training changes the ranges.
         title: what the log says above it.
     """
@@ -62,7 +62,7 @@ class Phase:
     teacher: Path | None = None
     distill: float = 0.0
     quantize: str | None = None
-    images: int = 32
+    images: Sequence[LabelledImage] = ()
     learned: bool = True
     title: str = ""
 
@@ -87,7 +87,7 @@ def run_phase(base: Base, dataset: Dataset, out: Path, phase: Phase, *, device: 
     if not (resume and _is_finished(record, out)):
         if not resume:
             _begin(record, out)
-        imgsz, seed = int(phase.hyperparameters["imgsz"]), int(phase.hyperparameters["seed"])
+        imgsz = int(phase.hyperparameters["imgsz"])
         job = TrainingJob(
             model=str(base.path),
             fingerprint=base.fingerprint,
@@ -102,7 +102,7 @@ def run_phase(base: Base, dataset: Dataset, out: Path, phase: Phase, *, device: 
             start=phase.start,
             teacher=_teacher(base, phase, imgsz, out),
             distill=phase.distill,
-            int8=_int8(base, dataset, phase, imgsz, seed, out),
+            int8=_int8(base, phase, imgsz, out),
             title=phase.title,
         )
         run_job(job, {**phase.hyperparameters, "device": device})
@@ -164,7 +164,7 @@ def _record(base: Base, dataset: Dataset, phase: Phase) -> dict[str, Any]:
     if phase.teacher is not None:
         record["teacher"] = {"adapter": sha256_of(phase.teacher), "distill": phase.distill}
     if phase.quantize is not None:
-        record["quantize"] = {"to": phase.quantize, "images": phase.images, "learned": phase.learned}
+        record["quantize"] = {"to": phase.quantize, "images": len(phase.images), "learned": phase.learned}
     return record
 
 
@@ -175,7 +175,7 @@ def _teacher(base: Base, phase: Phase, imgsz: int, out: Path) -> Path | None:
     return write_graph(with_adapter(base, load_adapter(phase.teacher)), out / TEACHER_FILE, image_size=imgsz)
 
 
-def _int8(base: Base, dataset: Dataset, phase: Phase, imgsz: int, seed: int, out: Path) -> Int8Phase | None:
+def _int8(base: Base, phase: Phase, imgsz: int, out: Path) -> Int8Phase | None:
     """Write the float graph to begin with and calibrate it; a resumed run finds its recipe."""
     if phase.quantize is None or phase.start is None:
         return None
@@ -185,7 +185,7 @@ def _int8(base: Base, dataset: Dataset, phase: Phase, imgsz: int, seed: int, out
     if kept.exists():
         recipe = QuantizationRecipe.from_json(kept.read_text(encoding="utf-8"))
     else:
-        recipe = calibrate_detector(source, dataset, images=phase.images, seed=seed, weights=phase.quantize)[0]
+        recipe = calibrate_detector(source, phase.images, weights=phase.quantize)
         with atomic_output(kept) as partial:
             partial.write_text(recipe.to_json(), encoding="utf-8")
     spec = simulation_spec(source.model.graph, recipe)

@@ -173,8 +173,7 @@ def train(
     dataset = load_dataset(data)
     if start is not None:
         _check_belongs(start, base, dataset)
-    if quantize:
-        calibration_images(dataset, images, seed=seed)  # refused now, not after training in float
+    shown = calibration_images(dataset, images, seed=seed) if quantize else ()  # refused now, not after the float part
     warn_of_doubtful_data(dataset)
     check_targets(base.model, dataset.names, settings)
     pictures = sum(len(dataset.split(split)) for split in ("train", "val"))
@@ -189,7 +188,7 @@ def train(
     if settings.relu_targets and not (start and read_adapter_card(start).settings == settings):
         phases.append((ACTIVATION_FOLDER, Phase(settings, chosen, lean=lean, distill=distill)))
     if quantize:
-        int8 = Phase(settings, second, quantize=quantize, distill=distill, images=images, learned=ranges == "learned")
+        int8 = Phase(settings, second, quantize=quantize, distill=distill, images=shown, learned=ranges == "learned")
         phases.append((INT8_FOLDER, int8))
     if not phases:
         raise UsageError(f"--adapter {start}: it has --activation {activation} already; give --quantize to train it on")
