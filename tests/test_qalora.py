@@ -19,7 +19,7 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 
-from visionlora import cli, training
+from visionlora import cli, phase, training
 from visionlora.adapters import attach, load_adapter, load_adapter_tensors, save_adapter
 from visionlora.adapting import adapt
 from visionlora.data import load_dataset
@@ -29,8 +29,15 @@ from visionlora.merging import merge
 from visionlora.patching import patch
 from visionlora.phase import simulation_spec
 from visionlora.preprocess import letterbox, read_image
-from visionlora.quantization import QuantizationRecipe, load_float_model, quantize
+from visionlora.quantization import (
+    QuantizationRecipe,
+    calibrate_detector,
+    load_float_detector,
+    load_float_model,
+    quantize,
+)
 from visionlora.quantization.checks import _optimised_nodes
+from visionlora.quantization.leak import calibration_images
 from visionlora.runtime import OnnxNetwork
 from visionlora.simulation import GraphNetwork
 from visionlora.training import train
@@ -115,11 +122,17 @@ def read_behind(model: onnx.ModelProto, layers: list[str]) -> list[str]:
     return [behind[behind[convs[layer].output[0]].output[0]].output[0] for layer in layers]
 
 
-def test_the_adapter_keeps_its_ranges_and_training_moved_them(trained, adapter) -> None:
+def test_the_adapter_keeps_its_ranges_and_training_moved_them(trained, adapter, exported, surface) -> None:
     recipe = QuantizationRecipe.from_json(json.dumps(load_adapter(trained).card.quantization["recipe"]))
     assert len(recipe.ranges) > 200 and load_adapter(adapter).card.quantization == {}
-    spec = {name: (chosen.scale, chosen.zero_point) for name, chosen in recipe.ranges.items()}
-    assert spec["images"] == (np.float32(1 / 255), 0)  # known, not learned
+    shown = calibration_images(load_dataset(surface, splits=("train",)), QUICK["images"], seed=0)
+    calibrated = calibrate_detector(load_float_detector(exported.path), shown)
+    before, after = (
+        {name: (chosen.scale, chosen.zero_point) for name, chosen in each.items()}
+        for each in (calibrated.ranges, recipe.ranges)
+    )
+    assert after["images"] == before["images"] == (np.float32(1 / 255), 0)  # known, not learned
+    assert before.keys() == after.keys() and sum(before[name] != after[name] for name in before) > 150
     assert not (trained.parent / "start.onnx").exists() and (trained.parent / "results.csv").exists()
 
 
@@ -330,6 +343,20 @@ def test_evaluation_images_that_would_calibrate_are_refused_before_training(
     assert not (tmp_path / "run").exists()
 
 
+def test_the_images_that_were_checked_calibrate(checkpoint, surface, adapter, tmp_path, monkeypatch) -> None:
+    checked, seen = load_dataset(surface).split("train")[2:4], []
+
+    def noted(source, images, **options) -> None:
+        seen.extend(images)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "calibration_images", lambda *args, **options: checked)
+    monkeypatch.setattr(phase, "calibrate_detector", noted)
+    with pytest.raises(KeyboardInterrupt):
+        train(checkpoint, surface, tmp_path, adapter=adapter, **INT8)
+    assert [image.path for image in seen] == [image.path for image in checked]
+
+
 def test_each_part_has_its_title_and_one_that_ends_far_below_is_named(
     checkpoint, surface, adapter, tmp_path, monkeypatch, caplog
 ) -> None:
@@ -384,6 +411,34 @@ def test_an_interrupted_run_says_how_to_go_on_or_can_be_begun_anew(
         monkeypatch.undo()
         with pytest.raises(UsageError, match="began without --quantize, not with --quantize int8"):
             train(checkpoint, surface, tmp_path, **settings, resume=True)
+
+
+@pytest.mark.parametrize(("rows", "resumed"), [(1, False), (2, True)])
+def test_a_part_killed_in_its_first_save_begins_anew(
+    rows, resumed, checkpoint, surface, adapter, tmp_path, monkeypatch
+) -> None:
+    (tmp_path / "adapter.safetensors").write_bytes(adapter.read_bytes())
+    (tmp_path / "results.csv").write_text("epoch\n" + "1\n" * rows)
+    parts = []
+
+    def noted(base, dataset, out, phase, *, resume, **options) -> Path:
+        parts.append((out, resume))
+        return adapter
+
+    monkeypatch.setattr(training, "run_phase", noted)
+    train(checkpoint, surface, tmp_path, resume=True, **INT8)
+    assert parts == [(tmp_path / "float", True), (tmp_path, resumed)]
+
+
+@pytest.mark.parametrize("verb", [train, adapt])
+@pytest.mark.parametrize("part", ["float", "activation"])
+def test_a_finished_part_is_not_overwritten_unasked(verb, part, checkpoint, surface, tmp_path) -> None:
+    kept = tmp_path / part / "adapter.safetensors"
+    kept.parent.mkdir()
+    kept.write_text("of a run that was interrupted in its last part")
+    with pytest.raises(OutputError, match=rf"{part}/adapter\.safetensors.*--resume to go on"):
+        verb(checkpoint, surface, tmp_path, activation="relu", **INT8)
+    assert kept.is_file()
 
 
 def test_writing_over_a_run_clears_all_of_its_parts_first(checkpoint, surface, adapter, tmp_path, monkeypatch) -> None:
@@ -452,7 +507,7 @@ def test_a_killed_int8_run_resumes_to_the_same_adapter(checkpoint, surface, adap
     while not (out / "resume.pt").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
     resumed = train(checkpoint, surface, out, **settings, resume=True)
     first, second = load_adapter(unbroken.path), load_adapter(resumed.path)
     assert all(torch.equal(first.tensors[name], second.tensors[name]) for name in first.tensors)
@@ -471,6 +526,11 @@ def test_a_killed_int8_run_resumes_to_the_same_adapter(checkpoint, surface, adap
         ({"activation": "mish"}, "activation: expected silu, relu"),
         ({"activation": "relu:nothing"}, "targets|no layer"),
         ({"qat_epochs": 0}, "at least 1 epoch"),
+        ({"hyperparameters": {"multi_scale": 0.5}}, "--quantize: trains a graph of one image size; drop that or"),
+        (
+            {"quantize": None, "qat_epochs": 10, "activation": "relu", "hyperparameters": {"multi_scale": 0.5}},
+            "--activation: with --distill above 0 it learns from a graph of one image size; drop that or",
+        ),
     ],
     ids=lambda value: str(value)[:20],
 )

@@ -11,17 +11,22 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 from ultralytics.cfg import get_cfg
+from ultralytics.engine import trainer as ultralytics_trainer
+from ultralytics.engine import validator as ultralytics_validator
 
 import visionlora.phase as phase
+from visionlora import training
 from visionlora.adapters import attach, load_adapter
 from visionlora.data import load_dataset
 from visionlora.errors import ModelError, OutputError, UsageError
 from visionlora.training import train
-from visionlora.yolo import load_base, plan_detector, set_classes, with_adapter
+from visionlora.yolo import load_base, plan_detector, set_classes, trainer, with_adapter
 from visionlora.yolo.hyperparameters import RECIPE, TUNABLE
 from visionlora.yolo.trainer import AdapterTrainer
 
@@ -137,6 +142,28 @@ def test_resuming_a_finished_run_returns_its_adapter_as_it_is(run, checkpoint, s
     assert run[0].path.read_bytes() == before
 
 
+def test_resuming_a_run_killed_in_its_first_save_is_refused(checkpoint, surface, tmp_path, monkeypatch) -> None:
+    def killed(state) -> bytes:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer, "pack", killed)  # the state, behind the adapter
+    with pytest.raises(KeyboardInterrupt):
+        train(checkpoint, surface, tmp_path, **QUICK)
+    assert (tmp_path / "adapter.safetensors").is_file()
+    with pytest.raises(UsageError, match="no epoch was saved whole"):
+        train(checkpoint, surface, tmp_path, **QUICK, resume=True)
+    with pytest.raises(OutputError, match=r"or pass --overwrite$"):
+        train(checkpoint, surface, tmp_path, **QUICK)
+    assert (tmp_path / "adapter.safetensors").is_file()
+
+
+def test_resuming_a_finished_run_whose_curves_were_removed_returns_its_adapter(run, checkpoint, surface, tmp_path):
+    shutil.copytree(run[0].path.parent, tmp_path / "a")
+    (tmp_path / "a" / "curves.png").unlink()
+    again = train(checkpoint, surface, tmp_path / "a", **QUICK, resume=True)
+    assert again.path.read_bytes() == run[0].path.read_bytes() and again.epoch == run[0].epoch
+
+
 def test_resuming_where_no_run_began_is_refused(checkpoint, surface, tmp_path) -> None:
     with pytest.raises(UsageError, match="no run to resume"):
         train(checkpoint, surface, tmp_path / "x", **QUICK, resume=True)
@@ -185,9 +212,37 @@ def test_lean_is_refused_where_it_would_do_nothing(checkpoint, surface, tmp_path
         train(checkpoint, surface, tmp_path / "x", **{**QUICK, "hyperparameters": {"compile": True}}, lean=True)
 
 
+def test_where_torch_cannot_compile_the_usual_step_trains(checkpoint, surface, tmp_path, monkeypatch) -> None:
+    for user in (ultralytics_trainer, ultralytics_validator):
+        monkeypatch.setattr(user, "attempt_compile", lambda model, **options: model)
+    settings = {**QUICK, "epochs": 1, "hyperparameters": {"compile": True}}
+    assert train(checkpoint, surface, tmp_path / "x", **settings).path.is_file()
+
+
 def test_without_validation_the_last_epoch_is_kept(checkpoint, surface, tmp_path) -> None:
     trained = train(checkpoint, surface, tmp_path / "x", **{**QUICK, "hyperparameters": {"val": False}})
     assert trained.epoch == 2 and 0 <= trained.map50_95 <= 1
+
+
+@pytest.mark.parametrize(
+    ("device", "room", "cache"), [("cpu", 19, "ram"), ("cpu", 18, False), ("0,1", 36, False), ("0,1", 37, "ram")]
+)
+def test_pictures_are_kept_in_memory_where_those_of_both_splits_fit_once_a_process(
+    device, room, cache, checkpoint, surface, tmp_path, monkeypatch
+) -> None:
+    """Of 12 pictures to train on and 6 to validate."""
+    seen = []
+
+    def noted(base, dataset, out, phase, **options) -> None:
+        seen.append(phase.hyperparameters["cache"])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "run_phase", noted)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=4 * room * 96 * 96 * 3))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(KeyboardInterrupt):
+        train(checkpoint, surface, tmp_path, **{**QUICK, "device": device})
+    assert seen == [cache]
 
 
 def test_earlier_run_is_not_overwritten_unasked(run, checkpoint, surface) -> None:
@@ -224,8 +279,10 @@ def test_overwriting_a_run_does_not_remove_its_base(checkpoint, surface, tmp_pat
         ({"mosaic": 5}, "mosaic"),
         ({"conf": 0.5}, "no hyperparameter of training"),
         ({"quantize": 8}, "use visionlora quantize"),
+        ({"amp": "bf16"}, "--set amp=bf16: not on --device cpu: bfloat16 autocast requires CUDA .*; use amp=true or"),
+        ({"amp": "BF16"}, "--set amp=bf16: not on --device cpu"),
     ],
-    ids=["unknown", "own option", "optimizer", "value", "no effect", "not here"],
+    ids=["unknown", "own option", "optimizer", "value", "no effect", "not here", "precision", "precision in capitals"],
 )
 def test_hyperparameters_that_cannot_be_set_are_refused(checkpoint, surface, tmp_path, asked, message) -> None:
     with pytest.raises(UsageError, match=message):
@@ -247,6 +304,24 @@ def test_hyperparameters_that_cannot_be_set_are_refused(checkpoint, surface, tmp
 def test_numbers_out_of_range_are_refused(checkpoint, surface, tmp_path, change, message) -> None:
     with pytest.raises(UsageError, match=message):
         train(checkpoint, surface, tmp_path / "x", **{**QUICK, **change})
+
+
+@pytest.mark.parametrize(
+    ("device", "batch", "message"),
+    [
+        ("0,0", 4, r"--device 0,0: expected different GPUs"),
+        ("0,1,00", 6, r"--device 0,1,00: expected different GPUs"),
+        ("0,1", 1, r"--batch 1: expected a multiple of 2, .* of --device 0,1; try 2$"),
+        ("0,1,2", 4, r"--batch 4: expected a multiple of 3, .*; try 3 or 6$"),
+        ("0,1", 4, "multiple of 32, got 100"),  # by --imgsz, which is looked at later
+    ],
+)
+def test_gpus_that_cannot_share_a_batch_are_refused(
+    checkpoint, surface, tmp_path, monkeypatch, device, batch, message
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    with pytest.raises(UsageError, match=message):
+        train(checkpoint, surface, tmp_path / "x", **{**QUICK, "device": device, "batch": batch, "imgsz": 100})
 
 
 def test_many_pictures_without_labels_are_named(surface, tmp_path, caplog) -> None:

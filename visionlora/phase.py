@@ -6,7 +6,7 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import onnx
 from visionlora.adapters import AdapterSettings, load_adapter
 from visionlora.cards import preprocessing_card
 from visionlora.curves import draw_curves
-from visionlora.data import Dataset, content_hash, find_shared_images
+from visionlora.data import Dataset, LabelledImage, content_hash, find_shared_images
 from visionlora.errors import OutputError, UsageError
 from visionlora.exporting import write_graph
 from visionlora.files import atomic_output, sha256_of
@@ -34,6 +34,8 @@ SETTINGS_FILE, CURVES_FILE = "training.json", "curves.png"
 GRAPH_FILE, TEACHER_FILE, RECIPE_FILE = "start.onnx", "teacher.onnx", "start.recipe.json"
 _RUN_FILES = (ADAPTER_FILE, RESUME_FILE, RESULTS_FILE, SETTINGS_FILE, CURVES_FILE)
 _WORK_FILES = (GRAPH_FILE, TEACHER_FILE, RECIPE_FILE)
+FLOAT_FOLDER, ACTIVATION_FOLDER = "float", "activation"
+"""Of the parts of a training before its last one, in the folder of the run."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Phase:
         teacher: adapter (in float) whose predictions count as goals too; None for none.
         distill: how much they count.
         quantize: `int8` trains as the int8 file computes, `int4` as one with int4 weights does; None trains in float.
-        images: how many training images calibrate the ranges that int8 training begins with.
+        images: the training images that calibrate the ranges which int8 training begins with.
         learned: whether int8 training changes the ranges.
         title: what the log says above it.
     """
@@ -60,7 +62,7 @@ class Phase:
     teacher: Path | None = None
     distill: float = 0.0
     quantize: str | None = None
-    images: int = 32
+    images: Sequence[LabelledImage] = ()
     learned: bool = True
     title: str = ""
 
@@ -85,7 +87,7 @@ def run_phase(base: Base, dataset: Dataset, out: Path, phase: Phase, *, device: 
     if not (resume and _is_finished(record, out)):
         if not resume:
             _begin(record, out)
-        imgsz, seed = int(phase.hyperparameters["imgsz"]), int(phase.hyperparameters["seed"])
+        imgsz = int(phase.hyperparameters["imgsz"])
         job = TrainingJob(
             model=str(base.path),
             fingerprint=base.fingerprint,
@@ -100,7 +102,7 @@ def run_phase(base: Base, dataset: Dataset, out: Path, phase: Phase, *, device: 
             start=phase.start,
             teacher=_teacher(base, phase, imgsz, out),
             distill=phase.distill,
-            int8=_int8(base, dataset, phase, imgsz, seed, out),
+            int8=_int8(base, phase, imgsz, out),
             title=phase.title,
         )
         run_job(job, {**phase.hyperparameters, "device": device})
@@ -113,8 +115,19 @@ def run_phase(base: Base, dataset: Dataset, out: Path, phase: Phase, *, device: 
 
 
 def has_progress(out: Path) -> bool:
-    """Whether a phase in a folder came to the end of an epoch, or of all."""
-    return any((out / name).is_file() for name in (RESUME_FILE, ADAPTER_FILE))
+    """Whether a phase in a folder came to the end of an epoch and saved it whole, or came to the end of all."""
+    return (out / RESUME_FILE).is_file() or ((out / ADAPTER_FILE).is_file() and not _first_save_broke(out))
+
+
+def _first_save_broke(out: Path) -> bool:
+    """Whether a phase without a state to resume from has only the adapter of its first epoch: that is written first.
+
+    Curves are drawn before a finished phase lets go of the state; a second row of results is written behind a state.
+    """
+    results = out / RESULTS_FILE
+    if (out / CURVES_FILE).exists() or not results.exists():
+        return False
+    return len(results.read_text(encoding="utf-8").splitlines()) <= 2  # the first is the head
 
 
 def simulation_spec(graph: onnx.GraphProto, recipe: QuantizationRecipe) -> SimulationSpec:
@@ -152,7 +165,7 @@ def _record(base: Base, dataset: Dataset, phase: Phase) -> dict[str, Any]:
     if phase.teacher is not None:
         record["teacher"] = {"adapter": sha256_of(phase.teacher), "distill": phase.distill}
     if phase.quantize is not None:
-        record["quantize"] = {"to": phase.quantize, "images": phase.images, "learned": phase.learned}
+        record["quantize"] = {"to": phase.quantize, "images": len(phase.images), "learned": phase.learned}
     return record
 
 
@@ -163,7 +176,7 @@ def _teacher(base: Base, phase: Phase, imgsz: int, out: Path) -> Path | None:
     return write_graph(with_adapter(base, load_adapter(phase.teacher)), out / TEACHER_FILE, image_size=imgsz)
 
 
-def _int8(base: Base, dataset: Dataset, phase: Phase, imgsz: int, seed: int, out: Path) -> Int8Phase | None:
+def _int8(base: Base, phase: Phase, imgsz: int, out: Path) -> Int8Phase | None:
     """Write the float graph to begin with and calibrate it; a resumed run finds its recipe."""
     if phase.quantize is None or phase.start is None:
         return None
@@ -173,24 +186,31 @@ def _int8(base: Base, dataset: Dataset, phase: Phase, imgsz: int, seed: int, out
     if kept.exists():
         recipe = QuantizationRecipe.from_json(kept.read_text(encoding="utf-8"))
     else:
-        recipe = calibrate_detector(source, dataset, images=phase.images, seed=seed, weights=phase.quantize)[0]
+        recipe = calibrate_detector(source, phase.images, weights=phase.quantize)
         with atomic_output(kept) as partial:
             partial.write_text(recipe.to_json(), encoding="utf-8")
     spec = simulation_spec(source.model.graph, recipe)
     return Int8Phase(path, spec, json.loads(recipe.to_json()), phase.learned)
 
 
+def run_folders(out: Path) -> tuple[Path, ...]:
+    """Return the folders of a run in `out`: its own, where the last part is, and those of the parts before."""
+    return out, out / FLOAT_FOLDER, out / ACTIVATION_FOLDER
+
+
 def refuse_earlier_run(out: Path, *, overwrite: bool) -> None:
-    """Refuse a folder that holds a run that came to the end of an epoch.
+    """Refuse a folder that holds a run any part of which came to the end of an epoch.
 
     Raises:
         OutputError: it does and `overwrite` is false.
     """
-    present = [name for name in _RUN_FILES if name != SETTINGS_FILE and (out / name).exists()]
+    files = [folder / name for folder in run_folders(out) for name in _RUN_FILES if name != SETTINGS_FILE]
+    present = [path.relative_to(out) for path in files if path.exists()]
     if present and not overwrite:
+        resumable = any(map(has_progress, run_folders(out)))
         raise OutputError(
-            f"{out}: holds a training run already ({present[0]}); "
-            "choose another --out, or pass --overwrite, or --resume to go on with it"
+            f"{out}: holds a training run already ({present[0]}); choose another --out, or pass --overwrite"
+            + (", or --resume to go on with it" if resumable else "")
         )
 
 
@@ -246,7 +266,7 @@ def _is_finished(record: Mapping[str, Any], out: Path) -> bool:
     """
     path = out / SETTINGS_FILE
     if not path.is_file() or not has_progress(out):
-        raise UsageError(f"{out}: no run to resume: no epoch was finished there; train without --resume")
+        raise UsageError(f"{out}: no run to resume: no epoch was saved whole there; train without --resume")
     record = json.loads(json.dumps(record))
     before = json.loads(path.read_text(encoding="utf-8"))
     own, asked = ((part.get("quantize") or {}).get("to") for part in (before, record))

@@ -13,15 +13,34 @@ from typing import Any
 from visionlora.adapters import AdapterSettings, read_adapter_card
 from visionlora.data import Dataset, load_dataset
 from visionlora.errors import UsageError
-from visionlora.phase import Phase, clear_run, has_progress, refuse_earlier_run, run_phase, warn_of_doubtful_data
+from visionlora.phase import (
+    ACTIVATION_FOLDER,
+    FLOAT_FOLDER,
+    Phase,
+    clear_run,
+    has_progress,
+    refuse_earlier_run,
+    run_folders,
+    run_phase,
+    warn_of_doubtful_data,
+)
 from visionlora.quantization.leak import calibration_images
 from visionlora.quantization.scheme import WEIGHTS
 from visionlora.stages import clear_later_stages, refuse_clearing
 from visionlora.yolo import Base, check_image_size, check_targets, load_base
-from visionlora.yolo.hyperparameters import RECIPE, check_device, check_hyperparameters, default_device, memory_cache
+from visionlora.yolo.hyperparameters import (
+    RECIPE,
+    check_batch,
+    check_device,
+    check_hyperparameters,
+    check_precision,
+    default_device,
+    memory_cache,
+    process_count,
+)
 from visionlora.yolo.job import ADAPTER_FILE
 
-FLOAT_FOLDER, ACTIVATION_FOLDER, INT8_FOLDER = "float", "activation", "int8"
+INT8_FOLDER = "int8"
 TITLES = {FLOAT_FOLDER: "float", ACTIVATION_FOLDER: "ReLU in place of SiLU", INT8_FOLDER: "the arithmetic that ships"}
 _FAR = 0.8  # of the score before a part; below, something is unfinished
 _LOGGER = logging.getLogger("visionlora")
@@ -90,7 +109,7 @@ def train(
         rank, alpha, targets: shape of the adapter (see `AdapterSettings`).
         epochs: passes over the training images.
         imgsz: side of the network's square input in pixels.
-        batch: images a step, over all devices.
+        batch: images a step, over all devices, which must divide it.
         device: `cpu`, `0`, `0,1`; the first GPU if there is one, else the CPU, if None.
         seed: of everything drawn at random.
         lr0: learning rate after warm-up.
@@ -136,9 +155,14 @@ def train(
     qat_lr0 = QAT_RATES[quantize or "int8"] if qat_lr0 is None else qat_lr0
     _check_numbers(epochs=qat_epochs, batch=batch, seed=seed, lr0=qat_lr0)
     device = check_device(device or default_device())
+    check_batch(batch, device)
+    check_precision(extra.get("amp"), device)
     if (lean or quantize or settings.relu_targets) and extra.get("compile"):
         name = "--lean" if lean else "--quantize" if quantize else "--activation"
         raise UsageError(f"{name}: works without torch.compile; drop it or --set compile")
+    if (quantize or distill) and extra.get("multi_scale"):
+        way = "--quantize: trains a" if quantize else "--activation: with --distill above 0 it learns from a"
+        raise UsageError(f"{way} graph of one image size; drop that or --set multi_scale")
     if lean and quantize:
         raise UsageError("--lean: has no effect on int8 training, which keeps little anyway; drop --lean or --quantize")
     out = Path(out)
@@ -149,11 +173,11 @@ def train(
     dataset = load_dataset(data)
     if start is not None:
         _check_belongs(start, base, dataset)
-    if quantize:
-        calibration_images(dataset, images, seed=seed)  # refused now, not after training in float
+    shown = calibration_images(dataset, images, seed=seed) if quantize else ()  # refused now, not after the float part
     warn_of_doubtful_data(dataset)
     check_targets(base.model, dataset.names, settings)
-    cache = memory_cache(len(dataset.split("train")), imgsz)
+    pictures = sum(len(dataset.split(split)) for split in ("train", "val"))
+    cache = memory_cache(pictures, imgsz, processes=process_count(device))
     chosen = {**RECIPE, "nbs": batch, "cache": cache, **extra}
     chosen |= {"epochs": epochs, "imgsz": imgsz, "batch": batch, "seed": seed, "lr0": lr0}
     second = {**chosen, **INT8_RECIPE, "close_mosaic": max(qat_epochs // 2, 1), **extra}
@@ -164,11 +188,11 @@ def train(
     if settings.relu_targets and not (start and read_adapter_card(start).settings == settings):
         phases.append((ACTIVATION_FOLDER, Phase(settings, chosen, lean=lean, distill=distill)))
     if quantize:
-        int8 = Phase(settings, second, quantize=quantize, distill=distill, images=images, learned=ranges == "learned")
+        int8 = Phase(settings, second, quantize=quantize, distill=distill, images=shown, learned=ranges == "learned")
         phases.append((INT8_FOLDER, int8))
     if not phases:
         raise UsageError(f"--adapter {start}: it has --activation {activation} already; give --quantize to train it on")
-    folders = (out, out / FLOAT_FOLDER, out / ACTIVATION_FOLDER)
+    folders = run_folders(out)
     if not resume:
         if start and start.resolve() in [(folder / ADAPTER_FILE).resolve() for folder in folders]:
             raise UsageError(f"--adapter {start}: --overwrite would remove it; copy it, or choose another --out")

@@ -5,7 +5,7 @@
 
 Files: the float one, it in int8, it with int4 weights, and the last with ONNX's own form of groups (DequantizeLinear
 with `block_size`) in place of the multipliers, to show why that is not written. Each runs in onnxruntime and OpenVINO.
-`--max-drop 0.01` adds a file with int4 weights that loses no more on the val split, with int8 weights where it takes them.
+`--max-drop 0.01` adds a file with int4 weights that loses no more on the val split: with int8 ones where it takes them.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from visionlora.evaluation.compare import time_networks
 from visionlora.evaluation.machine import this_machine
 from visionlora.exporting import write_graph
 from visionlora.quantization import build_int8, calibrate_detector, load_float_detector
+from visionlora.quantization.leak import calibration_images
 from visionlora.runtime import OnnxNetwork
 from visionlora.yolo import Base, load_base, set_activations
 
@@ -96,7 +97,7 @@ def make_files(args: argparse.Namespace, folder: Path) -> dict[str, tuple[Path, 
         if not path.with_suffix(".int8.onnx").exists():
             write_graph(Base(model, base.path, base.names, args.imgsz, base.fingerprint), path, image_size=args.imgsz)
             source = load_float_detector(path)
-            recipe, _ = calibrate_detector(source, dataset, images=args.images, seed=0)
+            recipe = calibrate_detector(source, calibration_images(dataset, args.images, seed=0))
             path.with_suffix(".int8.onnx").write_bytes(build_int8(source, recipe).SerializeToString())
             onnx.checker.check_model(str(path.with_suffix(".int8.onnx")))
         if name == "none":

@@ -12,6 +12,7 @@ from visionlora.adapters import AdapterSettings, adapter_tensors, attach, merge
 from visionlora.errors import ModelError, UsageError
 from visionlora.yolo import RawDetector, load_base, plan_detector, set_classes
 from visionlora.yolo.checkpoint import fingerprint
+from visionlora.yolo.network import TorchNetwork
 
 FAMILIES = ("yolov5n", "yolov8n", "yolov9t", "yolov10n", "yolo11n", "yolo12n", "yolo26n")
 
@@ -133,6 +134,12 @@ def test_base_is_loaded_with_its_names_and_size(checkpoint) -> None:
     base = load_base(checkpoint)
     assert (base.names[:2], len(base.names), base.image_size, base.card) == (("circle", "square"), 14, 160, None)
     assert base.model.training is False and next(base.model.parameters()).dtype == torch.float32
+
+
+def test_a_network_on_several_devices_is_refused(checkpoint, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UsageError, match=r"--device 0,1: .* give one number"):
+        TorchNetwork(checkpoint, device="0,1")
 
 
 def test_unusable_checkpoints_are_refused(tmp_path, checkpoint) -> None:

@@ -268,11 +268,10 @@ def _write(
 
 
 def calibrate_detector(
-    source: FloatDetector, dataset: Dataset, *, images: int, seed: int, weights: str = "int8"
-) -> tuple[QuantizationRecipe, tuple[LabelledImage, ...]]:
-    """Return the recipe that training images of a data set give, and these images."""
-    chosen = choose_images(dataset.split("train"), images, seed=seed)
-    return calibrate(source.model, _Inputs(chosen, source.network.image_size), replace(X86, weights=weights)), chosen
+    source: FloatDetector, images: Sequence[LabelledImage], *, weights: str = "int8"
+) -> QuantizationRecipe:
+    """Return the recipe for x86 that images give."""
+    return calibrate(source.model, _Inputs(tuple(images), source.network.image_size), replace(X86, weights=weights))
 
 
 def trained_recipe(

@@ -20,7 +20,7 @@ except ImportError:
 _LOGGER = logging.getLogger("visionlora")
 _BLOCK = 2048
 _WARPS = 8
-_DTYPES = (torch.float16, torch.float32)
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
 def fits(x: torch.Tensor) -> bool:

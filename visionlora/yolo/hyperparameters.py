@@ -9,6 +9,7 @@ from typing import Any
 import psutil
 import torch
 from ultralytics.cfg import get_cfg
+from ultralytics.utils.torch_utils import autocast
 
 from visionlora.errors import UsageError
 
@@ -70,9 +71,15 @@ def check_hyperparameters(asked: Mapping[str, Any]) -> dict[str, Any]:
     return dict(asked)
 
 
-def memory_cache(images: int, image_size: int) -> str | bool:
-    """Return Ultralytics' `cache` setting: `ram` where all pictures fit a quarter of the free memory."""
-    needed = images * image_size * image_size * 3
+def memory_cache(images: int, image_size: int, *, processes: int = 1) -> str | bool:
+    """Return Ultralytics' `cache` setting: `ram` where all pictures fit a quarter of the free memory.
+
+    Args:
+        images: of all splits that are read.
+        image_size: longer side of a picture in pixels.
+        processes: how many keep all of them.
+    """
+    needed = processes * images * image_size * image_size * 3
     return "ram" if needed < psutil.virtual_memory().available / 4 else False
 
 
@@ -83,10 +90,12 @@ def check_device(device: str) -> str:
         device: `cpu`, `mps`, or the numbers of GPUs such as `0` or `0,1`.
 
     Raises:
-        UsageError: it is not of this form, or there is no such device.
+        UsageError: it is not of this form, names a GPU twice, or there is no such device.
     """
     numbers = device.split(",")
     if all(number.isdigit() for number in numbers):
+        if len(set(map(int, numbers))) < len(numbers):
+            raise UsageError(f"--device {device}: expected different GPUs; name each one once")
         count = torch.cuda.device_count()
         if all(int(number) < count for number in numbers):
             return device
@@ -96,6 +105,40 @@ def check_device(device: str) -> str:
     raise UsageError(
         f"--device {device}: expected cpu, 0 or 0,1" + ("" if device != "mps" else "; there is no MPS here")
     )
+
+
+def check_precision(amp: bool | str | None, device: str) -> None:
+    """Refuse `bf16` as Ultralytics' `amp` where autocast would: on a device without bfloat16 arithmetic.
+
+    Raises:
+        UsageError: it is asked for and `device` has none.
+    """
+    if str(amp).lower() != "bf16":
+        return
+    try:
+        autocast(torch.bfloat16, device=device if device in ("cpu", "mps") else "cuda")
+    except RuntimeError as error:
+        raise UsageError(f"--set amp=bf16: not on --device {device}: {error}; use amp=true or amp=false") from error
+
+
+def process_count(device: str) -> int:
+    """Return how many processes train on `device`: one a GPU."""
+    return len(device.split(","))
+
+
+def check_batch(batch: int, device: str) -> None:
+    """Refuse a batch that cannot be shared equally by the processes on `device`.
+
+    Raises:
+        UsageError: their number does not divide it.
+    """
+    count = process_count(device)
+    if batch % count:
+        below = batch // count * count
+        nearest = f"{below} or {below + count}" if below else f"{count}"
+        raise UsageError(
+            f"--batch {batch}: expected a multiple of {count}, a share for each GPU of --device {device}; try {nearest}"
+        )
 
 
 def default_device() -> str:

@@ -52,7 +52,7 @@ class TorchNetwork:
     Raises:
         ModelError: the checkpoint cannot be used.
         AdapterError: the adapter cannot be read, or belongs to another base.
-        UsageError: there is no such device, or the image size does not fit the model.
+        UsageError: there is no such device, it is more than one, or the image size does not fit the model.
     """
 
     nms = True
@@ -65,6 +65,8 @@ class TorchNetwork:
         image_size: int | None = None,
         device: str = "cpu",
     ) -> None:
+        if "," in device:
+            raise UsageError(f"--device {device}: one GPU runs a detector; give one number, such as 0")
         base = self._base = load_base(path)
         own_size = base.image_size
         if adapter is not None:

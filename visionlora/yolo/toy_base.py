@@ -63,15 +63,6 @@ def save_base(model: torch.nn.Module, card: BaseCard, path: Path | str) -> None:
         partial.write_bytes(save(tensors, metadata={_KEY: text}))
 
 
-def read_base_card(source: Path | str) -> BaseCard:
-    """Return the card of a toy base.
-
-    Raises:
-        ModelError: the file is missing, broken, or no toy base.
-    """
-    return _read(source)[0]
-
-
 def write_base(path: Path | str, source: Path | str) -> None:
     """Write a toy base as an ordinary Ultralytics checkpoint, which `YOLO(path)` loads, validates and fine-tunes.
 

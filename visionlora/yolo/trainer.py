@@ -153,6 +153,7 @@ class AdapterTrainer(DetectionTrainer):
         with own_amp_check(), unwrapped() if replicas else contextlib.nullcontext():
             super()._setup_train()
         if isinstance(self.model, DetectionModel):  # not compiled
+            self.args.compile = False  # it may have been asked for where it does not work
             half = torch.bfloat16 if self.args.amp == "bf16" else torch.float16
             self.model = TrainingStep(
                 self.model,
