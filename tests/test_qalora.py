@@ -526,10 +526,13 @@ def test_a_killed_int8_run_resumes_to_the_same_adapter(checkpoint, surface, adap
         ({"activation": "mish"}, "activation: expected silu, relu"),
         ({"activation": "relu:nothing"}, "targets|no layer"),
         ({"qat_epochs": 0}, "at least 1 epoch"),
-        ({"hyperparameters": {"multi_scale": 0.5}}, "--quantize: trains a graph of one image size; drop that or"),
+        (
+            {"hyperparameters": {"multi_scale": 0.5}},
+            "multi_scale: --quantize trains a graph of one image",
+        ),
         (
             {"quantize": None, "qat_epochs": 10, "activation": "relu", "hyperparameters": {"multi_scale": 0.5}},
-            "--activation: with --distill above 0 it learns from a graph of one image size; drop that or",
+            "multi_scale: --activation learns from a graph of one image size; pass --distill 0",
         ),
     ],
     ids=lambda value: str(value)[:20],

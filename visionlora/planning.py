@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from visionlora.adapters import AdapterSettings
 from visionlora.data import load_dataset
@@ -23,7 +24,6 @@ from visionlora.yolo.measuring import StepCost, adapted_step, full_model, made_u
 
 if TYPE_CHECKING:
     from torch import nn
-from tqdm import tqdm
 
 _MOSAIC = 4  # pictures in one training image
 

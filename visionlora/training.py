@@ -160,9 +160,12 @@ def train(
     if (lean or quantize or settings.relu_targets) and extra.get("compile"):
         name = "--lean" if lean else "--quantize" if quantize else "--activation"
         raise UsageError(f"{name}: works without torch.compile; drop it or --set compile")
+    if extra.get("compile") and process_count(device) > 1:
+        raise UsageError("--set compile: works on one GPU only; drop it, or name one in --device")
     if (quantize or distill) and extra.get("multi_scale"):
-        way = "--quantize: trains a" if quantize else "--activation: with --distill above 0 it learns from a"
-        raise UsageError(f"{way} graph of one image size; drop that or --set multi_scale")
+        way = "--quantize trains" if quantize else "--activation learns from"
+        advice = "drop one of them" if quantize else "pass --distill 0 to learn from the labels alone, or drop it"
+        raise UsageError(f"--set multi_scale: {way} a graph of one image size; {advice}")
     if lean and quantize:
         raise UsageError("--lean: has no effect on int8 training, which keeps little anyway; drop --lean or --quantize")
     out = Path(out)

@@ -1,6 +1,8 @@
-"""Train one variant with one seed, judge its last epoch with visionlora's ruler, and print one JSON object.
+"""Train one variant with one seed, judge it with visionlora's ruler, and print one JSON object.
 
-The last epoch's averaged model is judged, on either side: no epoch is chosen by the validation pictures.
+The last epoch's averaged model is judged, on either side: no epoch is chosen by the validation pictures. With
+`--set '{"val": true}'` they are validated on each epoch, and the best one is judged. `seconds` begin when training is
+called.
 """
 
 from __future__ import annotations
@@ -60,7 +62,7 @@ def main() -> None:
         options = {"model": args.model, "data": args.data, "cache": "ram", "save_dir": str(args.out)}
         trainer = rival(args.method, {**options, **run, **chosen, **extra})
         trainer.train()
-        path = trainer.last
+        path = trainer.best if extra["val"] else trainer.last
         network = trained_network(trainer, args) if args.method == "peft" else TorchNetwork(path, **where)
     seconds = time.monotonic() - started
     dataset = load_dataset(args.data, splits=("val",))

@@ -4,7 +4,8 @@
         --out benchmarks/training/whole.json
 
 Every run is a process of its own, every round with another seed, each side at its defaults, with the pictures cached in
-memory on both; the score is visionlora's ruler on the last epoch. `--sides lora:0,1 lora` compares two GPUs with one.
+memory on both; the score is that of the epoch that was best on the validation pictures. `--sides lora:0,1 lora`
+compares two GPUs with one.
 """
 
 from __future__ import annotations
@@ -36,12 +37,14 @@ def measure(side: str, seed: int, options: argparse.Namespace) -> dict:
 def summary(results: list[dict]) -> str:
     """Return the median time of each side, against that of the last one, as a Markdown table.
 
-    Runs whose time cannot be compared, because others ran beside them, have none: only their score counts.
+    Runs whose time cannot be compared, because others ran beside them, have none. Scores are shown where all runs are
+    of one method: what each method reaches at its best is for benchmarks/accuracy.
     """
     sides = list(dict.fromkeys(run["side"] for run in results))
+    scored = len({run["method"] for run in results}) == 1
     lines = [
-        f"| run | seconds | against {sides[-1]} | mAP50-95 | each seed |",
-        "| --- | ---: | ---: | ---: | --- |",
+        f"| run | seconds | against {sides[-1]} |" + (" mAP50-95 | each seed |" if scored else ""),
+        "| --- | ---: | ---: |" + (" ---: | --- |" if scored else ""),
     ]
     times = {
         side: [run["seconds"] for run in results if run["side"] == side and run["seconds"] is not None]
@@ -52,8 +55,10 @@ def summary(results: list[dict]) -> str:
         scores = [run["map50_95"] for run in results if run["side"] == side]
         spread = f" ± {statistics.stdev(scores):.3f}" if len(scores) > 2 else ""
         cells = [side, ", ".join(f"{seconds:.0f}" for seconds in times[side])]
-        cells += [f"{medians[side] / medians[sides[-1]]:.2f}", f"{statistics.mean(scores):.3f}{spread}"]
-        lines.append("| " + " | ".join([*cells, ", ".join(f"{score:.3f}" for score in scores)]) + " |")
+        cells += [f"{medians[side] / medians[sides[-1]]:.2f}"]
+        if scored:
+            cells += [f"{statistics.mean(scores):.3f}{spread}", ", ".join(f"{score:.3f}" for score in scores)]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

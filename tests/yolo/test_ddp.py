@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -94,9 +95,9 @@ def test_launchers_file_brings_the_job_to_its_processes(checkpoint, surface, tmp
     assert again.job == made[0].job and again.args == made[0].args
 
 
-@pytest.mark.parametrize("end", ["error", "parent"])
+@pytest.mark.parametrize("end", ["error", "parent", "launcher"])
 def test_one_of_several_processes_ends_at_once(end, tmp_path) -> None:
-    """With an error; and when the launcher has ended, however long the process itself would take."""
+    """With an error; and when its parent, or who that works for, has ended, however long it would take itself."""
     body = "raise OSError('disk full')" if end == "error" else "print('ready', flush=True); time.sleep(60)"
     (tmp_path / "child.py").write_text(
         "import atexit, time\nfrom visionlora.yolo.parallel import ending_at_once\natexit.register(time.sleep, 60)\n"
@@ -104,6 +105,9 @@ def test_one_of_several_processes_ends_at_once(end, tmp_path) -> None:
     )
     launcher = "import subprocess, sys; sys.exit(subprocess.run([sys.executable, sys.argv[1]], timeout=50).returncode)"
     launch = [sys.executable, "-c", launcher, str(tmp_path / "child.py")]
+    if end == "launcher":  # one process more, which calls the parent as `visionlora train` calls torch's launcher
+        caller = "import subprocess, sys\nfrom visionlora.yolo.parallel import launching\nwith launching():\n"
+        launch = [sys.executable, "-c", f"{caller}    subprocess.run(sys.argv[1:])", *launch]
     process = subprocess.Popen(launch, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     if end == "error":
         _, error = process.communicate(timeout=50)
@@ -111,4 +115,7 @@ def test_one_of_several_processes_ends_at_once(end, tmp_path) -> None:
         return
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     process.kill()
+    process.wait()
+    began = time.monotonic()
     assert process.stdout.read() == ""  # ends when the child has, which holds it open
+    assert time.monotonic() - began < 30

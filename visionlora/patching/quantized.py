@@ -24,7 +24,7 @@ def quantized_model(model: onnx.ModelProto, card: AdapterCard) -> onnx.ModelProt
     entries = {entry.key: entry.value for entry in model.metadata_props}
     described = json.loads(entries["visionlora"])
     described["kind"] = "int8"
-    described["settings"] |= {"scheme": recipe.scheme.described(), "float_layers": recipe.float_layers}
+    described["settings"] |= {"scheme": recipe.scheme.described(), **recipe.described_layers()}
     entries["visionlora"] = json.dumps(described, sort_keys=True)
     for key, value in entries.items():
         quantized.metadata_props.add(key=key, value=value)

@@ -30,7 +30,7 @@ def attach_recipe(
 
     Args:
         adapter: the file.
-        recipe: scheme, activation ranges and float layers, from a calibration or a training with them.
+        recipe: scheme, activation ranges and finer layers, from a calibration or a training with them.
         float_model: the exported merged model; `patch` then refuses where it would make other constants.
         int8_model: the quantized model, likewise.
 

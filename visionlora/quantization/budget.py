@@ -182,8 +182,9 @@ class _Judge:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "int8.onnx"
             path.write_bytes(content)
-            word = f"int8, {len(groups)} groups float" if groups else self.recipe.scheme.weights
-            word += f", {len(int8)} groups int8" if int8 else ""
+            parts = [self.recipe.scheme.weights]
+            parts += [f"{len(some)} groups {kind}" for kind, some in (("float", groups), ("int8", int8)) if some]
+            word = ", ".join(parts)
             scored = _score(OnnxNetwork(path), path, self._domain, word)
         apart = difference(scored.scores, self._reference.scores, draws=None, other_draws=None, to="float")
         assert apart is not None  # both know the same classes, some of which have objects

@@ -1,4 +1,4 @@
-"""The convolutions of a detector in groups that go back to float together: its blocks, and the branches of its head."""
+"""The convolutions of a detector in groups that get finer numbers together: its blocks, the branches of its head."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BLOCK_DEPTH, _BRANCH_DEPTH = 2, 3  # parts of /model/model.23/cv2.0/cv2.0.0/con
 
 @dataclass(frozen=True)
 class LayerGroup:
-    """Convolutions that are int8 or float together.
+    """Convolutions whose numbers are of one kind.
 
     Attributes:
         name: what the names of its layers have in common.

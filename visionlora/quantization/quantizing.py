@@ -115,8 +115,9 @@ def quantize(
     integer kernels are exact on x86 CPUs with VNNI; on older ones sums of large products may saturate.
 
     With a budget, the file is judged against the float one on the val split. Where it loses more, groups of layers go
-    back to float, those first that cost most accuracy for their time, until it holds. What it lost and what is float
-    stands beside `out` in a report (`model.int8.json` beside `model.int8.onnx`).
+    back to float, those first that cost most accuracy for their time, until it holds; with int4 weights, they get int8
+    ones first, if that is enough. What it lost, and for which layers, stands beside `out` in a report
+    (`model.int8.json` beside `model.int8.onnx`).
 
     Args:
         model: an ONNX file that visionlora exported, or a stock Ultralytics export of a detector.
@@ -222,12 +223,12 @@ def _write_judged(
     if not report.passed:
         for path in (out, out.with_suffix(".json")):
             path.unlink(missing_ok=True)  # of an earlier run: it would pass for this one's
-        longer = "longer " if settings["ranges"] == "adapter" else ""
-        coarse = recipe.scheme.weights == "int4"
+        trained = settings["ranges"] == "adapter"
+        other = "take --weights int8, " if recipe.scheme.weights == "int4" and not trained else ""
         raise QuantizationError(
             f"the budget cannot be kept: {'. '.join([report.sentence, *report.warnings]).rstrip('.')}. "
-            f"The best file is {made.path}; train {longer}with --quantize {recipe.scheme.weights}, "
-            f"{'take --weights int8, ' if coarse else ''}allow more, or judge on more pictures"
+            f"The best file is {made.path}; train {'longer ' if trained else ''}with --quantize "
+            f"{recipe.scheme.weights}, {other}allow more, or judge on more pictures"
         )
     for path in (best, best.with_suffix(".json")):
         path.unlink(missing_ok=True)  # of an earlier run that failed
@@ -345,7 +346,7 @@ def build_int8(
         parents={"onnx": sha256_of(source.path), **(network.metadata or {}).get("parents", {})},
         settings={
             "scheme": scheme.described(),
-            "float_layers": recipe.float_layers,
+            **recipe.described_layers(),
             "input": recipe.image,
             **(settings or {}),
         },

@@ -47,6 +47,10 @@ class QuantizationRecipe:
             kind = "symmetric" if self.scheme.symmetric else "asymmetric"
             raise QuantizationError(f"expected {kind} ranges for scheme {self.scheme.name}, got others for {wrong[:5]}")
 
+    def described_layers(self) -> dict[str, tuple[str, ...]]:
+        """Return what a file's metadata says of the layers that are finer than the scheme."""
+        return {"float_layers": self.float_layers, **({"int8_layers": self.int8_layers} if self.int8_layers else {})}
+
     def to_json(self) -> str:
         """Return the recipe as text; `from_json` gives back the same numbers to the last bit."""
         scheme = asdict(self.scheme)
@@ -56,8 +60,7 @@ class QuantizationRecipe:
             {
                 "format": FORMAT,
                 "scheme": scheme,
-                "float_layers": self.float_layers,
-                **({"int8_layers": self.int8_layers} if self.int8_layers else {}),  # versions before know it not
+                **self.described_layers(),
                 "image": self.image,
                 "ranges": {name: [chosen.low, chosen.high] for name, chosen in self.ranges.items()},
             },

@@ -1,4 +1,4 @@
-"""What an int8 file lost against the float one, what was left float for it, and how that was found."""
+"""What an int8 file lost against the float one, which layers are finer for it, and how that was found."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class QuantizationReport:
         sentence: the same for people.
         warnings: what a reader must know before trusting the numbers, a sentence each.
         difference: int8 minus float, with 95 % intervals by a paired bootstrap over the images.
-        groups: measured only where float layers were needed; in the order of the graph.
+        groups: measured only where finer layers were needed; in the order of the graph.
         trials: in the order in which they were made.
         thresholds: None where they were not asked for.
         seconds: how long judging and searching took.
@@ -176,7 +176,7 @@ def verdict_sentence(difference: Difference, budget: Budget | None, groups: Sequ
             f"{group.name} ({group.error_share:.0%})" for group in left[:_NAMED] if group.error_share >= _NAMED_SHARE
         ]
         most = f"most error comes from {', '.join(named)} (share of all error)" if named else "no group has much error"
-        parts.append(f"of what is still in int8 {most}; with more in float the file would be hardly smaller")
+        parts.append(f"of the other groups {most}; with finer ones the file would be hardly smaller")
     return f"int8 against float: {'; '.join(parts)}"
 
 

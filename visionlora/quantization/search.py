@@ -22,11 +22,11 @@ def order_groups(
 
     Args:
         groups: all of them.
-        gains: (groups,), the error that each brings no more, then.
-        costs: (groups,), what each costs, then.
+        gains: (groups,), how much less error each brings with finer numbers.
+        costs: (groups,), what that costs.
         room_bytes: by how much the file may grow. A group that does not fit beside those before it is left out, and so
             is one without gain.
-        added_bytes: what each weight takes more, then.
+        added_bytes: how many more each weight takes with finer numbers.
     """
     ordered = []
     for index in np.argsort(-gains / np.maximum(costs, 1), kind="stable").tolist():

@@ -15,12 +15,14 @@ import traceback
 from collections.abc import Iterator
 from typing import cast
 
+import psutil
 import torch
 from torch import distributed, nn
 
 from visionlora.yolo.step import TrainingStep
 
 _WATCH_SECONDS = 1.0
+_LAUNCHER = "VISIONLORA_LAUNCHER"  # environment variable: number of the process that called torch's launcher
 
 
 @contextlib.contextmanager
@@ -82,12 +84,23 @@ def agree(statement: bool, device: torch.device) -> bool:
 
 
 @contextlib.contextmanager
+def launching() -> Iterator[None]:
+    """Tell the processes that are launched whom they train for."""
+    os.environ[_LAUNCHER] = str(os.getpid())
+    try:
+        yield
+    finally:
+        del os.environ[_LAUNCHER]
+
+
+@contextlib.contextmanager
 def ending_at_once() -> Iterator[None]:
-    """End this process at once where its training fails, or its parent ends: the others would wait for it.
+    """End this process at once where its training fails, or who launched it ends: the others would wait for it.
 
     An ordinary exit may wait too: NCCL does, for CUDA graphs that are still there.
     """
-    threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
+    launcher = int(os.environ.get(_LAUNCHER, os.getpid()))
+    threading.Thread(target=_watch, args=(os.getppid(), launcher), daemon=True).start()
     try:
         yield
     except BaseException:
@@ -97,9 +110,12 @@ def ending_at_once() -> Iterator[None]:
         os._exit(1)
 
 
-def _watch(parent: int) -> None:
-    """End this process when its parent has ended: interrupted, the launcher leaves a process in NCCL alone."""
-    while os.getppid() == parent:
+def _watch(parent: int, launcher: int) -> None:
+    """End this process when torch's launcher, its parent, or who called that has ended.
+
+    Neither sees to it: interrupted, the launcher leaves a process in NCCL alone, and it goes on without its own parent.
+    """
+    while os.getppid() == parent and psutil.pid_exists(launcher):
         time.sleep(_WATCH_SECONDS)
     os._exit(1)
 

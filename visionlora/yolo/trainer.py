@@ -46,7 +46,7 @@ from visionlora.yolo.classes import set_classes
 from visionlora.yolo.fading import FadingSiLU, fade
 from visionlora.yolo.job import ADAPTER_FILE, RESULTS_FILE, RESUME_FILE, TrainingJob
 from visionlora.yolo.layout import plan_detector, set_activations
-from visionlora.yolo.parallel import GradientExchange, agree, ending_at_once, leave_together, unwrapped
+from visionlora.yolo.parallel import GradientExchange, agree, ending_at_once, launching, leave_together, unwrapped
 from visionlora.yolo.precision import no_fill, own_amp_check
 from visionlora.yolo.resume import STATE_FORMAT, keep_rows, read_resume_state
 from visionlora.yolo.sampling import EpochSampler, SeededDataset, seed_everything, train_loader
@@ -110,7 +110,8 @@ class AdapterTrainer(DetectionTrainer):
         """Train here, or launch Ultralytics' DDP processes without letting it delete the run's folder."""
         self.resume = self.resume or self.ddp
         one_of_several = self.world_size > 1 and not self.ddp
-        with no_fill(), ending_at_once() if one_of_several else contextlib.nullcontext():
+        together = ending_at_once() if one_of_several else launching() if self.ddp else contextlib.nullcontext()
+        with no_fill(), together:
             super().train()
             if one_of_several:
                 self.loss = None  # it holds the graphs
@@ -149,8 +150,7 @@ class AdapterTrainer(DetectionTrainer):
         return read_resume_state(self.last) if self.job.resume else None
 
     def _setup_train(self) -> None:
-        replicas = self.world_size > 1 and not self.args.compile
-        with own_amp_check(), unwrapped() if replicas else contextlib.nullcontext():
+        with own_amp_check(), unwrapped():
             super()._setup_train()
         if isinstance(self.model, DetectionModel):  # not compiled
             self.args.compile = False  # it may have been asked for where it does not work
