@@ -250,6 +250,8 @@ class TrainingStep(nn.Module):
             self._fixed = FixedShapeCriterion(self.module)
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()  # one for all: only one of them runs at a time
+        # Gradients of a graph come from another stream than the pass that made their nodes: known, and waited for.
+        torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
         weights = torch.ones(len(self._fixed.heads), device=batch["img"].device)
         sample = (batch["img"].clone(), batch["targets"].clone(), weights)
         whole = _Pass(self, self._fixed)
