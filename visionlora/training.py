@@ -157,17 +157,7 @@ def train(
     device = check_device(device or default_device())
     check_batch(batch, device)
     check_precision(extra.get("amp"), device)
-    if (lean or quantize or settings.relu_targets) and extra.get("compile"):
-        name = "--lean" if lean else "--quantize" if quantize else "--activation"
-        raise UsageError(f"{name}: works without torch.compile; drop it or --set compile")
-    if extra.get("compile") and process_count(device) > 1:
-        raise UsageError("--set compile: works on one GPU only; drop it, or name one in --device")
-    if (quantize or distill) and extra.get("multi_scale"):
-        way = "--quantize trains" if quantize else "--activation learns from"
-        advice = "drop one of them" if quantize else "pass --distill 0 to learn from the labels alone, or drop it"
-        raise UsageError(f"--set multi_scale: {way} a graph of one image size; {advice}")
-    if lean and quantize:
-        raise UsageError("--lean: has no effect on int8 training, which keeps little anyway; drop --lean or --quantize")
+    _check_step(extra, lean=lean, quantize=quantize, distill=distill, device=device, settings=settings)
     out = Path(out)
     if not resume:
         refuse_earlier_run(out, overwrite=overwrite)
@@ -183,34 +173,51 @@ def train(
     cache = memory_cache(pictures, imgsz, processes=process_count(device))
     chosen = {**RECIPE, "nbs": batch, "cache": cache, **extra}
     chosen |= {"epochs": epochs, "imgsz": imgsz, "batch": batch, "seed": seed, "lr0": lr0}
-    second = {**chosen, **INT8_RECIPE, "close_mosaic": max(qat_epochs // 2, 1), **extra}
-    second |= {"epochs": qat_epochs, "lr0": qat_lr0}
-    phases = []
-    if start is None:
-        phases.append((FLOAT_FOLDER, Phase(replace(settings, activation="silu"), chosen, lean=lean)))
-    if settings.relu_targets and not (start and read_adapter_card(start).settings == settings):
-        phases.append((ACTIVATION_FOLDER, Phase(settings, chosen, lean=lean, distill=distill)))
+    phases = _float_phases(settings, start, chosen, lean=lean, distill=distill)
     if quantize:
+        second = {**chosen, **INT8_RECIPE, "close_mosaic": max(qat_epochs // 2, 1), **extra}
+        second |= {"epochs": qat_epochs, "lr0": qat_lr0}
         int8 = Phase(settings, second, quantize=quantize, distill=distill, images=shown, learned=ranges == "learned")
         phases.append((INT8_FOLDER, int8))
     if not phases:
         raise UsageError(f"--adapter {start}: it has --activation {activation} already; give --quantize to train it on")
-    folders = run_folders(out)
     if not resume:
-        if start and start.resolve() in [(folder / ADAPTER_FILE).resolve() for folder in folders]:
-            raise UsageError(f"--adapter {start}: --overwrite would remove it; copy it, or choose another --out")
-        if overwrite:
-            refuse_clearing(base.path, out)
-            clear_later_stages(out)
-        for folder in folders:
-            clear_run(folder)  # all of an earlier run, before the first part begins
+        _clear_folders(out, base, start, overwrite=overwrite)
     try:
         _run_phases(base, dataset, out, phases, start=start, device=device, resume=resume)
     except KeyboardInterrupt:
-        if any(map(has_progress, folders)):
+        if any(map(has_progress, run_folders(out))):
             _LOGGER.warning("%s: finished epochs are kept; the same command with --resume goes on behind them", out)
         raise
     return _summary(out / ADAPTER_FILE, seconds=time.monotonic() - started)
+
+
+def _float_phases(
+    settings: AdapterSettings, start: Path | None, hyperparameters: Mapping[str, Any], *, lean: bool, distill: float
+) -> list[tuple[str, Phase]]:
+    """Return the parts that train in float, each with its folder: what `start` does not have yet."""
+    phases = []
+    if start is None:
+        phases.append((FLOAT_FOLDER, Phase(replace(settings, activation="silu"), hyperparameters, lean=lean)))
+    if settings.relu_targets and not (start and read_adapter_card(start).settings == settings):
+        phases.append((ACTIVATION_FOLDER, Phase(settings, hyperparameters, lean=lean, distill=distill)))
+    return phases
+
+
+def _clear_folders(out: Path, base: Base, start: Path | None, *, overwrite: bool) -> None:
+    """Remove all of an earlier run, before the first part begins.
+
+    Raises:
+        UsageError: the base or the adapter to go on with would be removed.
+    """
+    folders = run_folders(out)
+    if start and start.resolve() in [(folder / ADAPTER_FILE).resolve() for folder in folders]:
+        raise UsageError(f"--adapter {start}: --overwrite would remove it; copy it, or choose another --out")
+    if overwrite:
+        refuse_clearing(base.path, out)
+        clear_later_stages(out)
+    for folder in folders:
+        clear_run(folder)
 
 
 def _run_phases(
@@ -287,6 +294,29 @@ def _check_ways(
         raise UsageError(f"--distill: expected a number of at least 0, got {distill}")
     if start is not None and not (quantize or settings.relu_targets):
         raise UsageError("--adapter: goes on with an adapter for --quantize or --activation; give one of them")
+
+
+def _check_step(
+    extra: Mapping[str, Any],
+    *,
+    lean: bool,
+    quantize: str | None,
+    distill: float,
+    device: str,
+    settings: AdapterSettings,
+) -> None:
+    """Refuse what the step of a part could not do, before the first part is trained."""
+    if (lean or quantize or settings.relu_targets) and extra.get("compile"):
+        name = "--lean" if lean else "--quantize" if quantize else "--activation"
+        raise UsageError(f"{name}: works without torch.compile; drop it or --set compile")
+    if extra.get("compile") and process_count(device) > 1:
+        raise UsageError("--set compile: works on one GPU only; drop it, or name one in --device")
+    if (quantize or distill) and extra.get("multi_scale"):
+        way = "--quantize trains" if quantize else "--activation learns from"
+        advice = "drop one of them" if quantize else "pass --distill 0 to learn from the labels alone, or drop it"
+        raise UsageError(f"--set multi_scale: {way} a graph of one image size; {advice}")
+    if lean and quantize:
+        raise UsageError("--lean: has no effect on int8 training, which keeps little anyway; drop --lean or --quantize")
 
 
 def _check_numbers(*, epochs: int, batch: int, seed: int, lr0: float) -> None:
