@@ -326,9 +326,9 @@ def test_gpus_that_cannot_share_a_batch_are_refused(
 
 def test_torch_compile_on_several_gpus_is_refused(checkpoint, surface, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    settings = {**QUICK, "batch": 4, "device": "0,1"}
+    settings = {**QUICK, "batch": 4, "device": "0,1", "hyperparameters": {"compile": True}}
     with pytest.raises(UsageError, match="--set compile: works on one GPU only"):
-        train(checkpoint, surface, tmp_path / "x", **settings, hyperparameters={"compile": True})
+        train(checkpoint, surface, tmp_path / "x", **settings)
 
 
 def test_many_pictures_without_labels_are_named(surface, tmp_path, caplog) -> None:
