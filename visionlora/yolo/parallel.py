@@ -103,8 +103,9 @@ def ending_at_once() -> Iterator[None]:
     threading.Thread(target=_watch, args=(os.getppid(), launcher), daemon=True).start()
     try:
         yield
-    except BaseException:
-        traceback.print_exc()
+    except BaseException as error:
+        if not isinstance(error, KeyboardInterrupt):  # the caller says what is kept
+            traceback.print_exc()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)
