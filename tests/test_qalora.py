@@ -417,7 +417,9 @@ def test_an_interrupted_run_says_how_to_go_on_or_can_be_begun_anew(
 def test_a_part_killed_in_its_first_save_begins_anew(
     rows, resumed, checkpoint, surface, adapter, tmp_path, monkeypatch
 ) -> None:
-    (tmp_path / "adapter.safetensors").write_bytes(adapter.read_bytes())
+    (tmp_path / "float").mkdir()
+    for folder in (tmp_path, tmp_path / "float"):
+        (folder / "adapter.safetensors").write_bytes(adapter.read_bytes())
     (tmp_path / "results.csv").write_text("epoch\n" + "1\n" * rows)
     parts = []
 
@@ -428,6 +430,34 @@ def test_a_part_killed_in_its_first_save_begins_anew(
     monkeypatch.setattr(training, "run_phase", noted)
     train(checkpoint, surface, tmp_path, resume=True, **INT8)
     assert parts == [(tmp_path / "float", True), (tmp_path, resumed)]
+
+
+@pytest.mark.parametrize(
+    ("there", "options", "message"),
+    [
+        (["float", "activation"], {"activation": "relu"}, "has the parts activation, float before its last one, and"),
+        (["float"], {}, "these options ask for none; pass the --quantize and --activation that it began with"),
+        (["."], {"quantize": "int8"}, "began without --quantize and --activation; give these with --adapter"),
+    ],
+    ids=["without quantize", "without either", "with quantize"],
+)
+def test_resuming_with_other_parts_is_refused_before_any_is_trained(
+    there, options, message, checkpoint, surface, adapter, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(training, "run_phase", lambda *args, **options: pytest.fail("trained"))
+    for name in there:
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "adapter.safetensors").write_bytes(adapter.read_bytes())
+    with pytest.raises(UsageError, match=message):
+        train(checkpoint, surface, tmp_path, resume=True, **QUICK, **options)
+
+
+def test_what_cannot_be_meant_is_refused_at_once(checkpoint, surface, tmp_path) -> None:
+    for verb in (train, adapt):
+        with pytest.raises(UsageError, match=r"--resume and --overwrite: .* give one"):
+            verb(checkpoint, surface, tmp_path, resume=True, overwrite=True)
+        with pytest.raises(UsageError, match="at least 1 calibration image, got 0"):
+            verb(checkpoint, surface, tmp_path, **{**INT8, "images": 0})
 
 
 @pytest.mark.parametrize("verb", [train, adapt])
@@ -470,12 +500,15 @@ def test_the_activation_part_ends_with_relu_alone(checkpoint, surface, adapter, 
 
 @pytest.mark.slow
 def test_adapt_leaves_the_int4_file_under_its_own_name(checkpoint, surface, adapter, tmp_path) -> None:
-    settings = {**INT8, "quantize": "int4", "qat_epochs": 1}
+    settings = {**INT8, "quantize": "int4", "qat_epochs": 1, "max_drop": 1.0}
     made = adapt(checkpoint, surface, tmp_path / "run", adapter=adapter, **settings)
     assert (
         made.quantized.path == tmp_path / "run" / "model.int4.onnx" and made.quantized.recipe.scheme.weights == "int4"
     )
-    assert [row.label for row in made.report.rows] == ["base", "adapter", "merged", "onnx", "int4"]
+    assert [row.label for row in made.report.rows] == ["base", "adapter", "merged", "onnx", "float", "int4"]
+    # The budget counts from the float adapter, not from what the training for int4 made of it.
+    lost = made.report.rows[-1].difference_to("float").map50_95.difference
+    assert made.quantized.report.difference.map50_95.difference == pytest.approx(lost, abs=1e-9)
     with pytest.raises(OutputError, match=r"adapter\.safetensors|model"):
         adapt(checkpoint, surface, tmp_path / "run", adapter=adapter, **settings)
 

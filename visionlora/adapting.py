@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from visionlora.evaluation.budget import check_budget
 from visionlora.evaluation.report import Budget
 from visionlora.exporting import ExportedModel, export
 from visionlora.merging import MergedModel, merge
+from visionlora.phase import FLOAT_FOLDER
 from visionlora.quantization import QuantizedModel, int8_files
 from visionlora.quantization import quantize as quantize_model
 from visionlora.quantization.leak import calibration_images
@@ -28,6 +31,9 @@ from visionlora.stages import (
     refuse_earlier_stages,
 )
 from visionlora.training import TrainedAdapter, train
+from visionlora.yolo.job import ADAPTER_FILE
+
+_LOGGER = logging.getLogger("visionlora")
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,9 @@ def adapt(
     Leaves `adapter.safetensors`, `merged.pt`, `model.onnx`, `model.int8.onnx` (with `quantize="int4"` `model.int4.onnx`
     instead), `report.html`, `report.json`, `report.md` and pictures in `out`. The arguments are those of `train`;
     `images` are the calibration images of `quantize` too, and `max_drop` and `max_class_drop` its budget: then its
-    report, `model.int8.json`, lies there too. With `resume` and another budget the trained adapter is taken as it is.
+    report, `model.int8.json`, lies there too. After `quantize` or `activation` the budget counts from the float adapter
+    that these parts began with, `float` in the report. With `resume` and another budget the trained adapter is taken as
+    it is.
 
     Raises:
         QuantizationError: the budget cannot be kept; the best file is `model.int8.best.onnx` (or `int4`), with its
@@ -95,6 +103,8 @@ def adapt(
     refuse_clearing(Path(model), out)
     if quantize is None:  # else training looks too; refused now, not after it
         calibration_images(load_dataset(data, splits=("train",)), images, seed=seed)
+    if resume and overwrite:
+        raise UsageError("--resume and --overwrite: the first keeps an earlier run, the second removes it; give one")
     trained = train(
         model,
         data,
@@ -121,42 +131,98 @@ def adapt(
         resume=resume,
         overwrite=overwrite,
     )
+    try:
+        return _later_stages(
+            trained,
+            model,
+            data,
+            out,
+            before=_float_adapter(out, adapter),
+            weights=quantize or "int8",
+            imgsz=imgsz,
+            images=images,
+            seed=seed,
+            budget=Budget(max_drop, max_class_drop),
+            replace=replace,
+        )
+    except KeyboardInterrupt:
+        _LOGGER.warning("%s: the trained adapter is kept; the same command with --resume makes what follows", out)
+        raise
+
+
+def _later_stages(
+    trained: TrainedAdapter,
+    model: Path | str,
+    data: Path | str,
+    out: Path,
+    *,
+    before: Path | None,
+    weights: str,
+    imgsz: int,
+    images: int,
+    seed: int,
+    budget: Budget,
+    replace: bool,
+) -> AdaptedModel:
+    """Merge, export, quantize and judge; `before` is the float adapter that the budget counts from, if another."""
     clear_later_stages(out)
     merged = merge(model, trained.path, out / MERGED_FILE, overwrite=replace)
     exported = export(merged.path, out / ONNX_FILE, imgsz=imgsz, overwrite=replace)
-    shipped = out / (INT4_FILE if quantize == "int4" else INT8_FILE)
+    shipped = out / (INT4_FILE if weights == "int4" else INT8_FILE)
     stages = [
         f"base={merged.base}",
         f"adapter={merged.base}+{trained.path}",
         f"merged={merged.path}",
         f"onnx={exported.path}",
+        *([] if before is None else [f"float={merged.base}+{before}"]),  # what the next one is held against
     ]
-    judge = partial(
-        evaluate,
-        data=data,
-        imgsz=imgsz,
-        max_drop=max_drop,
-        max_class_drop=max_class_drop,
-        against=None if max_drop is None and max_class_drop is None else "onnx",
-        out=out,
-        html=True,
-        overwrite=replace,
-    )
-    try:
-        quantized = quantize_model(
-            exported.path,
+    limited = budget != Budget()
+
+    def judge(file: Path) -> Report:
+        return evaluate(
+            [*stages, f"{weights}={file}"],
             data,
-            shipped,
-            images=images,
-            seed=seed,
-            max_drop=max_drop,
-            max_class_drop=max_class_drop,
+            imgsz=imgsz,
+            max_drop=budget.max_drop,
+            max_class_drop=budget.max_class_drop,
+            against=None if not limited else "onnx" if before is None else "float",
+            out=out,
+            html=True,
             overwrite=replace,
         )
+
+    try:
+        with _exported(merged.base, before, imgsz) if limited and before else nullcontext() as reference:
+            quantized = quantize_model(
+                exported.path,
+                data,
+                shipped,
+                images=images,
+                seed=seed,
+                max_drop=budget.max_drop,
+                max_class_drop=budget.max_class_drop,
+                reference=reference,
+                overwrite=replace,
+            )
     except QuantizationError:
         best = int8_files(shipped)[2]
         if best.is_file():  # it passed every check but the budget
-            judge([*stages, f"{quantize or 'int8'}={best}"])
+            judge(best)
         raise
-    report = judge([*stages, f"{quantize or 'int8'}={quantized.path}"])
-    return AdaptedModel(trained, merged, exported, quantized, report)
+    return AdaptedModel(trained, merged, exported, quantized, judge(quantized.path))
+
+
+def _float_adapter(out: Path, adapter: Path | str | None) -> Path | None:
+    """Return the float adapter that the last part of a training began with; None where that trained it."""
+    if adapter is not None:
+        return Path(adapter)
+    path = out / FLOAT_FOLDER / ADAPTER_FILE
+    return path if path.is_file() else None
+
+
+@contextmanager
+def _exported(base: Path | str, adapter: Path, imgsz: int) -> Iterator[Path]:
+    """Write the ONNX file of a base and an adapter for a while."""
+    with tempfile.TemporaryDirectory() as folder:
+        merged = merge(base, adapter, Path(folder) / MERGED_FILE)
+        yield export(merged.path, Path(folder) / ONNX_FILE, imgsz=imgsz).path

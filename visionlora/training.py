@@ -141,6 +141,10 @@ def train(
         >>> vl.train("yolo11n.pt", "data.yaml", "runs/steel", rank=8, epochs=40, imgsz=320)  # doctest: +SKIP
     """
     started = time.monotonic()
+    if resume and overwrite:
+        raise UsageError("--resume and --overwrite: the first keeps an earlier run, the second removes it; give one")
+    if images < 1:
+        raise UsageError(f"--images: expected at least 1 calibration image, got {images}")
     extra = check_hyperparameters(hyperparameters or {})
     _check_numbers(epochs=epochs, batch=batch, seed=seed, lr0=lr0)
     settings = AdapterSettings(rank=rank, alpha=alpha, targets=targets, activation=activation)
@@ -181,7 +185,9 @@ def train(
         phases.append((INT8_FOLDER, int8))
     if not phases:
         raise UsageError(f"--adapter {start}: it has --activation {activation} already; give --quantize to train it on")
-    if not resume:
+    if resume:
+        _check_parts(out, [folder for folder, _ in phases])
+    else:
         _clear_folders(out, base, start, overwrite=overwrite)
     try:
         _run_phases(base, dataset, out, phases, start=start, device=device, resume=resume)
@@ -202,6 +208,26 @@ def _float_phases(
     if settings.relu_targets and not (start and read_adapter_card(start).settings == settings):
         phases.append((ACTIVATION_FOLDER, Phase(settings, hyperparameters, lean=lean, distill=distill)))
     return phases
+
+
+def _check_parts(out: Path, parts: Sequence[str]) -> None:
+    """Refuse to go on with a run that has other parts than those asked for, before any of them is trained.
+
+    Raises:
+        UsageError: it has.
+    """
+    before = set(parts[:-1])  # the last part is in `out` itself
+    found = {name for name in (FLOAT_FOLDER, ACTIVATION_FOLDER) if has_progress(out / name)}
+    if found - before:
+        raise UsageError(
+            f"{out}: its run has the parts {', '.join(sorted(found))} before its last one, and these options ask for "
+            f"{', '.join(parts[:-1]) or 'none'}; pass the --quantize and --activation that it began with"
+        )
+    if before and not found and has_progress(out) and FLOAT_FOLDER in before:
+        raise UsageError(
+            f"{out}: its run began without --quantize and --activation; give these with --adapter "
+            f"{out / ADAPTER_FILE} and another --out, which goes on with its adapter"
+        )
 
 
 def _clear_folders(out: Path, base: Base, start: Path | None, *, overwrite: bool) -> None:

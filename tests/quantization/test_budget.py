@@ -214,8 +214,9 @@ def test_no_thresholds_are_written_unless_asked_for(sound, tmp_path) -> None:
         ({"thresholds": "f1"}, "thresholds: expected one of recall, precision, got 'f1'"),
         ({"thresholds": "recall", "conf": 2}, "--conf: expected a number"),
         ({"conf": 0.4}, "--conf: is the score threshold that --thresholds fits to"),
+        ({"reference": "model.onnx"}, "--reference: only with --max-drop"),
     ],
-    ids=["drop", "class drop", "thresholds", "conf", "conf alone"],
+    ids=["drop", "class drop", "thresholds", "conf", "conf alone", "reference alone"],
 )
 def test_what_cannot_be_meant_is_refused(option, message, sound, tmp_path) -> None:
     with pytest.raises(UsageError, match=message):

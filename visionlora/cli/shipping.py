@@ -58,7 +58,7 @@ def add_quantize(verbs: Any) -> None:
 
     def run(options: argparse.Namespace) -> None:
         names = ["images", "seed", "adapter", "target", "method", "weights", "input", "max_drop", "max_class_drop"]
-        names += ["thresholds", "conf", "recalibrate", "overwrite"]
+        names += ["thresholds", "conf", "reference", "recalibrate", "overwrite"]
         quantized = vl.quantize(options.model, options.data, options.out, **chosen(options, *names))
         weights, trained = quantized.recipe.scheme.weights, quantized.trained_ranges
         print(
@@ -98,5 +98,6 @@ def add_quantize(verbs: Any) -> None:
     parser.add_argument(
         "--conf", type=float, help="the float model's score threshold, for --thresholds; 0.25 if not given"
     )
+    parser.add_argument("--reference", help="float ONNX file that the budget counts from; --model if not given")
     parser.add_argument("--recalibrate", action="store_true", help="leave trained ranges aside")
     overwrite(parser)

@@ -114,6 +114,7 @@ def keep_budget(
     domain: Domain,
     asked: Asked,
     inputs: Iterable[NDArray[np.float32]],
+    against: FloatDetector,
 ) -> tuple[QuantizationRecipe, QuantizationReport]:
     """Judge an int8 detector against its float form, and put groups of layers back to float until it holds.
 
@@ -129,6 +130,7 @@ def keep_budget(
         domain: the labelled images to judge on.
         asked: the budget, and whether to fit thresholds.
         inputs: calibration inputs, (1, 3, S, S) each, that the error of a group is measured on.
+        against: the float detector of the same classes that the budget counts from, mostly `source` itself.
 
     Returns:
         The recipe that holds with the fewest float groups and bytes, or where none does the one that comes nearest; and
@@ -138,7 +140,7 @@ def keep_budget(
         DataError: the detector knows none of the classes that have objects.
     """
     started = time.monotonic()
-    reference = _score(source.network, source.path, domain, "float")
+    reference = _score(against.network, against.path, domain, "float")
     judge = _Judge(recipe, build, domain, asked.budget, reference)
     judge.attempt()
     groups, errors = _search(source, judge, inputs)

@@ -103,6 +103,7 @@ def quantize(
     max_class_drop: float | None = None,
     thresholds: Keep | None = None,
     conf: float | None = None,
+    reference: Path | str | None = None,
     recalibrate: bool = False,
     overwrite: bool = False,
 ) -> QuantizedModel:
@@ -138,6 +139,8 @@ def quantize(
         thresholds: write a score threshold a class into the file, fitted on the val split to keep the float model's
             `recall` or `precision` at `conf`; None writes none.
         conf: the float model's threshold, for `thresholds`; 0.25 if None.
+        reference: a float ONNX file that the budget and thresholds count from; `model` if None. For a model that was
+            trained under fake quantization: what it was before, since that training may have lost accuracy itself.
         recalibrate: choose ranges by the images even where the model brings trained ones.
         overwrite: replace `out`, and the files that lie beside it, if they exist.
 
@@ -171,6 +174,7 @@ def quantize(
     for path in beside:
         refuse_existing(path, overwrite=overwrite)
     source = load_float_detector(model)
+    against = source if reference is None else _checked_reference(Path(reference), source, asked)
     if adapter is not None:
         check_adapter_of(model, (source.network.metadata or {}).get("parents", {}), adapter)
     dataset = load_dataset(data, splits=("train",))
@@ -193,12 +197,28 @@ def quantize(
             out.with_suffix(".json").unlink()  # of the file that was replaced
     else:
         shown = _Inputs(choose_images(chosen, SENSITIVITY_IMAGES, seed=seed), source.network.image_size)
-        recipe, report = keep_budget(source, recipe, lambda one: build_int8(source, one), domain, asked, shown)
+        recipe, report = keep_budget(source, recipe, lambda one: build_int8(source, one), domain, asked, shown, against)
         settings["accuracy"] = report.for_card()
         made = _write_judged(source, recipe, out, inputs, settings, report)
     if adapter is not None:
         attach_recipe(adapter, recipe, float_model=onnx.load(model), int8_model=onnx.load(made.path))
     return made
+
+
+def _checked_reference(path: Path, source: FloatDetector, asked: Asked) -> FloatDetector:
+    """Read the detector that the budget counts from.
+
+    Raises:
+        ModelError: it is no float detector.
+        UsageError: nothing counts from it, or it finds other classes than the one to quantize.
+    """
+    if not asked.judged:
+        raise UsageError("--reference: only with --max-drop, --max-class-drop or --thresholds; add one or drop it")
+    found = load_float_detector(path)
+    if found.network.names != source.network.names:
+        own, other = (", ".join(one.network.names) for one in (source, found))
+        raise UsageError(f"--reference {path}: expected the classes of {source.path} ({own}), got {other}")
+    return found
 
 
 def int8_files(out: Path) -> tuple[Path, ...]:
