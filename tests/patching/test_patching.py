@@ -23,6 +23,7 @@ from visionlora.lowrank import ArrayAdapter, load_arrays, read_folded_base, save
 from visionlora.lowrank.folded_base import ENTRY
 from visionlora.patching import patch, rollback
 from visionlora.patching.patching import previous_of
+from visionlora.runtime import Detector
 from visionlora.yolo import Base, pack_checkpoint
 from visionlora.yolo.checkpoint import fingerprint
 
@@ -118,6 +119,19 @@ def test_int8_graph_is_the_workstations_to_the_bit(base_onnx, with_recipe, tmp_p
     card = inspect(made.path)
     assert card.kind == "int8" and card.card["settings"]["scheme"]["name"] == "x86"
     assert made.bytes < base_onnx.stat().st_size / 2
+
+
+def test_thresholds_of_the_int8_file_come_along(base_onnx, with_recipe, tmp_path) -> None:
+    loaded = load_arrays(with_recipe[0])
+    limits = [0.1 + 0.01 * index for index in range(len(loaded.card.names))]
+    fitted = changed(
+        with_recipe[0], tmp_path / "a.safetensors", quantization={**loaded.card.quantization, "thresholds": limits}
+    )
+    made = patch(base_onnx, fitted, tmp_path / "line.onnx", int8=True)
+    assert list(Detector(made.path).thresholds) == limits
+    lie = changed(fitted, tmp_path / "b.safetensors", quantization={**loaded.card.quantization, "thresholds": [2.0]})
+    with pytest.raises(AdapterError, match=r"thresholds: expected \d+ numbers from 0 to 1"):
+        patch(base_onnx, lie, tmp_path / "other.onnx", int8=True)
 
 
 def test_recipe_leaves_tensors_and_float_patch_as_they_were(base_onnx, adapter, with_recipe, tmp_path) -> None:

@@ -9,14 +9,14 @@ import onnx
 
 from visionlora.lowrank import AdapterCard
 from visionlora.quantization import apply_recipe, load_float_model
-from visionlora.quantization.adapter_recipe import recipe_of
+from visionlora.quantization.adapter_recipe import recipe_of, thresholds_of
 
 
 def quantized_model(model: onnx.ModelProto, card: AdapterCard) -> onnx.ModelProto:
     """Return a patched model in int8, as the adapter's recipe says; its metadata follows.
 
     Raises:
-        UsageError, AdapterError: the adapter carries no recipe, or a broken one.
+        UsageError, AdapterError: the adapter carries no recipe, or a broken one, or broken thresholds.
         QuantizationError: the recipe is of another graph.
     """
     recipe = recipe_of(card)
@@ -25,6 +25,9 @@ def quantized_model(model: onnx.ModelProto, card: AdapterCard) -> onnx.ModelProt
     described = json.loads(entries["visionlora"])
     described["kind"] = "int8"
     described["settings"] |= {"scheme": recipe.scheme.described(), **recipe.described_layers()}
+    thresholds = thresholds_of(card)
+    if thresholds is not None:
+        described["thresholds"] = thresholds
     entries["visionlora"] = json.dumps(described, sort_keys=True)
     for key, value in entries.items():
         quantized.metadata_props.add(key=key, value=value)

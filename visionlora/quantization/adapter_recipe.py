@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +25,7 @@ def attach_recipe(
     *,
     float_model: onnx.ModelProto | None = None,
     int8_model: onnx.ModelProto | None = None,
+    thresholds: Sequence[float] | None = None,
 ) -> None:
     """Write a quantization recipe into an adapter file, in place of an earlier one; atomically.
 
@@ -33,6 +34,7 @@ def attach_recipe(
         recipe: scheme, activation ranges and finer layers, from a calibration or a training with them.
         float_model: the exported merged model; `patch` then refuses where it would make other constants.
         int8_model: the quantized model, likewise.
+        thresholds: lowest scores that count, one a class, in the quantized model; None leaves them to whoever runs it.
 
     Raises:
         AdapterError: the file is no adapter.
@@ -45,6 +47,7 @@ def attach_recipe(
         "adapter": adapter_identity(adapter),
         "recipe": json.loads(recipe.to_json()),
         "constants": {name: constants_digest(model) for name, model in models.items() if model is not None},
+        **({} if thresholds is None else {"thresholds": list(thresholds)}),
     }
     save_arrays(ArrayAdapter(replace(before.card, quantization=quantization), before.tensors), adapter)
 
@@ -82,6 +85,21 @@ def recipe_of(card: AdapterCard) -> QuantizationRecipe:
         return QuantizationRecipe.from_json(json.dumps(card.quantization.get("recipe")))
     except (QuantizationError, UsageError) as error:
         raise AdapterError(f"the adapter's quantization recipe is broken: {error}") from error
+
+
+def thresholds_of(card: AdapterCard) -> list[float] | None:
+    """Return the thresholds that an adapter's card has beside its recipe; None where it has none.
+
+    Raises:
+        AdapterError: they are no numbers from 0 to 1, one a class.
+    """
+    found = card.quantization.get("thresholds")
+    if found is None:
+        return None
+    numbers = isinstance(found, list) and all(isinstance(one, float | int) and 0 <= one <= 1 for one in found)
+    if not numbers or len(found) != len(card.names):
+        raise AdapterError(f"thresholds: expected {len(card.names)} numbers from 0 to 1, got {found!r:.60}")
+    return [float(one) for one in found]
 
 
 def check_constants(model: onnx.ModelProto, card: AdapterCard, precision: str) -> None:

@@ -201,7 +201,9 @@ def quantize(
         settings["accuracy"] = report.for_card()
         made = _write_judged(source, recipe, out, inputs, settings, report)
     if adapter is not None:
-        attach_recipe(adapter, recipe, float_model=onnx.load(model), int8_model=onnx.load(made.path))
+        models = {"float_model": onnx.load(model), "int8_model": onnx.load(made.path)}
+        fitted = None if made.report is None else made.report.thresholds_for(source.network.names)
+        attach_recipe(adapter, recipe, **models, thresholds=fitted)
     return made
 
 
