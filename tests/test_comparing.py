@@ -127,3 +127,8 @@ def test_reports_without_a_common_model_are_refused(reports, tmp_path) -> None:
 def test_page_of_another_kind_is_refused_before_any_work() -> None:
     with pytest.raises(UsageError, match=r"ends in \.md"):
         compare("a.json", "b.json", out="c.html")
+
+
+def test_folders_of_reports_are_taken(reports) -> None:
+    files = reports["torch"], reports["onnx"]
+    assert compare(*(file.parent for file in files)).text == compare(*files).text

@@ -113,7 +113,7 @@ def test_description_beside_is_what_ultralytics_reads(merged, tmp_path) -> None:
     [
         ("a.engine", {"format": "tensorrt"}, "expected onnx, openvino, ncnn, litert, got 'tensorrt'"),
         ("a.onnx", {"format": "openvino"}, r"ends in \.xml"),
-        ("a.xml", {}, r"ends in \.onnx"),
+        ("a.xml", {}, r"ends in \.onnx, or --format openvino for this one"),
     ],
 )
 def test_unknown_formats_and_names_are_refused(merged, tmp_path, out, options, message) -> None:

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from visionlora import cli
 from visionlora.adapters import AdapterSettings, attach
@@ -16,6 +17,7 @@ from visionlora.data import load_dataset
 from visionlora.errors import UsageError
 from visionlora.planning import TrainingPlan, plan, recommend
 from visionlora.yolo import load_base, plan_detector, set_classes
+from visionlora.yolo.measuring import StepCost, measure_step
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +84,13 @@ def test_nothing_that_fits_is_said(planned) -> None:
     assert "does not fit" in str(dataclasses.replace(planned, rows=rows))
 
 
+def test_a_step_that_does_not_fit_the_memory_of_a_cpu_is_no_error() -> None:
+    def build():
+        return torch.empty(10**15, dtype=torch.uint8)
+
+    assert measure_step(build, {}, torch.device("cpu")) == StepCost(0, None, None)
+
+
 def test_plan_is_readable_by_programs(planned) -> None:
     read = json.loads(planned.to_json())
     assert read["rows"][0]["label"] == "full fine-tuning" and read["steps"] == 6
@@ -91,10 +100,11 @@ def test_plan_is_readable_by_programs(planned) -> None:
     ("settings", "message"),
     [
         ({"batch": 0}, "at least 1 image"),
+        ({"batch": 10**10}, "pictures of 96 px do not fit into memory; try a smaller batch"),
         ({"imgsz": 100}, "multiple of 32"),
         ({"device": "7"}, "--device 7"),
     ],
-    ids=["batch", "image size", "device"],
+    ids=["batch", "huge batch", "image size", "device"],
 )
 def test_wrong_settings_are_refused(checkpoint, surface, settings, message) -> None:
     with pytest.raises(UsageError, match=message):

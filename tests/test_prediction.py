@@ -78,6 +78,18 @@ def test_earlier_result_is_not_overwritten_unasked(pictures, exported, tmp_path)
         predict(exported.path, pictures, tmp_path / "out")
 
 
+def test_drawings_do_not_go_among_the_source_pictures(pictures, exported) -> None:
+    before = sorted(pictures.iterdir())
+    for source in (pictures, pictures / "*.png", pictures / "b.png"):
+        with pytest.raises(UsageError, match="another folder than that of the source pictures"):
+            predict(exported.path, source, pictures / ".." / pictures.name)
+    with pytest.raises(UsageError, match="another folder"):
+        predict(exported.path, pictures, pictures, watch=True, formats=["images"])
+    assert sorted(pictures.iterdir()) == before
+    predict(exported.path, pictures, pictures, formats=["json"])
+    assert (pictures / "detections.json").is_file()
+
+
 def test_coco_and_json_lines_hold_the_same_boxes(pictures, exported, tmp_path) -> None:
     found = predict(exported.path, pictures, tmp_path / "out", conf=0.001, formats=("coco", "jsonl"))
     with contextlib.redirect_stdout(io.StringIO()):

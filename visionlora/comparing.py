@@ -57,7 +57,7 @@ def compare(
     different images or boxes are shown without differences.
 
     Args:
-        first: a report.json, the older one.
+        first: a report.json or the folder of one, the older one.
         second: another, the newer one.
         out: a Markdown file to write; None writes nothing.
         overwrite: replace it.
@@ -75,10 +75,9 @@ def compare(
         if Path(out).suffix != ".md":
             raise UsageError(f"--out {out}: expected a name that ends in .md")
         refuse_existing(out, overwrite=overwrite)
+    first, second = (Path(path) / "report.json" if Path(path).is_dir() else Path(path) for path in (first, second))
     reports = read_report(first), read_report(second)
-    results = tuple(
-        read_image_results(Path(path), report) for path, report in zip((first, second), reports, strict=True)
-    )
+    results = tuple(read_image_results(path, report) for path, report in zip((first, second), reports, strict=True))
     same_data = reports[0].data.content_hash == reports[1].data.content_hash
     models = _models(reports, results if same_data else (None, None), same_data=same_data)
     text = comparison_markdown(*reports, [(one.label, one.first, one.second, one.difference) for one in models])

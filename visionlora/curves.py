@@ -16,6 +16,7 @@ def draw_curves(results: Path | str, out: Path | str) -> Path:
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     with Path(results).open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -36,6 +37,7 @@ def draw_curves(results: Path | str, out: Path | str) -> Path:
     for axes, title in ((losses, "losses"), (scores, "validation scores")):
         axes.set_title(title)
         axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend(fontsize=8)

@@ -109,7 +109,9 @@ def _check(out: Path, format: str, opset: int, *, overwrite: bool) -> Path:
     if format not in SUFFIXES:
         raise UsageError(f"format: expected {', '.join(SUFFIXES)}, got {format!r}")
     if out.suffix != SUFFIXES[format]:
-        raise UsageError(f"--out {out}: expected a name that ends in {SUFFIXES[format]}")
+        meant = next((name for name, suffix in SUFFIXES.items() if suffix == out.suffix), None)
+        advice = f", or --format {meant} for this one" if meant else ""
+        raise UsageError(f"--out {out}: expected a name that ends in {SUFFIXES[format]}{advice}")
     if opset not in OPSETS:
         raise UsageError(f"opset: expected {OPSETS.start} to {OPSETS.stop - 1}, got {opset}")
     for other in map(out.with_suffix, SUFFIXES.values()):

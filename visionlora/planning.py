@@ -118,7 +118,7 @@ def plan(
         device: `cpu` or the number of one GPU; the first GPU if there is one, else the CPU, if None.
 
     Raises:
-        UsageError: a setting is wrong.
+        UsageError: a setting is wrong, or one batch of pictures does not fit into memory.
         DataError, ModelError: the data set or the base cannot be used.
 
     Example:

@@ -88,7 +88,7 @@ def predict(
         DataError: there is no image, or one cannot be read (no result is written then).
         ModelError, AdapterError, UsageError: the model cannot be used.
         UsageError: `conf` is outside [0, 1], or a format is unknown, or needs an end that a camera or a watched folder
-            does not have.
+            does not have, or pictures would be drawn into a folder of source pictures.
         OutputError: `out` holds a result already, or cannot be written.
 
     Example:
@@ -101,6 +101,8 @@ def predict(
     pictures = [] if live or is_video(source) else find_images(source)
     chosen = _chosen(formats, live=live, pictures=bool(pictures))
     drawn = _picture_names(pictures)
+    if "images" in chosen:
+        _refuse_folder_of_pictures(out, [Path(source)] if watch else [path.parent for path in pictures])
     for name in [FILES[one] for one in chosen if one != "images"] + (drawn if "images" in chosen else []):
         refuse_existing(out / name, overwrite=overwrite)
     names, frames = _open(model, pictures or source, conf=conf, imgsz=imgsz, device=device, watch=watch)
@@ -131,6 +133,14 @@ def _chosen(formats: Sequence[str] | None, *, live: bool, pictures: bool) -> tup
             "does not have; use jsonl"
         )
     return tuple(formats)
+
+
+def _refuse_folder_of_pictures(out: Path, folders: Sequence[Path]) -> None:
+    if out.resolve() in {folder.resolve() for folder in set(folders)}:
+        raise UsageError(
+            f"--out {out}: expected another folder than that of the source pictures, or the drawings would lie among "
+            "them and count as pictures later; choose another, or leave images out of --formats"
+        )
 
 
 def _open(

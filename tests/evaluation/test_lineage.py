@@ -53,6 +53,16 @@ def test_classes_that_a_model_does_not_know_are_named_with_those_that_it_has(rep
     assert find_warnings(replace(report, rows=(stranger,)), [], names) == ()
 
 
+def test_models_that_share_no_class_with_the_data_are_named_with_theirs(report) -> None:
+    names = {"merged": ("pit",), "stranger": ("cat", "dog")}
+
+    assert find_warnings(replace(report, rows=report.rows[3:]), [], {"stranger": ("cat", "dog")}) == (
+        "No model knows a class of the data, so nothing is scored: its classes are crack, pit, patch; those of "
+        "`stranger` are cat, dog. Take data with the models' classes, or name the classes alike.",
+    )
+    assert not any("No model" in sentence for sentence in find_warnings(report, [], names))
+
+
 @pytest.mark.slow
 def test_calibration_images_of_a_real_file_are_recognised(exported, surface, tmp_path) -> None:
     quantized = quantize(exported.path, surface, tmp_path / "model.int8.onnx", images=4)

@@ -168,3 +168,13 @@ def test_wrong_options_are_refused(pair, tmp_path) -> None:
     with pytest.raises(OutputError, match="exists already"):
         vl.rank_adapter(pair[0], pair[1], rank=2)
     assert not out.exists()
+
+
+def test_a_recipe_that_the_result_has_not_is_warned_of(pair, tmp_path, caplog) -> None:
+    vl.scale_adapter(pair[0], tmp_path / "half.safetensors", factor=0.5)
+    assert "has no quantization recipe" in caplog.text and "calibrate again" in caplog.text
+
+    caplog.clear()
+    plain = write(tmp_path / "plain.safetensors", 0, quantization={})
+    vl.rank_adapter(plain, tmp_path / "small.safetensors", rank=2)
+    assert not caplog.records

@@ -11,7 +11,10 @@ import pytest
 
 from tests.quantization.graphs import IMAGE_SIZE, build, conv, detector, node, random_conv, rounded, run
 from tests.quantization.labelled import write_outlying
+from visionlora import cli
 from visionlora.errors import QuantizationError, UsageError
+from visionlora.evaluation.models import parse_spec
+from visionlora.evaluation.parameters import count_parameters
 from visionlora.quantization import QuantizationRecipe, Scheme, apply_recipe, load_float_model, quantize
 from visionlora.quantization.adapter_recipe import constants_digest
 from visionlora.quantization.checks import MAX_SIZE_RATIO
@@ -144,6 +147,7 @@ def test_a_file_with_int4_weights_computes_in_int8_and_is_smaller(target, model,
 
     assert (small.int8_convs, small.convs) == (plain.int8_convs, plain.convs) == (4, 4)
     assert small.bytes < 0.7 * plain.bytes
+    assert (small.int4_convs, plain.int4_convs) == (1, 0)
     network = OnnxNetwork(small.path)
     scheme = network.metadata["settings"]["scheme"]
     assert scheme["weights"].startswith("int4, symmetric, in groups of up to 16") and scheme["name"] == target
@@ -223,6 +227,22 @@ def test_an_operation_that_opset_21_does_not_have_is_refused_by_name():
         apply_recipe(model, recipe)
 
 
+def test_the_command_says_how_many_layers_have_int4_weights(model, data, tmp_path, capsys):
+    options = ["--model", model, "--data", data, "--out", tmp_path / "int4.onnx", "--images", "4", "--weights", "int4"]
+
+    assert cli.main(["quantize", *map(str, options)]) == 0
+
+    assert "4 of 4 convolutions run in int8, 1 of them from int4 weights; ranges" in capsys.readouterr().out
+
+
+def test_multipliers_are_no_parameters(model, data, tmp_path):
+    files = [quantize(model, data, tmp_path / f"{kind}.onnx", images=4, weights=kind).path for kind in ("int8", "int4")]
+
+    int8, int4 = (count_parameters(parse_spec(file), OnnxNetwork(file)) for file in files)
+
+    assert int4 == int8
+
+
 def test_a_budget_takes_int8_weights_where_int4_ones_lose_too_much_and_keeps_them_elsewhere(tmp_path):
     detecting, labelled = write_outlying(tmp_path, None)
 
@@ -231,6 +251,7 @@ def test_a_budget_takes_int8_weights_where_int4_ones_lose_too_much_and_keeps_the
     first, last = made.report.trials
     assert not first.passed and last.passed and last.int8_groups == ("narrow",)
     assert made.recipe.int8_layers == ("narrow",) and not made.recipe.float_layers
+    assert made.int4_convs == 1
     assert OnnxNetwork(made.path).metadata["settings"]["int8_layers"] == ["narrow"]
     assert "float: no group of layers; int8 instead of int4 weights: narrow" in made.report.sentence
     graph = onnx.load(made.path)

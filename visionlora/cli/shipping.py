@@ -60,11 +60,11 @@ def add_quantize(verbs: Any) -> None:
         names = ["images", "seed", "adapter", "target", "method", "weights", "input", "max_drop", "max_class_drop"]
         names += ["thresholds", "conf", "reference", "recalibrate", "overwrite"]
         quantized = vl.quantize(options.model, options.data, options.out, **chosen(options, *names))
-        weights, trained = quantized.recipe.scheme.weights, quantized.trained_ranges
+        int4, trained = quantized.int4_convs, quantized.trained_ranges
         print(
             f"{quantized.path}: {quantized.bytes / 1e6:.2f} MB, {quantized.bytes / quantized.float_bytes:.2f} of the "
             f"float file; {quantized.int8_convs} of {quantized.convs} convolutions run in int8"
-            f"{', from int4 weights' if weights == 'int4' else ''}; ranges "
+            f"{f', {int4} of them from int4 weights' if int4 else ''}; ranges "
             f"{'as the adapter was trained' if trained else f'from {quantized.images} images'}"
         )
         if quantized.report is not None:

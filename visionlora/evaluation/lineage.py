@@ -25,6 +25,7 @@ def find_warnings(
         *_seen_pictures(report, set(image_names)),
         *_strangers(report),
         *_unknown_classes(report, model_names or {}),
+        *_nothing_scored(report, model_names or {}),
     )
 
 
@@ -69,3 +70,14 @@ def _unknown_classes(report: Report, model_names: Mapping[str, Sequence[str]]) -
             missing = list_words(unknown)
             sentences.append(f"`{row.label}` knows no class called {missing} and is not scored there; {has}.")
     return sentences
+
+
+def _nothing_scored(report: Report, model_names: Mapping[str, Sequence[str]]) -> list[str]:
+    """Name classes of the data and of the models where they share none; a base that knows none is no such case."""
+    if any(row.scores is not None for row in report.rows):
+        return []
+    known = "; ".join(f"those of `{label}` are {list_words(names)}" for label, names in model_names.items())
+    return [
+        f"No model knows a class of the data, so nothing is scored: its classes are {list_words(report.data.names)}"
+        f"{f'; {known}' if known else ''}. Take data with the models' classes, or name the classes alike."
+    ]

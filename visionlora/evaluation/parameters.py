@@ -14,7 +14,7 @@ _SHAPES = {"Reshape": (1,), "Slice": (1, 2, 3, 4), "Split": (1,), "Resize": (1, 
 
 def count_parameters(spec: ModelSpec, network: Network) -> int | None:
     """Return the numbers in the weights: of an adapter's own file, of a checkpoint with batch normalization folded,
-    of an ONNX file without shapes, scales and zero points. None where the network is of an unknown kind.
+    of an ONNX file without shapes, scales, multipliers and zero points. None where the network is of an unknown kind.
     """  # fmt: skip
     if spec.adapter is not None:
         return _adapter_parameters(spec.adapter)
@@ -36,13 +36,14 @@ def _onnx_parameters(path: Path) -> int:
     import onnx
 
     graph = onnx.load(str(path)).graph
+    multipliers = {tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.UINT4}
     other = {
         node.input[index]
         for node in graph.node
         for index in (*_SCALES.get(node.op_type, ()), *_SHAPES.get(node.op_type, ()))
         if index < len(node.input)
     }
-    return sum(_product(tensor.dims) for tensor in graph.initializer if tensor.name not in other)
+    return sum(_product(tensor.dims) for tensor in graph.initializer if tensor.name not in other | multipliers)
 
 
 def _product(shape: Any) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from visionlora.lowrank.card import AdapterCard
 from visionlora.lowrank.file import ArrayAdapter, load_arrays, save_arrays
 from visionlora.lowrank.shapes import layer_rank
 
+_LOGGER = logging.getLogger("visionlora")
 _A, _B, _BIAS = ".lora_A.weight", ".lora_B.weight", ".bias_delta"
 Matrix = NDArray[np.float64]
 
@@ -162,10 +164,20 @@ def _combine(
         version=version("visionlora"),
     )
     save_arrays(ArrayAdapter(card, tensors), out)
+    _warn_of_lost_recipe(out, adapters)
     layers = {layer: float(missed[layer] / norms[layer]) if norms[layer] else 0.0 for layer in missed}
     total_norm = math.sqrt(sum(float(norm) ** 2 for norm in norms.values()))
     total_missed = math.sqrt(sum(float(miss) ** 2 for miss in missed.values()))
     return CombinedAdapter(out, rank, total_missed / total_norm if total_norm else 0.0, layers, out.stat().st_size)
+
+
+def _warn_of_lost_recipe(out: Path, adapters: Sequence[ArrayAdapter]) -> None:
+    if any(adapter.card.quantization for adapter in adapters):
+        _LOGGER.warning(
+            "%s: has no quantization recipe, since ranges of other weights do not fit it; calibrate again "
+            "(visionlora quantize --adapter), or go on training (visionlora train --adapter ... --quantize int8)",
+            out,
+        )
 
 
 def _check_alike(paths: Sequence[Path | str], adapters: Sequence[ArrayAdapter]) -> None:

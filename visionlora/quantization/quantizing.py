@@ -58,6 +58,7 @@ class QuantizedModel:
         recipe: what turns the float graph into this one; `apply_recipe` repeats it.
         report: what the file lost on the val split; None where neither a budget nor thresholds were asked for.
         trained_ranges: whether the ranges are those that the adapter was trained with.
+        int4_convs: how many convolutions have int4 weights.
     """
 
     path: Path
@@ -70,6 +71,7 @@ class QuantizedModel:
     recipe: QuantizationRecipe
     report: QuantizationReport | None = None
     trained_ranges: bool = False
+    int4_convs: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -268,7 +270,13 @@ def _write(
     """Write the int8 file if it passes the checks."""
     thresholds = None if report is None else report.thresholds_for(source.network.names)
     quantized = build_int8(source, recipe, settings, thresholds)
-    plan = plan_quantization(source.model.graph, float_layers=recipe.float_layers, fuses=recipe.scheme.fuses)
+    plan = plan_quantization(
+        source.model.graph,
+        float_layers=recipe.float_layers,
+        fuses=recipe.scheme.fuses,
+        int4=recipe.scheme.weights == "int4",
+        int8_layers=recipe.int8_layers,
+    )
     float_bytes = source.path.stat().st_size
     with atomic_output(out) as partial:
         partial.write_bytes(quantized.SerializeToString(deterministic=True))
@@ -287,6 +295,7 @@ def _write(
         recipe=recipe,
         report=report,
         trained_ranges=settings["ranges"] == "adapter",
+        int4_convs=len(plan.int4),
     )
 
 

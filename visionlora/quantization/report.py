@@ -176,7 +176,7 @@ def verdict_sentence(difference: Difference, budget: Budget | None, groups: Sequ
             f"{group.name} ({group.error_share:.0%})" for group in left[:_NAMED] if group.error_share >= _NAMED_SHARE
         ]
         most = f"most error comes from {', '.join(named)} (share of all error)" if named else "no group has much error"
-        parts.append(f"of the other groups {most}; with finer ones the file would be hardly smaller")
+        parts.append(f"of the other groups {most}; finer numbers there would make the file too large")
     return f"int8 against float: {'; '.join(parts)}"
 
 

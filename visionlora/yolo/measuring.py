@@ -18,11 +18,14 @@ from ultralytics.cfg import get_cfg
 from ultralytics.nn.tasks import DetectionModel
 
 from visionlora.adapters import AdapterSettings, attach
+from visionlora.errors import UsageError
 from visionlora.yolo.classes import set_classes
 from visionlora.yolo.layout import plan_detector
 from visionlora.yolo.step import TrainingStep, freeze_norms, to_unit
 
 _WARM, _TIMED, _SECONDS = 3, 10, 4.0  # steps before and while timing; fewer where they take longer than this together
+
+_CPU_ALLOCATOR = "DefaultCPUAllocator"  # in the message where a CPU has no memory left: a plain RuntimeError
 
 
 @dataclass(frozen=True)
@@ -49,18 +52,32 @@ def made_up_batch(objects: Sequence[Any], *, batch: int, image_size: int, device
         batch: images; `objects` is repeated to this many.
         image_size: side of the square images in pixels.
         device: where it will be moved to before a step; the batch itself lies on the CPU.
+
+    Raises:
+        UsageError: the images do not fit into memory.
     """
-    generator = torch.Generator().manual_seed(0)
+    images = _noise(batch, image_size, pinned=device.type == "cuda")
     labels = [torch.as_tensor(objects[i % len(objects)], dtype=torch.float32).view(-1, 5) for i in range(batch)]
     counts = torch.tensor([len(each) for each in labels])
     joined = torch.cat(labels)
-    images = torch.randint(0, 256, (batch, 3, image_size, image_size), dtype=torch.uint8, generator=generator)
     return {
-        "img": images.pin_memory() if device.type == "cuda" else images,
+        "img": images,
         "batch_idx": torch.repeat_interleave(torch.arange(batch), counts).float(),
         "cls": joined[:, :1],
         "bboxes": joined[:, 1:],
     }
+
+
+def _noise(batch: int, image_size: int, *, pinned: bool) -> torch.Tensor:
+    """Return random images (batch, 3, image_size, image_size) as bytes."""
+    generator = torch.Generator().manual_seed(0)
+    try:
+        images = torch.randint(0, 256, (batch, 3, image_size, image_size), dtype=torch.uint8, generator=generator)
+        return images.pin_memory() if pinned else images
+    except RuntimeError as error:  # torch has no class of its own for this on a CPU
+        raise UsageError(
+            f"--batch {batch}: {batch} pictures of {image_size} px do not fit into memory; try a smaller batch"
+        ) from error
 
 
 def full_model(base: DetectionModel, names: Sequence[str], *, freeze: int, device: torch.device) -> nn.Module:
@@ -128,7 +145,9 @@ def _measure(build: Callable[[], nn.Module], batch: Mapping[str, Any], device: t
             with hooks:
                 run(batch)
         times = run.timed(batch)
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and _CPU_ALLOCATOR not in str(error):
+            raise
         return StepCost(trainable, None, None)
     graphed = isinstance(step, TrainingStep) and step.uses_graphs
     peak = torch.cuda.max_memory_reserved if graphed else torch.cuda.max_memory_allocated
