@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from visionlora.data import load_dataset
-from visionlora.errors import QuantizationError, UsageError
+from visionlora.errors import QuantizationError
 from visionlora.evaluation import Report, evaluate
 from visionlora.evaluation.budget import check_budget
 from visionlora.evaluation.report import Budget
@@ -95,16 +95,12 @@ def adapt(
         >>> vl.adapt("yolo11n.pt", "data.yaml", "runs/steel", imgsz=320).report  # doctest: +SKIP
     """
     out = Path(out)
-    if images < 1:
-        raise UsageError(f"images: expected at least 1 calibration image, got {images}")
     check_budget(Budget(max_drop, max_class_drop))
     replace = overwrite or resume  # an interrupted run's later stages are made again
     refuse_earlier_stages(out, overwrite=replace)
     refuse_clearing(Path(model), out)
     if quantize is None:  # else training looks too; refused now, not after it
         calibration_images(load_dataset(data, splits=("train",)), images, seed=seed)
-    if resume and overwrite:
-        raise UsageError("--resume and --overwrite: the first keeps an earlier run, the second removes it; give one")
     trained = train(
         model,
         data,
