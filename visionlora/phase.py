@@ -21,7 +21,7 @@ from visionlora.errors import OutputError, UsageError
 from visionlora.exporting import write_graph
 from visionlora.files import atomic_output, sha256_of
 from visionlora.quantization import QuantizationRecipe, calibrate_detector, load_float_detector
-from visionlora.quantization.plan import Use, plan_quantization
+from visionlora.quantization.plan import Use
 from visionlora.simulation import RangeSpec, SimulationSpec
 from visionlora.yolo import Base, with_adapter
 from visionlora.yolo.checkpoint import versions
@@ -138,8 +138,7 @@ def simulation_spec(graph: onnx.GraphProto, recipe: QuantizationRecipe) -> Simul
     """
     if recipe.scheme.symmetric:
         raise UsageError(f"scheme {recipe.scheme.name}: training knows uint8 activations only")
-    int4 = recipe.scheme.weights == "int4"
-    plan = plan_quantization(graph, float_layers=recipe.float_layers, int4=int4, int8_layers=recipe.int8_layers)
+    plan = recipe.plan_for(graph)
     known = (Use.UNIT, Use.SCORE)  # by definition, not by measurement
     ranges = []
     for group in plan.groups:

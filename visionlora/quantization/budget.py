@@ -26,7 +26,6 @@ from visionlora.evaluation.thresholds import Keep, refit_thresholds
 from visionlora.inference import Network
 from visionlora.quantization.checks import MAX_SIZE_RATIO
 from visionlora.quantization.groups import LayerGroup, layer_groups
-from visionlora.quantization.plan import plan_quantization
 from visionlora.quantization.recipe import QuantizationRecipe
 from visionlora.quantization.report import (
     FEW_OBJECTS,
@@ -201,7 +200,7 @@ def _search(
     first = judge.attempts[0]
     if first.excess == 0:
         return (), np.empty(0)
-    convs = plan_quantization(source.model.graph, float_layers=judge.recipe.float_layers).convs
+    convs = judge.recipe.plan_for(source.model.graph).convs
     groups = layer_groups(source.model, convs, source.network.image_size)
     columns = [source.network.names.index(name) for name in _lost_too_much(first.difference, judge.budget)]
     shown = list(inputs)

@@ -31,7 +31,6 @@ from visionlora.quantization.plan import (
     data_inputs,
     data_outputs,
     layer_name,
-    plan_quantization,
 )
 from visionlora.quantization.ranges import UNIT_RANGE, ActivationRange
 from visionlora.quantization.recipe import QuantizationRecipe
@@ -55,16 +54,9 @@ def apply_recipe(model: onnx.ModelProto, recipe: QuantizationRecipe) -> onnx.Mod
     Raises:
         QuantizationError: the recipe is of another graph: it lacks a tensor, or names a layer that is none.
     """
-    int4 = recipe.scheme.weights == "int4"
-    if int4:
+    if recipe.scheme.weights == "int4":
         model = _with_int4(model)
-    plan = plan_quantization(
-        model.graph,
-        float_layers=recipe.float_layers,
-        fuses=recipe.scheme.fuses,
-        int4=int4,
-        int8_layers=recipe.int8_layers,
-    )
+    plan = recipe.plan_for(model.graph)
     tensors = [name for group in plan.groups for name in group.tensors]
     missing = [name for name in tensors if name not in recipe.ranges]
     if missing:

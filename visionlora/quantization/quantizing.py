@@ -31,7 +31,6 @@ from visionlora.quantization.calibration import calibrate, choose_images
 from visionlora.quantization.checks import check_int8_convs, check_scores, check_size, check_speed
 from visionlora.quantization.float_model import load_float_model
 from visionlora.quantization.leak import calibration_images
-from visionlora.quantization.plan import plan_quantization
 from visionlora.quantization.qdq import apply_recipe
 from visionlora.quantization.recipe import IMAGES, QuantizationRecipe
 from visionlora.quantization.report import QuantizationReport, is_report
@@ -270,13 +269,7 @@ def _write(
     """Write the int8 file if it passes the checks."""
     thresholds = None if report is None else report.thresholds_for(source.network.names)
     quantized = build_int8(source, recipe, settings, thresholds)
-    plan = plan_quantization(
-        source.model.graph,
-        float_layers=recipe.float_layers,
-        fuses=recipe.scheme.fuses,
-        int4=recipe.scheme.weights == "int4",
-        int8_layers=recipe.int8_layers,
-    )
+    plan = recipe.plan_for(source.model.graph)
     float_bytes = source.path.stat().st_size
     with atomic_output(out) as partial:
         partial.write_bytes(quantized.SerializeToString(deterministic=True))

@@ -6,7 +6,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
+import onnx
+
 from visionlora.errors import QuantizationError, UsageError
+from visionlora.quantization.plan import QuantizationPlan, plan_quantization
 from visionlora.quantization.ranges import ActivationRange
 from visionlora.quantization.scheme import Scheme
 
@@ -46,6 +49,20 @@ class QuantizationRecipe:
         if wrong:
             kind = "symmetric" if self.scheme.symmetric else "asymmetric"
             raise QuantizationError(f"expected {kind} ranges for scheme {self.scheme.name}, got others for {wrong[:5]}")
+
+    def plan_for(self, graph: onnx.GraphProto) -> QuantizationPlan:
+        """Return what becomes int8 and int4 of a float graph by this recipe.
+
+        Raises:
+            QuantizationError: it names a layer that the graph does not have.
+        """
+        return plan_quantization(
+            graph,
+            float_layers=self.float_layers,
+            fuses=self.scheme.fuses,
+            int4=self.scheme.weights == "int4",
+            int8_layers=self.int8_layers,
+        )
 
     def described_layers(self) -> dict[str, tuple[str, ...]]:
         """Return what a file's metadata says of the layers that are finer than the scheme."""
