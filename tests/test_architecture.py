@@ -12,7 +12,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "visionlora"
 ORDER = (
     ("errors",),
-    ("files",),
+    ("files", "text"),
+    ("parsing", "yaml_text"),
     ("boxes", "drawing", "levels", "picture_size"),
     ("detections",),
     ("preprocess",),

@@ -18,6 +18,7 @@ from visionlora.cli.judging import add_bench, add_compare, add_demo, add_eval, a
 from visionlora.cli.shipping import add_export, add_merge, add_quantize
 from visionlora.cli.training import add_adapt, add_plan, add_train
 from visionlora.errors import UsageError, VisionLoraError
+from visionlora.text import printable
 
 VERBS = (
     add_adapt,
@@ -49,10 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run(options) or 0
     except UsageError as error:
-        print(f"visionlora {options.verb}: {error}", file=sys.stderr)
+        print(f"visionlora {options.verb}: {printable(error, lines=True)}", file=sys.stderr)
         return 2
     except (VisionLoraError, OSError) as error:  # OSError: from a library that writes beside us, the disk being full
-        print(f"visionlora {options.verb}: {error}", file=sys.stderr)
+        print(f"visionlora {options.verb}: {printable(error, lines=True)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"visionlora {options.verb}: interrupted", file=sys.stderr)
