@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.quantization.graphs import random_conv
+from visionlora.errors import QuantizationError
 from visionlora.quantization.weights import quantize_conv
 
 
@@ -37,3 +38,12 @@ def test_a_channel_of_tiny_weights_keeps_its_bias(size, offset):
 
 def test_a_convolution_without_bias_gets_none():
     assert quantize_conv(np.ones((1, 1, 1, 1), dtype=np.float32), None, np.float32(1)).bias is None
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("where", ["weight", "bias"])
+def test_weights_that_are_no_numbers_are_refused(value, where):
+    constants = {"weight": np.ones((2, 1, 1, 1), np.float32), "bias": np.ones(2, np.float32)}
+    constants[where].flat[1] = value
+    with pytest.raises(QuantizationError, match="finite"):
+        quantize_conv(constants["weight"], constants["bias"], np.float32(0.1))

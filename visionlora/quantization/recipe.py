@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 import onnx
 
 from visionlora.errors import QuantizationError, UsageError
+from visionlora.parsing import parse_json
 from visionlora.quantization.plan import QuantizationPlan, plan_quantization
 from visionlora.quantization.ranges import ActivationRange
 from visionlora.quantization.scheme import Scheme
@@ -93,7 +94,7 @@ class QuantizationRecipe:
             UsageError: its scheme names an unknown method, or its input is unknown.
         """
         try:
-            fields = json.loads(text)
+            fields = parse_json(text)
             if fields["format"] != FORMAT:
                 raise QuantizationError(f"quantization recipe: expected format {FORMAT}, got {fields['format']!r}")
             scheme = Scheme(**fields["scheme"])
@@ -108,5 +109,5 @@ class QuantizationRecipe:
                 int8_layers=tuple(map(str, fields.get("int8_layers", ()))),
                 image=fields["image"],
             )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise QuantizationError(f"quantization recipe: expected what to_json writes, got {error!r}") from error

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from visionlora.errors import QuantizationError
 from visionlora.levels import ALMOST, BIAS_MAX, INT4_MAX, MULTIPLIER_MAX, WEIGHT_MAX
 
 
@@ -55,7 +56,12 @@ def quantize_conv(
         bias: (outputs,), or None.
         input_scale: scale of the convolution's quantized input.
         group: how many neighbouring weights of a channel share a multiplier; None for int8 weights.
+
+    Raises:
+        QuantizationError: a weight or a bias is NaN or infinite.
     """
+    if not np.isfinite(weight).all() or not (bias is None or np.isfinite(bias).all()):
+        raise QuantizationError("weights of the float model: expected finite numbers, got NaN or infinity")
     largest = np.abs(weight.astype(np.float64)).reshape(len(weight), -1).max(axis=1)
     smallest = largest / (WEIGHT_MAX if group is None else INT4_MAX * MULTIPLIER_MAX)
     if bias is not None:
