@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from tests.quantization.graphs import build, conv, detector, node, random_conv
 from visionlora.data import LabelledImage
 from visionlora.errors import QuantizationError
-from visionlora.quantization.calibration import choose_images, measure
+from visionlora.quantization.calibration import calibrate, choose_images, measure
 from visionlora.quantization.histogram import Histogram
+from visionlora.quantization.scheme import X86
 
 
 def images_of(*classes: list[int]) -> list[LabelledImage]:
@@ -105,3 +108,16 @@ def test_a_model_that_gives_nan_is_refused_by_name():
 def test_no_image_is_refused():
     with pytest.raises(QuantizationError, match="at least one calibration image"):
         measure(detector(), ["mix"], [])
+
+
+def test_an_activation_that_never_changes_is_logged(caplog):
+    grey = [np.full((1, 3, 64, 64), 0.5, np.float32)] * 2
+    model = detector()
+    for tensor in model.graph.initializer:
+        if tensor.name.endswith(("weight", "bias")):
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.zeros(tuple(tensor.dims), np.float32), tensor.name))
+
+    with caplog.at_level(logging.WARNING, "visionlora"):
+        calibrate(model, grey, X86)
+
+    assert "have one value on all calibration pictures" in caplog.text

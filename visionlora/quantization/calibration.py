@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -26,6 +27,7 @@ from visionlora.quantization.ranges import (
 from visionlora.quantization.recipe import QuantizationRecipe
 from visionlora.quantization.scheme import Scheme
 
+_LOGGER = logging.getLogger("visionlora")
 MEMORY = 256 * 2**20
 """Bytes of activations that are held at a time."""
 
@@ -73,9 +75,20 @@ def calibrate(model: onnx.ModelProto, inputs: Iterable[NDArray[np.float32]], sch
 
     Raises:
         QuantizationError: an activation is not finite, or there is no input.
+
+    An activation that never changes is logged: what it is on other pictures is not known.
     """
     groups = plan_quantization(model.graph, fuses=scheme.fuses).groups
     histograms = measure(model, [name for group in groups for name in _measured(group)], inputs)
+    constant = [name for name, histogram in histograms.items() if len(histogram.points()[0]) < 2]
+    if constant:
+        _LOGGER.warning(
+            "%d of %d activations have one value on all calibration pictures, such as %s: their ranges say nothing of "
+            "other pictures; calibrate on more, and on such as the device will see",
+            len(constant),
+            len(histograms),
+            constant[0],
+        )
     ranges = {}
     for group in groups:
         together = Histogram()

@@ -26,6 +26,7 @@ from visionlora.files import atomic_output, refuse_existing, sha256_of
 from visionlora.lowrank.folded_base import ENTRY as BASE_ENTRY
 from visionlora.preprocess import letterbox, read_image
 from visionlora.quantization.adapter_recipe import attach_recipe, check_adapter_of
+from visionlora.quantization.blank import warn_of_blank_images
 from visionlora.quantization.budget import SENSITIVITY_IMAGES, Asked, keep_budget
 from visionlora.quantization.calibration import calibrate, choose_images
 from visionlora.quantization.checks import check_int8_convs, check_scores, check_size, check_speed
@@ -36,6 +37,7 @@ from visionlora.quantization.recipe import IMAGES, QuantizationRecipe
 from visionlora.quantization.report import QuantizationReport, is_report
 from visionlora.quantization.scheme import X86, Scheme, scheme_for
 from visionlora.runtime import OnnxNetwork
+from visionlora.runtime.network import ORT_ERRORS
 
 _LOGGER = logging.getLogger("visionlora")
 _BEST_SUFFIX = ".best.onnx"
@@ -51,7 +53,7 @@ class QuantizedModel:
         bytes: its size.
         float_bytes: the size of the file it was made from.
         int8_convs: how many convolutions onnxruntime runs in int8.
-        convs: how many are meant to.
+        convs: how many there are, those left float for the sake of accuracy among them.
         float_layers: names of the layers that were left float on purpose.
         images: how many images it was calibrated on.
         recipe: what turns the float graph into this one; `apply_recipe` repeats it.
@@ -185,7 +187,7 @@ def quantize(
     trained = None if recalibrate else trained_recipe(source, scheme, weights)
     if trained is None:
         _warn_of_another_domain(source.network.names, dataset)
-    recipe = replace(trained or calibrate(source.model, inputs, scheme), image=input)
+    recipe = replace(trained or _calibrate(source, inputs, scheme), image=input)
     settings: dict[str, object] = {
         "ranges": "adapter" if trained else "images",
         "seed": seed,
@@ -282,7 +284,7 @@ def _write(
         bytes=size,
         float_bytes=float_bytes,
         int8_convs=int8_convs,
-        convs=len(plan.convs),
+        convs=len(plan.convs) + len(recipe.float_layers),
         float_layers=plan.float_layers,
         images=len(inputs.images),
         recipe=recipe,
@@ -295,8 +297,18 @@ def _write(
 def calibrate_detector(
     source: FloatDetector, images: Sequence[LabelledImage], *, weights: str = "int8"
 ) -> QuantizationRecipe:
-    """Return the recipe for x86 that images give."""
-    return calibrate(source.model, _Inputs(tuple(images), source.network.image_size), replace(X86, weights=weights))
+    """Return the recipe for x86 that images give.
+
+    Raises:
+        DataError: an image cannot be read, or none shows anything.
+        QuantizationError: an activation is not finite.
+    """
+    return _calibrate(source, _Inputs(tuple(images), source.network.image_size), replace(X86, weights=weights))
+
+
+def _calibrate(source: FloatDetector, inputs: _Inputs, scheme: Scheme) -> QuantizationRecipe:
+    warn_of_blank_images(inputs.images)
+    return calibrate(source.model, inputs, scheme)
 
 
 def trained_recipe(
@@ -410,7 +422,10 @@ class _Inputs:
 def _refuse_end_to_end(path: Path, network: OnnxNetwork) -> None:
     """Finished detections would need another contract with whoever runs the quantized file."""
     blank = np.zeros((1, 3, network.image_size, network.image_size), dtype=np.float32)
-    shape = network.session.run(None, {network.session.get_inputs()[0].name: blank})[0].shape
+    try:
+        shape = network.session.run(None, {network.session.get_inputs()[0].name: blank})[0].shape
+    except ORT_ERRORS as error:
+        raise ModelError(f"{path}: onnxruntime cannot run it: {' '.join(str(error).split())}") from error
     rows = 4 + len(network.names)
     if len(shape) != 3 or shape[1] != rows:
         raise ModelError(
