@@ -97,7 +97,7 @@ def test_the_layers_around_an_outlier_go_back_to_float_and_no_others(mendable, t
 
     report = made.report
     assert report is not None and report.passed
-    assert set(made.recipe.float_layers) == {"stem", "narrow"} and (made.convs, made.int8_convs) == (3, 3)
+    assert set(made.recipe.float_layers) == {"stem", "narrow"} and (made.convs, made.int8_convs) == (5, 3)
     assert report.trials[0].drop > 0.5 and not report.trials[0].passed and report.trials[-1].passed
     shares = {group.name: group.error_share for group in report.float_groups}
     assert set(shares) == {"stem", "narrow"} and sum(shares.values()) > 0.9

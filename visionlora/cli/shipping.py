@@ -61,10 +61,12 @@ def add_quantize(verbs: Any) -> None:
         names += ["thresholds", "conf", "reference", "recalibrate", "overwrite"]
         quantized = vl.quantize(options.model, options.data, options.out, **chosen(options, *names))
         int4, trained = quantized.int4_convs, quantized.trained_ranges
+        in_float = len(quantized.recipe.float_layers)
         print(
             f"{quantized.path}: {quantized.bytes / 1e6:.2f} MB, {quantized.bytes / quantized.float_bytes:.2f} of the "
             f"float file; {quantized.int8_convs} of {quantized.convs} convolutions run in int8"
-            f"{f', {int4} of them from int4 weights' if int4 else ''}; ranges "
+            f"{f', {int4} of them from int4 weights' if int4 else ''}"
+            f"{f', {in_float} stay float within the budget' if in_float else ''}; ranges "
             f"{'as the adapter was trained' if trained else f'from {quantized.images} images'}"
         )
         if quantized.report is not None:
