@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help demo test check bench-train bench-accuracy bench-steel bench-int8 bench-runtime example clean
+.PHONY: help demo test check wheel bench-train bench-accuracy bench-steel bench-int8 bench-runtime example clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -20,6 +20,10 @@ demo: $(READY)  ## train, merge, quantize and judge an adapter on generated pict
 
 test: $(READY)  ## all tests
 	$(BIN)/python -m pytest
+
+wheel: $(READY)  ## one file to install on other machines, in dist/
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	@ls dist/visionlora-*.whl
 
 check: $(READY)  ## lint, format and types
 	$(BIN)/ruff check .
