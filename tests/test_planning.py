@@ -15,6 +15,7 @@ from visionlora import cli
 from visionlora.adapters import AdapterSettings, attach
 from visionlora.data import load_dataset
 from visionlora.errors import UsageError
+from visionlora.lowrank.methods import LoRA
 from visionlora.planning import TrainingPlan, plan, recommend
 from visionlora.yolo import load_base, plan_detector, set_classes
 from visionlora.yolo.measuring import StepCost, measure_step
@@ -43,7 +44,7 @@ def test_full_fine_tuning_trains_nearly_everything_and_adapters_a_part(planned) 
 def test_trainable_parameters_are_those_of_the_adapter_that_would_be_trained(planned, checkpoint, surface) -> None:
     model = load_base(checkpoint).model
     whole = set_classes(model, load_dataset(surface, splits=("train",)).names)
-    attach(model, plan_detector(model, AdapterSettings(rank=8), whole=whole))
+    attach(model, plan_detector(model, AdapterSettings(LoRA(rank=8)), whole=whole))
     row = next(row for row in planned.rows if row.options == "--rank 8")
     assert row.trainable == sum(parameter.numel() for parameter in model.parameters())
 

@@ -18,6 +18,7 @@ from visionlora.adapters import AdapterSettings
 from visionlora.data import load_dataset
 from visionlora.data.dataset import LabelledImage
 from visionlora.errors import UsageError
+from visionlora.lowrank.methods import LoRA
 from visionlora.yolo import Base, check_image_size, load_base
 from visionlora.yolo.hyperparameters import check_device, default_device
 from visionlora.yolo.measuring import StepCost, adapted_step, full_model, made_up_batch, measure_step
@@ -166,7 +167,7 @@ def _ways(base: Base, names: Sequence[str], place: torch.device) -> tuple[_Way, 
         return _Way(label, None, lambda: full_model(base.model, names, freeze=modules, device=place))
 
     def adapter(options: str, *, lean: bool = False, rank: int = 8, targets: str = "all") -> _Way:
-        settings = AdapterSettings(rank=rank, targets=targets)
+        settings = AdapterSettings(LoRA(rank), targets=targets)
         label = f"LoRA, rank {rank}, {targets}" + (", lean" if lean else "")
         return _Way(label, options, lambda: adapted_step(base.model, names, settings, device=place, lean=lean))
 

@@ -13,6 +13,7 @@ from typing import Any
 from visionlora.adapters import AdapterSettings, read_adapter_card
 from visionlora.data import Dataset, load_dataset
 from visionlora.errors import UsageError
+from visionlora.lowrank.methods import LoRA
 from visionlora.phase import (
     ACTIVATION_FOLDER,
     FLOAT_FOLDER,
@@ -147,7 +148,7 @@ def train(
         raise UsageError(f"--images: expected at least 1 calibration image, got {images}")
     extra = check_hyperparameters(hyperparameters or {})
     _check_numbers(epochs=epochs, batch=batch, seed=seed, lr0=lr0)
-    settings = AdapterSettings(rank=rank, alpha=alpha, targets=targets, activation=activation)
+    settings = AdapterSettings(LoRA(rank, alpha), targets=targets, activation=activation)
     start = None if adapter is None else _checked_start(Path(adapter), settings)
     if distill and not (quantize or settings.relu_targets):
         raise UsageError("--distill: only with --quantize or --activation; add one of them or drop it")

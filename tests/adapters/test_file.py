@@ -11,10 +11,11 @@ from safetensors.torch import save_file
 from visionlora.adapters import Adapter, AdapterCard, AdapterSettings, load_adapter, read_adapter_card, save_adapter
 from visionlora.errors import AdapterError
 from visionlora.lowrank import ArrayAdapter, adapter_identity, load_arrays, save_arrays
+from visionlora.lowrank.methods import LoRA
 from visionlora.quantization.adapter_recipe import check_adapter_of
 
 CARD = AdapterCard(
-    settings=AdapterSettings(rank=4, alpha=2.0, targets="neck+head"),
+    settings=AdapterSettings(LoRA(rank=4, alpha=2.0), targets="neck+head"),
     names=("scratch", "Fleck ü"),
     base={"name": "yolo11n.pt", "fingerprint": "ab" * 32},
     preprocessing={"image_size": 320},
@@ -83,7 +84,7 @@ def test_one_bit_of_a_tensor_is_noticed_wherever_the_file_is_read(read, whole) -
         (b'"shape":[2,3]', b'"shape":[3,2]'),
         (b'"b.weight"', b'"c.weight"'),
         (rb"\"alpha\": 2.0", rb"\"alpha\": 8.0"),
-        (rb"\"format\": 1", rb"\"format\"; 1"),
+        (rb"\"format\": 2", rb"\"format\"; 2"),
     ],
 )
 def test_header_that_changed_is_noticed(old, new, whole) -> None:
@@ -127,3 +128,18 @@ def test_folder_is_refused_and_the_adapter_in_it_named(read, tmp_path) -> None:
     save_adapter(Adapter(CARD, {"a": torch.ones(1)}), tmp_path / "adapter.safetensors")
     with pytest.raises(AdapterError, match=f"got a folder; pass {tmp_path / 'adapter.safetensors'}"):
         read(tmp_path)
+
+
+def test_a_card_of_format_1_is_lora() -> None:
+    settings = {"rank": 4, "alpha": 2.0, "targets": "neck", "train_bias": False, "activation": "relu"}
+    fields = {**json.loads(CARD.to_json()), "format": 1, "settings": settings}
+    read = AdapterCard.from_json(json.dumps(fields)).settings
+    assert read == AdapterSettings(LoRA(4, 2.0), targets="neck", train_bias=False, activation="relu")
+
+
+def test_a_card_names_its_method_and_an_unknown_one_is_refused() -> None:
+    fields = json.loads(CARD.to_json())
+    assert fields["settings"]["method"] == "lora" and AdapterCard.from_json(CARD.to_json()) == CARD
+    fields["settings"]["method"] = "magic"
+    with pytest.raises(AdapterError, match="method: expected one of lora, got 'magic'"):
+        AdapterCard.from_json(json.dumps(fields))

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from visionlora.adapters import AdapterSettings, WeightsTogether, attach, plan_adapter
+from visionlora.lowrank.methods import LoRA
 
 
 class Mixed(nn.Module):
@@ -34,7 +35,7 @@ class Mixed(nn.Module):
 def trained_model(*, channels_last: bool) -> nn.Module:
     torch.manual_seed(0)
     model = Mixed().eval()
-    attach(model, plan_adapter(model, AdapterSettings(rank=2), norms={"conv": "bn"}))
+    attach(model, plan_adapter(model, AdapterSettings(LoRA(rank=2)), norms={"conv": "bn"}))
     for parameter in model.parameters():
         parameter.data.add_(torch.randn_like(parameter) * 0.3)
     return model.to(memory_format=torch.channels_last) if channels_last else model

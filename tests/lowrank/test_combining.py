@@ -10,10 +10,11 @@ import pytest
 import visionlora as vl
 from visionlora.errors import AdapterError, OutputError, UsageError
 from visionlora.lowrank import AdapterCard, AdapterSettings, ArrayAdapter, load_arrays, low_rank_delta, save_arrays
+from visionlora.lowrank.methods import LoRA
 
 SHAPES = {"conv": (12, 6, 3, 3), "depthwise": (8, 1, 3, 3), "linear": (18, 20)}
 CARD = AdapterCard(
-    settings=AdapterSettings(rank=4, alpha=2.0),
+    settings=AdapterSettings(LoRA(rank=4, alpha=2.0)),
     names=("scratch", "pit"),
     base={"name": "base.pt", "fingerprint": "ab" * 32},
     preprocessing={"image_size": 96},
@@ -30,7 +31,7 @@ def write(path, seed: int, *, rank: int = 4, dtype=np.float32, activation: str =
         tensors[f"{layer}.lora_B.weight"] = generator.normal(size=(outputs, kept, *(1 for _ in rest[1:]))).astype(dtype)
         tensors[f"{layer}.bias_delta"] = generator.normal(size=outputs).astype(dtype)
     tensors["out.weight"] = generator.normal(size=(2, 5, 1, 1)).astype(dtype)
-    settings = dataclasses.replace(CARD.settings, rank=rank, activation=activation)
+    settings = dataclasses.replace(CARD.settings, method=LoRA(rank, 2.0), activation=activation)
     save_arrays(ArrayAdapter(dataclasses.replace(CARD, settings=settings, **card), tensors), path)
     return path
 
@@ -41,7 +42,7 @@ def changes(path) -> dict[str, np.ndarray]:
     result = {}
     for layer in SHAPES:
         left, right = (loaded.tensors[f"{layer}.lora_{x}.weight"] for x in "BA")
-        result[layer] = low_rank_delta(left, right, loaded.card.settings.scale(len(right)))
+        result[layer] = low_rank_delta(left, right, loaded.card.settings.method.scale(len(right)))
     return result
 
 
@@ -52,7 +53,7 @@ def pair(tmp_path):
 
 def test_sum_of_ranks_loses_nothing(pair, tmp_path) -> None:
     made = vl.merge_adapters(pair, tmp_path / "ab.safetensors", weights=[0.7, -0.2])
-    assert made.rank == 7 and load_arrays(made.path).card.settings.rank == 7
+    assert made.rank == 7 and load_arrays(made.path).card.settings.method.rank == 7
     one, two, total = changes(pair[0]), changes(pair[1]), changes(made.path)
     for layer in ("conv", "linear"):  # the depthwise layer is too small for the sum
         np.testing.assert_allclose(total[layer], 0.7 * one[layer] - 0.2 * two[layer], atol=1e-5)

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from visionlora.adapters import Adapter, AdapterCard, AdapterSettings, save_adapter
-from visionlora.adapters.merge import _expected_shapes
+from visionlora.adapters.merge import expected_shapes
 from visionlora.cards import preprocessing_card
 from visionlora.exporting import export
+from visionlora.lowrank.methods import LoRA
 from visionlora.merging import merge
 from visionlora.yolo import load_base, plan_detector, set_classes
 
@@ -34,10 +35,10 @@ def random_adapter(
     image_size: int = IMAGE_SIZE,
 ) -> Path:
     """Write an adapter with random tensors for a checkpoint."""
-    settings = settings or AdapterSettings(rank=3)
+    settings = settings or AdapterSettings(LoRA(rank=3))
     base = load_base(checkpoint)
     whole = set_classes(base.model, names)
-    shapes = _expected_shapes(base.model, plan_detector(base.model, settings, whole=whole))
+    shapes = expected_shapes(base.model, plan_detector(base.model, settings, whole=whole))
     generator = np.random.default_rng(0)
     tensors = {
         name: torch.from_numpy(generator.normal(0, 0.03, shape).astype(np.float32)) for name, shape in shapes.items()

@@ -21,6 +21,7 @@ from visionlora.exporting import export
 from visionlora.inspection import inspect
 from visionlora.lowrank import ArrayAdapter, load_arrays, read_folded_base, save_arrays
 from visionlora.lowrank.folded_base import ENTRY
+from visionlora.lowrank.methods import LoRA
 from visionlora.patching import patch, rollback
 from visionlora.patching.patching import previous_of
 from visionlora.runtime import Detector
@@ -40,8 +41,8 @@ def test_trained_adapter_gives_the_exported_graph_to_the_bit(base_onnx, adapter,
 @pytest.mark.parametrize(
     ("names", "settings"),
     [
-        pytest.param(None, AdapterSettings(rank=3, alpha=1.7), id="the base's own classes"),
-        pytest.param(("a",), AdapterSettings(rank=2, targets="head", train_bias=False), id="head without biases"),
+        pytest.param(None, AdapterSettings(LoRA(rank=3, alpha=1.7)), id="the base's own classes"),
+        pytest.param(("a",), AdapterSettings(LoRA(rank=2), targets="head", train_bias=False), id="head without biases"),
         pytest.param(tuple(map(str, range(20))), AdapterSettings(targets=r"model\.(2|23)\..*"), id="more classes"),
     ],
 )
@@ -195,7 +196,7 @@ def test_lying_adapters_are_refused(base_onnx, adapter, tmp_path) -> None:
     assert not (tmp_path / "line.onnx").exists()
 
 
-HUGE = AdapterSettings(rank=2, alpha=1e38)
+HUGE = AdapterSettings(LoRA(rank=2, alpha=1e38))
 
 
 def test_incomplete_adapter_is_refused(base_onnx, adapter, tmp_path) -> None:

@@ -10,6 +10,7 @@ from ultralytics.nn.tasks import DetectionModel
 
 from visionlora.adapters import AdapterSettings, adapter_tensors, attach, merge
 from visionlora.errors import ModelError, UsageError
+from visionlora.lowrank.methods import LoRA
 from visionlora.yolo import RawDetector, load_base, plan_detector, set_classes
 from visionlora.yolo.checkpoint import fingerprint
 from visionlora.yolo.network import TorchNetwork
@@ -41,7 +42,7 @@ def output(model: torch.nn.Module) -> torch.Tensor:
 def test_merged_detector_equals_the_adapted_one(family: str) -> None:
     merged = random_detector(family)
     whole = set_classes(merged, ["dog", "rhino"])
-    plan = plan_detector(merged, AdapterSettings(rank=2), whole=whole)
+    plan = plan_detector(merged, AdapterSettings(LoRA(rank=2)), whole=whole)
     adapted, before = copy.deepcopy(merged), output(merged)
     attach(adapted, plan)
     torch.testing.assert_close(output(adapted), before, atol=1e-3, rtol=1e-4)
@@ -56,7 +57,7 @@ def test_merged_detector_equals_the_adapted_one(family: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_trained_tensor_gets_a_gradient(family: str) -> None:
     model = random_detector(family)
-    plan = plan_detector(model, AdapterSettings(rank=2), whole=set_classes(model, ["rhino"]))
+    plan = plan_detector(model, AdapterSettings(LoRA(rank=2)), whole=set_classes(model, ["rhino"]))
     attach(model, plan)
     model.train()
     with torch.no_grad():

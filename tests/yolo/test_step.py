@@ -11,6 +11,7 @@ from ultralytics.nn.tasks import DetectionModel
 
 from tests.yolo.test_loss import labelled_batch
 from visionlora.adapters import AdapterSettings, attach
+from visionlora.lowrank.methods import LoRA
 from visionlora.yolo.fading import FadingSiLU, fade
 from visionlora.yolo.layout import plan_detector, set_activations
 from visionlora.yolo.step import MOST_GRAPHS, MOST_OBJECTS, TrainingStep, network_pass, to_unit
@@ -23,7 +24,7 @@ def adapted(request) -> DetectionModel:
     """Return a detector with an adapter that is not zero."""
     torch.manual_seed(0)
     model = DetectionModel(request.param, nc=5, verbose=False).eval()
-    attach(model, plan_detector(model, AdapterSettings(rank=2), whole=()))
+    attach(model, plan_detector(model, AdapterSettings(LoRA(rank=2)), whole=()))
     for parameter in model.parameters():
         parameter.data.add_(torch.randn_like(parameter) * 0.02)
     model.args = get_cfg()
@@ -169,7 +170,7 @@ def test_graph_gives_the_gradients_of_the_usual_way(adapted, lean, half, toleran
 @needs_gpu
 def test_a_captured_graph_follows_the_fading_of_activations(adapted) -> None:
     model = copy.deepcopy(adapted)
-    assert set_activations(model, AdapterSettings(rank=2, activation="relu"), kind=FadingSiLU)
+    assert set_activations(model, AdapterSettings(LoRA(rank=2), activation="relu"), kind=FadingSiLU)
     model.cuda()
     usual, graphed = TrainingStep(model, graph=False).train(), TrainingStep(model, graph=True).train()
     batch = labelled_batch([3, 1], classes=5, size=64, seed=0)

@@ -1,13 +1,12 @@
 """Attaching an adapter to a model for training.
 
 Training runs on the folded graph: batch normalization is multiplied into the convolution before it, so the convolution
-sees (W + scale * B @ A) * gamma / sigma and nothing runs beside it. What is frozen becomes a buffer, so that no trainer
-can wake it and no optimizer, gradient clip or DDP bucket sees it.
+sees the adapted weight times gamma / sigma and nothing runs beside it. What is frozen becomes a buffer, so that no
+trainer can wake it and no optimizer, gradient clip or DDP bucket sees it.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import cast
 
@@ -17,24 +16,26 @@ from torch.nn.utils import parametrize
 
 from visionlora.adapters.layers import Layer
 from visionlora.adapters.plan import AdapterPlan
-from visionlora.lowrank.shapes import check_shapes
+from visionlora.lowrank.methods import Method
+from visionlora.lowrank.shapes import check_shapes, method_tensor
 
 
-class LowRank(nn.Module):
-    """Parametrization W -> W + scale * (gain * B) @ A of one weight of shape (outputs, ...).
+class AdaptedWeight(nn.Module):
+    """Parametrization of one weight of shape (outputs, ...) by an adapter method.
+
+    Its parameters are the method's tensors under their short names, such as `lora_A`, without kernel axes that are all
+    of length 1.
 
     Attributes:
-        lora_A: (rank, ...) with the weight's other axes, uniform at the start (Kaiming, as in the LoRA paper's code).
-        lora_B: (outputs, rank), zero at the start, so that the adapted model is the base.
-        gain: (outputs, 1) factor gamma / sigma of the batch normalization folded into W, or None.
+        method: how the weight is adapted.
+        gain: (outputs, 1) factor gamma / sigma of the batch normalization folded into the weight, or None.
     """
 
-    def __init__(self, layer: Layer, rank: int, scale: float, gain: torch.Tensor | None) -> None:
+    def __init__(self, method: Method, weight: torch.Tensor, gain: torch.Tensor | None) -> None:
         super().__init__()
-        self.lora_A = nn.Parameter(torch.empty(rank, *layer.shape[1:]))
-        self.lora_B = nn.Parameter(torch.zeros(layer.outputs, rank))
-        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
-        self.scale = scale
+        self.method = method
+        for name, tensor in method.start(weight).items():
+            self.register_parameter(name, nn.Parameter(tensor.reshape(_without_kernel(tuple(tensor.shape)))))
         self.ready: torch.Tensor | None = None  # set by WeightsTogether while it computes for all layers
         self.gain: torch.Tensor | None
         self.register_buffer("gain", None if gain is None else gain.reshape(-1, 1))
@@ -44,26 +45,7 @@ class LowRank(nn.Module):
         if self.ready is not None:
             return self.ready
         with torch.autocast(weight.device.type, enabled=False):
-            left = self.lora_B if self.gain is None else self.lora_B * self.gain
-            return self.shaped(torch.addmm(self.matrix(weight), left, self.right(), alpha=self.scale))
-
-    def right(self) -> torch.Tensor:
-        """Return A as a matrix (rank, inputs)."""
-        return self.matrix(self.lora_A)
-
-    def matrix(self, weight: torch.Tensor) -> torch.Tensor:
-        """Return a weight, or A, as a matrix whose columns lie as in memory: no copy for either memory format."""
-        return (weight.permute(0, 2, 3, 1) if self._channels_last() else weight).reshape(len(weight), -1)
-
-    def shaped(self, matrix: torch.Tensor) -> torch.Tensor:
-        """Return a matrix (outputs, inputs) in the shape of the weight."""
-        shape = self.lora_A.shape[1:]
-        if self._channels_last():
-            return matrix.view(len(matrix), *shape[1:], shape[0]).permute(0, 3, 1, 2)
-        return matrix.view(len(matrix), *shape)
-
-    def _channels_last(self) -> bool:
-        return self.lora_A.dim() == 4 and self.lora_A.is_contiguous(memory_format=torch.channels_last)
+            return self.method.adapted(weight, dict(self.named_parameters()), self.gain)
 
 
 class TrainedBias(nn.Module):
@@ -81,14 +63,14 @@ class TrainedBias(nn.Module):
 def attach(model: nn.Module, plan: AdapterPlan) -> None:
     """Fold, freeze and adapt `model` in place, as `plan` says; the output does not change until it is trained.
 
-    Afterwards the only parameters of the model are the low-rank factors, the biases of adapted layers (if
+    Afterwards the only parameters of the model are the method's tensors, the biases of adapted layers (if
     `train_bias`) and the layers trained whole.
 
     Example:
         >>> import torch
         >>> from visionlora.adapters import AdapterSettings, plan_adapter
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 4))
-        >>> attach(model, plan_adapter(model, AdapterSettings(rank=2)))
+        >>> attach(model, plan_adapter(model, AdapterSettings()))
         >>> sorted(name for name, _ in model.named_parameters())  # doctest: +NORMALIZE_WHITESPACE
         ['0.parametrizations.bias.original', '0.parametrizations.weight.0.lora_A',
          '0.parametrizations.weight.0.lora_B']
@@ -100,10 +82,9 @@ def attach(model: nn.Module, plan: AdapterPlan) -> None:
     for layer in plan.adapted:
         owner, attribute = _locate(model, layer.weight)
         _to_buffer(owner, attribute)
-        rank = layer.rank(plan.settings.rank)
-        low_rank = LowRank(layer, rank, plan.settings.scale(rank), gains.get(layer.name))
-        parametrize.register_parametrization(owner, attribute, low_rank.to(getattr(owner, attribute).device))
-        trained |= {id(parameter) for parameter in low_rank.parameters()}
+        adapted = AdaptedWeight(plan.settings.method, getattr(owner, attribute), gains.get(layer.name))
+        parametrize.register_parametrization(owner, attribute, adapted)
+        trained |= {id(parameter) for parameter in adapted.parameters()}
         bias = _bias(model, layer)
         if plan.settings.train_bias and bias is not None:
             owner.register_buffer(_FROZEN_BIAS.format(attribute), bias.detach().clone())
@@ -121,16 +102,14 @@ def attach(model: nn.Module, plan: AdapterPlan) -> None:
 def adapter_tensors(model: nn.Module, plan: AdapterPlan) -> dict[str, torch.Tensor]:
     """Return what was trained, as float32 on the CPU, under the names of the adapter file.
 
-    `<layer>.lora_A.weight` (rank, in/groups, *kernel) and `<layer>.lora_B.weight` (out, rank, 1, ...) for a
-    convolution, both of two axes for a matrix, as in PEFT; `<layer>.bias_delta` (out,), trained minus base;
-    `<layer>.weight` and `<layer>.bias` of the layers trained whole.
+    The method's tensors of each adapted layer, `<layer>.bias_delta` (out,), trained minus base, and `<layer>.weight`
+    and `<layer>.bias` of the layers trained whole (see `visionlora.lowrank.shapes`).
     """
     tensors: dict[str, torch.Tensor] = {}
     for layer in plan.adapted:
-        low_rank = _low_rank(model, layer)
-        kernel = layer.shape[2:]
-        tensors[f"{layer.name}.lora_A.weight"] = low_rank.lora_A
-        tensors[f"{layer.name}.lora_B.weight"] = low_rank.lora_B.reshape(layer.outputs, -1, *(1 for _ in kernel))
+        trained = dict(_adapted_weight(model, layer).named_parameters())
+        for name, shape in plan.settings.method.shapes(layer.shape).items():
+            tensors[method_tensor(layer.name, name)] = trained[name].reshape(shape)
         frozen = _frozen_bias(model, layer)
         if frozen is not None:
             tensors[f"{layer.name}.bias_delta"] = cast(torch.Tensor, _bias(model, layer)) - frozen
@@ -153,9 +132,8 @@ def load_adapter_tensors(model: nn.Module, plan: AdapterPlan, tensors: Mapping[s
     expected = {name: tuple(tensor.shape) for name, tensor in adapter_tensors(model, plan).items()}
     check_shapes(expected, tensors)
     for layer in plan.adapted:
-        low_rank = _low_rank(model, layer)
-        low_rank.lora_A.copy_(tensors[f"{layer.name}.lora_A.weight"])
-        low_rank.lora_B.copy_(tensors[f"{layer.name}.lora_B.weight"].reshape(low_rank.lora_B.shape))
+        for name, parameter in _adapted_weight(model, layer).named_parameters():
+            parameter.copy_(tensors[method_tensor(layer.name, name)].reshape(parameter.shape))
         frozen = _frozen_bias(model, layer)
         if frozen is not None:
             delta = tensors[f"{layer.name}.bias_delta"].to(frozen)
@@ -183,9 +161,13 @@ def _frozen_bias(model: nn.Module, layer: Layer) -> torch.Tensor | None:
     return getattr(owner, _FROZEN_BIAS.format(attribute), None)
 
 
-def _low_rank(model: nn.Module, layer: Layer) -> LowRank:
+def _adapted_weight(model: nn.Module, layer: Layer) -> AdaptedWeight:
     owner, attribute = _locate(model, layer.weight)
-    return cast(LowRank, cast(nn.ModuleDict, owner.parametrizations)[attribute][0])  # type: ignore[index]
+    return cast(AdaptedWeight, cast(nn.ModuleDict, owner.parametrizations)[attribute][0])  # type: ignore[index]
+
+
+def _without_kernel(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape[:2] if all(side == 1 for side in shape[2:]) else shape
 
 
 def _to_buffer(module: nn.Module, name: str) -> None:

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from visionlora.lowrank.shapes import layer_rank
-
 
 @dataclass(frozen=True)
 class Layer:
@@ -35,10 +33,6 @@ class Layer:
     def inputs(self) -> int:
         """Inputs of one output: in / groups * kernel area for a convolution; the columns of the matrix."""
         return math.prod(self.shape[1:])
-
-    def rank(self, wanted: int) -> int:
-        """Return `wanted`, or the largest rank whose two factors hold no more numbers than the weight itself."""
-        return layer_rank(wanted, self.outputs, self.inputs)
 
 
 @dataclass(frozen=True)

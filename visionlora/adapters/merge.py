@@ -9,13 +9,12 @@ import torch
 from torch import nn
 
 from visionlora.adapters.plan import AdapterPlan
-from visionlora.lowrank import low_rank_delta
-from visionlora.lowrank.shapes import check_shapes
+from visionlora.lowrank.shapes import BIAS, adapted_shapes, check_shapes, tensors_of
 
 
 @torch.no_grad()
 def merge(model: nn.Module, plan: AdapterPlan, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Add the adapter `tensors` to the weights of `model` in place: W += scale * B @ A.
+    """Put the adapted weights in place of those of `model`.
 
     `model` is the base as it was loaded (not attached, batch normalization in place), with the class outputs that the
     adapter brings. Batch normalization keeps its statistics and scale; a trained bias goes into its shift where a
@@ -24,16 +23,17 @@ def merge(model: nn.Module, plan: AdapterPlan, tensors: Mapping[str, torch.Tenso
     Raises:
         AdapterError: the tensors do not fit the plan; the model is unchanged then.
     """
-    check_shapes(_expected_shapes(model, plan), tensors)
+    check_shapes(expected_shapes(model, plan), tensors)
     for layer in plan.adapted:
         weight = model.get_parameter(layer.weight)
-        left, right = tensors[f"{layer.name}.lora_B.weight"], tensors[f"{layer.name}.lora_A.weight"]
-        delta = low_rank_delta(left.cpu().numpy(), right.cpu().numpy(), plan.settings.scale(len(right)))
-        weight.add_(torch.from_numpy(delta).view(weight.shape).to(weight))
+        own = tensors_of(plan.settings.method, layer.name, layer.shape, tensors)
+        arrays = {name: tensor.cpu().numpy() for name, tensor in own.items()}
+        merged = plan.settings.method.merged(weight.detach().float().cpu().numpy(), arrays)
+        weight.copy_(torch.from_numpy(merged))
         if _trains_bias(model, plan, layer.name, layer.bias):
             norm = plan.norms.get(layer.name)
             bias = cast(nn.BatchNorm2d, model.get_submodule(norm)).bias if norm else model.get_parameter(layer.bias)
-            bias.add_(tensors[f"{layer.name}.bias_delta"].to(bias))
+            bias.add_(tensors[f"{layer.name}{BIAS}"].to(bias))
     for layer in plan.whole:
         for name, parameter in model.get_submodule(layer.name).named_parameters():
             parameter.copy_(tensors[f"{layer.name}.{name}"])
@@ -48,14 +48,12 @@ def _trains_bias(model: nn.Module, plan: AdapterPlan, name: str, path: str) -> b
     return getattr(model.get_submodule(owner), attribute, None) is not None
 
 
-def _expected_shapes(model: nn.Module, plan: AdapterPlan) -> dict[str, tuple[int, ...]]:
+def expected_shapes(model: nn.Module, plan: AdapterPlan) -> dict[str, tuple[int, ...]]:
+    """Return the names and shapes of the tensors of an adapter that `plan` makes for a base as it was loaded."""
     shapes: dict[str, tuple[int, ...]] = {}
     for layer in plan.adapted:
-        rank = layer.rank(plan.settings.rank)
-        shapes[f"{layer.name}.lora_A.weight"] = (rank, *layer.shape[1:])
-        shapes[f"{layer.name}.lora_B.weight"] = (layer.outputs, rank, *(1 for _ in layer.shape[2:]))
-        if _trains_bias(model, plan, layer.name, layer.bias):
-            shapes[f"{layer.name}.bias_delta"] = (layer.outputs,)
+        bias = _trains_bias(model, plan, layer.name, layer.bias)
+        shapes |= adapted_shapes(plan.settings.method, layer.name, layer.shape, bias=bias)
     for layer in plan.whole:
         for name, parameter in model.get_submodule(layer.name).named_parameters():
             shapes[f"{layer.name}.{name}"] = tuple(parameter.shape)

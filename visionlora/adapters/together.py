@@ -1,8 +1,8 @@
 """Computing the adapted weights of all layers together, instead of one by one as each layer runs.
 
-What depends on parameters alone needs no launch of its own for every layer: the factors of all layers are joined,
-scaled and rounded in one go, and each layer keeps one matrix product. The weights and their gradients are those of
-`visionlora.adapters.attach`, but for the rounding to half precision, which here comes before the product.
+What depends on parameters alone needs no launch of its own for every layer: each method says how its layers are
+computed in one go. The weights and their gradients are those of `visionlora.adapters.attach`, but for rounding to half
+precision.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from visionlora.adapters.attach import LowRank, TrainedBias
+from visionlora.adapters.attach import AdaptedWeight, TrainedBias
+from visionlora.lowrank.methods import Batch, Method
 
 
 class WeightsTogether:
@@ -28,26 +29,34 @@ class WeightsTogether:
         >>> import torch
         >>> from visionlora.adapters import AdapterSettings, attach, plan_adapter
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 4))
-        >>> attach(model, plan_adapter(model, AdapterSettings(rank=2)))
+        >>> attach(model, plan_adapter(model, AdapterSettings()))
         >>> with WeightsTogether(model).computed():
         ...     y = model(torch.ones(1, 4))
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._layers: list[LowRank] = []
-        self._frozen: list[torch.Tensor] = []
+        layers: dict[Method, tuple[list[AdaptedWeight], list[torch.Tensor]]] = {}
         self._biases: list[tuple[TrainedBias, nn.Parameter]] = []
         for module in model.modules():
             if not parametrize.is_parametrized(module):
                 continue
             for chain in cast(nn.ModuleDict, module.parametrizations).values():
                 own, original = chain[0], chain.original  # type: ignore[index]
-                if isinstance(own, LowRank):
-                    self._layers.append(own)
-                    self._frozen.append(cast(torch.Tensor, original))
+                if isinstance(own, AdaptedWeight):
+                    adapted, frozen = layers.setdefault(own.method, ([], []))
+                    adapted.append(own)
+                    frozen.append(cast(torch.Tensor, original))
                 elif isinstance(own, TrainedBias):
                     self._biases.append((own, cast(nn.Parameter, original)))
-        self._rounded: dict[torch.dtype, tuple[list[torch.Tensor], torch.Tensor]] = {}
+        self._device = next(frozen[0].device.type for _, frozen in layers.values())
+        self._batches: list[tuple[Batch, list[AdaptedWeight], list[torch.Tensor]]] = []
+        self._single: list[tuple[AdaptedWeight, torch.Tensor]] = []
+        for method, (adapted, frozen) in layers.items():
+            batch = method.batch(adapted)
+            if batch is None:
+                self._single += zip(adapted, frozen, strict=True)
+            else:
+                self._batches.append((batch, adapted, frozen))
 
     @contextmanager
     def computed(self) -> Iterator[None]:
@@ -60,43 +69,27 @@ class WeightsTogether:
 
     def compute(self) -> None:
         """Compute every weight and bias now; the layers use them until `clear`, whatever becomes of the parameters."""
-        device = self._frozen[0].device.type
-        half = torch.is_autocast_enabled(device)
-        dtype = torch.get_autocast_dtype(device) if half else torch.float32
-        with torch.autocast(device, enabled=False):
+        half = torch.is_autocast_enabled(self._device)
+        dtype = torch.get_autocast_dtype(self._device) if half else torch.float32
+        with torch.autocast(self._device, enabled=False):
             self._compute(dtype)
 
     def clear(self) -> None:
         """Let each layer compute its own weight again."""
-        for layer in self._layers:
+        adapted = [layer for _, layers, _ in self._batches for layer in layers]
+        for layer in (*adapted, *(layer for layer, _ in self._single)):
             layer.ready = None
         for bias, _ in self._biases:
             bias.ready = None
 
     def _compute(self, dtype: torch.dtype) -> None:
-        frozen, factors = self._constants(dtype)
-        rights = [layer.right() for layer in self._layers]
-        lefts = [layer.lora_B for layer in self._layers]
-        joined_right = torch.cat([right.reshape(-1) for right in rights]).to(dtype)
-        joined_left = (torch.cat([left.reshape(-1) for left in lefts]) * factors).to(dtype)
-        split_right = joined_right.split([right.numel() for right in rights])
-        split_left = joined_left.split([left.numel() for left in lefts])
-        for layer, matrix, left, right in zip(self._layers, frozen, split_left, split_right, strict=True):
-            product = torch.addmm(matrix, left.view(layer.lora_B.shape), right.view(len(layer.lora_A), -1))
-            layer.ready = layer.shaped(product)
+        for batch, layers, frozen in self._batches:
+            for layer, weight in zip(layers, batch.compute(frozen, dtype), strict=True):
+                layer.ready = weight
+        for layer, weight in self._single:
+            layer.ready = layer(weight).to(dtype)
         if self._biases:
             joined = torch.cat([bias for _, bias in self._biases]).to(dtype)
             pieces = joined.split([bias.numel() for _, bias in self._biases])
             for (own, _), piece in zip(self._biases, pieces, strict=True):
                 own.ready = piece
-
-    def _constants(self, dtype: torch.dtype) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """Return the frozen weights as matrices, and what each element of the joined B is multiplied with."""
-        if dtype not in self._rounded:
-            pairs = list(zip(self._layers, self._frozen, strict=True))
-            frozen = [layer.matrix(weight).to(dtype).contiguous() for layer, weight in pairs]
-            ones = [torch.ones_like(layer.lora_B) * layer.scale for layer in self._layers]
-            gains = [1.0 if layer.gain is None else layer.gain for layer in self._layers]
-            factors = [(one * gain).reshape(-1) for one, gain in zip(ones, gains, strict=True)]
-            self._rounded[dtype] = frozen, torch.cat(factors)
-        return self._rounded[dtype]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, cast
 
 from visionlora.errors import AdapterError, UsageError
+from visionlora.lowrank.methods import METHODS, LoRA, Method
 
-FORMAT = 1
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -18,8 +21,7 @@ class AdapterSettings:
     """Shape of an adapter.
 
     Attributes:
-        rank: inner dimension r of A (r, inputs) and B (outputs, r); lowered on layers too small for it.
-        alpha: strength; the product B @ A counts alpha / sqrt(rank) (rsLoRA, arXiv 2312.03732).
+        method: how a weight is adapted, with the settings of that method.
         targets: `all`, group names joined by `+`, such as `neck+head`, `from:N`, `to:N`, or a regular expression that
             the whole layer name must match.
         train_bias: train the bias of each adapted layer too.
@@ -27,20 +29,15 @@ class AdapterSettings:
             `relu:TARGETS` behind those layers alone.
 
     Raises:
-        UsageError: rank or alpha is not positive, targets is empty, or the activation is not known.
+        UsageError: targets is empty, or the activation is not known.
     """
 
-    rank: int = 8
-    alpha: float = 4.0
+    method: Method = field(default_factory=LoRA)
     targets: str = "all"
     train_bias: bool = True
     activation: str = "silu"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.rank, int) or self.rank < 1:
-            raise UsageError(f"rank: expected a whole number of at least 1, got {self.rank!r}")
-        if not (math.isfinite(self.alpha) and self.alpha > 0):
-            raise UsageError(f"alpha: expected a positive number, got {self.alpha!r}")
         if not self.targets.strip():
             raise UsageError("targets: expected all, group names, from:N, to:N or a regular expression, got nothing")
         if self.activation != "silu" and not self.relu_targets:
@@ -52,9 +49,26 @@ class AdapterSettings:
         name, _, targets = self.activation.partition(":")
         return "" if name != "relu" else targets or ("" if ":" in self.activation else "all")
 
-    def scale(self, rank: int) -> float:
-        """Return the factor of B @ A for a layer of this rank."""
-        return self.alpha / math.sqrt(rank)
+    def to_fields(self) -> dict[str, Any]:
+        """Return the settings as one flat mapping, the method by its name."""
+        own = {name: value for name, value in vars(self).items() if name != "method"}
+        return {"method": self.method.name, **asdict(cast("DataclassInstance", self.method)), **own}
+
+    @classmethod
+    def from_fields(cls, values: Mapping[str, Any]) -> AdapterSettings:
+        """Return the settings that `to_fields` gave, or that a file of format 1 has, which knew LoRA alone.
+
+        Raises:
+            TypeError: a setting is unknown.
+            UsageError: the method is unknown, or a setting is out of range.
+        """
+        left = dict(values)
+        name = left.pop("method", LoRA.name)
+        if name not in METHODS:
+            raise UsageError(f"method: expected one of {', '.join(METHODS)}, got {name!r:.40}")
+        kind = METHODS[name]
+        own = {each.name: left.pop(each.name) for each in fields(cast("DataclassInstance", kind)) if each.name in left}
+        return cls(kind(**own), **left)
 
 
 @dataclass(frozen=True)
@@ -62,7 +76,7 @@ class AdapterCard:
     """What an adapter file says about itself.
 
     Attributes:
-        settings: rank, alpha, targets, bias.
+        settings: method, targets, bias, activation.
         names: class names in the order of the class outputs.
         base: `name` (file name) and `fingerprint` (SHA-256 of the weights) of the base it belongs to.
         preprocessing: as in an exported model's metadata; `image_size` in pixels.
@@ -90,10 +104,10 @@ class AdapterCard:
 
     def to_json(self) -> str:
         """Return the card as one JSON object, with `format` and `kind`; `quantization` only where there is some."""
-        fields = {"format": FORMAT, "kind": "adapter", **asdict(self)}
-        if not self.quantization:  # versions that do not know the entry can read the file, then
-            del fields["quantization"]
-        return json.dumps(fields, sort_keys=True)
+        own = {name: value for name, value in vars(self).items() if name != "quantization" or value}
+        return json.dumps(
+            {"format": FORMAT, "kind": "adapter", **own, "settings": self.settings.to_fields()}, sort_keys=True
+        )
 
     @classmethod
     def from_json(cls, text: str) -> AdapterCard:
@@ -103,12 +117,12 @@ class AdapterCard:
             AdapterError: the text is no adapter card, or of a later format.
         """
         try:
-            fields = json.loads(text)
-            version, kind = fields.pop("format"), fields.pop("kind")
+            entries = json.loads(text)
+            version, kind = entries.pop("format"), entries.pop("kind")
             if kind != "adapter" or version > FORMAT:
                 raise AdapterError(f"expected an adapter of format {FORMAT} or older, got {kind} of format {version}")
-            settings = AdapterSettings(**fields.pop("settings"))
-            card = cls(settings=settings, names=tuple(fields.pop("names")), **fields)
+            settings = AdapterSettings.from_fields(entries.pop("settings"))
+            card = cls(settings=settings, names=tuple(entries.pop("names")), **entries)
             card._check_types()
             return card
         except (AttributeError, KeyError, TypeError, ValueError, RecursionError, UsageError) as error:

@@ -16,10 +16,9 @@ from visionlora.errors import AdapterError, UsageError
 from visionlora.files import refuse_existing, sha256_of
 from visionlora.lowrank.card import AdapterCard
 from visionlora.lowrank.file import ArrayAdapter, load_arrays, save_arrays
-from visionlora.lowrank.shapes import layer_rank
+from visionlora.lowrank.shapes import BIAS, is_of_method, layer_of, method_tensor
 
 _LOGGER = logging.getLogger("visionlora")
-_A, _B, _BIAS = ".lora_A.weight", ".lora_B.weight", ".bias_delta"
 Matrix = NDArray[np.float64]
 
 
@@ -133,34 +132,39 @@ def _combine(
         raise UsageError(f"rank: expected at least 1, got {rank}")
     adapters = [load_arrays(path) for path in paths]
     _check_alike(paths, adapters)
-    rank = sum(adapter.card.settings.rank for adapter in adapters) if rank is None else rank
-    settings = replace(adapters[0].card.settings, rank=rank)
+    methods = [adapter.card.settings.method for adapter in adapters]
+    method = methods[0].summed(methods[1:], rank)
+    settings = replace(adapters[0].card.settings, method=method)
+    kept_rank = int(settings.to_fields()["rank"])
     precision = np.result_type(*(tensor.dtype for adapter in adapters for tensor in adapter.tensors.values()))
-    tensors, missed, norms = {}, {}, {}
+    tensors: dict[str, NDArray[np.floating]] = {}
+    missed: dict[str, np.floating] = {}
+    norms: dict[str, np.floating] = {}
     for name in sorted(adapters[0].tensors):
-        layer = name.removesuffix(_A)
-        if name.endswith(_A):
-            left, right = _stacked(adapters, weights, layer)
-            shape = adapters[0].tensors[name].shape[1:]
-            kept = layer_rank(rank, len(left), right.shape[1])
-            new_left, new_right = _truncated(left, right, kept, settings.scale(kept))
-            tensors[name] = new_right.reshape(kept, *shape).astype(precision)
-            tensors[layer + _B] = new_left.reshape(len(left), kept, *(1 for _ in shape[1:])).astype(precision)
-            stored = settings.scale(kept) * _matrix(tensors[layer + _B]) @ _matrix(tensors[name])
-            wanted = left @ right
-            missed[layer], norms[layer] = np.linalg.norm(stored - wanted), np.linalg.norm(wanted)
-        elif not name.endswith(_B):
+        layer = layer_of(method, name)
+        if is_of_method(method, name):
+            if layer in missed:
+                continue
+            parts = [
+                (weight, adapter.card.settings.method, _own(adapter, layer))
+                for weight, adapter in zip(weights, adapters, strict=True)
+            ]
+            made = {part: tensor.astype(precision) for part, tensor in method.combined(parts).items()}
+            tensors |= {method_tensor(layer, part): tensor for part, tensor in made.items()}
+            wanted = np.asarray(sum(weight * own.change(kept) for weight, own, kept in parts))
+            missed[layer], norms[layer] = np.linalg.norm(method.change(made) - wanted), np.linalg.norm(wanted)
+        else:
             values = [adapter.tensors[name].astype(np.float64) for adapter in adapters]
             total = sum(weight * value for weight, value in zip(weights, values, strict=True))
             tensors[name] = np.asarray(
-                total if name.endswith(_BIAS) else _mean(values, weights), dtype=np.float64
+                total if name.endswith(BIAS) else _mean(values, weights), dtype=np.float64
             ).astype(precision)
     card = AdapterCard(
         settings=settings,
         names=adapters[0].card.names,
         base=adapters[0].card.base,
         preprocessing=adapters[0].card.preprocessing,
-        training={"adapters": [sha256_of(path) for path in paths], "weights": list(weights), "rank": rank},
+        training={"adapters": [sha256_of(path) for path in paths], "weights": list(weights), "rank": kept_rank},
         version=version("visionlora"),
     )
     save_arrays(ArrayAdapter(card, tensors), out)
@@ -168,7 +172,7 @@ def _combine(
     layers = {layer: float(missed[layer] / norms[layer]) if norms[layer] else 0.0 for layer in missed}
     total_norm = math.sqrt(sum(float(norm) ** 2 for norm in norms.values()))
     total_missed = math.sqrt(sum(float(miss) ** 2 for miss in missed.values()))
-    return CombinedAdapter(out, rank, total_missed / total_norm if total_norm else 0.0, layers, out.stat().st_size)
+    return CombinedAdapter(out, kept_rank, total_missed / total_norm if total_norm else 0.0, layers, out.stat().st_size)
 
 
 def _warn_of_lost_recipe(out: Path, adapters: Sequence[ArrayAdapter]) -> None:
@@ -199,7 +203,7 @@ def _check_alike(paths: Sequence[Path | str], adapters: Sequence[ArrayAdapter]) 
                 )
     for path, adapter in zip(paths, adapters, strict=True):
         for name, tensor in adapter.tensors.items():
-            if not _fits(name, adapter.tensors, first.tensors[name].shape):
+            if not _fits(name, adapter, first.tensors[name].shape):
                 raise AdapterError(f"{path}: {name}: of shape {tensor.shape}, it does not fit its layer")
 
 
@@ -209,39 +213,24 @@ def _activation(card: AdapterCard) -> str:
     return f"relu:{targets}" if targets else "silu"
 
 
-def _fits(name: str, tensors: Mapping[str, NDArray[np.floating]], reference: tuple[int, ...]) -> bool:
-    """Say whether a tensor has the shape of the first adapter's, whatever the rank, and a factor fits the other one."""
-    tensor = tensors[name]
+def _own(adapter: ArrayAdapter, layer: str) -> dict[str, NDArray[np.floating]]:
+    """Return the tensors of a layer that are its method's, by their short names."""
+    names = {name: method_tensor(layer, name) for name in adapter.card.settings.method.tensors}
+    return {name: adapter.tensors[full] for name, full in names.items() if full in adapter.tensors}
+
+
+def _fits(name: str, adapter: ArrayAdapter, reference: tuple[int, ...]) -> bool:
+    """Say whether a tensor has the shape of the first adapter's, or as one of a method's fits the others."""
+    tensor, method = adapter.tensors[name], adapter.card.settings.method
     if tensor.ndim < 1 or not tensor.size:
         return False
-    if name.endswith(_A):
-        return name.removesuffix(_A) + _B in tensors and tensor.shape[1:] == reference[1:]
-    if name.endswith(_B):
-        right = tensors.get(name.removesuffix(_B) + _A)
-        ranks_agree = right is not None and right.ndim > 0 and tensor.size == len(tensor) * len(right)
-        return ranks_agree and len(tensor) == reference[0]
-    return tensor.shape == reference
-
-
-def _stacked(adapters: Sequence[ArrayAdapter], weights: Sequence[float], layer: str) -> tuple[Matrix, Matrix]:
-    """Return factors (outputs, k) and (k, inputs) whose product is the weighted sum of the adapters' changes."""
-    lefts, rights = [], []
-    for adapter, weight in zip(adapters, weights, strict=True):
-        right = _matrix(adapter.tensors[layer + _A])
-        lefts.append(weight * adapter.card.settings.scale(len(right)) * _matrix(adapter.tensors[layer + _B]))
-        rights.append(right)
-    return np.concatenate(lefts, axis=1), np.concatenate(rights)
-
-
-def _truncated(left: Matrix, right: Matrix, rank: int, scale: float) -> tuple[Matrix, Matrix]:
-    """Return B (outputs, rank) and A (rank, inputs) with scale * B @ A nearest to left @ right."""
-    left_basis, left_core = np.linalg.qr(left)
-    right_basis, right_core = np.linalg.qr(right.T)
-    u, values, v = np.linalg.svd(left_core @ right_core.T, full_matrices=False)
-    root = np.sqrt(values[:rank] / scale)
-    new_left, new_right = (left_basis @ u[:, :rank]) * root, root[:, None] * (v[:rank] @ right_basis.T)
-    spare = rank - len(root)
-    return np.pad(new_left, ((0, 0), (0, spare))), np.pad(new_right, ((0, spare), (0, 0)))
+    if not is_of_method(method, name):
+        return tensor.shape == reference
+    own = _own(adapter, layer_of(method, name))
+    try:
+        return {part: kept.shape for part, kept in own.items()} == method.shapes(method.weight_shape(own))
+    except ValueError:
+        return False
 
 
 def _mean(values: Sequence[Matrix], weights: Sequence[float]) -> Matrix:
@@ -252,7 +241,3 @@ def _mean(values: Sequence[Matrix], weights: Sequence[float]) -> Matrix:
     if total == 0:
         raise UsageError(f"weights: expected a sum other than 0 for the class outputs, got {list(weights)}")
     return np.asarray(sum(weight * value for weight, value in zip(weights, values, strict=True))) / total
-
-
-def _matrix(tensor: NDArray[np.floating]) -> Matrix:
-    return tensor.reshape(len(tensor), -1).astype(np.float64)

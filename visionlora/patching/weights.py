@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 
 import numpy as np
 from numpy.typing import NDArray
 
 from visionlora.errors import AdapterError
-from visionlora.lowrank import ArrayAdapter, low_rank_delta
-from visionlora.lowrank.shapes import check_shapes, layer_rank
+from visionlora.lowrank import ArrayAdapter
+from visionlora.lowrank.shapes import BIAS, adapted_shapes, check_shapes, is_of_method, layer_of, tensors_of
 from visionlora.patching.base import PatchableBase
-
-_PARTS = (".lora_A.weight", ".lora_B.weight", ".bias_delta", ".weight", ".bias")  # the longest ending counts
 
 
 def patched_weights(base: PatchableBase, adapter: ArrayAdapter) -> dict[str, NDArray[np.float32]]:
@@ -35,16 +33,17 @@ def patched_weights(base: PatchableBase, adapter: ArrayAdapter) -> dict[str, NDA
             f"the adapter was trained with --activation {card.settings.activation}, but {base.path} has the base's "
             "activations, which a patch does not change; merge, export and quantize it on the workstation"
         )
-    whole = replaced_outputs(base, card.names)
-    tensors = {name: tensor for name, tensor in adapter.tensors.items() if _layer(name) not in base.folded.unused}
-    adapted = _adapted(base, card.settings.targets, tensors, whole)
+    whole, method = replaced_outputs(base, card.names), card.settings.method
+    layers = {name: layer_of(method, name) for name in adapter.tensors}
+    tensors = {name: tensor for name, tensor in adapter.tensors.items() if layers[name] not in base.folded.unused}
+    given = {layers[name] for name in tensors if is_of_method(method, name)}
+    adapted = _adapted(base, card.settings.targets, given, whole)
     _check(base, adapter, tensors, adapted, whole)
     patched: dict[str, NDArray[np.float32]] = {}
     for layer in adapted:
-        left, right = tensors[f"{layer}.lora_B.weight"], tensors[f"{layer}.lora_A.weight"]
-        delta = low_rank_delta(left, right, card.settings.scale(len(right)))
-        weight = base.weights[layer] + delta.reshape(base.weights[layer].shape)
-        trained = tensors.get(f"{layer}.bias_delta")
+        before = base.weights[layer]
+        weight = method.merged(before, tensors_of(method, layer, before.shape, tensors))
+        trained = tensors.get(f"{layer}{BIAS}")
         norm = base.folded.norms.get(layer)
         patched[f"{layer}.weight"] = weight if norm is None else norm.fold(weight)
         if norm is not None:
@@ -66,17 +65,12 @@ def replaced_outputs(base: PatchableBase, names: Iterable[str]) -> tuple[str, ..
     return () if same else base.folded.class_outputs
 
 
-def _layer(tensor: str) -> str:
-    return next((tensor.removesuffix(part) for part in _PARTS if tensor.endswith(part)), tensor)
-
-
-def _adapted(base: PatchableBase, targets: str, tensors: Iterable[str], whole: tuple[str, ...]) -> list[str]:
-    """Return the layers with factors: all where the targets are all, else those that the file has.
+def _adapted(base: PatchableBase, targets: str, given: Set[str], whole: tuple[str, ...]) -> list[str]:
+    """Return the adapted layers: all where the targets are all, else those that the file has tensors of.
 
     Raises:
-        AdapterError: the file has factors of a layer that the graph does not have as the checkpoint had it.
+        AdapterError: the file has tensors of a layer that the graph does not have as the checkpoint had it.
     """
-    given = {_layer(name) for name in tensors if name.endswith((".lora_A.weight", ".lora_B.weight"))}
     unknown = sorted(given - base.weights.keys())
     if unknown:
         raise AdapterError(
@@ -96,12 +90,8 @@ def _check(
     settings, classes = adapter.card.settings, len(adapter.card.names)
     expected: dict[str, tuple[int, ...]] = {}
     for layer in adapted:
-        outputs, *rest = base.weights[layer].shape
-        rank = layer_rank(settings.rank, outputs, int(np.prod(rest)))
-        expected[f"{layer}.lora_A.weight"] = (rank, *rest)
-        expected[f"{layer}.lora_B.weight"] = (outputs, rank, *(1 for _ in rest[1:]))
-        if settings.train_bias:
-            expected[f"{layer}.bias_delta"] = (outputs,)
+        shape = base.weights[layer].shape
+        expected |= adapted_shapes(settings.method, layer, shape, bias=settings.train_bias)
     for layer in whole:
         expected[f"{layer}.weight"] = (classes, *base.weights[layer].shape[1:])
         expected[f"{layer}.bias"] = (classes,)

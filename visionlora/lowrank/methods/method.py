@@ -1,0 +1,109 @@
+"""What every adapter method says of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
+
+Arrays = Mapping[str, NDArray[np.floating]]
+
+
+class Method(Protocol):
+    """A way to adapt one weight: its settings as a frozen dataclass, the tensors that it keeps, and its arithmetic.
+
+    A weight is of shape (outputs, ...). The tensors of one layer go by short names; in the adapter file they are
+    `<layer>.<short name>.weight`. torch is imported in the functions that train alone, because a device that patches
+    an adapter into its base reads this too.
+
+    Attributes:
+        name: as cards and the command line call it.
+        tensors: the short names.
+    """
+
+    name: ClassVar[str]
+    tensors: ClassVar[tuple[str, ...]]
+
+    @property
+    def words(self) -> str:
+        """Its settings, as they end a sentence: `at rank 8`."""
+        ...
+
+    def shapes(self, weight: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each tensor kept for a weight of this shape, as the adapter file has it.
+
+        Kernel axes that are all of length 1 are the file's alone: in training a tensor goes without them.
+        """
+        ...
+
+    def weight_shape(self, tensors: Arrays) -> tuple[int, ...]:
+        """Return the shape of the weight that the tensors of one layer belong to.
+
+        Raises:
+            ValueError: they do not fit each other.
+        """
+        ...
+
+    def merged(self, weight: NDArray[np.float32], tensors: Arrays) -> NDArray[np.float32]:
+        """Return the adapted weight, to the same bits on every machine: what merging and patching write."""
+        ...
+
+    def change(self, tensors: Arrays) -> NDArray[np.float64]:
+        """Return what the tensors add to a weight seen as a matrix, (outputs, inputs)."""
+        ...
+
+    def summed(self, others: Sequence[Method], rank: int | None) -> Method:
+        """Return the settings of the sum of adapters, the first of this method: of that rank, or of one that loses
+        nothing.
+        """
+        ...
+
+    def combined(self, parts: Sequence[tuple[float, Method, Arrays]]) -> dict[str, NDArray[np.float64]]:
+        """Return this method's tensors for a layer whose change is nearest to a weighted sum of changes.
+
+        Args:
+            parts: factor, method and tensors of each adapter; all of one class, whatever their settings.
+        """
+        ...
+
+    def start(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return what the tensors are before training: the adapted weight is the base's then."""
+        ...
+
+    def adapted(
+        self, weight: torch.Tensor, tensors: Mapping[str, torch.Tensor], gain: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Return the adapted weight for training, of the shape and memory format of `weight`.
+
+        Args:
+            weight: the base's weight, already multiplied by `gain`.
+            tensors: of this layer, without kernel axes that are all of length 1.
+            gain: (outputs, 1) factor gamma / sigma of the batch normalization folded into the weight, or None.
+        """
+        ...
+
+    def batch(self, layers: Sequence[Any]) -> Batch | None:
+        """Return what computes the weights of many layers at once; None where nothing is won by it.
+
+        Args:
+            layers: the `AdaptedWeight`s of one model that have this very method.
+        """
+        ...
+
+
+class Batch(Protocol):
+    """Computes the weights of many layers at once."""
+
+    def compute(self, frozen: Sequence[torch.Tensor], dtype: torch.dtype) -> list[torch.Tensor]:
+        """Return the adapted weight of each layer in `dtype`.
+
+        Args:
+            frozen: the base's weight of each layer, in float32; the same tensors at each call.
+            dtype: what the layers compute in.
+        """
+        ...
