@@ -18,7 +18,6 @@ from visionlora.detections import Detections
 from visionlora.errors import UsageError
 from visionlora.evaluation.coco import coco_scores
 
-
 AREAS = (500.0, 32.0**2, 3000.0, 96.0**2, 20_000.0)
 """Small, medium and large, and the limits between them, which pycocotools counts on both sides."""
 
