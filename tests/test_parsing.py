@@ -49,3 +49,9 @@ def test_json_may_begin_with_a_byte_order_mark_and_write_an_emoji_as_two_halves(
 def test_a_literal_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         parse_literal(text)
+
+
+def test_two_halves_of_a_character_are_that_character_in_yaml_as_in_json() -> None:
+    text = r'{"a": ["\ud83d\ude00", "x\ud83d\ude00\u00e9"]}'
+
+    assert parse_yaml(text) == parse_json(text) == {"a": ["\U0001f600", "x\U0001f600\u00e9"]}

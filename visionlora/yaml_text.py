@@ -6,9 +6,11 @@ from typing import Any
 
 import yaml
 
+from visionlora.text import is_unicode
+
 MAX_DEPTH = 64
 """Lists and mappings inside each other that a file may have."""
-MAX_YAML_BYTES = 4 << 20
+MAX_YAML_BYTES = 1 << 20
 MAX_YAML_VALUES = 100_000
 """Values of a YAML file, those that its aliases repeat counted as often as they appear."""
 
@@ -56,7 +58,8 @@ class _TextLoader(yaml.BaseLoader):
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         if isinstance(node, yaml.ScalarNode) and node.style is None and node.value in ("", "~", "null"):
             return None
-        return super().construct_object(node, deep=True)
+        value = super().construct_object(node, deep=True)
+        return _joined(value) if isinstance(value, str) else value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         mapping: dict[Any, Any] = {}
@@ -68,6 +71,19 @@ class _TextLoader(yaml.BaseLoader):
                 raise ParseError(f"expected the key {key_node.value!r} once, got it twice", line=mark.line + 1)
             mapping[key_node.value] = self.construct_object(value_node, deep=True)
         return mapping
+
+
+def _joined(text: str) -> str:
+    """Return a text whose escapes of two halves of a character, as JSON writes one beyond 16 bits, are that character.
+
+    PyYAML reads each half for itself. One without its other half stays, for `is_unicode` to find.
+    """
+    if is_unicode(text):
+        return text
+    try:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16")
+    except UnicodeDecodeError:
+        return text
 
 
 def _check_size(text: str) -> None:

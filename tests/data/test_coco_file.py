@@ -79,19 +79,160 @@ def test_all_problems_are_listed_at_once(tmp_path) -> None:
     assert "1 images that are not listed" in lines[3]
 
 
-@pytest.mark.parametrize(
-    "text", ["no json", "[]", '{"images": []}', '{"images": [1], "annotations": [], "categories": []}']
-)
-def test_other_files_are_refused(tmp_path, text) -> None:
-    (tmp_path / "a.json").write_text(text)
+def _fields(**more) -> dict:
+    """A sound ground truth of the picture that `_write` makes."""
+    return {
+        "images": [{"id": 7, "file_name": "a.png", "width": 64, "height": 48}],
+        "annotations": [_one([4, 6, 10, 20])],
+        "categories": [{"id": 9, "name": "pit"}, {"id": 3, "name": "scratch"}],
+        **more,
+    }
 
-    with pytest.raises(DataError, match="expected a COCO ground truth"):
-        load_coco(tmp_path / "a.json")
+
+def _written(folder: Path, fields: object) -> Path:
+    path = _write(folder, [])
+    path.write_bytes(fields if isinstance(fields, bytes) else json.dumps(fields).encode())
+    return path
 
 
-def test_missing_picture_is_named(tmp_path) -> None:
+PICTURE = {"id": 7, "file_name": "a.png"}
+WRONG = {
+    "no json": (b"no json", "got no JSON that can be read"),
+    "UTF-16": (json.dumps(_fields()).encode("utf-16"), "got no JSON that can be read"),
+    "deep": (b"[" * 100_000, "got no JSON that can be read"),
+    "a list": ([], "got a list, as of detections"),
+    "a number": (1, "expected a COCO ground truth with images, annotations and categories, got 1"),
+    "a list missing": ({"images": []}, "got the keys ['images']"),
+    "no list": (_fields(annotations={}), "got annotations that are no list"),
+    "no entries": (_fields(images=[1]), "got images[0] with 1"),
+    "another tool's keys": (
+        _fields(images=[{"id": 7, "filename": "a.png"}]),
+        "got images[0] with the keys ['id', 'fil",
+    ),
+    "no categories": (_fields(categories=[]), "expected at least one category, got none"),
+    "category id as text": (_fields(categories=[{"id": "9", "name": "pit"}]), "as the ids of categories, got '9'"),
+    "category id as a float": (_fields(categories=[{"id": 9.5, "name": "pit"}]), "as the ids of categories, got 9.5"),
+    "category id a list": (_fields(categories=[{"id": [9], "name": "pit"}]), "as the ids of categories, got [9]"),
+    "category id a truth": (_fields(categories=[{"id": True, "name": "pit"}]), "as the ids of categories, got True"),
+    "category id twice": (_fields(categories=[{"id": 9, "name": n} for n in "ab"]), "once, got the id 9 twice"),
+    "category twice": (_fields(categories=[{"id": n, "name": "a"} for n in (3, 9)]), "once, got the name 'a' twice"),
+    "category without a name": (_fields(categories=[{"id": 9, "name": None}]), "name of class 0 to be text, got None"),
+    "category name a number": (_fields(categories=[{"id": 9, "name": 1.1}]), "name of class 0 to be text, got 1.1"),
+    "half a character": (_fields(categories=[{"id": 9, "name": "\ud83d"}]), "got half of a surrogate pair"),
+    "picture id a list": (_fields(images=[{**PICTURE, "id": [7]}]), "images[0]: expected a whole number or text as id"),
+    "picture id a float": (_fields(images=[{**PICTURE, "id": 7.5}]), "expected a whole number or text as id, got 7.5"),
+    "picture without a name": (_fields(images=[{**PICTURE, "file_name": None}]), "as file_name, got None"),
+    "picture with a null byte": (_fields(images=[{**PICTURE, "file_name": "a\0"}]), "as file_name, got 'a\\x00'"),
+    "picture with a name beyond any": (
+        _fields(images=[{**PICTURE, "file_name": "a" * 5000}]),
+        "expected a picture, got",
+    ),
+    "picture a folder": (_fields(images=[{**PICTURE, "file_name": "."}]), "expected a picture, got no file"),
+    "picture twice": (_fields(images=[PICTURE, PICTURE]), "got the id 7 more than once"),
+    "file twice": (_fields(images=[PICTURE, {"id": 8, "file_name": "./a.png"}]), "got the file_name 'a.png' more than"),
+    "width as text": (_fields(images=[{**PICTURE, "width": "64"}]), "expected width in pixels, got '64'"),
+    "another size": (
+        _fields(images=[{**PICTURE, "width": 32, "height": 24}]),
+        "a.png: expected 32 x 24 pixels (width x height), as",
+    ),
+    "another height": (_fields(images=[{**PICTURE, "height": 24}]), "expected ? x 24 pixels (width x height), as"),
+    "swapped sides": (_fields(images=[{**PICTURE, "width": 48, "height": 64}]), "width and height are swapped, or are"),
+    "image id a list": (_fields(annotations=[{**_one([4, 6, 9, 9]), "image_id": [1]}]), "expected image_id to be"),
+    "class a list": (_fields(annotations=[_one([4, 6, 9, 9], [9])]), "category_id among [3, 9], got [9]"),
+    "class a truth": (_fields(annotations=[_one([4, 6, 9, 9], True)]), "category_id among [3, 9], got True"),
+    "box of text": (_fields(annotations=[_one(["4", 6, 9, 9])]), "expected bbox [x, y, width, height] in pixels"),
+    "box of a huge number": (_fields(annotations=[_one([10**400, 6, 9, 9])]), "expected bbox [x, y, width, height] in"),
+    "box of NaN": (_fields(annotations=[_one([float("nan"), 6, 9, 9])]), "expected bbox [x, y, width, height] in"),
+    "box without end": (_fields(annotations=[_one([4, 6, float("inf"), 9])]), "expected bbox [x, y, width, height] in"),
+    "box outside": (_fields(annotations=[_one([64, 6, 9, 9])]), "inside the 64 x 48 pixels of the picture"),
+    "box left of it": (_fields(annotations=[_one([-9, 6, 9, 9])]), "inside the 64 x 48 pixels of the picture"),
+    "fractions": (
+        _fields(annotations=[_one([0.1, 0.2, 0.8, 0.8])]),
+        "which lies in the first pixel; multiply fractions",
+    ),
+    "crowd as text": (_fields(annotations=[_one([4, 6, 9, 9], iscrowd="0")]), "expected iscrowd to be 0 or 1, got '0'"),
+    "ignored as text": (_fields(annotations=[_one([4, 6, 9, 9], ignore="false")]), "expected ignore to be 0 or 1, got"),
+    "crowd of two": (_fields(annotations=[_one([4, 6, 9, 9], iscrowd=2)]), "expected iscrowd to be 0 or 1, got 2"),
+    "area as text": (_fields(annotations=[_one([4, 6, 9, 9], area="81")]), "expected area in square pixels, got '81'"),
+    "area below nothing": (
+        _fields(annotations=[_one([4, 6, 9, 9], area=-1)]),
+        "expected area in square pixels, got -1",
+    ),
+}
+
+
+@pytest.mark.parametrize(("fields", "message"), WRONG.values(), ids=WRONG.keys())
+def test_a_wrong_ground_truth_is_refused(tmp_path, fields, message) -> None:
+    with pytest.raises(DataError) as raised:
+        load_coco(_written(tmp_path, fields))
+
+    assert message in str(raised.value)
+    assert "val.json: " in str(raised.value) or "a.png: " in str(raised.value) or "looked for" in str(raised.value)
+
+
+RIGHT = {
+    "a byte order mark": b"\xef\xbb\xbf" + json.dumps(_fields()).encode(),
+    "flags as truth": _fields(annotations=[_one([4, 6, 10, 20], iscrowd=False, ignore=0.0)]),
+    "no sizes": _fields(images=[PICTURE]),
+    "sizes of null": _fields(images=[{**PICTURE, "width": None, "height": None}]),
+    "picture id as text": _fields(
+        images=[{**PICTURE, "id": "x"}], annotations=[{**_one([4, 6, 10, 20]), "image_id": "x"}]
+    ),
+    "ids below 0 and huge": _fields(
+        categories=[{"id": -(10**30), "name": "scratch"}, {"id": 9, "name": "pit"}],
+        images=[{**PICTURE, "id": -7}],
+        annotations=[{**_one([4, 6, 10, 20]), "image_id": -7}],
+    ),
+    "masks and keypoints": _fields(
+        annotations=[_one([4, 6, 10, 20], segmentation={"counts": "x", "size": None}, keypoints="?", id=None)]
+    ),
+}
+
+
+@pytest.mark.parametrize("fields", RIGHT.values(), ids=RIGHT.keys())
+def test_what_only_looks_odd_is_read(tmp_path, fields) -> None:
+    dataset = load_coco(_written(tmp_path, fields))
+
+    (image,) = dataset.split("val")
+    assert dataset.names == ("scratch", "pit") and image.class_ids.tolist() == [1]
+    assert image.boxes_xyxy.tolist() == [[4, 6, 14, 26]] and not image.is_crowd.any()
+
+
+def test_area_of_the_file_is_that_of_the_object(tmp_path) -> None:
+    annotations = [_one([4, 6, 10, 20], area=50.5), _one([0, 0, 30, 30]), _one([50, 40, 30, 30], area=0)]
+
+    (image,) = load_coco(_write(tmp_path, annotations)).split("val")
+    (plain,) = load_coco(_write(tmp_path, [{**one, "area": None} for one in annotations])).split("val")
+
+    assert image.object_areas.tolist() == [50.5, 900, 0]
+    assert plain.areas is None and plain.object_areas.tolist() == [200, 900, 112]
+    assert content_hash([image]) != content_hash([plain])
+    assert to_coco([image], ["a", "b"])["annotations"][0]["area"] == 50.5
+
+
+@pytest.mark.parametrize("place", ["val2017", "annotations/val2017", "images/val2017"])
+def test_layout_of_coco_itself_is_found(tmp_path, place) -> None:
+    path = _write(tmp_path, [], images=place)
+
+    assert load_coco(path.rename(path.with_name("instances_val2017.json"))).split("val")[0].path.is_file()
+
+
+def test_missing_picture_is_named_with_the_folders_that_were_tried(tmp_path) -> None:
     path = _write(tmp_path, [])
     (tmp_path / "images" / "a.png").unlink()
 
-    with pytest.raises(DataError, match=r"a\.png"):
+    with pytest.raises(DataError, match=r"a\.png: expected a picture, got no file\npictures of .*images/val"):
         load_coco(path)
+
+
+@pytest.mark.parametrize(("width", "height", "right"), [(48, 64, True), (64, 48, False)], ids=["displayed", "stored"])
+def test_size_is_that_of_the_picture_as_displayed(tmp_path, write_image, width, height, right) -> None:
+    write_image(tmp_path / "a.jpg", size_wh=(64, 48), orientation=6)
+    fields = _fields(images=[{"id": 7, "file_name": "a.jpg", "width": width, "height": height}])
+    (tmp_path / "a.json").write_text(json.dumps(fields))
+
+    if right:
+        assert load_coco(tmp_path / "a.json").split("val")[0].size_wh == (48, 64)
+    else:
+        with pytest.raises(DataError, match="before the picture is turned as its EXIF orientation says"):
+            load_coco(tmp_path / "a.json")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,6 @@ from visionlora.errors import DataError
 
 SPLITS = "train: images/train\nval: images/val\n"
 WRONG = {
-    "a date that is none": ("made: 2024-13-45\nnames: [a]\n", "expected YAML, got a syntax error"),
     "brackets without end": ("[" * 5000, "expected YAML, got a syntax error"),
     "a null byte": ('train: "im\\0x"\nnames: [a]\n', "to be a path"),
     "no names": (SPLITS, "expected 'names' with at least one class name, got none"),
@@ -20,12 +20,19 @@ WRONG = {
     "gap in the ids": (SPLITS + "names: {0: a, 2: b}\n", "expected 'names' to number its classes 0 to 1, got 0, 2"),
     "ids from 1": (SPLITS + "names: {1: a, 2: b}\n", "expected 'names' to number its classes 0 to 1, got 1, 2"),
     "an id that is no number": (SPLITS + "names: {a: 0}\n", "to number its classes 0 to 0, got a"),
-    "an id twice": (SPLITS + "names: {0: a, '0': b}\n", "to number its classes 0 to 1, got 0, 0"),
-    "name missing": (SPLITS + "names: [a, ]\n" + "nc: 2\n", "expected 'nc' to be the number of names, 1, got 2"),
-    "name null": (SPLITS + "names: [a, null]\n", "expected each class name to be text, got None"),
+    "an id twice": (SPLITS + "names: {0: a, '0': b}\n", "expected the key '0' once, got it twice"),
+    "an id twice, written otherwise": (SPLITS + "names: {0: a, 00: b}\n", "to number its classes 0 to 1, got 0, 00"),
+    "name missing": (SPLITS + "names: [a, ]\n" + "nc: 2\n", "expected 'nc' to be the number of names, 1, got '2'"),
+    "name null": (SPLITS + "names: [a, null]\n", "expected the name of class 1 to be text, got None"),
+    "name a list": (SPLITS + "names: [a, [b]]\n", "expected the name of class 1 to be text, got ['b']"),
+    "name blank": (SPLITS + "names: [a, ' ']\n", "expected the name of class 1 to be text, got ' '"),
+    "half a character": (SPLITS + 'names: [a, "\\ud83d"]\n', "expected the name of class 1 to be text, got '\\ud83d'"),
+    "half a character, alone at the end": (SPLITS + 'names: ["x\\ude00"]\n', "write characters as they are"),
     "name twice": (SPLITS + "names: [a, b, a]\n", "expected distinct class names, got 'a' twice"),
     "nc without value": (SPLITS + "names: [a]\nnc:\n", "expected 'nc' to be the number of names, 1, got None"),
-    "split a number": ("train: 3\nnames: [a]\n", "expected 'train' to be a path or a list of paths, got 3"),
+    "split a mapping": ("train: {a: b}\nnames: [a]\n", "expected 'train' to be a path or a list of paths, got {'a'"),
+    "half a character in a path": ('train: "a\\ud83d"\nnames: [a]\n', "expected 'train' to be a path"),
+    "a null byte in path": ('path: "a\\0b"\nnames: [a]\n', "expected 'path' to be a folder"),
     "list with a gap": ("train: [a, null]\nnames: [a]\n", "expected 'train' to be a path or a list of paths"),
     "path a list": (SPLITS + "path: [a]\nnames: [a]\n", "expected 'path' to be a folder, got ['a']"),
     "pose": (SPLITS + "names: [a]\nkpt_shape: [17, 3]\n", "expected a detection data set, got 'kpt_shape'"),
@@ -35,7 +42,23 @@ WRONG = {
         "",
         "got an empty file; it needs three lines: 'train: images/train', 'val: images/val' and 'names: [",
     ),
-    "a list": ("- a\n", "expected keys such as 'train' and 'names', got list"),
+    "a list": ("- a\n", "expected keys such as 'train' and 'names', got a list"),
+    "a word": ("a\n", "expected keys such as 'train' and 'names', got 'a'"),
+    "a key twice": ("names: [a]\nnames: [b]\n", "data.yaml:2: expected YAML, got a syntax error; expected the key"),
+    "a class id twice": ("names: {0: a, 1: b, 1: c}\n", "expected the key '1' once, got it twice"),
+    "a COCO ground truth": (
+        '{"images": [], "annotations": []}',
+        "got a COCO ground truth; `visionlora eval` takes one",
+    ),
+    "aliases of aliases": (
+        "a: &a [x, x, x, x, x, x, x, x, x]\n"
+        + "".join(
+            f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+        ),
+        "expected at most 100000 values, got more",
+    ),
+    "a list in itself": ("names: &a [*a]\n", "expected the alias 'a' to name something before it"),
+    "more than any description": ("#" * (1 << 20) + "\nnames: [a]\n", "expected a data.yaml of at most 1048576 bytes"),
 }
 
 
@@ -52,7 +75,7 @@ def test_a_wrong_data_yaml_is_refused(tmp_path: Path, text: str, message: str) -
 
 
 def test_all_problems_of_a_data_yaml_are_told_at_once(tmp_path: Path) -> None:
-    (tmp_path / "data.yaml").write_text("train: 3\nnames: [a, a]\nnc: 5\n")
+    (tmp_path / "data.yaml").write_text("train: {a: b}\nnames: [a, a]\nnc: 5\n")
 
     with pytest.raises(DataError) as caught:
         read_description(tmp_path / "data.yaml")
@@ -83,7 +106,18 @@ NAMES = {
     "ids in quotes": ("names: {'0': a, '1': b}", ("a", "b")),
     "nc agrees": ("names: [a, b]\nnc: 2", ("a", "b")),
     "nc in quotes": ("names: [a, b]\nnc: '2'", ("a", "b")),
-    "names that are no text": ("names: [7, 1.5]", ("7", "1.5")),
+    "numbers": (
+        "names: [7, 1.10, 010, 007, 0x1F, 1_000, 12:30]",
+        ("7", "1.10", "010", "007", "0x1F", "1_000", "12:30"),
+    ),
+    "booleans": ("names: {0: no, 1: on, 2: Yes, 3: true}", ("no", "on", "Yes", "true")),
+    "dates and floats": ("names: [2024-13-45, .inf, 1e3, 0o17]", ("2024-13-45", ".inf", "1e3", "0o17")),
+    "null in quotes": ("names: ['null', '~']", ("null", "~")),
+    "a tag": ("names: [!!python/name:os.system a]", ("a",)),
+    "halves of one character": ('names: ["\\ud83d\\ude00", "a\\U0001F600"]', ("\U0001f600", "a\U0001f600")),
+    "nc as a float": ("names: [a, b]\nnc: 2.0", ("a", "b")),
+    "channels": ("names: [a]\nchannels: 3", ("a",)),
+    "an alias": ("x: &a b\nnames: [a, *a]", ("a", "b")),
 }
 
 
@@ -94,19 +128,44 @@ def test_names_may_be_a_list_or_a_mapping(tmp_path: Path, text: str, names: tupl
     assert read_description(tmp_path / "data.yaml").names == names
 
 
+def test_twenty_thousand_class_names_take_no_time(tmp_path: Path) -> None:
+    (tmp_path / "data.yaml").write_text(SPLITS + "names: [" + ", ".join(f"c{i}" for i in range(20_000)) + ", c7]\n")
+
+    with pytest.raises(DataError, match="expected distinct class names, got 'c7' twice"):
+        read_description(tmp_path / "data.yaml")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes on this system")
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "data.yaml")
+
+    with pytest.raises(DataError, match=r"expected a data\.yaml, got a pipe or a device"):
+        read_description(tmp_path / "data.yaml")
+
+
+@pytest.mark.parametrize("entry", ["loop", "x" * 5000], ids=["a link to itself", "longer than any name"])
+def test_a_source_that_cannot_be_is_nothing(tmp_path: Path, entry: str) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "data.yaml").write_text(f"path: {entry}\ntrain: {entry}\nnames: [a]\n")
+
+    with pytest.raises(DataError, match="got nothing at"):
+        read_description(tmp_path / "data.yaml").sources("train")
+
+
 LAYOUTS = {
     "beside the file": ("train: images/train", "images/train"),
     "path relative to the file": ("path: sub\ntrain: images/train", "sub/images/train"),
     "empty path": ("path: ''\ntrain: images/train", "images/train"),
     "Roboflow's ../": ("train: ../images/train", "images/train"),
     "list file": ("train: lists/train.txt", "lists/train.txt"),
+    "a number": ("train: 2017", "2017"),
     "list of one": ("train: [images/train]", "images/train"),
 }
 
 
 @pytest.mark.parametrize(("text", "expected"), LAYOUTS.values(), ids=LAYOUTS.keys())
 def test_sources_are_found_from_the_folder_of_the_file(tmp_path: Path, text: str, expected: str) -> None:
-    for folder in ("images/train", "sub/images/train", "lists"):
+    for folder in ("images/train", "sub/images/train", "lists", "2017"):
         (tmp_path / "set" / folder).mkdir(parents=True)
     (tmp_path / "set" / "lists" / "train.txt").write_text("")
     (tmp_path / "set" / "data.yaml").write_text(text + "\nnames: [a]\n")

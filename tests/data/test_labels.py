@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -116,7 +117,54 @@ def test_a_folder_in_place_of_a_label_file_is_a_problem(tmp_path: Path) -> None:
 
     (problem,) = read_labels(tmp_path / "a.txt", class_count=1).problems
 
+    assert "a.txt: expected a label file, got a folder" in problem
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes on this system")
+def test_a_pipe_in_place_of_a_label_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.txt")
+
+    (problem,) = read_labels(tmp_path / "a.txt", class_count=1).problems
+
+    assert "a.txt: expected a label file, got a pipe or a device" in problem
+
+
+def test_a_link_to_nothing_is_no_image_without_objects(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").symlink_to(tmp_path / "gone.txt")
+
+    (problem,) = read_labels(tmp_path / "a.txt", class_count=1).problems
+
     assert "a.txt: expected a label file, got none that can be read" in problem
+
+
+HUGE = {
+    "a line": ("0 " * (17 << 19), "expected a label file of at most 16777216 bytes"),
+    "lines": ("x\n" * 100_001, "expected at most 100000 objects in a picture, got 100001"),
+    "a word": ("0 0.5 0.5 0.5 " + "5" * 1_000_000, "expected a number, got '5555555555"),
+    "words": ("0 " + "0.5 " * 100_000, "expected a polygon with width in (0, 1], got 0"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), HUGE.values(), ids=HUGE.keys())
+def test_a_huge_label_file_gives_a_short_message(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "a.txt").write_text(text)
+
+    (problem,) = read_labels(tmp_path / "a.txt", class_count=1).problems
+
+    assert message in problem and len(problem) < 500
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32"])
+def test_labels_in_another_encoding_are_refused(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "a.txt").write_bytes("0 0.5 0.5 0.5 0.5\n".encode(encoding))
+
+    assert read_labels(tmp_path / "a.txt", class_count=1).problems
+
+
+def test_a_first_column_that_is_no_class_id_is_none_to_count_classes_by() -> None:
+    labels = parse_labels("1e300 0.5 0.5 0.5 0.5\n4 0.5 0.5 0.5 0.5", "a.txt", class_count=1)
+
+    assert labels.highest_class == 4 and "got 1e+300" in labels.problems[0]
 
 
 def test_boxes_and_polygons_in_one_file_are_refused() -> None:

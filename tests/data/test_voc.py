@@ -8,6 +8,7 @@ from visionlora.data import voc_boxes
 from visionlora.errors import DataError
 
 NAMES = ("pit", "scratch")
+CAFE = "caf\u00e9"
 
 
 def _object(name: str = "pit", box: tuple[object, ...] = (2, 3, 20, 30)) -> str:
@@ -46,6 +47,15 @@ WRONG = {
     "NaN": (_object(box=("nan", 3, 20, 30)), "expected xmin < xmax and ymin < ymax from 0 up"),
     "infinity": (_object(box=(2, 3, "inf", 30)), "expected xmin < xmax and ymin < ymax from 0 up"),
     "corners swapped": (_object(box=(20, 3, 2, 30)), "expected xmin < xmax and ymin < ymax from 0 up"),
+    "digits that few read": (_object(box=("\u0661", 3, 20, 30)), "expected numbers xmin, ymin, xmax, ymax"),
+    "digits with a line": (_object(box=(2, 3, "2_0", 30)), "expected numbers xmin, ymin, xmax, ymax"),
+    "markup in the name": (_object("pit<b>x</b>"), "expected one <name> of plain text, got elements in it"),
+    "two names": (_object("pit</name><name>scratch"), "expected one <name> of plain text, got several"),
+    "two boxes": (
+        _object().replace("</bndbox>", "</bndbox><bndbox><xmin>1</xmin></bndbox>"),
+        "expected one <bndbox/xmin>",
+    ),
+    "markup as text": (_object("&lt;b&gt;pit"), "expected a class among pit, scratch, got '<b>pit'"),
     "negative": (_object(box=(-1, 3, 2, 30)), "expected xmin < xmax and ymin < ymax from 0 up"),
 }
 
@@ -68,3 +78,45 @@ def test_broken_xml_is_named_with_its_line(tmp_path: Path) -> None:
 
     with pytest.raises(DataError, match=r"a\.xml:3: expected XML, got a syntax error"):
         voc_boxes(tmp_path / "a.xml", NAMES)
+
+
+LAUGHS = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 10))
+HOSTILE = {
+    "billion laughs": (
+        f'<!DOCTYPE a [<!ENTITY l0 "ha">{LAUGHS}]><annotation>&l9;</annotation>',
+        "declares the entity 'l0'",
+    ),
+    "another file": (
+        '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/hostname">]><annotation>&x;</annotation>',
+        "entity 'x'",
+    ),
+    "deep": ("<annotation>" + "<a>" * 200_000, "more than 64 elements inside each other"),
+    "another encoding": ('<?xml version="1.0" encoding="klingon"?><annotation/>', "klingon"),
+    "half a character": (
+        "<annotation><object><name>&#xD83D;</name></object></annotation>",
+        "expected XML, got a syntax",
+    ),
+    "another root": ("<annotations><image/></annotations>", "expected a VOC <annotation>, got <annotations>"),
+    "a web page": ("<html/>", "expected a VOC <annotation>, got <html>"),
+    "empty": ("", "expected XML, got a syntax error"),
+    "more than any": ("<annotation>" + " " * (16 << 20), "expected an annotation of at most 16777216 bytes"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), HOSTILE.values(), ids=HOSTILE.keys())
+def test_xml_that_is_no_annotation_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "a.xml").write_text(text)
+
+    with pytest.raises(DataError) as caught:
+        voc_boxes(tmp_path / "a.xml", NAMES)
+
+    assert "a.xml:" in str(caught.value) and message in str(caught.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "iso-8859-1"])
+def test_an_annotation_may_be_in_any_encoding_that_it_names(tmp_path: Path, encoding: str) -> None:
+    declared = "" if encoding.startswith("utf") else f'<?xml version="1.0" encoding="{encoding}"?>'
+    text = f"{declared}<annotation>{_object(CAFE)}</annotation>"
+    (tmp_path / "a.xml").write_bytes(text.encode(encoding))
+
+    assert voc_boxes(tmp_path / "a.xml", [CAFE])[1].tolist() == [0]

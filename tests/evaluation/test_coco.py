@@ -6,26 +6,36 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from tests.evaluation.cases import EMPTY, random_case
+from visionlora.data import load_coco, to_coco
 from visionlora.detections import Detections
 from visionlora.errors import UsageError
 from visionlora.evaluation.coco import coco_scores
+
+AREAS = (500.0, 32.0**2, 3000.0, 96.0**2, 20_000.0)
+"""Small, medium and large, and the limits between them, which pycocotools counts on both sides."""
 
 
 def _by_hand(folder: Path, truth, found, classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Precision (10, 101, classes, sizes) and recall (10, classes, sizes) by pycocotools from JSON files."""
     annotations = [
-        {"id": 0, "image_id": i, "category_id": int(c) + 1, "bbox": box, "area": box[2] * box[3], "iscrowd": n}
+        {"id": 0, "image_id": i, "category_id": int(c) + 1, "bbox": box, "area": area, "iscrowd": n}
         for i, image in enumerate(truth)
-        for c, (x1, y1, x2, y2), n in zip(
-            image.class_ids, image.boxes_xyxy.tolist(), image.is_crowd.astype(int).tolist(), strict=True
+        for c, (x1, y1, x2, y2), n, own in zip(
+            image.class_ids,
+            image.boxes_xyxy.tolist(),
+            image.is_crowd.astype(int).tolist(),
+            [None] * len(image.class_ids) if image.areas is None else image.areas.tolist(),
+            strict=True,
         )
         for box in [[x1, y1, x2 - x1, y2 - y1]]
+        for area in [box[2] * box[3] if own is None else own]
     ]
     for number, annotation in enumerate(annotations, start=1):
         annotation["id"] = number
@@ -183,3 +193,55 @@ def test_crowds_count_as_in_pycocotools(tmp_path, seed) -> None:
     assert scores.map50_95 == pytest.approx(expected.mean(), abs=1e-9)
     assert scores.map50_95 != coco_scores(found, [replace(one, crowd=None) for one in truth], ["a", "b"]).map50_95
     assert sum(one.objects for one in scores.per_class) == sum(int((~image.is_crowd).sum()) for image in truth)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_areas_of_the_ground_truth_decide_the_size_as_in_pycocotools(tmp_path, seed) -> None:
+    truth, found = random_case(seed, images=15, classes=2, detections=20)
+    rng = np.random.default_rng(seed)
+    truth = [
+        replace(
+            one,
+            crowd=rng.random(len(one.class_ids)) < 0.2,
+            areas=rng.choice(AREAS, len(one.class_ids)),
+        )
+        for one in truth
+    ]
+
+    scores = coco_scores(found, truth, ["a", "b"])
+
+    precision = _by_hand(tmp_path, truth, found, 2)[0]
+    expected = [precision[..., size][precision[..., size] > -1].mean() for size in range(4)]
+    assert [scores.map50_95, scores.map_small, scores.map_medium, scores.map_large] == pytest.approx(expected, abs=1e-9)
+    assert scores.map_large != coco_scores(found, [replace(one, areas=None) for one in truth], ["a", "b"]).map_large
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_coco_file_scores_as_pycocotools_scores_it(tmp_path, seed) -> None:
+    truth, found = random_case(seed, images=12, classes=3, detections=20)
+    rng = np.random.default_rng(seed)
+    names = [f"{index:02}.png" for index in range(len(truth))]
+    for name in names:
+        cv2.imwrite(str(tmp_path / name), np.zeros((300, 300, 3), np.uint8))
+    fields = to_coco([replace(one, path=Path(name)) for one, name in zip(truth, names, strict=True)], ["a", "b", "c"])
+    for one in fields["annotations"]:  # from here on the file alone says it, to pycocotools and to us
+        one.update(iscrowd=int(rng.random() < 0.2), area=rng.choice(AREAS))
+    (tmp_path / "a.json").write_text(json.dumps(fields))
+    dataset = load_coco(tmp_path / "a.json")
+
+    scores = coco_scores(found, dataset.split("val"), dataset.names)
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(str(tmp_path / "a.json"))
+        results = [
+            {"image_id": i, "category_id": int(c), "bbox": [x1, y1, x2 - x1, y2 - y1], "score": float(s)}
+            for i, one in enumerate(found, start=1)
+            for c, s, (x1, y1, x2, y2) in zip(one.class_ids, one.scores, one.boxes_xyxy.tolist(), strict=True)
+        ]
+        evaluation = COCOeval(coco, coco.loadRes(results), "bbox")
+        evaluation.params.maxDets = [1, 10, 300]
+        evaluation.evaluate()
+        evaluation.accumulate()
+    precision = evaluation.eval["precision"][..., 2]
+    expected = [precision[..., size][precision[..., size] > -1].mean() for size in range(4)]
+    assert [scores.map50_95, scores.map_small, scores.map_medium, scores.map_large] == pytest.approx(expected, abs=1e-9)

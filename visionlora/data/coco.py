@@ -27,19 +27,18 @@ def to_coco(images: Sequence[LabelledImage], names: Sequence[str]) -> dict[str, 
     """
     annotations: list[dict[str, Any]] = []
     for image_id, image in enumerate(images, start=1):
-        rows = zip(image.boxes_xyxy.tolist(), image.class_ids.tolist(), image.is_crowd.tolist(), strict=True)
-        for box, class_id, crowd in rows:
+        columns = (image.boxes_xyxy, image.class_ids, image.is_crowd, image.object_areas)
+        for box, class_id, crowd, area in zip(*(column.tolist() for column in columns), strict=True):
             if not 0 <= class_id < len(names):
                 raise UsageError(f"{image.path}: expected class ids from 0 to {len(names) - 1}, got {class_id}")
             left, top, right, bottom = box
-            width, height = right - left, bottom - top
             annotations.append(
                 {
                     "id": len(annotations) + 1,
                     "image_id": image_id,
                     "category_id": class_id,
-                    "bbox": [left, top, width, height],
-                    "area": width * height,
+                    "bbox": [left, top, right - left, bottom - top],
+                    "area": area,
                     "iscrowd": int(crowd),
                 }
             )

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections import defaultdict
+import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from visionlora.data.coco_fields import CocoPicture, read_coco
 from visionlora.data.dataset import Dataset, LabelledImage
 from visionlora.data.images import image_size
-from visionlora.data.problems import raise_problems, shown
+from visionlora.data.labels import SLACK
+from visionlora.data.problems import excerpt, raise_problems, shown
 from visionlora.errors import DataError
 
 _FOLDERS = (".", "images", "..", "../images")
@@ -21,92 +23,98 @@ def load_coco(path: Path | str, *, split: str = "val") -> Dataset:
     """Load a COCO detection ground truth; its pictures lie beside it.
 
     A picture's `file_name` counts from the folder of the file, from `images` in it, from the folder above, or from
-    `images` in that: the first of them that has all the pictures. Boxes are clipped to the image. `iscrowd` or `ignore`
-    makes a box a crowd. The category ids are put in order; class ids count from 0.
+    `images` in that, or, as in COCO's own layout, from a folder in one of these that is named like the end of the file:
+    `annotations/instances_val2017.json` beside `val2017`. The first that has all the pictures is taken.
+
+    Boxes are clipped to the picture. `iscrowd` or `ignore` makes a box a crowd. `area`, where it is given, decides
+    whether an object is small, medium or large. Where `width` and `height` are given, they must be the picture's.
+    The category ids are put in order; class ids count from 0.
 
     Args:
         path: the .json file.
         split: what to call its only split.
 
     Raises:
-        DataError: the file is no COCO ground truth, a picture is missing or broken, or a box is wrong; all problems of
-            the pictures and boxes are listed at once.
+        DataError: the file is no COCO ground truth, a picture is missing, broken or of another size, or a box is wrong;
+            all problems of the pictures and boxes are listed at once.
 
     Example:
         >>> load_coco("instances_val2017.json").split("val")[0].size_wh  # doctest: +SKIP
         (640, 426)
     """
     path = Path(path)
-    fields = _read(path)
-    categories = sorted(fields["categories"], key=lambda one: one["id"])
-    names = tuple(str(one["name"]) for one in categories)
-    class_of = {one["id"]: index for index, one in enumerate(categories)}
-    by_image: dict[Any, list[dict[str, Any]]] = defaultdict(list)
-    for annotation in fields["annotations"]:
-        by_image[annotation["image_id"]].append(annotation)
-    folder = _folder(path, [one["file_name"] for one in fields["images"]])
-    problems: list[str] = []
-    images = []
-    for one in sorted(fields["images"], key=lambda one: one["file_name"]):
-        image = _image(folder / one["file_name"], by_image.pop(one["id"], []), class_of, problems)
-        if image is not None:
-            images.append(image)
-    if by_image:
-        problems.append(f"{shown(path)}: annotations of {len(by_image)} images that are not listed; correct image_id")
-    raise_problems(problems)
-    return Dataset(path, names, {split: tuple(images)})
+    truth = read_coco(path)
+    folder = _folder(path, [one.file_name for one in truth.pictures])
+    problems, images, hint = list(truth.problems), [], ""
+    for picture in truth.pictures:
+        place = folder / picture.file_name
+        if os.path.isfile(place):
+            images += _images(place, picture, shown(path), problems)
+        else:
+            problems.append(f"{shown(place)}: expected a picture, got no file")
+            hint = f"pictures of {shown(path)} are looked for in {', '.join(map(shown, _places(path)))}"
+    raise_problems(problems, hint=hint)
+    return Dataset(path, truth.names, {split: tuple(images)})
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """Return the file's object, after checking that it has COCO's three lists with their fields."""
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise DataError(f"{shown(path)}: expected a COCO ground truth, got none that can be read; {error}") from error
-    asked = {
-        "images": ("id", "file_name"),
-        "annotations": ("image_id", "category_id", "bbox"),
-        "categories": ("id", "name"),
-    }
-    for name, keys in asked.items():
-        entries = fields.get(name) if isinstance(fields, dict) else None
-        if not isinstance(entries, list) or not all(isinstance(one, dict) and set(keys) <= set(one) for one in entries):
-            raise DataError(
-                f"{shown(path)}: expected a COCO ground truth with {name}, each with {', '.join(keys)}, "
-                "got another form"
-            )
-    return fields
+def _places(path: Path) -> list[Path]:
+    """Return the folders that the pictures' names may count from, the likeliest first."""
+    ends = dict.fromkeys((path.stem, path.stem.partition("_")[2], path.stem.rpartition("_")[2]))
+    named = [f"{folder}/{end}" for end in ends if end for folder in _FOLDERS]
+    return [Path(os.path.normpath(path.parent / place)) for place in (*_FOLDERS, *named)]
 
 
-def _folder(path: Path, file_names: list[str]) -> Path:
-    """Return the folder that the pictures' names count from."""
-    for place in _FOLDERS:
-        folder = path.parent / place
-        if all((folder / name).is_file() for name in file_names):
+def _folder(path: Path, file_names: Sequence[str]) -> Path:
+    """Return the folder that the pictures' names count from: with all of them, else with the most."""
+    places = _places(path)
+    for folder in places:
+        if all(os.path.isfile(folder / name) for name in file_names):
             return folder
-    return path.parent  # reading the pictures will say what is missing
+    return max(places, key=lambda folder: sum(os.path.isfile(folder / name) for name in file_names))
 
 
-def _image(
-    path: Path, annotations: list[dict[str, Any]], class_of: dict[Any, int], problems: list[str]
-) -> LabelledImage | None:
-    """Return one image with its boxes; add what is wrong with them to `problems`."""
+def _images(path: Path, picture: CocoPicture, file: str, problems: list[str]) -> list[LabelledImage]:
+    """Return the image with its boxes, or none; add what is wrong with them to `problems`."""
     try:
         size_wh = image_size(path)
     except DataError as error:
         problems.append(str(error))
-        return None
-    boxes, class_ids, crowd = [], [], []
-    for one in annotations:
-        box, where = one["bbox"], f"{shown(path)}: annotation {one.get('id', '?')}"
-        numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(side, (int, float)) for side in box)
-        if not numbers or not np.isfinite(box).all() or box[2] <= 0 or box[3] <= 0:
-            problems.append(f"{where}: expected bbox [x, y, width, height] in pixels with a size above 0, got {box}")
-        elif one["category_id"] not in class_of:
-            problems.append(f"{where}: expected a category_id among {sorted(class_of)}, got {one['category_id']}")
-        else:
-            boxes.append([box[0], box[1], box[0] + box[2], box[1] + box[3]])
-            class_ids.append(class_of[one["category_id"]])
-            crowd.append(bool(one.get("iscrowd") or one.get("ignore")))
-    clipped = np.clip(np.array(boxes).reshape(-1, 4), 0, np.array(size_wh * 2)).astype(np.float32)
-    return LabelledImage(path, size_wh, clipped, np.array(class_ids, dtype=np.int64), np.array(crowd, dtype=bool))
+        return []
+    if any(said not in (None, real) for said, real in zip(picture.size_wh, size_wh, strict=True)):
+        problems.append(_other_size(path, picture, size_wh, file))
+        return []
+    objects = picture.objects
+    boxes = np.array([one.box_xywh for one in objects], dtype=np.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]  # to xyxy
+    clipped = np.clip(boxes, 0, np.array(size_wh * 2)).astype(np.float32)
+    tiny = ((boxes >= -SLACK) & (boxes <= 1 + SLACK)).all(axis=1)
+    outside = set(np.flatnonzero((clipped[:, :2] >= clipped[:, 2:]).any(axis=1)).tolist())
+    for index in sorted(outside.union(np.flatnonzero(tiny).tolist())):
+        one, got = objects[index], excerpt(list(objects[index].box_xywh))
+        problems.append(
+            f"{one.where}: expected bbox [x, y, width, height] inside the {size_wh[0]} x {size_wh[1]} pixels of the "
+            f"picture, got {got}; correct or delete it"
+            if index in outside
+            else f"{one.where}: expected bbox in pixels, got {got}, which lies in the first pixel; multiply fractions "
+            "by the picture's width and height"
+        )
+    class_ids, crowd = np.array([one.class_id for one in objects]), np.array([one.crowd for one in objects])
+    image = LabelledImage(path, size_wh, clipped, class_ids, crowd)
+    own = image.object_areas
+    areas = np.array([mine if one.area is None else one.area for one, mine in zip(objects, own.tolist(), strict=True)])
+    return [image if np.array_equal(areas, own) else replace(image, areas=areas)]
+
+
+def _other_size(path: Path, picture: CocoPicture, size_wh: tuple[int, int], file: str) -> str:
+    """Say that a picture is not of the size that the file says: its boxes would lie elsewhere."""
+    said = " x ".join("?" if side is None else f"{side:g}" for side in picture.size_wh)
+    if picture.size_wh == size_wh[::-1]:
+        do = (
+            "width and height are swapped, or are those before the picture is turned as its EXIF orientation says: "
+            "write size and boxes of the picture as it is displayed"
+        )
+    else:
+        do = "was it resized? its boxes belong to the other size: take the original picture, or scale size and boxes"
+    return (
+        f"{shown(path)}: expected {said} pixels (width x height), as {file} says, got {size_wh[0]} x {size_wh[1]}; {do}"
+    )

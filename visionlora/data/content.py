@@ -64,7 +64,9 @@ def find_shared_files(a: Sequence[Path], b: Sequence[Path]) -> tuple[tuple[Path,
 def _image_hash(image: LabelledImage) -> str:
     """Hash one image's bytes and its objects, sorted."""
     objects = np.column_stack([image.class_ids, image.boxes_xyxy]).astype("<f8")  # ids and float32 are exact in float64
-    if image.is_crowd.any():
+    if image.areas is not None:
+        objects = np.column_stack([objects, image.is_crowd, image.areas]).astype("<f8")
+    elif image.is_crowd.any():
         objects = np.column_stack([objects, image.is_crowd]).astype("<f8")
     objects = objects[np.lexsort(objects.T)]
     return hashlib.sha256(_file_hash(image.path).encode() + objects.tobytes()).hexdigest()

@@ -34,6 +34,8 @@ class LabelledImage:
         class_ids: (N,) int64, index into the names of the data set.
         crowd: (N,) bool, whether a box stands for a group that was not labelled one by one: neither a miss where
             nothing is found in it, nor a false alarm where something is. None means that no box is.
+        areas: (N,) float64, square pixels of the objects themselves, where a ground truth says more than the box does:
+            they decide what is small, medium or large. None means the areas of the boxes.
 
     Raises:
         UsageError: the arrays are not of these shapes.
@@ -44,6 +46,7 @@ class LabelledImage:
     boxes_xyxy: NDArray[np.float32]
     class_ids: NDArray[np.int64]
     crowd: NDArray[np.bool_] | None = None
+    areas: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         boxes = np.asarray(self.boxes_xyxy, dtype=np.float32).reshape(-1, 4)
@@ -57,11 +60,24 @@ class LabelledImage:
             if len(crowd) != len(boxes):
                 raise UsageError(f"{self.path}: expected a crowd flag for each box, got {len(crowd)} for {len(boxes)}")
             object.__setattr__(self, "crowd", crowd)
+        if self.areas is not None:
+            areas = np.asarray(self.areas, dtype=np.float64).reshape(-1)
+            if len(areas) != len(boxes):
+                raise UsageError(f"{self.path}: expected an area for each box, got {len(areas)} for {len(boxes)}")
+            object.__setattr__(self, "areas", areas)
 
     @property
     def is_crowd(self) -> NDArray[np.bool_]:
         """(N,) bool, also where nothing was said about crowds."""
         return np.zeros(len(self.class_ids), dtype=bool) if self.crowd is None else self.crowd
+
+    @property
+    def object_areas(self) -> NDArray[np.float64]:
+        """(N,) float64 square pixels of each object: what the ground truth says, else of its box."""
+        if self.areas is not None:
+            return self.areas
+        boxes = self.boxes_xyxy.astype(np.float64)
+        return (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
 
 
 @dataclass(frozen=True, eq=False)

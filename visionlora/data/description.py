@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from visionlora.data.problems import raise_problems, shown
+from visionlora.data.problems import excerpt, raise_problems, shown
+from visionlora.data.reading import decode_utf8, read_bytes
 from visionlora.errors import DataError
+from visionlora.text import class_names, is_unicode, printable
+from visionlora.yaml_text import MAX_YAML_BYTES, parse_yaml
 
 SPLITS = ("train", "val", "test")
 """The splits that a data.yaml may have."""
+_KEYS = 100
+"""Class ids that a message shows."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +50,13 @@ class Description:
             )
         found, problems = [], []
         for entry in self.splits[split]:
-            source = (self.root / entry).resolve()
-            if not source.exists() and len(self.splits[split]) == 1 and entry.startswith("../"):
-                source = (self.root / entry[3:]).resolve()  # Roboflow's exports; Ultralytics reads them so too
-            if not source.is_dir() and not (source.is_file() and source.suffix == ".txt"):
+            source = _resolved(self.root / entry)
+            if not os.path.exists(source) and len(self.splits[split]) == 1 and entry.startswith("../"):
+                source = _resolved(self.root / entry[3:])  # Roboflow's exports; Ultralytics reads them so too
+            if not os.path.isdir(source) and not (os.path.isfile(source) and source.suffix == ".txt"):
+                got = "another file" if os.path.exists(source) else "nothing"
                 problems.append(
-                    f"{shown(self.path)}: expected a folder or a .txt list for {split!r}, got nothing at {source}; "
+                    f"{shown(self.path)}: expected a folder or a .txt list for {split!r}, got {got} at {source}; "
                     f"that is {entry!r} below {self.root} (a relative 'path' counts from the folder of the data.yaml)"
                 )
             found.append(source)
@@ -60,6 +66,8 @@ class Description:
 
 def read_description(yaml_path: Path | str) -> Description:
     """Read and check a data.yaml in Ultralytics' layout.
+
+    Class names are text as written: `no` and `007` are no boolean and no number, though YAML 1.1 would have them so.
 
     Keys: `names` (list, or mapping from 0 to n - 1), `train`, `val`, `test` (a folder, a .txt list of images, or a list
     of those), optionally `path` (their root; a relative one counts from the folder of the file) and `nc`.
@@ -73,70 +81,87 @@ def read_description(yaml_path: Path | str) -> Description:
     names = _names(raw, problems)
     splits = _splits(raw, problems)
     root = raw.get("path")
-    if root is not None and not isinstance(root, str):
-        problems.append(f"expected 'path' to be a folder, got {root!r}; leave it out to mean the folder of this file")
+    if root is not None and not _is_path(root):
+        problems.append(
+            f"expected 'path' to be a folder, got {excerpt(root)}; leave it out to mean the folder of this file"
+        )
         root = None
     if raw.get("kpt_shape") is not None:
         problems.append("expected a detection data set, got 'kpt_shape' (a pose data set); convert its labels to boxes")
-    if raw.get("channels", 3) != 3:
-        problems.append(f"expected images of 3 channels, got 'channels: {raw['channels']}'; remove the key")
+    if not _is_number(raw.get("channels", "3"), 3):
+        problems.append(f"expected images of 3 channels, got 'channels: {str(raw['channels'])[:20]}'; remove the key")
     raise_problems([f"{shown(path)}: {problem}" for problem in problems])
-    folder = path.resolve().parent
-    return Description(path, (folder / root if root else folder).resolve(), names, splits)
+    folder = _resolved(path).parent
+    return Description(path, _resolved(folder / root if root else folder), names, splits)
 
 
-def _load(path: Path) -> dict[Any, Any]:
-    """Return the mapping in a YAML file."""
+def _resolved(path: Path) -> Path:
+    """Return a path without links; unlike `Path.resolve`, of one that links to itself too: it does not exist."""
+    return Path(os.path.realpath(path))
+
+
+def _load(path: Path) -> dict[str, Any]:
+    """Return the mapping in a YAML file; every scalar in it is text as written."""
+    text = decode_utf8(read_bytes(path, "a data.yaml", most=MAX_YAML_BYTES), path)
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise DataError(f"{shown(path)}: expected a data.yaml, got {error.strerror or error}; check --data") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{shown(path)}: expected UTF-8 text, got other bytes; {error.reason}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that does not exist
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        reason = getattr(error, "problem", None) or (str(error).splitlines() or [repr(error)])[0]
-        raise DataError(f"{shown(path)}{line}: expected YAML, got a syntax error; {reason}") from error
+        raw = parse_yaml(text)
+    except ValueError as error:
+        line = getattr(error, "line", None)
+        where = f"{shown(path)}:{line}" if line else shown(path)
+        raise DataError(f"{where}: expected YAML, got a syntax error; {error}") from error
     if raw is None:
         raise DataError(
             f"{shown(path)}: expected a data.yaml, got an empty file; it needs three lines: 'train: images/train', "
             "'val: images/val' and 'names: [scratch, pit]'"
         )
     if not isinstance(raw, dict):
+        kind = "a list" if isinstance(raw, list) else excerpt(raw)
+        raise DataError(f"{shown(path)}: expected keys such as 'train' and 'names', got {kind}; see the docs")
+    if "annotations" in raw and "names" not in raw:
         raise DataError(
-            f"{shown(path)}: expected keys such as 'train' and 'names', got {type(raw).__name__}; see the docs"
+            f"{shown(path)}: expected a data.yaml, got a COCO ground truth; `visionlora eval` takes one that ends in "
+            "'.json', everything else needs a data.yaml"
         )
     return raw
 
 
-def _names(raw: dict[Any, Any], problems: list[str]) -> tuple[str, ...]:
+def _names(raw: dict[str, Any], problems: list[str]) -> tuple[str, ...]:
     """Return the class names in order of their ids; add what is wrong to `problems`."""
     names = raw.get("names")
-    if not isinstance(names, (list, dict)) or not names:
+    if not isinstance(names, list | dict) or not names:
         problems.append("expected 'names' with at least one class name, got none; add 'names: [scratch, pit]'")
         return ()
     if isinstance(names, dict):
-        by_id = {int(key) if str(key).isdecimal() else key: name for key, name in names.items()}
-        if set(by_id) != set(range(len(names))):
-            keys = ", ".join(str(key) for key in names)
+        ids = {int(key) for key in names if key.isascii() and key.isdigit() and len(key) < 10}
+        if ids != set(range(len(names))):
+            keys = printable(", ".join([*list(names)[:_KEYS], *(["..."] if len(names) > _KEYS else [])]))
             problems.append(f"expected 'names' to number its classes 0 to {len(names) - 1}, got {keys}; leave no gap")
             return ()
-        names = [by_id[index] for index in range(len(names))]
-    bad = [name for name in names if name is None or isinstance(name, (list, dict)) or not str(name).strip()]
-    if bad:
-        problems.append(f"expected each class name to be text, got {bad[0]!r}; put it into quotes")
-    texts = tuple(str(name) for name in names)
-    repeated = sorted({text for text in texts if texts.count(text) > 1})
-    if repeated and not bad:
-        problems.append(f"expected distinct class names, got {repeated[0]!r} twice; rename or join them")
-    count = raw.get("nc", len(texts))
-    if str(count) not in (str(len(texts)), f"{len(texts)}.0"):
-        problems.append(f"expected 'nc' to be the number of names, {len(texts)}, got {count!r}; 'nc' may be left out")
+    try:
+        texts = class_names(names)
+    except ValueError as error:
+        problems.append(f"{error}, in 'names'; put it into quotes, and write characters as they are, not as halves")
+        return ()
+    repeated = [name for name, count in Counter(texts).items() if count > 1]
+    if repeated:
+        problems.append(f"expected distinct class names, got {excerpt(repeated[0])} twice; rename or join them")
+    count = raw.get("nc", str(len(texts)))
+    if not _is_number(count, len(texts)):
+        problems.append(
+            f"expected 'nc' to be the number of names, {len(texts)}, got {excerpt(count)}; 'nc' may be left out"
+        )
     return texts
 
 
-def _splits(raw: dict[Any, Any], problems: list[str]) -> dict[str, tuple[str, ...]]:
+def _is_number(text: Any, number: int) -> bool:
+    """Whether a scalar of the file, which is text, means a number: 3, 3.0 or 03."""
+    try:
+        return isinstance(text, str) and float(text) == number
+    except ValueError:
+        return False
+
+
+def _splits(raw: dict[str, Any], problems: list[str]) -> dict[str, tuple[str, ...]]:
     """Return the entries of each split that the file names; add what is wrong to `problems`."""
     splits = {}
     for split in SPLITS:
@@ -146,8 +171,15 @@ def _splits(raw: dict[Any, Any], problems: list[str]) -> dict[str, tuple[str, ..
         entries = value if isinstance(value, list) else [value]
         if value is None or value == []:
             continue
-        if not all(isinstance(entry, str) and entry and "\0" not in entry for entry in entries):
-            problems.append(f"expected {split!r} to be a path or a list of paths, got {value!r}; put paths into quotes")
+        if not all(_is_path(entry) and entry for entry in entries):
+            problems.append(
+                f"expected {split!r} to be a path or a list of paths, got {excerpt(value)}; put paths into quotes"
+            )
             continue
         splits[split] = tuple(entries)
     return splits
+
+
+def _is_path(value: Any) -> bool:
+    """Whether a value of the file can be the path of a file."""
+    return isinstance(value, str) and "\0" not in value and is_unicode(value)

@@ -9,12 +9,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from visionlora.data.problems import raise_problems, shown
-from visionlora.errors import UsageError
+from visionlora.data.problems import excerpt, raise_problems, shown
+from visionlora.data.reading import decode_utf8, read_bytes
+from visionlora.errors import DataError, UsageError
 
 SLACK = 0.01
 """How far a coordinate may lie outside [0, 1]: the tolerance of Ultralytics' `verify_image_label`."""
 
+MAX_LABEL_BYTES = 16 << 20
+MAX_OBJECTS = 100_000
+"""Lines of a label file; what has more is another file, and would fill memory with what is wrong with each line."""
+_NO_CLASS = 1e9  # no data set has so many classes: a first column like that is no class id
 _BOX_COLUMNS = 5
 _POLYGON_COLUMNS = 7  # class and three points
 _BOX_NAMES = ("x centre", "y centre", "width", "height")
@@ -29,7 +34,7 @@ class Labels:
         boxes_xyxy: (N, 4) float64, left, top, right, bottom as fractions of the image, clipped to [0, 1].
         class_ids: (N,) int64.
         problems: what is wrong, one line each; if there is anything, boxes of wrong lines are left out.
-        highest_class: the highest class id of any line, a wrong one too; -1 where there is none.
+        highest_class: the highest class id of any line, a wrong one too, if it can be one; -1 where there is none.
     """
 
     boxes_xyxy: NDArray[np.float64] = field(default_factory=_EMPTY.copy)
@@ -46,15 +51,11 @@ def read_labels(path: Path | str, *, class_count: int) -> Labels:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        return Labels()
-    except UnicodeDecodeError as error:
-        problem = f"{shown(path)}: expected UTF-8 text, got byte {error.object[error.start]:#04x}; save it so"
-        return Labels(problems=(problem,))
-    except OSError as error:
-        problem = f"{shown(path)}: expected a label file, got none that can be read; {error.strerror or error}"
-        return Labels(problems=(problem,))
+        text = decode_utf8(read_bytes(path, "a label file", most=MAX_LABEL_BYTES), path)
+    except DataError as error:
+        if isinstance(error.__cause__, FileNotFoundError) and not path.is_symlink():  # a link to nothing is an error
+            return Labels()
+        return Labels(problems=(str(error),))
     return parse_labels(text, shown(path), class_count=class_count)
 
 
@@ -77,13 +78,17 @@ def parse_labels(text: str, where: str, *, class_count: int) -> Labels:
     """
     lines = [(number, line.split()) for number, line in enumerate(text.splitlines(), start=1)]
     lines = [(number, words) for number, words in lines if words]
+    if len(lines) > MAX_OBJECTS:
+        problem = f"{where}: expected at most {MAX_OBJECTS} objects in a picture, got {len(lines)}; is it another file?"
+        return Labels(problems=(problem,))
     polygons = any(len(words) > _BOX_COLUMNS + 1 for _, words in lines)
     boxes: dict[tuple[float, ...], NDArray[np.float64]] = {}
     problems, highest = [], -1
     for number, words in lines:
         try:
             values = _numbers(words, polygons=polygons)
-            highest = max(highest, math.floor(values[0]))
+            if abs(values[0]) < _NO_CLASS:
+                highest = max(highest, math.floor(values[0]))
             class_id = _class_id(values[0], class_count)
             box = _polygon_box(values[1:]) if polygons else _box(values[1:])
         except ValueError as error:
@@ -173,7 +178,7 @@ def _numbers(words: list[str], *, polygons: bool) -> list[float]:
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
-            raise ValueError(f"expected a number, got {word!r}; write decimals with a point")
+            raise ValueError(f"expected a number, got {excerpt(word)}; write decimals with a point")
         values.append(value)
     return values
 
@@ -185,7 +190,7 @@ def _class_id(value: float, class_count: int) -> int:
     if not 0 <= value < class_count:
         plural = "classes" if class_count > 1 else "class"
         raise ValueError(
-            f"expected a class id from 0 to {class_count - 1}, got {value:.0f}; data.yaml names {class_count} {plural}"
+            f"expected a class id from 0 to {class_count - 1}, got {value:.15g}; data.yaml names {class_count} {plural}"
         )
     return int(value)
 

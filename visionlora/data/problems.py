@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from visionlora.errors import DataError
+from visionlora.text import printable
 
 MAX_SHOWN = 5
 """Problems that a message spells out; the rest is counted."""
+_LONGEST = 60
+"""Characters of a value that a message shows."""
 
 
 def raise_problems(problems: Sequence[str], *, hint: str = "", most: int = MAX_SHOWN) -> None:
@@ -46,5 +49,18 @@ def shown(path: Path | str) -> str:
     path = Path(path)
     try:
         return path.relative_to(Path.cwd()).as_posix()
-    except ValueError:
+    except (ValueError, OSError):  # OSError: the working directory was deleted
         return path.as_posix()
+
+
+def excerpt(value: object) -> str:
+    """Return a value from a file as a message can show it: on one line, and the beginning of a long one.
+
+    Example:
+        >>> excerpt("scratch"), excerpt([1, 2])
+        ("'scratch'", '[1, 2]')
+    """
+    if isinstance(value, str | list | tuple) and len(value) > _LONGEST:  # not all of it is put into words first
+        value = value[:_LONGEST]
+    text = printable(repr(value))
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."

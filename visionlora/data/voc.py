@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
+from xml.parsers.expat import ExpatError, ParserCreate
 
 import numpy as np
 from numpy.typing import NDArray
 
-from visionlora.data.problems import raise_problems, shown
+from visionlora.data.problems import excerpt, raise_problems, shown
+from visionlora.data.reading import read_bytes
 from visionlora.errors import DataError
 
+MAX_XML_BYTES = 16 << 20
+MAX_DEPTH = 64
+"""Elements inside each other that an annotation may have."""
+_NAMES = 20  # classes that a message shows
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -29,21 +35,20 @@ def voc_boxes(xml_path: Path | str, names: Sequence[str]) -> tuple[NDArray[np.fl
         (N, 4) boxes xyxy in pixels and (N,) class ids; identical objects once.
 
     Raises:
-        DataError: the file is missing or no XML, or an object has no known name or no right box; all are listed.
+        DataError: the file is missing, no XML, no VOC annotation, or declares entities, or an object has no known name
+            or no right box; all of these are listed.
     """
     path = Path(xml_path)
-    try:
-        root = ElementTree.parse(path).getroot()
-    except OSError as error:
-        raise DataError(
-            f"{shown(path)}: expected an annotation, got none that can be read; {error.strerror or error}"
-        ) from error
-    except ElementTree.ParseError as error:
-        raise DataError(f"{shown(path)}:{error.position[0]}: expected XML, got a syntax error; {error}") from error
+    root = _parse(path)
+    if root.tag != "annotation":
+        raise DataError(f"{shown(path)}: expected a VOC <annotation>, got <{excerpt(root.tag)[1:-1]}>; convert it")
+    class_of: dict[str, int] = {}
+    for class_id, name in enumerate(names):
+        class_of.setdefault(name, class_id)
     objects, problems = {}, []
     for index, element in enumerate(root.iter("object"), start=1):
         try:
-            objects[_object(element, names)] = True
+            objects[_object(element, class_of)] = True
         except ValueError as error:
             problems.append(f"{shown(path)}: object {index}: {error}")
     raise_problems(problems)
@@ -51,16 +56,69 @@ def voc_boxes(xml_path: Path | str, names: Sequence[str]) -> tuple[NDArray[np.fl
     return boxes, np.array([class_id for class_id, _ in objects], dtype=np.int64)
 
 
-def _object(element: ElementTree.Element, names: Sequence[str]) -> tuple[int, tuple[float, ...]]:
-    """Return class id and xyxy of an object, or raise ValueError."""
-    name = (element.findtext("name") or "").strip()
-    if name not in names:
-        raise ValueError(f"expected a class among {', '.join(names)}, got {name!r}; check the names")
-    texts = [(element.findtext(f"bndbox/{corner}") or "").strip() for corner in _CORNERS]
+def _parse(path: Path) -> ElementTree.Element:
+    """Return the root of an XML file that declares no entities and nests no deeper than an annotation does."""
+    content = read_bytes(path, "an annotation", most=MAX_XML_BYTES)
     try:
-        left, top, right, bottom = (float(text) for text in texts)
+        _check(content)
+        return ElementTree.fromstring(content)
+    except (ExpatError, ElementTree.ParseError) as error:
+        line = getattr(error, "lineno", 1)
+        raise DataError(f"{shown(path)}:{line}: expected XML, got a syntax error; {error}") from error
+    except (ValueError, LookupError) as error:  # entities or depth; an encoding that Python does not know
+        raise DataError(f"{shown(path)}: expected a VOC annotation, got XML that is none; {error}") from error
+
+
+def _check(content: bytes) -> None:
+    """Refuse entities, by which a few bytes become gigabytes or another file, and deep nesting, or raise ValueError."""
+    parser, depth = ParserCreate(), 0
+
+    def entity(name: str, *_: object) -> None:
+        raise ValueError(f"it declares the entity {excerpt(name)}; write the text itself")
+
+    def start(*_: object) -> None:
+        nonlocal depth
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise ValueError(f"it has more than {MAX_DEPTH} elements inside each other")
+
+    def end(*_: object) -> None:
+        nonlocal depth
+        depth -= 1
+
+    parser.EntityDeclHandler, parser.StartElementHandler, parser.EndElementHandler = entity, start, end
+    parser.Parse(content, True)
+
+
+def _object(element: ElementTree.Element, class_of: Mapping[str, int]) -> tuple[int, tuple[float, ...]]:
+    """Return class id and xyxy of an object, or raise ValueError."""
+    name = _text(element, "name")
+    if name not in class_of:
+        raise ValueError(
+            f"expected a class among {', '.join(list(class_of)[:_NAMES])}, got {excerpt(name)}; check the names"
+        )
+    texts = [_text(element, f"bndbox/{corner}") for corner in _CORNERS]
+    try:
+        left, top, right, bottom = map(_number, texts)
     except ValueError:
-        raise ValueError(f"expected numbers {', '.join(_CORNERS)}, got {texts}; correct the bndbox") from None
+        raise ValueError(f"expected numbers {', '.join(_CORNERS)}, got {excerpt(texts)}; correct the bndbox") from None
     if not (0 <= left < right < float("inf") and 0 <= top < bottom < float("inf")):
-        raise ValueError(f"expected xmin < xmax and ymin < ymax from 0 up, got {texts}; correct the bndbox")
-    return list(names).index(name), (left, top, right, bottom)
+        raise ValueError(f"expected xmin < xmax and ymin < ymax from 0 up, got {excerpt(texts)}; correct the bndbox")
+    return class_of[name], (left, top, right, bottom)
+
+
+def _text(element: ElementTree.Element, path: str) -> str:
+    """Return the text at a path in an element; nothing where there is none; or raise ValueError."""
+    found = element.findall(path)
+    if len(found) > 1 or any(len(one) for one in found):
+        raise ValueError(
+            f"expected one <{path}> of plain text, got {'several' if len(found) > 1 else 'elements in it'}"
+        )
+    return (found[0].text or "").strip() if found else ""
+
+
+def _number(text: str) -> float:
+    """Return a number in digits that everybody reads, or raise ValueError."""
+    if not text.isascii() or "_" in text:
+        raise ValueError(text)
+    return float(text)

@@ -51,7 +51,8 @@ class Scores:
     map75: float | None
     per_class: tuple[ClassScores, ...]
     map_small: float | None = None
-    """Over objects below 32 x 32 pixels of the original image, COCO's limits; None if there is none."""
+    """Over objects below 32 x 32 pixels of the original image, COCO's limits; None if there is none. The area
+    that a COCO ground truth says counts, else that of the box."""
     map_medium: float | None = None
     """Over objects from there to 96 x 96 pixels."""
     map_large: float | None = None

@@ -18,7 +18,8 @@ from visionlora.detections import MAX_DETECTIONS, Detections
 from visionlora.evaluation.matches import IOU_THRESHOLDS, RECALLS, Matches
 
 SIZE_RANGES = ((0, float("inf")), (0, 32**2), (32**2, 96**2), (96**2, float("inf")))
-"""Areas in square pixels of the original image: all, small, medium, large, as COCO has them."""
+"""Areas in square pixels of the original image: all, small, medium, large, as COCO has them. Of an object the ground
+truth's `area` counts, where it has one, of a detection that of its box."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +56,10 @@ def run_cocoeval(
         shape = (len(IOU_THRESHOLDS), len(RECALLS), len(class_ids), len(SIZE_RANGES))
         nothing = -np.ones(shape)
         return CocoResult(nothing, nothing[:, 0], _matches([], np.zeros((len(images), len(class_ids))), scored))
-    truth = _annotations([(image.boxes_xyxy, image.class_ids, image.is_crowd, "iscrowd") for image in images])
-    found = _annotations([(found.boxes_xyxy, found.class_ids, found.scores, "score") for found in detections])
+    truth = _annotations(
+        [_columns(one.boxes_xyxy, one.class_ids, iscrowd=one.is_crowd, area=one.object_areas) for one in images]
+    )
+    found = _annotations([_columns(one.boxes_xyxy, one.class_ids, score=one.scores) for one in detections])
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         evaluation = COCOeval(_index(truth, len(images), class_ids), _index(found, len(images), class_ids), "bbox")
         # One limit is all that is read; summarize() would want its own three.
@@ -111,25 +114,26 @@ def objects_per_image(images: Sequence[LabelledImage], classes: int) -> NDArray[
     return np.array(counts, dtype=np.int64).reshape(len(images), classes)
 
 
-def _annotations(arrays: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray, str]]) -> list[dict[str, Any]]:
-    """Return COCO annotations of each image's boxes, class ids, and a value more of the name that is given."""
+def _columns(boxes_xyxy: np.ndarray, class_ids: np.ndarray, **more: np.ndarray) -> dict[str, list[Any]]:
+    """Return the fields of one image's annotations, each a list over its boxes; `more` is added, or put in place."""
+    boxes = boxes_xyxy.astype(np.float64)
+    sizes = boxes[:, 2:] - boxes[:, :2]
+    boxes_xywh = np.concatenate([boxes[:, :2], sizes], axis=1)
+    columns = {"bbox": boxes_xywh, "area": sizes.prod(axis=1), "category_id": class_ids, **more}
+    return {name: column.tolist() for name, column in columns.items()}
+
+
+def _annotations(columns: Sequence[dict[str, list[Any]]]) -> list[dict[str, Any]]:
+    """Return COCO annotations from each image's fields."""
     annotations: list[dict[str, Any]] = []
-    for image_id, (boxes_xyxy, class_ids, values, name) in enumerate(arrays):
-        boxes = boxes_xyxy.astype(np.float64)
-        sizes = boxes[:, 2:] - boxes[:, :2]
-        boxes_xywh = np.concatenate([boxes[:, :2], sizes], axis=1).tolist()
-        areas = sizes.prod(axis=1).tolist()
-        rows = zip(boxes_xywh, areas, class_ids.tolist(), values.tolist(), strict=True)
-        for box, area, class_id, value in rows:
+    for image_id, fields in enumerate(columns):
+        for row in zip(*fields.values(), strict=True):
             annotations.append(
                 {
                     "id": len(annotations) + 1,  # from 1: COCOeval takes id 0 for "not matched"
                     "image_id": image_id,
-                    "category_id": class_id,
-                    "bbox": box,
-                    "area": area,
                     "iscrowd": 0,
-                    name: value,
+                    **dict(zip(fields, row, strict=True)),
                 }
             )
     return annotations

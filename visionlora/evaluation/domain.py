@@ -75,7 +75,8 @@ def load_domain(data: Path | str, split: str = "val") -> Domain:
     Raises:
         DataError: the data set or an image cannot be used.
     """
-    dataset = load_coco(data, split=split) if Path(data).suffix == ".json" else load_dataset(data, splits=(split,))
+    is_coco = Path(data).suffix.lower() == ".json"
+    dataset = load_coco(data, split=split) if is_coco else load_dataset(data, splits=(split,))
     images, names = dataset.split(split), dataset.names
     used = DataUsed(str(data), content_hash(images), split, len(images), count_classes(images, names))
     return Domain(images, image_hashes(images), names, used)

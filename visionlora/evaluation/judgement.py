@@ -81,7 +81,11 @@ def only_classes(image: LabelledImage, names: Sequence[str], classes: Collection
         return image
     kept = np.isin(image.class_ids, [index for index, name in enumerate(names) if name in classes])
     return replace(
-        image, boxes_xyxy=image.boxes_xyxy[kept], class_ids=image.class_ids[kept], crowd=image.is_crowd[kept]
+        image,
+        boxes_xyxy=image.boxes_xyxy[kept],
+        class_ids=image.class_ids[kept],
+        crowd=image.is_crowd[kept],
+        areas=image.object_areas[kept],
     )
 
 

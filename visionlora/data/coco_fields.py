@@ -1,0 +1,243 @@
+"""What a COCO ground truth says, checked before a picture is opened: classes, pictures, and the boxes of each."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from visionlora.data.problems import excerpt, raise_problems, shown
+from visionlora.data.reading import read_bytes
+from visionlora.errors import DataError
+from visionlora.parsing import parse_json
+from visionlora.text import class_names
+
+MAX_COCO_BYTES = 4 << 30
+_LARGEST = 1e12  # of a coordinate or an area: beyond any picture, and far from where float64 loses pixels
+_FIELDS = {
+    "images": ("id", "file_name"),
+    "annotations": ("image_id", "category_id", "bbox"),
+    "categories": ("id", "name"),
+}
+
+
+@dataclass(frozen=True)
+class CocoObject:
+    """One annotation.
+
+    Attributes:
+        where: which one, in messages.
+        box_xywh: left, top, width and height in pixels, the last two above 0.
+        class_id: index into the names.
+        area: in square pixels, of the object rather than its box; None where the file does not say.
+        crowd: whether it is `iscrowd` or `ignore`.
+    """
+
+    where: str
+    box_xywh: tuple[float, float, float, float]
+    class_id: int
+    area: float | None
+    crowd: bool
+
+
+@dataclass(frozen=True)
+class CocoPicture:
+    """One entry of `images`.
+
+    Attributes:
+        file_name: as written.
+        size_wh: width and height in pixels as written; None where the file does not say.
+        objects: its annotations that are right.
+    """
+
+    file_name: str
+    size_wh: tuple[float | None, float | None]
+    objects: tuple[CocoObject, ...]
+
+
+@dataclass(frozen=True)
+class CocoTruth:
+    """What a file says.
+
+    Attributes:
+        names: class names in the order of the category ids; class ids count from 0.
+        pictures: ordered by name.
+        problems: what is wrong with annotations, one line each.
+    """
+
+    names: tuple[str, ...]
+    pictures: tuple[CocoPicture, ...]
+    problems: tuple[str, ...]
+
+
+def read_coco(path: Path) -> CocoTruth:
+    """Read a file's classes, pictures and annotations; only boxes matter, not masks and not keypoints.
+
+    Raises:
+        DataError: the file is no COCO ground truth, or its pictures or categories are wrong; all of these problems are
+            listed. Those of annotations are returned, so that a caller can add what is wrong with the pictures.
+    """
+    fields = _load(path)
+    problems: list[str] = []
+    categories = _categories(fields["categories"], problems)
+    images = fields["images"]
+    _check_images(images, problems)
+    raise_problems([f"{shown(path)}: {problem}" for problem in problems])
+    class_of = {one["id"]: index for index, one in enumerate(categories)}
+    objects = _objects(shown(path), fields["annotations"], class_of, images, problems)
+    pictures = [
+        CocoPicture(one["file_name"], (one.get("width"), one.get("height")), tuple(objects[one["id"]]))
+        for one in sorted(images, key=lambda one: one["file_name"])
+    ]
+    return CocoTruth(tuple(one["name"] for one in categories), tuple(pictures), tuple(problems))
+
+
+def _load(path: Path) -> Mapping[str, list[dict[str, Any]]]:
+    """Return the file's object, after checking that it has COCO's three lists with their fields."""
+    content = read_bytes(path, "a COCO ground truth", most=MAX_COCO_BYTES)
+    try:
+        fields = parse_json(content)
+    except ValueError as error:
+        raise DataError(
+            f"{shown(path)}: expected a COCO ground truth, got no JSON that can be read; {error}"
+        ) from error
+    expected = f"{shown(path)}: expected a COCO ground truth with images, annotations and categories"
+    if not isinstance(fields, dict):
+        raise DataError(
+            f"{expected}, got {'a list, as of detections' if isinstance(fields, list) else excerpt(fields)}"
+        )
+    for name, keys in _FIELDS.items():
+        entries = fields.get(name)
+        if not isinstance(entries, list):
+            got = f"{name} that are no list" if name in fields else f"the keys {excerpt(list(fields))}"
+            raise DataError(f"{expected}, got {got}")
+        for index, one in enumerate(entries):
+            if not isinstance(one, dict) or not all(key in one for key in keys):
+                got = f"the keys {excerpt(list(one))}" if isinstance(one, dict) else excerpt(one)
+                raise DataError(
+                    f"{expected}, each of the {name} with {', '.join(keys)}; got {name}[{index}] with {got}"
+                )
+    return fields
+
+
+def _categories(categories: list[dict[str, Any]], problems: list[str]) -> list[dict[str, Any]]:
+    """Return the categories in the order of their ids; add what is wrong to `problems`."""
+    if not categories:
+        problems.append("expected at least one category, got none; is it a list of pictures for testing?")
+        return []
+    wrong = [one["id"] for one in categories if not _is_whole(one["id"])]
+    if wrong:
+        problems.append(f"expected whole numbers as the ids of categories, got {excerpt(wrong[0])}; correct it")
+        return []
+    try:
+        names = class_names([one["name"] for one in categories])
+    except ValueError as error:
+        problems.append(f"categories: {error}; write it as text in quotes")
+        return []
+    for what, values in (("id", [one["id"] for one in categories]), ("name", names)):
+        twice = _repeated(values)
+        if twice:
+            problems.append(
+                f"expected each category once, got the {what} {excerpt(twice[0])} twice; rename or join them"
+            )
+    return sorted(categories, key=lambda one: one["id"])
+
+
+def _check_images(images: list[dict[str, Any]], problems: list[str]) -> None:
+    """Add what is wrong with the entries of the pictures to `problems`."""
+    count = len(problems)
+    for index, one in enumerate(images):
+        file_name = one["file_name"]
+        if not _is_id(one["id"]):
+            problems.append(f"images[{index}]: expected a whole number or text as id, got {excerpt(one['id'])}")
+        if not isinstance(file_name, str) or not file_name.strip() or "\0" in file_name:
+            problems.append(f"images[{index}]: expected the name of a file as file_name, got {excerpt(file_name)}")
+        for side in ("width", "height"):
+            if one.get(side) is not None and not _is_number(one[side]):
+                problems.append(f"images[{index}]: expected {side} in pixels, got {excerpt(one[side])}")
+    if len(problems) > count:
+        return
+    normal = [os.path.normpath(one["file_name"]) for one in images]
+    for what, values in (("id", [one["id"] for one in images]), ("file_name", normal)):
+        twice = _repeated(values)
+        if twice:
+            problems.append(
+                f"expected each picture once in images, got the {what} {excerpt(twice[0])} more than once; "
+                "leave one entry and give it the annotations of all"
+            )
+
+
+def _objects(
+    file: str,
+    annotations: list[dict[str, Any]],
+    class_of: Mapping[int, int],
+    images: list[dict[str, Any]],
+    problems: list[str],
+) -> Mapping[Any, list[CocoObject]]:
+    """Return the annotations by the id of their picture; add what is wrong to `problems`."""
+    file_names = {one["id"]: one["file_name"] for one in images}
+    objects: dict[Any, list[CocoObject]] = defaultdict(list)
+    strangers = set()
+    for index, one in enumerate(annotations):
+        where = f"{file}: " + (f"annotation {excerpt(one['id'])}" if "id" in one else f"annotations[{index}]")
+        image_id = one["image_id"]
+        if not _is_id(image_id):
+            problems.append(f"{where}: expected image_id to be the id of a picture, got {excerpt(image_id)}")
+        elif image_id not in file_names:
+            strangers.add(image_id)
+        else:
+            where = f"{where} of {file_names[image_id]}"
+            try:
+                objects[image_id].append(_object(one, class_of, where))
+            except ValueError as error:
+                problems.append(f"{where}: {error}")
+    if strangers:
+        problems.append(f"{file}: annotations of {len(strangers)} images that are not listed; correct image_id")
+    return objects
+
+
+def _object(one: Mapping[str, Any], class_of: Mapping[int, int], where: str) -> CocoObject:
+    """Return one annotation, or raise ValueError."""
+    box, category, area = one["bbox"], one["category_id"], one.get("area")
+    numbers = isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))
+    if not numbers or box[2] <= 0 or box[3] <= 0:
+        raise ValueError(f"expected bbox [x, y, width, height] in pixels with a size above 0, got {excerpt(box)}")
+    if not _is_whole(category) or category not in class_of:
+        raise ValueError(f"expected a category_id among {excerpt(sorted(class_of))}, got {excerpt(category)}")
+    if area is not None and (not _is_number(area) or area < 0):
+        raise ValueError(f"expected area in square pixels, got {excerpt(area)}; it may be left out")
+    crowd = [_flag(one, name) for name in ("iscrowd", "ignore")]
+    x, y, width, height = map(float, box)
+    return CocoObject(
+        where, (x, y, width, height), class_of[category], None if area is None else float(area), any(crowd)
+    )
+
+
+def _flag(one: Mapping[str, Any], name: str) -> bool:
+    """Return a flag, or raise ValueError: a text would count as true whatever it says."""
+    value = one.get(name)
+    if value is None:
+        return False
+    if not isinstance(value, int | float) or value not in (0, 1):
+        raise ValueError(f"expected {name} to be 0 or 1, got {excerpt(value)}; write it as a number")
+    return bool(value)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_id(value: Any) -> bool:
+    return _is_whole(value) or isinstance(value, str)
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value is a number that pixels can be; NaN and infinity, which Python's JSON takes, are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
+
+
+def _repeated(values: Iterable[Hashable]) -> Sequence[Any]:
+    return [value for value, count in Counter(values).items() if count > 1]
