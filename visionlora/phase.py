@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from visionlora.cards import preprocessing_card
 from visionlora.curves import draw_curves
 from visionlora.data import Dataset, LabelledImage, content_hash, find_shared_images
 from visionlora.errors import OutputError, UsageError
+from visionlora.evaluation import coco_scores
 from visionlora.exporting import write_graph
 from visionlora.files import atomic_output, sha256_of
 from visionlora.quantization import QuantizationRecipe, calibrate_detector, load_float_detector
@@ -93,7 +93,8 @@ def run_phase(base: Base, dataset: Dataset, out: Path, phase: Phase, *, device: 
             fingerprint=base.fingerprint,
             out=out.resolve(),
             names=dataset.names,
-            images=_write_lists(dataset, out),
+            images={split: dataset.split(split) for split in ("train", "val")},
+            ruler=coco_scores,
             settings=phase.settings,
             preprocessing=preprocessing_card(imgsz),
             training=record,
@@ -246,15 +247,6 @@ def warn_of_doubtful_data(dataset: Dataset) -> None:
         empty = dataset.classes_without_objects(split)
         if empty:
             _LOGGER.warning("%s shows no object of: %s", split, ", ".join(empty))
-
-
-def _write_lists(dataset: Dataset, out: Path) -> dict[str, Path]:
-    """Write the images of each split as a list that Ultralytics reads; return the paths of the lists."""
-    lists = {split: out.resolve() / f"{split}.txt" for split in ("train", "val")}
-    for split, path in lists.items():
-        with atomic_output(path) as partial:
-            partial.write_text("".join(f"{os.path.abspath(image.path)}\n" for image in dataset.split(split)), "utf-8")
-    return lists
 
 
 def _is_finished(record: Mapping[str, Any], out: Path) -> bool:

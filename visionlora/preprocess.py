@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +20,12 @@ IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """Files that count as images in a folder."""
 MAX_PIXELS = 1 << 27
 """Largest image that is decoded: a file of a few bytes can ask for any amount of memory."""
+MAX_SIDE = 1_000_000
+"""Longest side of an image that is decoded; libpng and OpenCV take no longer one."""
 MAX_FILE_BYTES = 1 << 30
-_JPEG = b"\xff\xd8\xff"
+_PNG = b"\x89PNG\r\n\x1a\n"
+_JPEG, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
+_SPECIAL = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"))
 
 
 @dataclass(frozen=True)
@@ -54,31 +60,81 @@ def read_image(path: Path | str) -> NDArray[np.uint8]:
         (H, W, 3) uint8, BGR.
 
     Raises:
-        DataError: the file is missing, empty, truncated, no image, or larger than `MAX_PIXELS`.
+        DataError: the file is missing, no regular one, empty, truncated, no image, or larger than `MAX_PIXELS`,
+            `MAX_SIDE` or `MAX_FILE_BYTES` allow.
     """
     path = Path(path)
     try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+        refuse_special(path)
+        data = path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a name that no system takes
+        raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    try:
+        return decode_image(data)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def refuse_special(path: Path) -> None:
+    """Refuse what is no regular file, without opening it: reading a pipe or a device may never end. Links are followed.
+
+    Raises:
+        DataError: it is a folder, a pipe, a socket or a device, or larger than `MAX_FILE_BYTES`.
+        OSError: it is missing.
+    """
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+        kind = next((name for is_kind, name in _SPECIAL if is_kind(found.st_mode)), "a device")
+        raise DataError(f"{path}: cannot be read: expected a file, got {kind}")
+    if found.st_size > MAX_FILE_BYTES:
+        raise DataError(
+            f"{path}: expected a file of at most {MAX_FILE_BYTES / 1e6:.0f} MB, got {found.st_size / 1e6:.0f} MB"
+        )
+
+
+def refuse_huge(size_wh: tuple[int, int]) -> None:
+    """Refuse an image whose pixels are not decoded.
+
+    Args:
+        size_wh: width and height in pixels as the file states them.
+
+    Raises:
+        DataError: it has more than `MAX_PIXELS`, or a side beyond `MAX_SIDE`; the message begins with `expected`.
+    """
+    width, height = size_wh
+    if width * height > MAX_PIXELS or width > MAX_SIDE or height > MAX_SIDE:
+        raise DataError(
+            f"expected an image of at most {MAX_PIXELS / 1e6:.0f} million pixels and {MAX_SIDE} a side, "
+            f"got one that states {width} x {height}; cut it into tiles, or fetch it again if it is smaller"
+        )
+
+
+def decode_image(data: bytes) -> NDArray[np.uint8]:
+    """Decode an image file's bytes as `read_image` does.
+
+    Returns:
+        (H, W, 3) uint8, BGR.
+
+    Raises:
+        DataError: there are no bytes, they are no image or a broken one, or one that is too large; the message begins
+            with `expected`, for a caller that knows the file's name.
+    """
     if not data:
-        raise DataError(f"{path}: expected an image, got an empty file")
+        raise DataError("expected an image, got an empty file")
     size_wh = stated_size(data)
     if size_wh is None:
-        raise DataError(f"{path}: expected an image (JPEG, PNG, BMP, TIFF, WebP), got one of an unknown format")
-    if size_wh[0] * size_wh[1] > MAX_PIXELS or len(data) > MAX_FILE_BYTES:
-        raise DataError(
-            f"{path}: expected an image of at most {MAX_PIXELS / 1e6:.0f} million pixels and "
-            f"{MAX_FILE_BYTES / 1e6:.0f} MB, got {size_wh[0]} x {size_wh[1]} pixels; cut it into tiles"
-        )
+        raise DataError("expected an image (JPEG, PNG, BMP, TIFF, WebP), got one of an unknown format")
+    refuse_huge(size_wh)
+    if data.startswith(_PNG) and not _chunks_fit(data):
+        raise DataError("expected an image, got a file that is broken")
     try:
         # Decoding from memory: cv2.imread cannot open every path on every system.
         image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
-        raise DataError(f"{path}: expected an image, got one that cannot be decoded: {error.err}") from error
-    if image is None or image.size == 0 or (data.startswith(_JPEG) and not has_end(data)):
-        raise DataError(f"{path}: expected an image, got a file that is broken")
+        raise DataError(f"expected an image, got one that cannot be decoded: {error.err}") from error
+    cut = data.startswith(_JPEG) and not data.endswith(_JPEG_END) and not has_end(data)
+    if image is None or image.size == 0 or cut:
+        raise DataError("expected an image, got a file that is broken")
     return np.asarray(image, dtype=np.uint8)
 
 
@@ -168,9 +224,17 @@ def has_end(data: bytes) -> bool:
     while data[position : position + 1] == b"\xff":
         marker = data[position + 1 : position + 2]
         if marker == b"\xda":  # start of scan
-            return data.find(b"\xff\xd9", position) >= 0
+            return data.find(_JPEG_END, position) >= 0
         if marker == b"\xff":  # fill byte
             position += 1
         else:
             position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
     return False
+
+
+def _chunks_fit(data: bytes) -> bool:
+    """Whether the chunks of a PNG end within the file; OpenCV takes the memory that a chunk states before it looks."""
+    position = len(_PNG)
+    while position + 12 <= len(data) and data[position + 4 : position + 8] != b"IEND":
+        position += 12 + int.from_bytes(data[position : position + 4], "big")  # length, kind, ..., checksum
+    return position + 12 <= len(data)

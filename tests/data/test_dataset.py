@@ -155,7 +155,7 @@ BROKEN = {
     "list of other bytes": (
         lambda root: (
             (root / "data.yaml").write_text("train: e.txt\nval: images/val\nnames: [a]\n")
-            and (root / "e.txt").write_bytes(b"\xff")
+            and (root / "e.txt").write_bytes("a.jpg".encode("utf-16"))
         ),
         "e.txt: expected a list of images",
     ),

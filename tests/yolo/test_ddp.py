@@ -7,8 +7,10 @@ import pickle
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import ultralytics.utils.dist
@@ -92,7 +94,12 @@ def test_launchers_file_brings_the_job_to_its_processes(checkpoint, surface, tmp
     state = torch_load(path.with_suffix(".pt"), map_location="cpu")
 
     again = AdapterTrainer(overrides=state["args"], _callbacks=state["callbacks"])
-    assert again.job == made[0].job and again.args == made[0].args
+    job = made[0].job
+    assert replace(again.job, images={}) == replace(job, images={}) and again.args == made[0].args
+    for split, images in job.images.items():
+        for own, sent in zip(images, again.job.images[split], strict=True):
+            assert (own.path, own.size_wh) == (sent.path, sent.size_wh)
+            assert np.array_equal(own.boxes_xyxy, sent.boxes_xyxy) and np.array_equal(own.class_ids, sent.class_ids)
 
 
 @pytest.mark.parametrize("end", ["error", "parent", "launcher"])

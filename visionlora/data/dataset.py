@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import glob
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,12 +12,12 @@ from numpy.typing import NDArray
 
 from visionlora.data.description import SPLITS, Description, read_description
 from visionlora.data.images import image_size
-from visionlora.data.labels import label_path, read_labels
+from visionlora.data.labels import Labels, label_path, read_labels
+from visionlora.data.listing import list_pictures
 from visionlora.data.problems import raise_problems, shown
 from visionlora.errors import DataError, UsageError
-from visionlora.preprocess import IMAGE_SUFFIXES
+from visionlora.preprocess import IMAGE_SUFFIXES, read_image, refuse_special
 
-_OTHER_SUFFIXES = (".avif", ".dng", ".heic", ".heif", ".jp2", ".mpo")  # Ultralytics reads these, read_image does not
 _THREADS = 8
 
 
@@ -147,7 +145,7 @@ def load_dataset(yaml_path: Path | str, *, splits: Sequence[str] = ("train", "va
     loaded, highest = {}, -1
     for split in splits:
         try:
-            paths = _image_paths(description.sources(split), f"{shown(description.path)}: split {split!r}")
+            paths = list_pictures(description.sources(split), f"{shown(description.path)}: split {split!r}")
         except DataError as error:
             problems += str(error).splitlines()
             continue
@@ -164,6 +162,19 @@ def load_dataset(yaml_path: Path | str, *, splits: Sequence[str] = ("train", "va
     return Dataset(description.path, description.names, loaded)
 
 
+def read_labelled(image: LabelledImage) -> NDArray[np.uint8]:
+    """Return the pixels, (H, W, 3) uint8 BGR, after checking that the labels belong to a picture of this size.
+
+    Raises:
+        DataError: they do not, or the image cannot be read.
+    """
+    pixels = read_image(image.path)
+    size_wh = (pixels.shape[1], pixels.shape[0])
+    if size_wh != tuple(image.size_wh):
+        raise DataError(f"{image.path}: expected {image.size_wh} pixels (width, height), got {size_wh}")
+    return pixels
+
+
 def _class_hint(description: Description, highest: int) -> str:
     if highest < len(description.names):
         return ""
@@ -178,33 +189,9 @@ def image_paths(yaml_path: Path | str, split: str) -> tuple[Path, ...]:
     """
     description = read_description(yaml_path)
     try:
-        return tuple(_image_paths(description.sources(split), split))
+        return tuple(list_pictures(description.sources(split), split))
     except DataError:  # not in the file, not on this disk, or empty
         return ()
-
-
-def _image_paths(sources: Sequence[Path], where: str) -> list[Path]:
-    """Return the image files in folders (with their sub-folders) and list files, in Ultralytics' order."""
-    paths: list[str] = []
-    for source in sources:
-        if source.is_dir():
-            files = glob.glob(os.path.join(glob.escape(str(source)), "**", "*.*"), recursive=True)
-            paths += [file for file in files if Path(file).suffix.lower() in IMAGE_SUFFIXES + _OTHER_SUFFIXES]
-        else:
-            paths += _listed(source)
-    if not paths:
-        names = ", ".join(str(source) for source in sources)
-        raise DataError(f"{where}: expected images, got none in {names}; formats are {' '.join(IMAGE_SUFFIXES)}")
-    return [Path(path) for path in sorted(set(paths))]
-
-
-def _listed(source: Path) -> list[str]:
-    """Return the paths in a list file; relative ones count from its folder."""
-    try:
-        lines = source.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{shown(source)}: expected a list of images, got none that can be read; {error}") from error
-    return [os.path.normpath(source.parent / line.strip()) for line in lines if line.strip()]
 
 
 def _load_images(paths: Sequence[Path], *, class_count: int) -> tuple[tuple[LabelledImage, ...], list[str], int]:
@@ -229,9 +216,23 @@ def _load_image(path: Path, class_count: int) -> tuple[LabelledImage | None, lis
             size_wh = image_size(path)
         except DataError as error:
             problems.append(str(error))
-    labels = read_labels(label_path(path), class_count=class_count)
+    labels = _labels_of(path, class_count)
     problems += labels.problems
     image = None
     if not problems:
         image = LabelledImage(path, size_wh, labels.boxes_xyxy * np.array(size_wh * 2), labels.class_ids)
     return image, problems, labels.highest_class
+
+
+def _labels_of(path: Path, class_count: int) -> Labels:
+    """Return the labels of an image; a label file that is a pipe or a device is not opened."""
+    labels = label_path(path)
+    try:
+        refuse_special(labels)
+    except DataError as error:
+        return Labels(problems=(str(error),))
+    except FileNotFoundError:
+        return Labels()  # an image without objects
+    except OSError:
+        pass  # told by whoever opens it
+    return read_labels(labels, class_count=class_count)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from visionlora.data.dataset import Dataset, load_dataset
+from visionlora.data.listing import pictures_below
 from visionlora.data.problems import raise_problems, shown
 from visionlora.errors import DataError, OutputError, VisionLoraError
 from visionlora.files import refuse_existing
@@ -48,8 +49,8 @@ def images_by_name(folder: Path | str) -> dict[str, Path]:
         raise DataError(f"{shown(folder)}: expected the folder of the unpacked download, got no folder")
     found: dict[str, Path] = {}
     problems = []
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
+    for path in sorted(map(Path, pictures_below(folder))):
+        if path.suffix.lower() not in IMAGE_SUFFIXES:
             continue
         if path.stem in found:
             problems.append(f"{shown(path)}: expected one image of this name, got another, {shown(found[path.stem])}")

@@ -9,9 +9,9 @@ from itertools import cycle, islice
 
 import numpy as np
 
-from visionlora.data import LabelledImage
+from visionlora.data import LabelledImage, read_labelled
 from visionlora.evaluation.coco import Scores, coco_scores
-from visionlora.evaluation.finding import BATCH, find_objects, read_labelled
+from visionlora.evaluation.finding import BATCH, find_objects
 from visionlora.inference import Network
 from visionlora.preprocess import letterbox
 

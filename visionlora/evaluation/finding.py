@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from visionlora.data import LabelledImage
+from visionlora.data import LabelledImage, read_labelled
 from visionlora.detections import EVALUATION_CONFIDENCE, IOU_THRESHOLD, MAX_DETECTIONS, Detections
 from visionlora.errors import DataError
 from visionlora.inference import Network, detect_placed
-from visionlora.preprocess import Placement, letterbox, read_image
+from visionlora.preprocess import Placement, letterbox
 
 BATCH = 16
 _READERS = 4
@@ -99,19 +99,6 @@ def find_objects(
                 found.append(replace(detections, class_ids=to_data_set[detections.class_ids]))
             bar.update(len(placed))
     return Found(tuple(found), shared)
-
-
-def read_labelled(image: LabelledImage) -> NDArray[np.uint8]:
-    """Return the pixels, (H, W, 3) uint8 BGR, after checking that the labels belong to a picture of this size.
-
-    Raises:
-        DataError: they do not, or the image cannot be read.
-    """
-    pixels = read_image(image.path)
-    size_wh = (pixels.shape[1], pixels.shape[0])
-    if size_wh != tuple(image.size_wh):
-        raise DataError(f"{image.path}: expected {image.size_wh} pixels (width, height), got {size_wh}")
-    return pixels
 
 
 def _placed_batches(

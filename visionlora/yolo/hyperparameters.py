@@ -23,11 +23,13 @@ TUNABLE = (
     *("momentum", "multi_scale", "nbs", "optimizer", "patience", "val", "warmup_bias_lr", "warmup_epochs"),
     *("warmup_momentum", "weight_decay", "workers"),  # the loop
     *("box", "cls", "dfl"),  # gains of the losses
-    *("bgr", "close_mosaic", "copy_paste", "copy_paste_mode", "cutmix", "degrees", "fliplr", "flipud"),
+    *("bgr", "close_mosaic", "cutmix", "degrees", "fliplr", "flipud"),
     *("hsv_h", "hsv_s", "hsv_v", "mixup", "mosaic", "perspective", "scale", "shear", "translate"),  # augmentation
 )
 _ELSEWHERE = {
     "batch": "use --batch",
+    "copy_paste": "it needs the outlines of objects; labels are boxes here",
+    "copy_paste_mode": "it needs the outlines of objects; labels are boxes here",
     "data": "use --data",
     "device": "use --device",
     "epochs": "use --epochs",
@@ -62,6 +64,8 @@ def check_hyperparameters(asked: Mapping[str, Any]) -> dict[str, Any]:
             problems.append(f"{name}: no hyperparameter of training" + (f"; did you mean {near[0]}?" if near else ""))
     if asked.get("optimizer", "auto") not in OPTIMIZERS:
         problems.append(f"optimizer: expected one of {', '.join(OPTIMIZERS)}, got {asked['optimizer']!r}")
+    if str(asked.get("cache", "")).lower() == "disk":
+        problems.append("cache: nothing is written beside the pictures; use cache=ram or cache=false")
     if problems:
         raise UsageError("--set " + "; ".join(problems))
     try:

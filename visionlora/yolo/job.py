@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from visionlora.adapters import AdapterSettings
+from visionlora.data import LabelledImage
 from visionlora.simulation import SimulationSpec
+from visionlora.yolo.validating import Ruler
 
 ADAPTER_FILE, RESUME_FILE, RESULTS_FILE = "adapter.safetensors", "resume.pt", "results.csv"
 """In the folder of a run."""
@@ -40,7 +42,8 @@ class TrainingJob:
         fingerprint: SHA-256 of its weights.
         out: folder of the run.
         names: class names of the data set.
-        images: path of the text file that lists a split's images, by split (`train`, `val`).
+        images: the checked pictures with their labels, by split (`train`, `val`).
+        ruler: what scores detections on the `val` pictures.
         settings: shape of the adapter.
         preprocessing: as the adapter's card keeps it.
         training: the settings of the run, as the adapter's card keeps them.
@@ -57,7 +60,8 @@ class TrainingJob:
     fingerprint: str
     out: Path
     names: tuple[str, ...]
-    images: Mapping[str, Path]
+    images: Mapping[str, tuple[LabelledImage, ...]]
+    ruler: Ruler
     settings: AdapterSettings
     preprocessing: Mapping[str, Any]
     training: Mapping[str, Any]

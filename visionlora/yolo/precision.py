@@ -1,4 +1,4 @@
-"""Two of Ultralytics' and torch's habits around precision and memory, replaced while a training is set up and runs."""
+"""Some of Ultralytics' and torch's habits around precision and memory, replaced while a training is set up and runs."""
 
 from __future__ import annotations
 
@@ -23,6 +23,17 @@ def no_fill() -> Iterator[None]:
         yield
     finally:
         settings.fill_uninitialized_memory = before
+
+
+@contextlib.contextmanager
+def exact_convolutions() -> Iterator[None]:
+    """Keep a GPU from rounding what convolutions multiply to 10 bits (TF32), its default in float32."""
+    cudnn = torch.backends.cudnn
+    before, cudnn.allow_tf32 = cudnn.allow_tf32, False
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32 = before
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import torch
 from visionlora.errors import ModelError
 from visionlora.files import atomic_output
 
-STATE_FORMAT = 2
+STATE_FORMAT = 3
 
 
 def read_resume_state(path: Path) -> Mapping[str, Any]:

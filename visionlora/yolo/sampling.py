@@ -6,16 +6,23 @@ run and another number of workers see other pictures. Here every sample is drawn
 
 from __future__ import annotations
 
+import math
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch.utils.data import Sampler
 from ultralytics.data.augment import Mosaic
 from ultralytics.data.build import InfiniteDataLoader
 from ultralytics.data.dataset import YOLODataset
+from ultralytics.utils import IterableSimpleNamespace
+
+from visionlora.data import LabelledImage, read_labelled
+from visionlora.errors import VisionLoraError
 
 
 def seed_everything(*key: int) -> None:
@@ -31,13 +38,87 @@ def seed_everything(*key: int) -> None:
 
 
 class SeededDataset(YOLODataset):
-    """A YOLODataset indexed by `epoch * len(self) + image`, each sample drawn from its own seed.
+    """Ultralytics' augmentation of pictures and labels that were checked, each sample drawn from its own seed.
 
-    Mosaics draw their partners from the whole data set instead of from the images that a worker loaded last, because
-    the latter depends on the worker's history.
+    Indexed by `epoch * len(self) + image`. Ultralytics finds the pictures, reads their labels (or a pickle that lies
+    beside them), repairs files in place and keeps arrays beside them; none of that is done here. Mosaics draw their
+    partners from the whole data set instead of from the images that a worker loaded last, because the latter depends
+    on the worker's history.
+
+    Args:
+        images: the pictures with their labels; a crowd is no object to learn.
+        names: of the classes.
+        hyp: Ultralytics' settings; of `cache` those that keep pictures in memory.
+        imgsz: longer side of a picture in pixels.
+        batch: images of a batch.
+        stride: of the detector.
+        seed: of every sample, with its epoch and image.
+
+    Raises:
+        DataError: a picture that is kept in memory can no longer be read, or has another size than when it was checked.
     """
 
-    seed = 0
+    def __init__(
+        self,
+        images: Sequence[LabelledImage],
+        *,
+        names: Sequence[str],
+        hyp: IterableSimpleNamespace,
+        imgsz: int,
+        batch: int,
+        stride: int = 32,
+        seed: int = 0,
+    ) -> None:
+        self.images, self.seed = tuple(images), seed
+        super().__init__(
+            img_path="",
+            imgsz=imgsz,
+            batch_size=batch,
+            augment=True,
+            hyp=hyp,
+            cache="ram" if keeps_in_memory(hyp.cache) else None,
+            stride=stride,
+            prefix="train: ",
+            task="detect",
+            data={"names": dict(enumerate(names)), "channels": 3},
+            fraction=hyp.fraction,
+        )
+        if not len(self.im_files) == len(self.labels) == len(self.images):
+            raise VisionLoraError(f"expected {len(self.images)} checked pictures to train on, got {len(self.labels)}")
+
+    def get_img_files(self, img_path: str | list[str]) -> list[str]:
+        """Return the paths of the pictures, of as many as Ultralytics' `fraction` says."""
+        share = self.fraction
+        self.images = self.images[: share if isinstance(share, int) else max(1, round(len(self.images) * share))]
+        return [str(image.path) for image in self.images]
+
+    def get_labels(self) -> list[dict]:
+        """Return the checked labels as Ultralytics holds them."""
+        return [training_label(image) for image in self.images]
+
+    def load_image(
+        self, i: int, rect_mode: bool = True, resize_short: bool = False
+    ) -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]:
+        """Return picture `i`, its longer side resized to `imgsz`, and its height and width before and after."""
+        if self.ims[i] is None:
+            pixels = read_labelled(self.images[i])
+            height, width = pixels.shape[:2]
+            scale = self.imgsz / max(height, width)
+            if scale != 1:
+                size_wh = min(math.ceil(width * scale), self.imgsz), min(math.ceil(height * scale), self.imgsz)
+                pixels = cv2.resize(pixels, size_wh, interpolation=cv2.INTER_LINEAR)
+            if self.cache == "ram":
+                return pixels, (height, width), pixels.shape[:2]
+            self._remember(i, pixels, (height, width))
+        return self.ims[i], self.im_hw0[i], self.im_hw[i]
+
+    def _remember(self, i: int, pixels: np.ndarray, original: tuple[int, int]) -> None:
+        """Keep a picture for the mosaics of the next few batches, and let go of the oldest one."""
+        self.ims[i], self.im_hw0[i], self.im_hw[i] = pixels, original, pixels.shape[:2]
+        self.buffer.append(i)
+        if len(self.buffer) > max(self.max_buffer_length, 1):
+            oldest = self.buffer.pop(0)
+            self.ims[oldest] = self.im_hw0[oldest] = self.im_hw[oldest] = None
 
     def __getitem__(self, index: int) -> dict:
         """Return the augmented sample of image `index % len(self)` in epoch `index // len(self)`."""
@@ -50,6 +131,28 @@ class SeededDataset(YOLODataset):
         transforms = super().build_transforms(hyp)
         _draw_from_whole_set(transforms)
         return transforms
+
+
+def keeps_in_memory(cache: bool | str | None) -> bool:
+    """Whether Ultralytics' `cache` setting keeps pictures in memory."""
+    return str(cache).lower() in ("true", "ram")
+
+
+def training_label(image: LabelledImage) -> dict[str, Any]:
+    """Return the label of a picture as Ultralytics holds it: boxes as fractions of the picture, no polygons."""
+    objects = ~image.is_crowd
+    boxes = image.boxes_xyxy[objects].astype(np.float64) / np.array(image.size_wh * 2)
+    centres, sizes = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+    return {
+        "im_file": str(image.path),
+        "shape": image.size_wh[::-1],
+        "cls": image.class_ids[objects].reshape(-1, 1).astype(np.float32),
+        "bboxes": np.concatenate([centres, sizes], axis=1).astype(np.float32),
+        "segments": [],
+        "keypoints": None,
+        "normalized": True,
+        "bbox_format": "xywh",
+    }
 
 
 def _draw_from_whole_set(transform) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import math
 import subprocess
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -20,13 +21,12 @@ import onnx
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
-from ultralytics.data.build import build_yolo_dataset
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK
 from ultralytics.utils.callbacks import get_default_callbacks
 from ultralytics.utils.patches import override_configs
-from ultralytics.utils.torch_utils import ModelEMA, torch_distributed_zero_first, unwrap_model
+from ultralytics.utils.torch_utils import ModelEMA, unwrap_model
 
 from visionlora.adapters import (
     Adapter,
@@ -38,7 +38,7 @@ from visionlora.adapters import (
     load_adapter_tensors,
     save_adapter,
 )
-from visionlora.errors import ModelError, VisionLoraError
+from visionlora.errors import DataError, ModelError, VisionLoraError
 from visionlora.files import atomic_output
 from visionlora.simulation import GraphNetwork, RangeSpec
 from visionlora.yolo.checkpoint import load_base, pack, quiet
@@ -47,11 +47,13 @@ from visionlora.yolo.fading import FadingSiLU, fade
 from visionlora.yolo.job import ADAPTER_FILE, RESULTS_FILE, RESUME_FILE, TrainingJob
 from visionlora.yolo.layout import plan_detector, set_activations
 from visionlora.yolo.parallel import GradientExchange, agree, ending_at_once, launching, leave_together, unwrapped
-from visionlora.yolo.precision import no_fill, own_amp_check
+from visionlora.yolo.precision import exact_convolutions, no_fill, own_amp_check
 from visionlora.yolo.resume import STATE_FORMAT, keep_rows, read_resume_state
-from visionlora.yolo.sampling import EpochSampler, SeededDataset, seed_everything, train_loader
+from visionlora.yolo.sampling import EpochSampler, SeededDataset, keeps_in_memory, seed_everything, train_loader
 from visionlora.yolo.shipped import ShippedDetector, raw_outputs
+from visionlora.yolo.squares import SquareDataset
 from visionlora.yolo.step import CAPTURE_OPTIONS, TrainingStep, freeze_norms
+from visionlora.yolo.validating import RulerValidator
 
 _JOB = "visionlora_job"  # Ultralytics hands callbacks, and nothing else of ours, to its DDP processes
 
@@ -60,6 +62,7 @@ def run_job(job: TrainingJob, hyperparameters: Mapping[str, Any]) -> AdapterTrai
     """Train the adapter of `job`; return the trainer, or None where other processes trained (DDP).
 
     Raises:
+        DataError: a picture was changed or removed since the job was made.
         VisionLoraError: the training diverged, or the base changed since the job was made.
     """
     callbacks = {**get_default_callbacks(), _JOB: [job]}
@@ -67,6 +70,8 @@ def run_job(job: TrainingJob, hyperparameters: Mapping[str, Any]) -> AdapterTrai
     trainer = AdapterTrainer(overrides=overrides, _callbacks=callbacks)
     try:
         trainer.train()
+    except DataError as error:  # from a process that reads pictures it comes with that one's traceback
+        raise DataError(str(error).rpartition("DataError: ")[2].strip()) from error
     except subprocess.CalledProcessError as error:
         raise VisionLoraError(f"{job.out}: a training process failed; its error stands above") from error
     return None if trainer.ddp else trainer
@@ -121,8 +126,8 @@ class AdapterTrainer(DetectionTrainer):
     def get_dataset(self) -> dict[str, Any]:
         """Return the checked data set as Ultralytics describes one; its own check reaches for a font on the network."""
         names = dict(enumerate(self.job.names))
-        lists = {split: str(path) for split, path in self.job.images.items()}
-        return {**lists, "path": self.job.out, "names": names, "nc": len(names), "channels": 3}
+        splits = {split: split for split in self.job.images}
+        return {**splits, "path": self.job.out, "names": names, "nc": len(names), "channels": 3}
 
     def setup_model(self) -> Mapping[str, Any] | None:
         """Load the base, give it the data set's classes and attach the adapter; return the state to resume from."""
@@ -217,44 +222,35 @@ class AdapterTrainer(DetectionTrainer):
     # -- data
 
     def get_dataloader(self, dataset_path, batch_size=16, rank=0, mode="train"):
-        """Return a loader of seeded samples for training, Ultralytics' own for validation."""
+        """Return a loader of seeded samples for training, of squares for validation; `dataset_path` is a split."""
         # Not "deterministic" here: it would warn of a cache in memory, which seeded samples make harmless.
-        if mode != "train":
-            with override_configs(self.args, {"deterministic": False}):
+        with override_configs(self.args, {"deterministic": False}):
+            if mode != "train":
                 return super().get_dataloader(dataset_path, batch_size, rank, mode)
-        with torch_distributed_zero_first(rank), override_configs(self.args, {"deterministic": False}):
-            dataset = self._train_dataset(dataset_path, batch_size)
+            dataset = self.build_dataset(dataset_path, mode, batch_size)
         seed = self.args.seed
         sampler = EpochSampler(len(dataset), seed=seed, rank=rank, ranks=self.world_size, epoch=self.start_epoch)
         pin = self.device.type == "cuda" and bool(CAPTURE_OPTIONS)
         return train_loader(dataset, sampler, batch=batch_size, workers=self.args.workers, pin_memory=pin)
 
     def build_dataset(self, img_path, mode="train", batch=None):
-        """Return Ultralytics' data set for validation; an exported graph takes squares only."""
-        if self.job.int8 is None:
-            return super().build_dataset(img_path, mode, batch)
-        return build_yolo_dataset(self.args, img_path, batch, self.data, mode=mode, rect=False, stride=32)
-
-    def _train_dataset(self, images, batch_size: int) -> SeededDataset:
-        args = self.args
+        """Return the checked pictures of the split `img_path`: augmented, or in squares for validation."""
+        images, args = self.job.images[img_path], self.args
+        if mode != "train":
+            return SquareDataset(images, args.imgsz, in_memory=keeps_in_memory(args.cache))
         stride = max(int(unwrap_model(self.model).stride.max()), 32)
-        dataset = SeededDataset(
-            img_path=images,
-            imgsz=args.imgsz,
-            batch_size=batch_size,
-            augment=True,
-            hyp=args,
-            cache=args.cache or None,
-            single_cls=False,
-            stride=stride,
-            prefix="train: ",
-            task="detect",
-            classes=None,
-            data=self.data,
-            fraction=args.fraction,
+        return SeededDataset(
+            images, names=self.job.names, hyp=args, imgsz=args.imgsz, batch=batch, stride=stride, seed=args.seed
         )
-        dataset.seed = args.seed
-        return dataset
+
+    def get_validator(self):
+        """Return a validator under the project's own ruler."""
+        validator = RulerValidator(
+            self.test_loader, save_dir=self.save_dir, args=copy(self.args), _callbacks=self.callbacks
+        )
+        validator.images, validator.classes = self.job.images["val"], self.job.names
+        validator.ruler = self.job.ruler
+        return validator
 
     def _close_dataloader_mosaic(self) -> None:
         super()._close_dataloader_mosaic()
@@ -335,9 +331,21 @@ class AdapterTrainer(DetectionTrainer):
         return False
 
     def validate(self):
-        """Validate the averaged model, its adapted weights computed once and not for every batch."""
-        with parametrize.cached():
-            return super().validate()
+        """Validate the averaged model as its file will hold it, in float32, as `visionlora eval` does.
+
+        Its adapted weights are computed once and not for every batch.
+        """
+        average = [parameter.detach().clone() for parameter in self.ema.ema.parameters()]
+        saved = {name: tensor.half() for name, tensor in adapter_tensors(self.ema.ema, self.plan).items()}
+        load_adapter_tensors(self.ema.ema, self.plan, saved)
+        amp, self.amp = self.amp, False
+        try:
+            with parametrize.cached(), exact_convolutions():
+                return super().validate()
+        finally:
+            self.amp = amp
+            for parameter, before in zip(self.ema.ema.parameters(), average, strict=True):
+                parameter.data.copy_(before)
 
     def final_eval(self) -> None:
         """Validate the adapter as it stands in the file, on the base that it belongs to."""
