@@ -291,6 +291,11 @@ def self_test(folder: Path, key: "Path | None") -> list:
     return problems + compare(test["detections"], found, test["box_tolerance"], test["score_tolerance"])
 
 
+def printable(text: object) -> str:
+    """Return a text with escapes in place of what would steer a terminal, or cannot be written."""
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in str(text))
+
+
 def main() -> int:
     """Run the command line; the exit code is 1 on an error."""
     here = Path(__file__).resolve().parent
@@ -318,7 +323,7 @@ def main() -> int:
                 problems = self_test(args.self_test, args.key)
             except (AttributeError, IndexError, KeyError, TypeError) as error:
                 raise ValueError(f"{args.self_test / 'manifest.json'}: broken: {error!r}") from error
-            print("\n".join(problems) if problems else "OK")
+            print("\n".join(map(printable, problems)) if problems else "OK")
             return 1 if problems else 0
         if args.model is None:
             args.model = here / read_manifest(here)["model"]
@@ -341,7 +346,7 @@ def main() -> int:
         else:
             print(text)
     except (OSError, ValueError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return 1
     return 0
 

@@ -12,25 +12,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 import visionlora as vl
 from visionlora.bundling import opening
 from visionlora.errors import ModelError, OutputError, UsageError
 from visionlora.preprocess import read_image
-
-
-@pytest.fixture(scope="module")
-def keys(tmp_path_factory) -> tuple[Path, Path]:
-    """Return a private and a public key."""
-    folder, private = tmp_path_factory.mktemp("keys"), Ed25519PrivateKey.generate()
-    pem = serialization.Encoding.PEM
-    secret = private.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    public = private.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
-    (folder / "key.pem").write_bytes(secret)
-    (folder / "public.pem").write_bytes(public)
-    return folder / "key.pem", folder / "public.pem"
 
 
 @pytest.fixture(scope="module")

@@ -20,9 +20,7 @@ _CACHE = "__pycache__"
 LARGEST_MANIFEST = 1 << 20  # bytes
 
 
-def write_folder(
-    files: Mapping[str, bytes], out: Path, *, overwrite: bool = False, downgrade: bool = False
-) -> None:
+def write_folder(files: Mapping[str, bytes], out: Path, *, overwrite: bool = False, downgrade: bool = False) -> None:
     """Write a bundle's folder; an earlier one is replaced as a whole, or not at all.
 
     Args:

@@ -102,9 +102,7 @@ def open_bundle(path: Path | str, *, key: Path | str | None = None) -> Bundle:
     with _members(path) as members:
         if MANIFEST not in members:
             raise ModelError(f"{path}: expected a bundle, found no {MANIFEST}")
-        files = {
-            name: _read_small(path, name, members.pop(name)) for name in (MANIFEST, SIGNATURE) if name in members
-        }
+        files = {name: _read_small(path, name, members.pop(name)) for name in (MANIFEST, SIGNATURE) if name in members}
         if key is not None:  # before anything that it says is believed
             check_signature(files[MANIFEST], _signature(files.get(SIGNATURE), path), key, str(path))
         manifest = read_manifest(files[MANIFEST], str(path))
