@@ -45,7 +45,7 @@ except ImportError:
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 PREPROCESSING = {"letterbox": "square", "padding": 114, "channels": "RGB", "scale": "1/255"}
 CONFIDENCE = 0.25
-SEAL = b"\x72\x53\x0a\x11visionlora_sha256\x12\x40"  # before the 64 digits that a file of ours ends with
+SEAL = b"\x72\x55\x0a\x11visionlora_sha256\x12\x40"  # before the 64 digits that a file of ours ends with
 COLOURS_RGB = ((230, 60, 50), (30, 120, 220), (40, 160, 70), (240, 160, 0), (150, 70, 200), (0, 170, 180))
 ORT_ERRORS = tuple(  # they have no common parent but Exception
     error for error in vars(ort_errors).values() if isinstance(error, type) and issubclass(error, Exception)
@@ -61,10 +61,12 @@ class Detector:
             raise ValueError(f"{path}: expected an ONNX file, found none")
         sealed = check_seal(path)
         try:
-            self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        except ORT_ERRORS as error:
+            self.session = onnxruntime.InferenceSession(
+                str(path), providers=["CPUExecutionProvider"], enable_fallback=0
+            )
+            properties = self.session.get_modelmeta().custom_metadata_map
+        except (*ORT_ERRORS, ValueError, RuntimeError) as error:
             raise ValueError(f"{path}: onnxruntime cannot load it: {' '.join(str(error).split())}") from error
-        properties = self.session.get_modelmeta().custom_metadata_map
         if "visionlora_sha256" in properties and not sealed:
             raise ValueError(f"{path}: edited: its entry 'visionlora_sha256' is of another file; copy it again")
         try:

@@ -96,8 +96,8 @@ def _check_own(folder: Path) -> Manifest | None:
     if strange:
         shown = ", ".join(map(repr, sorted(strange)[:10]))
         raise OutputError(
-            f"{folder}: holds {len(strange)} files that no bundle has put there: {shown}; nothing is changed: move them "
-            "away, or choose another --out"
+            f"{folder}: holds {len(strange)} files that no bundle has put there: {shown}; nothing is changed: move "
+            "them away, or choose another --out"
         )
     return manifest
 
@@ -145,8 +145,8 @@ def _replace(files: Mapping[str, bytes], out: Path) -> None:
 def _refuse_older(new: Manifest, earlier: Manifest, out: Path) -> None:
     if new.created < earlier.created:  # of one form, so that text sorts as time does
         raise OutputError(
-            f"{out}: holds a bundle of {earlier.created}, this one is older, of {new.created}; nothing is changed: pass "
-            "--downgrade if that is what you want"
+            f"{out}: holds a bundle of {earlier.created}, this one is older, of {new.created}; nothing is changed: "
+            "pass --downgrade if that is what you want"
         )
 
 

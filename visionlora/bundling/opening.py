@@ -66,7 +66,7 @@ class Bundle:
 
 @dataclass(frozen=True)
 class _Member:
-    """A file of a bundle that nobody has read yet: its size in bytes, as the folder or archive says, and its content."""
+    """A file of a bundle that nobody has read yet: its size in bytes, as the folder or archive says, and its bytes."""
 
     size: int
     open: Callable[[], IO[bytes]]
