@@ -7,19 +7,25 @@ Needs Python 3.8 or newer, numpy, onnxruntime and either OpenCV or Pillow. Copy 
 
 In the folder of a bundle (`visionlora bundle`) the model is found by itself, and the device can be tried:
 
-    python detect.py --self-test
-    python detect.py --source picture.jpg
+    python -I detect.py --self-test
+    python -I detect.py --source picture.jpg
+
+-I keeps Python from importing what lies beside this file; without it this file sees to that itself.
 
     from detect import Detector
     detections = Detector("model.onnx").predict("picture.jpg")
 """
 
-from __future__ import annotations
+import os
+import sys
+
+if __name__ == "__main__":  # before any import: a file beside this one must not pass for a library
+    _folder = os.path.dirname(os.path.realpath(__file__))
+    sys.path[:] = [entry for entry in sys.path if os.path.realpath(entry) != _folder]
 
 import argparse
 import hashlib
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +45,7 @@ except ImportError:
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 PREPROCESSING = {"letterbox": "square", "padding": 114, "channels": "RGB", "scale": "1/255"}
 CONFIDENCE = 0.25
+SEAL = b"\x72\x55\x0a\x11visionlora_sha256\x12\x40"  # before the 64 digits that a file of ours ends with
 COLOURS_RGB = ((230, 60, 50), (30, 120, 220), (40, 160, 70), (240, 160, 0), (150, 70, 200), (0, 170, 180))
 ORT_ERRORS = tuple(  # they have no common parent but Exception
     error for error in vars(ort_errors).values() if isinstance(error, type) and issubclass(error, Exception)
@@ -48,16 +55,22 @@ ORT_ERRORS = tuple(  # they have no common parent but Exception
 class Detector:
     """An exported model (float32 or INT8) with everything around it: image in, objects out."""
 
-    def __init__(self, path: Path | str, *, iou_threshold: float = 0.7, max_detections: int = 300) -> None:
+    def __init__(self, path: "Path | str", *, iou_threshold: float = 0.7, max_detections: int = 300) -> None:
         """Load the model. Raises ValueError if the file is missing, broken or not one of visionlora's."""
         if not Path(path).is_file():
             raise ValueError(f"{path}: expected an ONNX file, found none")
+        sealed = check_seal(path)
         try:
-            self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        except ORT_ERRORS as error:
+            self.session = onnxruntime.InferenceSession(
+                str(path), providers=["CPUExecutionProvider"], enable_fallback=0
+            )
+            properties = self.session.get_modelmeta().custom_metadata_map
+        except (*ORT_ERRORS, ValueError, RuntimeError) as error:
             raise ValueError(f"{path}: onnxruntime cannot load it: {' '.join(str(error).split())}") from error
+        if "visionlora_sha256" in properties and not sealed:
+            raise ValueError(f"{path}: edited: its entry 'visionlora_sha256' is of another file; copy it again")
         try:
-            metadata = json.loads(self.session.get_modelmeta().custom_metadata_map["visionlora"])
+            metadata = json.loads(properties["visionlora"])
             version, preprocessing = metadata["format"], dict(metadata["preprocessing"])
             self.names, self.nms, self.image_size = metadata["names"], metadata["nms"], preprocessing.pop("image_size")
             self.thresholds = [float(x) for x in metadata.get("thresholds", [CONFIDENCE] * len(self.names))]
@@ -68,7 +81,7 @@ class Detector:
         self.takes_pixels = self.session.get_inputs()[0].type == "tensor(uint8)"
         self.iou_threshold, self.max_detections = iou_threshold, max_detections
 
-    def predict(self, image: Path | str | np.ndarray, *, confidence: float | None = None) -> list:
+    def predict(self, image: "Path | str | np.ndarray", *, confidence: "float | None" = None) -> list:
         """Return the objects in an image file, or in (H, W, 3) uint8 BGR pixels as from cv2, best first.
 
         Each is a dict: name, class_id, score in [0, 1], box_xyxy (left, top, right, bottom in pixels of the image).
@@ -96,7 +109,18 @@ class Detector:
         ]
 
 
-def read_image(path: Path | str) -> np.ndarray:
+def check_seal(path: "Path | str") -> bool:
+    """Return whether a file ends with a checksum. Raises ValueError if it is not that of the bytes before."""
+    content = memoryview(Path(path).read_bytes())
+    start = max(len(content) - len(SEAL) - 64, 0)
+    if content[start:-64] != SEAL:
+        return False
+    if hashlib.sha256(content[:start]).hexdigest().encode() != content[-64:]:
+        raise ValueError(f"{path}: damaged or edited: it has not the checksum that it ends with; copy it again")
+    return True
+
+
+def read_image(path: "Path | str") -> np.ndarray:
     """Read an image file as (H, W, 3) uint8 BGR, turned by its EXIF. Raises ValueError if it is missing or broken."""
     try:
         if cv2 is not None:
@@ -208,24 +232,30 @@ def read_manifest(folder: Path) -> dict:
         raise ValueError(f"{folder / 'manifest.json'}: cannot be read as a bundle's manifest: {error}") from error
 
 
-def check_files(folder: Path, manifest: dict, key: Path | None) -> list:
-    """Return a sentence for each file of a bundle that is not what its maker wrote."""
-    problems = []
+def check_signature(folder: Path, key: Path) -> list:
+    """Return a sentence if the manifest of a bundle is not signed by the owner of a key."""
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    try:
+        signature = bytes.fromhex((folder / "manifest.sig").read_text("ascii"))
+        load_pem_public_key(key.read_bytes()).verify(signature, (folder / "manifest.json").read_bytes())
+    except (InvalidSignature, OSError, ValueError, TypeError, AttributeError):
+        return [f"manifest.json: not signed by {key}"]
+    return []
+
+
+def check_files(folder: Path, manifest: dict) -> list:
+    """Return a sentence for each file of a bundle that is not what its maker wrote, and for each that it has not."""
+    known = {"manifest.json", "manifest.sig", *manifest["files"]}
+    added = sorted(path.name for path in folder.iterdir() if path.name not in known)
+    problems = [f"{name}: not of this bundle; move it away" for name in added]
     for name, entry in manifest["files"].items():
         path = folder / name
-        if Path(name).name != name or not path.is_file():
+        if Path(name).name != name or not path.is_file() or path.is_symlink():
             problems.append(f"{name}: missing")
         elif hashlib.sha256(path.read_bytes()).hexdigest() != entry["sha256"]:
             problems.append(f"{name}: not what its maker wrote; copy the bundle again")
-    if key is not None:
-        from cryptography.exceptions import InvalidSignature
-        from cryptography.hazmat.primitives.serialization import load_pem_public_key
-
-        try:
-            signature = bytes.fromhex((folder / "manifest.sig").read_text("ascii"))
-            load_pem_public_key(key.read_bytes()).verify(signature, (folder / "manifest.json").read_bytes())
-        except (InvalidSignature, OSError, ValueError, TypeError, AttributeError):
-            problems.append(f"manifest.json: not signed by {key}")
     return problems
 
 
@@ -245,17 +275,27 @@ def compare(expected: list, found: list, box_tolerance: float, score_tolerance: 
     return problems
 
 
-def self_test(folder: Path, key: Path | None) -> list:
+def self_test(folder: Path, key: "Path | None") -> list:
     """Try a bundle on this device; return a sentence for everything that differs."""
+    problems = [] if key is None else check_signature(folder, key)
+    if problems:  # nothing that it says is believed
+        return problems
     manifest = read_manifest(folder)
-    problems = check_files(folder, manifest, key)
+    problems = check_files(folder, manifest)
     if problems:  # nothing is run that is not what its maker wrote
         return problems
     test, detector = manifest["selftest"], Detector(folder / manifest["model"])
     if list(detector.names) != manifest["names"]:
         problems.append(f"expected the classes {manifest['names']}, the model has {detector.names}")
+    if detector.image_size != manifest["preprocessing"]["image_size"]:
+        problems.append(f"expected {manifest['preprocessing']['image_size']} px, the model takes {detector.image_size}")
     found = detector.predict(folder / test["picture"], confidence=test["confidence"])
     return problems + compare(test["detections"], found, test["box_tolerance"], test["score_tolerance"])
+
+
+def printable(text: object) -> str:
+    """Return a text with escapes in place of what would steer a terminal, or cannot be written."""
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in str(text))
 
 
 def main() -> int:
@@ -267,7 +307,14 @@ def main() -> int:
     parser.add_argument("--conf", type=float, help="lowest score that counts (default: the file's own, else 0.25)")
     parser.add_argument("--out", type=Path, help="JSON file for the detections (default: printed)")
     parser.add_argument("--draw", type=Path, metavar="DIR", help="folder for pictures with the boxes drawn")
-    parser.add_argument("--self-test", action="store_true", help="try the bundle around this file on this device")
+    parser.add_argument(
+        "--self-test",
+        nargs="?",
+        type=Path,
+        const=here,
+        metavar="DIR",
+        help="try a bundle on this device: the one around this file, or in another folder",
+    )
     parser.add_argument("--key", type=Path, help="with --self-test: the maker's public key, ed25519 (PEM)")
     args = parser.parse_args()
     if not args.self_test and args.source is None:
@@ -275,10 +322,10 @@ def main() -> int:
     try:
         if args.self_test:
             try:
-                problems = self_test(here, args.key)
-            except (AttributeError, KeyError, TypeError) as error:
-                raise ValueError(f"{here / 'manifest.json'}: broken: {error!r}") from error
-            print("\n".join(problems) if problems else "OK")
+                problems = self_test(args.self_test, args.key)
+            except (AttributeError, IndexError, KeyError, TypeError) as error:
+                raise ValueError(f"{args.self_test / 'manifest.json'}: broken: {error!r}") from error
+            print("\n".join(map(printable, problems)) if problems else "OK")
             return 1 if problems else 0
         if args.model is None:
             args.model = here / read_manifest(here)["model"]
@@ -301,7 +348,7 @@ def main() -> int:
         else:
             print(text)
     except (OSError, ValueError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return 1
     return 0
 

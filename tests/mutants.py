@@ -1,36 +1,80 @@
-"""Damaged copies of a file, the same on any machine."""
+"""Damaged copies of a file, the same ones each time: what a reader must end with an error or a result for."""
 
 from __future__ import annotations
 
-import random
+import json
 from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+_VALUES: tuple[Any, ...] = (
+    None,
+    True,
+    -1,
+    0,
+    2**70,
+    1e308,
+    float("nan"),
+    "",
+    "\ud800",
+    "../x",
+    [],
+    [[]],
+    {},
+    {"a": {}},
+)
 
 
-def mutants(content: bytes, count: int, *, seed: int = 0) -> Iterator[bytes]:
-    """Yield `count` damaged copies: bits flipped, bytes replaced, cut short, a part left out, doubled or moved."""
-    rng = random.Random(seed)
+def damaged(content: bytes, count: int, *, seed: int = 0) -> Iterator[bytes]:
+    """Yield copies of some bytes: with bits flipped, with bytes changed, cut off, cut out, doubled, zeroed, swapped."""
+    generator = np.random.default_rng(seed)
+    for number in range(count):
+        data = bytearray(content)
+        # Half of the damage is near the ends, where most formats have their headers.
+        size = len(data) if number % 2 else min(len(data), 512)
+        start = (
+            int(generator.integers(size)) if generator.random() < 0.5 else len(data) - 1 - int(generator.integers(size))
+        )
+        length = int(generator.integers(1, 64))
+        match number % 7:
+            case 0:
+                data[start] ^= 1 << int(generator.integers(8))
+            case 1:
+                data[start : start + 4] = generator.bytes(4)
+            case 2:
+                del data[start:]
+            case 3:
+                del data[start : start + length]
+            case 4:
+                data[start:start] = data[start : start + length]
+            case 5:
+                data[start : start + length] = bytes(length)
+            case _:
+                data[start : start + length] = b"\xff" * length
+        yield bytes(data)
+
+
+def damaged_json(value: Any, count: int, *, seed: int = 0) -> Iterator[bytes]:
+    """Yield a JSON value as text with one value in it, at any depth, replaced by one of another kind, or taken out."""
+    generator = np.random.default_rng(seed)
+    places = list(_places(value, ()))
     for _ in range(count):
-        changed = bytearray(content)
-        for _ in range(rng.choice((1, 1, 1, 2, 5))):
-            _damage(changed, rng)
-        yield bytes(changed)
+        copied = json.loads(json.dumps(value))
+        *way, last = places[int(generator.integers(len(places)))]
+        holder = copied
+        for key in way:
+            holder = holder[key]
+        choice = int(generator.integers(len(_VALUES) + 1))
+        if choice == len(_VALUES):
+            del holder[last]
+        else:
+            holder[last] = _VALUES[choice]
+        yield json.dumps(copied).encode()
 
 
-def _damage(content: bytearray, rng: random.Random) -> None:
-    start = rng.randrange(len(content) + 1)
-    end = min(len(content), start + rng.choice((1, 2, 4, 16, 256)))
-    match rng.randrange(6):
-        case 0 if content:
-            content[min(start, len(content) - 1)] ^= 1 << rng.randrange(8)
-        case 1:
-            content[start:end] = rng.randbytes(end - start)
-        case 2:
-            del content[start:]
-        case 3:
-            del content[start:end]
-        case 4:
-            content[start:start] = content[start:end]
-        case _:
-            content[start:end] = rng.choice(
-                (b"\xff" * (end - start), b"\0" * (end - start), b"9" * 20, b"-", b"[", b'"')
-            )
+def _places(value: Any, way: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield (*way, key)
+        yield from _places(inner, (*way, key))

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -42,3 +46,33 @@ def test_existing_file_is_refused_unless_overwriting(tmp_path) -> None:
 def test_sha256_is_that_of_the_bytes(tmp_path) -> None:
     (tmp_path / "a").write_bytes(b"x" * 3_000_000)
     assert sha256_of(tmp_path / "a") == hashlib.sha256(b"x" * 3_000_000).hexdigest()
+
+
+def test_leftovers_of_killed_processes_go_and_nothing_else(tmp_path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    long_ago = time.time() - 48 * 3600
+    old, living, fresh, other, folder = (
+        tmp_path / f".a.{ended.pid}.partial.txt",
+        tmp_path / f".a.{os.getppid()}.partial.txt",
+        tmp_path / f".a.{ended.pid}0.partial.txt",
+        tmp_path / f".b.{ended.pid}.partial.txt",
+        tmp_path / f".a.{ended.pid}1.partial.txt",
+    )
+    for file in (old, living, fresh, other):
+        file.write_text("part")
+    folder.mkdir()
+    for path in (old, living, other, folder):
+        os.utime(path, (long_ago, long_ago))
+    with atomic_output(tmp_path / "a.txt") as partial:
+        partial.write_text("whole")
+    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "a.txt", living, fresh, other, folder])
+
+
+def test_name_is_on_the_disk_too(tmp_path, monkeypatch) -> None:
+    synced = []
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda number: (synced.append(os.fstat(number).st_ino), real(number)))
+    with atomic_output(tmp_path / "a.txt") as partial:
+        partial.write_text("whole")
+    assert synced == [(tmp_path / "a.txt").stat().st_ino, tmp_path.stat().st_ino]

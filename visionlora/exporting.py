@@ -26,6 +26,7 @@ from visionlora.quantization.decode import simplify_decode
 from visionlora.quantization.float_model import lift_constants
 from visionlora.runtime import OpenVinoNetwork, open_exported
 from visionlora.runtime.description import METADATA
+from visionlora.seal import seal
 from visionlora.yolo import Base, RawDetector, check_image_size, folded_base, load_base, sample_pictures
 
 OPSET = 17
@@ -138,7 +139,7 @@ def _write(out: Path, detector: RawDetector, base: Base, *, format: str, image_s
         graph = _trace(detector, image_size=image_size, opset=opset)
         graph = _described(graph, base, card, stride)
         path = out.with_suffix(".onnx")
-        path.write_bytes(graph.SerializeToString(deterministic=True))
+        path.write_bytes(seal(graph.SerializeToString(deterministic=True)))
         if format == "openvino":
             write_openvino(path, out, _metadata_beside(card, stride))
         return

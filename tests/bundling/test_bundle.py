@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -11,25 +12,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 import visionlora as vl
 from visionlora.bundling import opening
 from visionlora.errors import ModelError, OutputError, UsageError
 from visionlora.preprocess import read_image
-
-
-@pytest.fixture(scope="module")
-def keys(tmp_path_factory) -> tuple[Path, Path]:
-    """Return a private and a public key."""
-    folder, private = tmp_path_factory.mktemp("keys"), Ed25519PrivateKey.generate()
-    pem = serialization.Encoding.PEM
-    secret = private.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    public = private.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
-    (folder / "key.pem").write_bytes(secret)
-    (folder / "public.pem").write_bytes(public)
-    return folder / "key.pem", folder / "public.pem"
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +53,7 @@ def test_device_says_ok(folder, keys) -> None:
 
 def test_manifest_says_what_is_in_it(folder, exported) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
+    assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", manifest["created"])
     assert manifest["names"] == list(exported.names) and manifest["licence"] == "AGPL-3.0-only"
     assert set(manifest["files"]) == {"model.onnx", "detect.py", "requirements.txt", "selftest.png"}
     assert manifest["latency"]["ms"] > 0 and len(manifest["selftest"]["detections"]) >= 1
@@ -105,7 +93,8 @@ def test_missing_and_added_files_are_refused(copied) -> None:
     (copied / "selftest.png").rename(copied / "other.png")
     with pytest.raises(ModelError, match=r"other\.png is not listed; selftest\.png is missing"):
         vl.open_bundle(copied)
-    assert run(copied, "--self-test").stdout == "selftest.png: missing\n"
+    told = run(copied, "--self-test").stdout
+    assert told == "other.png: not of this bundle; move it away\nselftest.png: missing\n"
 
 
 def test_signature_is_checked_where_a_key_is_given(copied, keys, tmp_path) -> None:
@@ -113,7 +102,7 @@ def test_signature_is_checked_where_a_key_is_given(copied, keys, tmp_path) -> No
     manifest = json.loads((copied / "manifest.json").read_text())
     manifest["thresholds"][0] = 0.9  # all hashes still right
     (copied / "manifest.json").write_text(json.dumps(manifest))
-    vl.open_bundle(copied)
+    assert not vl.open_bundle(copied).signed
     with pytest.raises(ModelError, match="signature is not that of"):
         vl.open_bundle(copied, key=keys[1])
     assert "not signed by" in run(copied, "--self-test", "--key", keys[1]).stdout
@@ -131,7 +120,8 @@ def test_wrong_keys_are_refused(exported, folder, keys, tmp_path) -> None:
         vl.open_bundle(folder, key=tmp_path / "absent.pem")
 
 
-def test_zip_is_the_folder_and_depends_on_nothing_else(exported, keys, tmp_path) -> None:
+def test_zip_is_the_folder_and_depends_on_nothing_else(exported, keys, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1738324800")
     one = vl.bundle(exported.path, tmp_path / "one.zip", key=keys[0]).path
     two = vl.bundle(exported.path, tmp_path / "two.zip", key=keys[0]).path
     assert one.read_bytes() == two.read_bytes()
@@ -141,8 +131,11 @@ def test_zip_is_the_folder_and_depends_on_nothing_else(exported, keys, tmp_path)
     with pytest.raises(OutputError, match="exists already"):
         vl.unbundle(one, tmp_path / "out")
     (tmp_path / "out" / "old.txt").write_text("of the bundle before")
+    with pytest.raises(OutputError, match=r"no bundle has put there: 'old\.txt'; nothing is changed"):
+        vl.unbundle(one, tmp_path / "out", overwrite=True)
+    assert (tmp_path / "out" / "old.txt").read_text() == "of the bundle before"
+    (tmp_path / "out" / "old.txt").unlink()
     vl.unbundle(one, tmp_path / "out", overwrite=True)
-    assert not (tmp_path / "out" / "old.txt").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.zip", "out", "two.zip"]
 
 

@@ -22,16 +22,17 @@ from visionlora.inspection import inspect
 from visionlora.lowrank import ArrayAdapter, load_arrays, read_folded_base, save_arrays
 from visionlora.lowrank.folded_base import ENTRY
 from visionlora.lowrank.methods import LoRA
-from visionlora.patching import patch, rollback
+from visionlora.patching import AdapterBank, patch, rollback
 from visionlora.patching.patching import previous_of
 from visionlora.runtime import Detector
+from visionlora.seal import is_sealed, unseal
 from visionlora.yolo import Base, pack_checkpoint
 from visionlora.yolo.checkpoint import fingerprint
 
 
 def test_trained_adapter_gives_the_exported_graph_to_the_bit(base_onnx, adapter, exported, tmp_path) -> None:
     made = patch(base_onnx, adapter, tmp_path / "line.onnx")
-    assert graph_bytes(made.path) == graph_bytes(exported.path)
+    assert graph_bytes(made.path) == graph_bytes(exported.path) and is_sealed(made.path) and is_sealed(exported.path)
     card = inspect(made.path).card
     assert made.names == exported.names == tuple(card["names"]) and card["settings"]["patched"]
     assert card["parents"]["adapter"] == inspect(exported.path).card["parents"]["adapter"]
@@ -245,9 +246,30 @@ def test_flipped_bytes_give_an_error_of_ours_or_a_file_that_works(base_onnx, ada
             assert np.isfinite(run(made.path)).all()
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_flipped_bits_of_the_base_are_refused(whole, base_onnx, adapter, tmp_path) -> None:
+    generator, flipped = np.random.default_rng(1), tmp_path / "flipped.onnx"
+    content = base_onnx.read_bytes()
+    for place in generator.integers(0, len(content) if whole else 3000, 30):
+        broken = bytearray(content)
+        broken[place] ^= 1 << int(generator.integers(8))
+        flipped.write_bytes(broken)
+        with pytest.raises(ModelError, match=r"flipped\.onnx: damaged or edited"):
+            patch(flipped, adapter, tmp_path / "line.onnx")
+        with pytest.raises(ModelError, match="damaged or edited"):
+            AdapterBank(flipped)
+
+
+def test_base_without_a_checksum_is_taken_with_a_warning(base_onnx, adapter, tmp_path, caplog) -> None:
+    base = rewritten(base_onnx, tmp_path / "base.onnx", lambda model: None)
+    made = patch(base, adapter, tmp_path / "line.onnx")
+    assert "it has no checksum" in caplog.text and is_sealed(made.path)
+
+
 def rewritten(base_onnx: Path, out: Path, change) -> Path:
     model = onnx.load(base_onnx)
     change(model)
+    unseal(model)
     out.write_bytes(model.SerializeToString())
     return out
 

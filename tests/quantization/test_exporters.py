@@ -19,6 +19,7 @@ from visionlora.quantization import apply_recipe, calibrate, load_float_model, q
 from visionlora.quantization.ranges import UNIT_RANGE
 from visionlora.quantization.scheme import X86
 from visionlora.runtime import OnnxNetwork
+from visionlora.seal import unseal
 
 SIDE = 96
 
@@ -76,6 +77,7 @@ def test_a_graph_with_batch_normalization_left_says_how_to_export_it(checkpoint,
 
 def test_weights_in_another_file_missing_names_and_further_outputs_say_what_to_do(exported, surface, tmp_path):
     model = onnx.load(exported.path)
+    unseal(model)
     onnx.save(model, tmp_path / "apart.onnx", save_as_external_data=True, location="apart.data")
     model.graph.output.append(helper.make_empty_tensor_value_info(model.graph.node[0].output[0]))
     onnx.save(model, tmp_path / "several.onnx")

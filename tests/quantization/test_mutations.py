@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.mutants import mutants
+from tests.mutants import damaged
 from tests.quantization.graphs import detector, save
 from visionlora.errors import VisionLoraError
 from visionlora.quantization import QuantizationRecipe, load_float_detector
@@ -31,7 +31,7 @@ def test_damaged_float_models_end_in_a_result_or_an_error(tmp_path: Path, recipe
     path = tmp_path / "model.onnx"
     content = save(detector(), path).read_bytes()
     refused = 0
-    for mutant in mutants(content, 300):
+    for mutant in damaged(content, 300):
         path.write_bytes(mutant)
         started = time.monotonic()
         try:
@@ -44,6 +44,6 @@ def test_damaged_float_models_end_in_a_result_or_an_error(tmp_path: Path, recipe
 
 
 def test_damaged_recipes_end_in_a_recipe_or_an_error(recipe: QuantizationRecipe) -> None:
-    for mutant in mutants(recipe.to_json().encode(), 500):
+    for mutant in damaged(recipe.to_json().encode(), 500):
         with contextlib.suppress(VisionLoraError):
             QuantizationRecipe.from_json(mutant.decode("utf-8", "surrogateescape")).to_json().encode()

@@ -19,6 +19,7 @@ from visionlora.quantization.histogram import Histogram
 from visionlora.quantization.plan import Use
 from visionlora.quantization.scheme import X86
 from visionlora.runtime import OnnxNetwork
+from visionlora.seal import is_sealed
 
 SHAPE = (1, 3, IMAGE_SIZE, IMAGE_SIZE)
 
@@ -51,6 +52,7 @@ def test_a_detector_becomes_small_and_int8_and_sees_the_same(model, data, tmp_pa
 def test_the_file_says_what_it_is_and_what_made_it(model, data, tmp_path):
     made = quantize(model, data, tmp_path / "int8.onnx", images=5, seed=3)
 
+    assert is_sealed(made.path)
     properties = {entry.key: entry.value for entry in onnx.load(made.path).metadata_props}
     card = json.loads(properties["visionlora"])
 

@@ -20,10 +20,20 @@ from typing import Any
 import cv2
 import numpy as np
 
-from visionlora.bundling.manifest import MANIFEST, SIGNATURE, Manifest, SelfTest, is_plain_name
+from visionlora.bundling.folder import check_replaceable, repair, write_folder
+from visionlora.bundling.manifest import (
+    MANIFEST,
+    SIGNATURE,
+    ExpectedDetection,
+    ListedFile,
+    Manifest,
+    SelfTest,
+    is_plain_name,
+    time_now,
+)
 from visionlora.bundling.signing import sign
 from visionlora.demonstration.surface import draw_surface
-from visionlora.errors import ModelError, OutputError, UsageError
+from visionlora.errors import ModelError, UsageError
 from visionlora.evaluation.machine import this_machine
 from visionlora.files import atomic_output, refuse_existing
 from visionlora.preprocess import IMAGE_SUFFIXES, read_image
@@ -75,19 +85,25 @@ def bundle(
         latency: measure the milliseconds of a picture on this machine and write them down.
         licence: of the model, as an SPDX expression.
         key: ed25519 private key (PEM) to sign the manifest with.
-        overwrite: replace an existing bundle.
+        overwrite: replace an existing bundle; a folder that is none, or that holds a file which no bundle has put
+            there, is refused.
 
     Raises:
         ModelError: the model cannot be used, or the runner does not find what it should.
         DataError: the picture cannot be read.
-        OutputError: `out` exists, or cannot be written.
+        OutputError: `out` exists, is a folder that is no bundle, or cannot be written.
         UsageError: the key cannot be used, or the model finds nothing at all in the picture.
 
     Example:
         >>> import visionlora as vl
         >>> vl.bundle("model.int8.onnx", "line3.zip")  # doctest: +SKIP
     """
-    model, out = Path(model), refuse_existing(out, overwrite=overwrite)
+    model, out = Path(model), Path(out)
+    if out.suffix == ".zip":
+        refuse_existing(out, overwrite=overwrite)
+    else:
+        repair(out)
+        check_replaceable(out, overwrite=overwrite)
     detector = Detector(model)
     card = detector.network.metadata
     if card is None:
@@ -104,10 +120,11 @@ def bundle(
     manifest = Manifest(
         model=model.name,
         kind=str(card["kind"]),
+        created=time_now(),
         names=list(detector.names),
         preprocessing=card["preprocessing"],
         thresholds=list(detector.thresholds),
-        files={name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)} for name, data in files.items()},
+        files={name: ListedFile(hashlib.sha256(data).hexdigest(), len(data)) for name, data in files.items()},
         selftest=_selftest(detector, name, content, str(card["kind"])),
         latency=_measure(detector) if latency else None,
         licence=licence,
@@ -122,7 +139,7 @@ def bundle(
         with atomic_output(out) as partial:
             partial.write_bytes(_zip(files))
     else:
-        write_folder(files, out)
+        write_folder(files, out, overwrite=overwrite, downgrade=True)
     return BundledModel(out, {name: len(data) for name, data in files.items()}, manifest, key is not None)
 
 
@@ -130,31 +147,6 @@ def runner_path() -> Path:
     """Return the runner: beside this file in an installed package, in export/ of a clone."""
     installed = Path(__file__).with_name(RUNNER)
     return installed if installed.is_file() else Path(__file__).parents[2] / "export" / RUNNER
-
-
-def write_folder(files: Mapping[str, bytes], out: Path) -> None:
-    """Write a folder beside its place and move it there, so that there is never half a bundle.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as beside:
-            staged, replaced = Path(beside) / "new", Path(beside) / "old"
-            staged.mkdir()
-            for name, data in files.items():
-                (staged / name).write_bytes(data)
-            if out.exists():
-                out.rename(replaced)
-            try:
-                staged.rename(out)
-            except OSError:
-                if replaced.exists():
-                    replaced.rename(out)
-                raise
-    except OSError as error:
-        raise OutputError(f"{out}: cannot be written: {error.strerror or error}") from error
 
 
 def _picture(path: Path | str | None, image_size: int) -> tuple[str, bytes]:
@@ -172,12 +164,12 @@ def _selftest(detector: Detector, name: str, content: bytes, kind: str) -> SelfT
     pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
     found = detector.predict(np.asarray(pixels, dtype=np.uint8), confidence=_SELFTEST_CONFIDENCE)
     best = [
-        {
-            "name": detector.names[class_id],
-            "class_id": int(class_id),
-            "score": round(float(score), 6),
-            "box_xyxy": [round(float(value), 3) for value in box],
-        }
+        ExpectedDetection(
+            name=detector.names[class_id],
+            class_id=int(class_id),
+            score=round(float(score), 6),
+            box_xyxy=[round(float(value), 3) for value in box],
+        )
         for box, score, class_id in zip(found.boxes_xyxy, found.scores, found.class_ids, strict=True)
     ][:_SELFTEST_DETECTIONS]
     if not best:
@@ -211,7 +203,7 @@ def _try(files: Mapping[str, bytes]) -> None:
     try:
         for name, data in files.items():
             (folder / name).write_bytes(data)
-        command = [sys.executable, RUNNER, "--self-test"]
+        command = [sys.executable, "-I", "-B", RUNNER, "--self-test"]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -19,9 +19,11 @@ def sign(content: bytes, key: Path | str) -> bytes:
         UsageError: `cryptography` is not installed, or the file holds no such key.
     """
     ed25519, serialization = _libraries()
+    from cryptography.exceptions import UnsupportedAlgorithm
+
     try:
         private = serialization.load_pem_private_key(_read(key), password=None)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise UsageError(f"{key}: expected an ed25519 private key (PEM) without a password: {error}") from error
     if not isinstance(private, ed25519.Ed25519PrivateKey):
         raise UsageError(f"{key}: expected an ed25519 private key, got {type(private).__name__}")
@@ -42,11 +44,11 @@ def check_signature(content: bytes, signature: bytes | None, key: Path | str, wh
         UsageError: `cryptography` is not installed, or the file holds no such key.
     """
     ed25519, serialization = _libraries()
-    from cryptography.exceptions import InvalidSignature
+    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
     try:
         public = serialization.load_pem_public_key(_read(key))
-    except ValueError as error:
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise UsageError(f"{key}: expected an ed25519 public key (PEM): {error}") from error
     if not isinstance(public, ed25519.Ed25519PublicKey):
         raise UsageError(f"{key}: expected an ed25519 public key, got {type(public).__name__}")
@@ -63,7 +65,7 @@ def _libraries() -> tuple[Any, Any]:
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric import ed25519
     except ModuleNotFoundError as error:
-        raise UsageError("signatures need the package cryptography: pip install 'visionlora[signing]'") from error
+        raise UsageError("signatures need the package cryptography: pip install cryptography") from error
     return ed25519, serialization
 
 

@@ -49,7 +49,7 @@ def add_bundle(verbs: Any) -> None:
         signed = "signed" if made.signed else "not signed"
         print(
             f"{made.path}: {len(made.files)} files, {sum(made.files.values()) / 1e6:.2f} MB, {signed}; its self-test "
-            "says OK here; on the device: python detect.py --self-test"
+            "says OK here; on the device: python -I detect.py --self-test"
         )
 
     example = "visionlora bundle --model model.int8.onnx --out line3.zip"
@@ -67,13 +67,14 @@ def add_unbundle(verbs: Any) -> None:
     """Add `visionlora unbundle`."""
 
     def run(options: argparse.Namespace) -> None:
-        opened = vl.unbundle(options.bundle, options.out, **chosen(options, "key", "overwrite"))
+        opened = vl.unbundle(options.bundle, options.out, **chosen(options, "key", "overwrite", "downgrade"))
         signed = "signed" if opened.signed else "signature not checked"
-        print(f"{options.out}: {len(opened.files)} files, {signed}; try python {options.out}/detect.py --self-test")
+        print(f"{options.out}: {len(opened.files)} files, {signed}; try python -I {options.out}/detect.py --self-test")
 
     summary = "check a bundle and write its files into a folder"
     parser = verb(verbs, "unbundle", run, summary, "visionlora unbundle line3.zip --out /opt/detector")
     parser.add_argument("bundle", help="the .zip, or a folder")
     parser.add_argument("--out", required=True, help="folder to write")
     parser.add_argument("--key", help="the maker's ed25519 public key (PEM): refuse what it has not signed")
+    parser.add_argument("--downgrade", action="store_true", help="replace even a bundle that was made later")
     overwrite(parser)

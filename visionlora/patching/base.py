@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,11 @@ from onnx import numpy_helper
 
 from visionlora.errors import ModelError
 from visionlora.lowrank import FoldedBase, read_folded_base
+from visionlora.parsing import parse_json
+from visionlora.seal import check_entry, is_sealed, unseal
+from visionlora.text import class_names
+
+_LOGGER = logging.getLogger("visionlora")
 
 PREFIX = "model."
 """What the exported graph puts before a layer's name in the checkpoint."""
@@ -63,21 +68,34 @@ def load_patchable(path: Path | str) -> PatchableBase:
         ModelError: the file is missing, broken, or no base that adapters can be patched into.
     """
     path = Path(path)
+    if path.suffix in (".pt", ".safetensors"):
+        what = "a checkpoint; export it first: visionlora export" if path.suffix == ".pt" else "a .safetensors file"
+        raise ModelError(f"{path}: expected an exported base (.onnx), got {what}")
     content = _read(path)
+    sealed = is_sealed(path, content)
     model = onnx.ModelProto()
     try:
         model.ParseFromString(content)
     except DecodeError as error:
         raise ModelError(f"{path}: expected an ONNX file, cannot read it: {error}") from error
     entries = {entry.key: entry.value for entry in model.metadata_props}
+    check_entry(path, entries, sealed=sealed)
+    unseal(model)
     folded = read_folded_base(entries, str(path))
     try:
-        card = json.loads(entries["visionlora"])
-        kind, names, image_size = card["kind"], card["names"], card["preprocessing"]["image_size"]
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: its visionlora metadata is broken: {error!r}") from error
-    if kind != "onnx" or not isinstance(image_size, int) or not all(isinstance(name, str) for name in names):
-        raise ModelError(f"{path}: expected a float base that visionlora exported, got {kind!r}")
+        card = parse_json(entries["visionlora"])
+        kind, image_size = card["kind"], card["preprocessing"]["image_size"]
+        class_names(card["names"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{path}: its visionlora metadata is broken: {error!r:.200}") from error
+    if kind != "onnx" or not isinstance(image_size, int) or not isinstance(card["names"], list):
+        raise ModelError(f"{path}: expected a float base that visionlora exported, got {kind!r:.80}")
+    if not sealed:
+        _LOGGER.warning(
+            "%s: was exported by an earlier version or edited: it has no checksum, and damage to its weights goes "
+            "unnoticed; export the base again",
+            path,
+        )
     constants = _constants(path, model, folded)
     weights, biases = {}, {}
     for layer in (*folded.norms, *folded.plain):

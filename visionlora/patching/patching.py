@@ -19,6 +19,7 @@ from visionlora.patching.quantized import quantized_model
 from visionlora.patching.selftest import self_test
 from visionlora.quantization.adapter_recipe import check_constants
 from visionlora.runtime import OnnxNetwork
+from visionlora.seal import seal
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def patched_content(base: PatchableBase, adapter: ArrayAdapter, *, adapter_sha25
     if int8:
         model = quantized_model(model, adapter.card)
         check_constants(model, adapter.card, "int8")
-    return model.SerializeToString(deterministic=True)
+    return seal(model.SerializeToString(deterministic=True))
 
 
 def previous_of(path: Path) -> Path:

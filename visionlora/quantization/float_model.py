@@ -12,6 +12,7 @@ from onnx.external_data_helper import uses_external_data
 
 from visionlora.errors import ModelError
 from visionlora.quantization.decode import simplify_decode
+from visionlora.seal import unseal
 
 _OLDEST_OPSET = 13  # the first with scales for each channel
 
@@ -27,6 +28,7 @@ def load_float_model(path: Path | str | IO[bytes]) -> onnx.ModelProto:
             all problems at once.
     """
     model = onnx.load(path, load_external_data=False)
+    unseal(model)
     problems = _problems(model)
     if problems:
         raise ModelError(f"{path}: cannot be quantized: {'; '.join(problems)}")

@@ -38,6 +38,7 @@ from visionlora.quantization.report import QuantizationReport, is_report
 from visionlora.quantization.scheme import X86, Scheme, scheme_for
 from visionlora.runtime import OnnxNetwork
 from visionlora.runtime.network import ORT_ERRORS
+from visionlora.seal import seal
 
 _LOGGER = logging.getLogger("visionlora")
 _BEST_SUFFIX = ".best.onnx"
@@ -274,7 +275,7 @@ def _write(
     plan = recipe.plan_for(source.model.graph)
     float_bytes = source.path.stat().st_size
     with atomic_output(out) as partial:
-        partial.write_bytes(quantized.SerializeToString(deterministic=True))
+        partial.write_bytes(seal(quantized.SerializeToString(deterministic=True)))
         size = check_size(partial, float_bytes, recipe.scheme.weights)
         int8_convs = check_int8_convs(partial, plan.convs, recipe.scheme)
         check_scores(source.network, OnnxNetwork(partial), inputs)

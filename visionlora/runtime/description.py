@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from visionlora.errors import ModelError
+from visionlora.seal import check_entry, is_sealed
 
 METADATA = "metadata.yaml"
 """Beside the one OpenVINO or ncnn model of a folder: what Ultralytics writes about it."""
@@ -75,7 +76,9 @@ def described_inside(path: Path) -> Description:
     if not path.is_file():
         raise ModelError(f"{path}: expected an ONNX file, found none")
     try:
+        sealed = is_sealed(path)
         fields = {entry.key: entry.value for entry in onnx.load(path, load_external_data=False).metadata_props}
+        check_entry(path, fields, sealed=sealed)
         if "visionlora" in fields:
             card = json.loads(fields["visionlora"])
             return Description(tuple(card["names"]), int(card["preprocessing"]["image_size"]), card)

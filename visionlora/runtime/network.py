@@ -19,6 +19,7 @@ from visionlora.errors import ModelError, UsageError
 from visionlora.runtime.batch import check_batch, run_in_steps
 from visionlora.runtime.finished import one_hot
 from visionlora.runtime.providers import Provider, Providers, check_started, resolve_providers
+from visionlora.seal import check_entry, is_sealed
 
 ORT_ERRORS = (
     ort.EPFail,
@@ -189,6 +190,10 @@ def _open_session(
         raise UsageError(f"threads: expected at least 1, got {threads}")
     if content is None and not path.is_file():
         raise ModelError(f"{path}: expected an ONNX file, found none")
+    try:
+        sealed = is_sealed(path, content)
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only
     options.intra_op_num_threads = threads or 0
@@ -197,9 +202,10 @@ def _open_session(
         # Without its fallback, in which onnxruntime goes on without the provider that was asked for, and prints.
         session = onnxruntime.InferenceSession(content or str(path), options, providers=providers, enable_fallback=0)
         # text that is no UTF-8 fails here
-        session.get_modelmeta().custom_metadata_map, session.get_inputs(), session.get_outputs()
+        properties, _, _ = session.get_modelmeta().custom_metadata_map, session.get_inputs(), session.get_outputs()
     except (*ORT_ERRORS, ValueError, RuntimeError) as error:
         raise ModelError(f"{path}: expected an ONNX file, onnxruntime cannot load it: {_one_line(error)}") from error
+    check_entry(path, properties, sealed=sealed)
     check_started(path, session, providers)
     return session
 
