@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from visionlora.quantization import QuantizedModel, quantize
     from visionlora.runtime import Detector
     from visionlora.training import TrainedAdapter, train
+    from visionlora.trust import trusted
 
 _HOMES = {
     "AdaptedModel": "adapting",
@@ -75,6 +76,7 @@ _HOMES = {
     "rollback": "patching",
     "scale_adapter": "lowrank.combining",
     "train": "training",
+    "trusted": "trust",
     "unbundle": "bundling",
 }
 
@@ -119,6 +121,7 @@ __all__ = [
     "rollback",
     "scale_adapter",
     "train",
+    "trusted",
     "unbundle",
 ]
 

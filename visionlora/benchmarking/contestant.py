@@ -19,6 +19,7 @@ import psutil
 from visionlora import errors
 from visionlora.errors import ModelError
 from visionlora.evaluation.models import ModelSpec
+from visionlora.trust import is_trusted
 
 _ROOT = Path(__file__).parents[2]
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -76,6 +77,7 @@ class Contestant:
             "path": str(spec.path),
             "adapter": str(spec.adapter) if spec.adapter else None,
             "image_size": image_size,
+            "trust": is_trusted(),
         }
         order = {"model": model, "threads": threads, "images": [str(path) for path in images], "confidence": confidence}
         try:

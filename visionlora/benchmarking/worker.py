@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from visionlora.detections import IOU_THRESHOLD, decode
 from visionlora.errors import VisionLoraError
 from visionlora.preprocess import Placement, letterbox, letterbox_pixels, read_image
+from visionlora.trust import trusted
 
 PARTS = ("read", "letterbox", "network", "decode")
 """The parts of a frame: file to pixels, pixels to input, input to prediction, prediction to boxes (with NMS)."""
@@ -88,7 +89,8 @@ def _open(model: Mapping[str, Any], threads: int) -> Any:
     from visionlora.yolo import TorchNetwork
 
     torch.set_num_threads(threads)
-    return TorchNetwork(model["path"], adapter=model["adapter"], image_size=model["image_size"])
+    with trusted(model["trust"]):
+        return TorchNetwork(model["path"], adapter=model["adapter"], image_size=model["image_size"])
 
 
 def peak_bytes() -> int:

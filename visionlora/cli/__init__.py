@@ -19,6 +19,7 @@ from visionlora.cli.shipping import add_export, add_merge, add_quantize
 from visionlora.cli.training import add_adapt, add_plan, add_train
 from visionlora.errors import UsageError, VisionLoraError
 from visionlora.text import printable
+from visionlora.trust import trusted
 
 VERBS = (
     add_adapt,
@@ -47,8 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     run: Callable[[argparse.Namespace], int | None] = options.run
+    trust = getattr(options, "trust", False)
+    if trust:
+        print(f"visionlora {options.verb}: --trust: code in the checkpoint runs with your rights", file=sys.stderr)
     try:
-        return run(options) or 0
+        with trusted(trust):
+            return run(options) or 0
     except UsageError as error:
         print(f"visionlora {options.verb}: {printable(error, lines=True)}", file=sys.stderr)
         return 2

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 import visionlora as vl
-from visionlora.cli.options import chosen, overwrite, print_report, verb
+from visionlora.cli.options import chosen, overwrite, print_report, trust, verb
 
 
 def add_eval(verbs: Any) -> None:
@@ -42,6 +42,7 @@ def add_eval(verbs: Any) -> None:
     parser.add_argument(
         "--cache", action=argparse.BooleanOptionalAction, default=True, help="reuse what a model found here before"
     )
+    trust(parser)
     overwrite(parser)
 
 
@@ -81,6 +82,7 @@ def add_bench(verbs: Any) -> None:
     parser.add_argument("--imgsz", type=int, help="side of the square input in pixels, for checkpoints")
     parser.add_argument("--rounds", type=int, default=10, help="turns of each model, of 5 calls and 5 frames")
     parser.add_argument("--out", help="JSON file to write")
+    trust(parser)
     overwrite(parser)
 
 
@@ -117,6 +119,7 @@ def add_predict(verbs: Any) -> None:
         help="what to write; json and images, of a video json, of a camera or a watched folder jsonl if not given",
     )
     parser.add_argument("--watch", action="store_true", help="stay at the folder and take what comes into it")
+    trust(parser)
     overwrite(parser)
 
 
@@ -129,6 +132,7 @@ def add_inspect(verbs: Any) -> None:
     summary = "say what a file is, what it was made from, and how"
     parser = verb(verbs, "inspect", run, summary, "visionlora inspect model.int8.onnx")
     parser.add_argument("file", help="an adapter, a merged checkpoint, an ONNX file or a report.json")
+    trust(parser)
 
 
 def add_demo(verbs: Any) -> None:

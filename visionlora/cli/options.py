@@ -25,6 +25,11 @@ def overwrite(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
 
 
+def trust(parser: argparse.ArgumentParser) -> None:
+    """Add `--trust`."""
+    parser.add_argument("--trust", action="store_true", help="run the code that a checkpoint (.pt) brings")
+
+
 def chosen(options: argparse.Namespace, *names: str) -> dict[str, Any]:
     """Return the options of these names, as the verb's function takes them."""
     return {name: getattr(options, name) for name in names}

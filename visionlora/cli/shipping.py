@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 import visionlora as vl
-from visionlora.cli.options import chosen, overwrite, quantization_budget, verb
+from visionlora.cli.options import chosen, overwrite, quantization_budget, trust, verb
 
 
 def add_merge(verbs: Any) -> None:
@@ -24,6 +24,7 @@ def add_merge(verbs: Any) -> None:
     parser.add_argument("--model", required=True, help="the base that the adapter was trained on (.pt)")
     parser.add_argument("--adapter", required=True, help="adapter file (.safetensors)")
     parser.add_argument("--out", required=True, help="checkpoint to write (.pt)")
+    trust(parser)
     overwrite(parser)
 
 
@@ -50,6 +51,7 @@ def add_export(verbs: Any) -> None:
     parser.add_argument("--format", default="onnx", help="onnx, openvino, ncnn or litert")
     parser.add_argument("--imgsz", type=int, help="side of the square input in pixels; the checkpoint's if not given")
     parser.add_argument("--opset", type=int, default=17, help="ONNX operator set")
+    trust(parser)
     overwrite(parser)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 import visionlora as vl
-from visionlora.cli.options import chosen, overwrite, print_report, quantization_budget, verb
+from visionlora.cli.options import chosen, overwrite, print_report, quantization_budget, trust, verb
 from visionlora.errors import UsageError
 
 
@@ -44,6 +44,7 @@ def add_plan(verbs: Any) -> None:
     parser.add_argument("--imgsz", type=int, default=640, help="side of the square input in pixels")
     parser.add_argument("--batch", type=int, default=16, help="images a step")
     parser.add_argument("--device", help="cpu or 0; the first GPU, else the CPU, if not given")
+    trust(parser)
 
 
 def add_train(verbs: Any) -> None:
@@ -96,6 +97,7 @@ def _training_options(parser: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], metavar="NAME=VALUE", help="any other Ultralytics hyperparameter"
     )
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted run in --out")
+    trust(parser)
     overwrite(parser)
 
 

@@ -8,6 +8,10 @@ import hashlib
 import io
 import json
 import pickle
+import struct
+import tarfile
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -19,12 +23,16 @@ import torch
 import ultralytics
 from torch import nn
 from ultralytics.nn.modules.head import Detect, v10Detect
-from ultralytics.nn.tasks import DetectionModel, load_checkpoint
-from ultralytics.utils import ASSETS, LOGGER, SETTINGS
+from ultralytics.nn.tasks import DetectionModel, guess_model_task, torch_safe_load
+from ultralytics.utils import ASSETS, DEFAULT_CFG_DICT, LOGGER
 from ultralytics.utils.checks import check_yolov5u_filename
-from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
+from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_asset
 
 from visionlora.errors import ModelError
+from visionlora.text import class_names
+from visionlora.trust import is_trusted
+from visionlora.yolo.classes import class_output_names
+from visionlora.yolo.unpickling import read_restricted
 
 CARD_KEY = "visionlora"  # the entry of a checkpoint that holds our metadata as a plain dict
 
@@ -53,37 +61,34 @@ class Base:
 def load_base(path: Path | str) -> Base:
     """Load an Ultralytics detection checkpoint; a bare name such as `yolo11n.pt` is downloaded as Ultralytics does.
 
+    The code in the file is not run, unless the caller is inside `visionlora.trusted()`.
+
     Raises:
-        ModelError: the file is missing, unreadable, of another task, of an unsupported head, or already fused.
+        ModelError: the file is missing, unreadable, of another task, of an unsupported head, already fused, or needs
+            what is no part of a detector; its class names are not one for each class output.
 
     Example:
         >>> load_base("yolo11n.pt").names[:2]  # doctest: +SKIP
         ('person', 'bicycle')
     """
-    path = Path(path)
-    if not path.suffix:
-        raise ModelError(f"{path}: expected an Ultralytics checkpoint (.pt); did you mean {path}.pt?")
-    if path.suffix != ".pt":
-        raise ModelError(f"{path}: expected an Ultralytics checkpoint (.pt), got a {path.suffix} file")
-    if path.parent != Path(".") and not path.is_file():
-        raise ModelError(f"{path}: no such file; give a checkpoint, or a bare name such as yolo11n.pt to download it")
-    if not path.is_file() and not _is_published(path.name):
-        raise ModelError(f"{path}: no such file, and no name of a published model such as yolo11n.pt; check --model")
+    path = _found(Path(path))
     try:
-        model, checkpoint = load_checkpoint(str(path))
+        checkpoint = _read(path)
+        model = _model_of(checkpoint, path)
+        _check_detector(model, path)
+        names = _names_of(model, path)
+        _check_runs(model, len(names))
+        return Base(
+            model=model,
+            path=path,
+            names=names,
+            image_size=_image_size_of(checkpoint),
+            fingerprint=fingerprint(model),
+            card=_card_of(checkpoint),
+        )
     except _UNREADABLE as error:
         reason = (str(error).strip().splitlines() or [repr(error)])[0]
         raise ModelError(f"{path}: cannot be read as an Ultralytics checkpoint: {reason}") from error
-    _check_detector(model, path)
-    image_size = checkpoint.get("train_args", {}).get("imgsz", 640)
-    return Base(
-        model=model,
-        path=Path(getattr(model, "pt_path", path)),  # a bare name may lie in Ultralytics' folder of weights
-        names=tuple(str(name) for _, name in sorted(dict(model.names).items())),
-        image_size=int(max(image_size) if isinstance(image_size, (list, tuple)) else image_size),
-        fingerprint=fingerprint(model),
-        card=checkpoint.get(CARD_KEY),
-    )
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -140,19 +145,145 @@ _UNREADABLE = (
     OSError,
     TypeError,
     ValueError,
-    KeyError,
+    LookupError,
+    ArithmeticError,
+    AssertionError,
     AttributeError,
     RuntimeError,
+    MemoryError,
     EOFError,
     ImportError,
     pickle.UnpicklingError,
+    struct.error,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
 )
+"""What reading and trying a damaged file can raise: its bytes may have become any other value of any field."""
+
+
+def _found(path: Path) -> Path:
+    """Return where a checkpoint is, downloaded if it was asked for by the bare name of a published one."""
+    if not path.suffix:
+        meant = f"; did you mean {path}.pt?" if path.with_suffix(".pt").is_file() or _is_published(f"{path}.pt") else ""
+        what = "a folder" if path.is_dir() else "a name without an ending"
+        raise ModelError(f"{path}: expected an Ultralytics checkpoint (.pt), got {what}{meant}")
+    if path.suffix != ".pt":
+        raise ModelError(f"{path}: expected an Ultralytics checkpoint (.pt), got a {path.suffix} file")
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise ModelError(f"{path}: expected an Ultralytics checkpoint (.pt), got a folder")
+    if path.parent != Path("."):
+        raise ModelError(f"{path}: no such file; give a checkpoint, or a bare name such as yolo11n.pt to download it")
+    if not _is_published(path.name):
+        raise ModelError(f"{path}: no such file, and no name of a published model such as yolo11n.pt; check --model")
+    try:
+        return Path(attempt_download_asset(path.name))
+    except OSError as error:
+        raise ModelError(f"{path}: no such file here, and it cannot be downloaded: {error}") from error
 
 
 def _is_published(name: str) -> bool:
-    """Whether Ultralytics finds a bare name: in its folder of weights, or among those that it downloads."""
-    name = check_yolov5u_filename(name, verbose=False)
-    return name in GITHUB_ASSETS_NAMES or (Path(SETTINGS["weights_dir"]) / name).is_file()
+    """Whether Ultralytics finds a bare name among those that it downloads."""
+    return check_yolov5u_filename(name, verbose=False) in GITHUB_ASSETS_NAMES
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    """Return what a checkpoint holds."""
+    if is_trusted():
+        with quiet():
+            content = torch_safe_load(path, safe_only=False)[0]
+    else:
+        content = read_restricted(path)
+    if not isinstance(content, dict):
+        raise ModelError(
+            f"{path}: expected an Ultralytics checkpoint, got a file that holds a {type(content).__name__}"
+        )
+    return content
+
+
+def _model_of(checkpoint: Mapping[str, Any], path: Path) -> nn.Module:
+    """Return the model in a checkpoint as Ultralytics' `load_checkpoint` does: the averaged one, float32, eval mode."""
+    model = checkpoint.get("ema") or checkpoint.get("model")
+    if not isinstance(model, nn.Module):
+        parts = [checkpoint, *(part for part in checkpoint.values() if isinstance(part, dict))]
+        weights = any(isinstance(value, torch.Tensor) for part in parts for value in part.values())
+        got = "weights without the model that they belong to" if weights else "a file without a model"
+        raise ModelError(f"{path}: expected an Ultralytics checkpoint, got {got}")
+    if checkpoint.get("modelopt"):
+        raise ModelError(f"{path}: it was trained under another tool's quantization; give the float checkpoint")
+    model = model.float().eval()
+    model.args = {**DEFAULT_CFG_DICT, **(checkpoint.get("train_args") or {})}
+    model.pt_path = str(path)
+    model.task = getattr(model, "task", guess_model_task(model))
+    for module in model.modules():
+        if hasattr(module, "inplace"):
+            module.inplace = True
+        elif isinstance(module, nn.Upsample) and not hasattr(module, "recompute_scale_factor"):
+            module.recompute_scale_factor = None  # made before torch 1.11
+    return model
+
+
+def _names_of(model: DetectionModel, path: Path) -> tuple[str, ...]:
+    """Return the class names in the order of the class outputs, and put them into the model so."""
+    try:
+        names = class_names(model.names)
+    except ValueError as error:
+        raise ModelError(f"{path}: its class names cannot be used: {error}") from error
+    outputs = {int(model.get_submodule(layer).out_channels) for layer in class_output_names(model)}
+    if outputs != {len(names)} or model.model[-1].nc != len(names):
+        counts = " and ".join(map(str, sorted(outputs)))
+        raise ModelError(f"{path}: expected one class name for each class output, got {len(names)} names for {counts}")
+    if len({*names}) < len(names):
+        twice = next(name for index, name in enumerate(names) if name in names[:index])
+        raise ModelError(f"{path}: expected class names that differ, got {twice!r} more than once")
+    model.names = dict(enumerate(names))
+    return names
+
+
+@torch.no_grad()
+def _check_runs(model: DetectionModel, classes: int) -> None:
+    """Run the model on a small picture, so that a damaged one is met here; leave nothing behind.
+
+    Raises:
+        ValueError: its strides or what it returns have no meaning.
+        Exception: its parts do not fit (see `_UNREADABLE`).
+    """
+    head = model.model[-1]
+    strides = [float(stride) for stride in head.stride]
+    if len(strides) != head.nl or not all(1 <= stride <= 256 for stride in strides):
+        raise ValueError(f"expected {head.nl} strides from 1 to 256, got {strides}")
+    before = dict(vars(head))
+    side = max(64, int(max(strides)))
+    try:
+        head.end2end = False
+        returned = model(torch.zeros(1, 3, side, side))[0]
+    finally:
+        vars(head).clear()
+        vars(head).update(before)  # the head keeps its grid
+    expected = (1, 4 + classes, sum(int(side // stride) ** 2 for stride in strides))
+    if returned.shape != expected:
+        raise ValueError(f"expected a prediction {expected}, got {tuple(returned.shape)}")
+
+
+def _image_size_of(checkpoint: Mapping[str, Any]) -> int:
+    """Return the side that a model was trained at; 640, Ultralytics' default, where the file does not say."""
+    size = (checkpoint.get("train_args") or {}).get("imgsz", 640)
+    size = max(size) if isinstance(size, list | tuple) else size
+    if isinstance(size, bool) or not isinstance(size, int | float) or not 1 <= size <= 65536:
+        raise ValueError(f"expected an image size in pixels, got {size!r:.60}")
+    return int(size)
+
+
+def _card_of(checkpoint: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return what visionlora wrote into a checkpoint."""
+    card = checkpoint.get(CARD_KEY)
+    if card is None:
+        return None
+    if not isinstance(card, dict) or not isinstance(card.get("kind"), str):
+        raise ValueError("expected visionlora's card to say what kind of file this is")
+    return json.loads(json.dumps(card))
 
 
 def _check_detector(model: nn.Module, path: Path) -> None:

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from ultralytics.nn.tasks import DetectionModel
 
+from visionlora.text import class_names
+
 
 def class_output_names(model: DetectionModel) -> tuple[str, ...]:
     """Return the dotted names of the convolutions whose channels are the class scores, of every head."""
@@ -29,8 +31,8 @@ def set_classes(model: DetectionModel, names: Sequence[str]) -> tuple[str, ...]:
     without regard to case, is kept; the others start at random weights and the bias of a rare object, as Ultralytics
     starts them. Where the classes are the model's own, in their order, nothing changes and () is returned.
     """
-    old = [str(name).casefold() for _, name in sorted(model.names.items())]
-    new = [str(name).casefold() for name in names]
+    old = [name.casefold() for name in class_names(model.names)]
+    new = [name.casefold() for name in names]
     if old == new:
         return ()
     replaced = class_output_names(model)
@@ -50,5 +52,5 @@ def set_classes(model: DetectionModel, names: Sequence[str]) -> tuple[str, ...]:
     head = model.model[-1]
     head.nc, head.no = len(new), len(new) + head.reg_max * 4
     model.nc = model.yaml["nc"] = len(new)
-    model.names = dict(enumerate(str(name) for name in names))
+    model.names = dict(enumerate(names))
     return replaced

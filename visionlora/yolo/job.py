@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from visionlora.adapters import AdapterSettings
 from visionlora.data import LabelledImage
 from visionlora.simulation import SimulationSpec
 from visionlora.yolo.validating import Ruler
+from visionlora.trust import is_trusted
 
 ADAPTER_FILE, RESUME_FILE, RESULTS_FILE = "adapter.safetensors", "resume.pt", "results.csv"
 """In the folder of a run."""
@@ -54,6 +55,7 @@ class TrainingJob:
         distill: how much they count.
         int8: train as the int8 file computes; None trains in float.
         title: what the log says above the training.
+        trust: run the code in the checkpoint, in every process of the training (see `visionlora.trusted`).
     """
 
     model: str
@@ -72,3 +74,4 @@ class TrainingJob:
     distill: float = 1.0
     int8: Int8Phase | None = None
     title: str = ""
+    trust: bool = field(default_factory=is_trusted)

@@ -41,6 +41,7 @@ from visionlora.adapters import (
 from visionlora.errors import DataError, ModelError, VisionLoraError
 from visionlora.files import atomic_output
 from visionlora.simulation import GraphNetwork, RangeSpec
+from visionlora.trust import trusted
 from visionlora.yolo.checkpoint import load_base, pack, quiet
 from visionlora.yolo.classes import set_classes
 from visionlora.yolo.fading import FadingSiLU, fade
@@ -131,7 +132,8 @@ class AdapterTrainer(DetectionTrainer):
 
     def setup_model(self) -> Mapping[str, Any] | None:
         """Load the base, give it the data set's classes and attach the adapter; return the state to resume from."""
-        base = load_base(self.job.model)
+        with trusted(self.job.trust):
+            base = load_base(self.job.model)
         if base.fingerprint != self.job.fingerprint:
             raise ModelError(f"{self.job.model}: its weights changed since this run began; start a new run")
         seed_everything(self.args.seed)
