@@ -75,6 +75,8 @@ def adapt(
     hyperparameters: Mapping[str, Any] | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    verbose: bool = False,
+    quiet: bool = False,
 ) -> AdaptedModel:
     """Train an adapter, merge it, export to ONNX, quantize to INT8, and judge every stage on the val split.
 
@@ -126,6 +128,8 @@ def adapt(
         hyperparameters=hyperparameters,
         resume=resume,
         overwrite=overwrite,
+        verbose=verbose,
+        quiet=quiet,
     )
     try:
         return _later_stages(

@@ -43,7 +43,7 @@ def add_plan(verbs: Any) -> None:
     parser.add_argument("--data", required=True, help="data.yaml with train")
     parser.add_argument("--imgsz", type=int, default=640, help="side of the square input in pixels")
     parser.add_argument("--batch", type=int, default=16, help="images a step")
-    parser.add_argument("--device", help="cpu or 0; the first GPU, else the CPU, if not given")
+    parser.add_argument("--device", help="cpu, 0 or cuda:0; the first GPU, else the CPU, if not given")
 
 
 def add_train(verbs: Any) -> None:
@@ -72,7 +72,7 @@ def _training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=int, default=50, help="passes over the training images")
     parser.add_argument("--imgsz", type=int, default=640, help="side of the square input in pixels")
     parser.add_argument("--batch", type=int, default=16, help="images a step, over all devices")
-    parser.add_argument("--device", help="cpu, 0 or 0,1; the first GPU, else the CPU, if not given")
+    parser.add_argument("--device", help="cpu, 0, 0,1 or cuda:0; the first GPU, else the CPU, if not given")
     parser.add_argument("--seed", type=int, default=0, help="of everything drawn at random")
     parser.add_argument("--lr0", type=float, default=0.001, help="learning rate after warm-up")
     parser.add_argument("--lean", action="store_true", help="less memory, more time: compute parts of a step twice")
@@ -95,14 +95,18 @@ def _training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="any other Ultralytics hyperparameter"
     )
-    parser.add_argument("--resume", action="store_true", help="go on with an interrupted run in --out")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with a run in --out: an interrupted one, or with more --epochs"
+    )
     overwrite(parser)
+    parser.add_argument("--verbose", action="store_true", help="print all that Ultralytics says too")
+    parser.add_argument("--quiet", action="store_true", help="print no progress, only warnings and the result")
 
 
 def _training_arguments(options: argparse.Namespace) -> dict[str, Any]:
     names = ["rank", "alpha", "targets", "epochs", "imgsz", "batch", "device", "seed", "lr0"]
     names += ["quantize", "qat_epochs", "qat_lr0", "ranges", "distill", "activation", "adapter", "images"]
-    names += ["lean", "resume", "overwrite"]
+    names += ["lean", "resume", "overwrite", "verbose", "quiet"]
     return {**chosen(options, *names), "hyperparameters": _assignments(options.set)}
 
 

@@ -44,6 +44,7 @@ class TrainingJob:
         settings: shape of the adapter.
         preprocessing: as the adapter's card keeps it.
         training: the settings of the run, as the adapter's card keeps them.
+        run: names the settings that all epochs of the run have in common; its state says it too.
         resume: go on from the run's last finished epoch.
         lean: train in less memory and more time (see `TrainingStep`).
         start: an adapter of the same shape whose tensors training begins with; None begins with the base.
@@ -51,6 +52,7 @@ class TrainingJob:
         distill: how much they count.
         int8: train as the int8 file computes; None trains in float.
         title: what the log says above the training.
+        console: how much is said meanwhile, one of `visionlora.console.LEVELS`.
     """
 
     model: str
@@ -61,6 +63,7 @@ class TrainingJob:
     settings: AdapterSettings
     preprocessing: Mapping[str, Any]
     training: Mapping[str, Any]
+    run: str
     resume: bool = False
     lean: bool = False
     start: Path | None = None
@@ -68,3 +71,4 @@ class TrainingJob:
     distill: float = 1.0
     int8: Int8Phase | None = None
     title: str = ""
+    console: str = "lines"
