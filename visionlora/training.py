@@ -64,7 +64,7 @@ _NOT_LAST = "another part goes on from this one, and a run gets more epochs in i
 _FADES = "ReLU comes in step by step over its epochs"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TrainedAdapter:
     """What a training left behind.
 
@@ -84,6 +84,14 @@ class TrainedAdapter:
     map50: float
     bytes: int
     seconds: float
+
+    def __str__(self) -> str:
+        scores = f"val mAP50-95 {self.map50_95:.3f}, mAP50 {self.map50:.3f}"
+        size = f"{self.bytes / 1e6:.2f} MB, {len(self.names)} classes"
+        return f"{self.path}: {size}, from epoch {self.epoch} with {scores}; {self.seconds:.0f} s"
+
+    def __repr__(self) -> str:
+        return f"TrainedAdapter({self})"
 
 
 def train(

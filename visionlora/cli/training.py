@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,18 +13,29 @@ import yaml
 import visionlora as vl
 from visionlora.cli.options import chosen, overwrite, print_report, quantization_budget, verb
 from visionlora.errors import UsageError
+from visionlora.text import printable
 
 
 def add_adapt(verbs: Any) -> None:
     """Add `visionlora adapt`."""
 
-    def run(options: argparse.Namespace) -> None:
+    def run(options: argparse.Namespace) -> int:
+        from visionlora.adapting import BudgetMissed
+
         arguments = {**_training_arguments(options), **chosen(options, "max_drop", "max_class_drop")}
-        adapted = vl.adapt(options.model, options.data, options.out, **arguments)
+        try:
+            adapted = vl.adapt(options.model, options.data, options.out, **arguments)
+        except BudgetMissed as missed:
+            print(f"visionlora adapt: {printable(missed)}", file=sys.stderr, flush=True)
+            print_report(missed.report)
+            print(missed.advice)
+            print(f"open {missed.page}")
+            return 1
         print_report(adapted.report)
         if adapted.quantized.report is not None:
             print("\n".join(adapted.quantized.report.lines()))
         print(f"everything is in {options.out}; open {options.out}/report.html")
+        return 0
 
     example = "visionlora adapt --model yolo11n.pt --data data.yaml --out runs/steel --imgsz 320"
     parser = verb(verbs, "adapt", run, "the whole way: train, merge, export, quantize and judge", example)
@@ -51,10 +63,7 @@ def add_train(verbs: Any) -> None:
 
     def run(options: argparse.Namespace) -> None:
         trained = vl.train(options.model, options.data, options.out, **_training_arguments(options))
-        print(
-            f"{trained.path}: {trained.bytes / 1e6:.2f} MB, {len(trained.names)} classes, from epoch {trained.epoch}, "
-            f"mAP50-95 {trained.map50_95:.3f} and mAP50 {trained.map50:.3f} while training, {trained.seconds:.0f} s"
-        )
+        print(trained)
 
     example = "visionlora train --model yolo11n.pt --data data.yaml --out runs/steel --rank 8 --imgsz 320"
     _training_options(verb(verbs, "train", run, "train an adapter", example))
@@ -112,11 +121,13 @@ def _training_arguments(options: argparse.Namespace) -> dict[str, Any]:
 
 def _assignments(texts: Sequence[str]) -> dict[str, Any]:
     """Read NAME=VALUE texts; values as YAML reads them."""
-    values = {}
+    values: dict[str, Any] = {}
     for text in texts:
         name, separator, value = text.partition("=")
         if not separator or not name:
             raise UsageError(f"--set {text}: expected NAME=VALUE, such as mosaic=0.5")
+        if name in values:
+            raise UsageError(f"--set {text}: {name} is set already; give each hyperparameter once")
         try:
             values[name] = _number(yaml.safe_load(value))
         except yaml.YAMLError as error:

@@ -18,8 +18,7 @@ RECIPE: Mapping[str, Any] = {
     "optimizer": "AdamW",  # with frozen batch normalization; Ultralytics' `auto` would ignore lr0
     "warmup_bias_lr": 0.0,  # biases are deltas on a trained model: nothing to rush
 }
-_BETAS = ("Adam", "Adamax", "AdamW", "NAdam", "RAdam")  # torch takes a momentum below 1 there
-_NESTEROV = ("SGD", "MuSGD")  # and one above 0 there
+_BETAS = ("Adam", "Adamax", "AdamW", "RAdam")  # they divide by 1 - momentum
 OPTIMIZERS = ("Adam", "Adamax", "AdamW", "NAdam", "RAdam", "RMSprop", "SGD", "MuSGD", "auto")
 TUNABLE = (
     *("amp", "cache", "channels_last", "cls_pw", "compile", "cos_lr", "deterministic", "fraction", "lrf"),
@@ -99,11 +98,10 @@ def _problems(name: str, value: Any) -> list[str]:
 
 
 def _check_momentum(settings: Mapping[str, Any]) -> None:
-    """Refuse a momentum that the optimizer does not take."""
+    """Refuse a momentum with which the optimizer's first step divides by 0."""
     name, momentum = settings["optimizer"], settings["momentum"]
-    if (name in _BETAS and momentum >= 1) or (name in _NESTEROV and momentum <= 0):
-        bound = "below 1" if name in _BETAS else "above 0"
-        raise UsageError(f"--set momentum: expected one {bound} for optimizer {name}, got {momentum}")
+    if name in _BETAS and momentum >= 1:
+        raise UsageError(f"--set momentum: expected one below 1 for optimizer {name}, got {momentum}")
 
 
 def check_learning_rate(rate: Any, option: str) -> float:

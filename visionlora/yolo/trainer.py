@@ -27,8 +27,14 @@ from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import DEFAULT_CFG, RANK
 from ultralytics.utils.callbacks import get_default_callbacks
+from ultralytics.utils.dist import ddp_cleanup, generate_ddp_command
 from ultralytics.utils.patches import override_configs
-from ultralytics.utils.torch_utils import ModelEMA, torch_distributed_zero_first, unwrap_model
+from ultralytics.utils.torch_utils import (
+    ModelEMA,
+    torch_distributed_zero_first,
+    unset_deterministic,
+    unwrap_model,
+)
 
 from visionlora.adapters import (
     Adapter,
@@ -49,7 +55,7 @@ from visionlora.yolo.fading import FadingSiLU, fade
 from visionlora.yolo.job import ADAPTER_FILE, RESULTS_FILE, RESUME_FILE, TrainingJob
 from visionlora.yolo.layout import plan_detector, set_activations
 from visionlora.yolo.measuring import out_of_memory
-from visionlora.yolo.parallel import GradientExchange, agree, ending_at_once, launching, leave_together, unwrapped
+from visionlora.yolo.parallel import GradientExchange, agree, ending_at_once, launch, leave_together, unwrapped
 from visionlora.yolo.precision import no_fill, own_amp_check
 from visionlora.yolo.progress import epoch_line, reporting, without_graph_dump
 from visionlora.yolo.resume import read_resume_state, restore_results, write_resume_state
@@ -123,9 +129,17 @@ class AdapterTrainer(DetectionTrainer):
 
     def train(self) -> None:
         """Train here, or launch Ultralytics' DDP processes without letting it delete the run's folder."""
-        self.resume = self.resume or self.ddp
-        one_of_several = self.world_size > 1 and not self.ddp
-        together = ending_at_once() if one_of_several else launching() if self.ddp else contextlib.nullcontext()
+        if self.ddp:
+            self.resume = True
+            command, file = generate_ddp_command(self)
+            try:
+                launch(command)
+            finally:
+                ddp_cleanup(self, file)
+                unset_deterministic()
+            return
+        one_of_several = self.world_size > 1
+        together = ending_at_once() if one_of_several else contextlib.nullcontext()
         with no_fill(), reporting(self.job.console), together:
             super().train()
             if one_of_several:
