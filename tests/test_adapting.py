@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -34,7 +35,12 @@ def test_a_budget_is_held_and_where_it_cannot_be_a_wider_one_resumes(checkpoint,
 
     assert cli.main(command(checkpoint, data, out, "--max-class-drop", "0")) == 1
 
-    assert "the budget cannot be kept" in capsys.readouterr().err
+    said = capsys.readouterr()
+    (first,) = [line for line in said.err.splitlines() if line.startswith("visionlora adapt:")]
+    assert re.fullmatch(r".*: the budget cannot be kept: int8: AP50-95 of \w+ loses 0\.\d{3}, allowed 0", first)
+    stages = [line.split(":")[0] for line in said.out.splitlines() if line.startswith(("merge:", "export:", "judge:"))]
+    assert stages == ["merge", "export", "judge"] and "Starting training" not in said.out
+    assert said.out.splitlines()[-1] == f"open {out / 'report.html'}" and "| `int8` " in said.out
     assert {"adapter.safetensors", "model.onnx", "model.int8.best.onnx"} < {path.name for path in out.iterdir()}
     assert not (out / "model.int8.onnx").exists() and (out / "report.html").exists()
     missed = read_report(out / "report.json")

@@ -6,8 +6,10 @@ import argparse
 import contextlib
 import inspect
 import shlex
+import signal
 import subprocess
 import sys
+import time
 from importlib.metadata import version
 
 import cv2
@@ -81,7 +83,57 @@ def test_verb_and_function_have_equal_names_and_defaults(verb: str) -> None:
 def test_wrong_usage_exits_with_2(arguments, capsys) -> None:
     with pytest.raises(SystemExit) as stopped:
         cli.main(arguments)
-    assert stopped.value.code == 2
+    first, empty, usage, *_ = capsys.readouterr().err.splitlines()
+    assert stopped.value.code == 2 and first.startswith("visionlora") and usage.startswith("usage: visionlora")
+    assert not empty and "error" not in first
+
+
+_SLOW_TO_END = """
+import sys, threading, time
+from visionlora import cli
+def run(options):
+    try:
+        print("begun", flush=True)
+        time.sleep(60)
+    finally:
+        print("ending", flush=True)
+        time.sleep(60)
+cli._run = run
+sys.argv = ["visionlora", "inspect", "x"]
+raise SystemExit(cli.main())
+"""
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["while cleaning up", "while Python ends"])
+def test_a_second_interruption_ends_with_one_line(late) -> None:
+    code = _SLOW_TO_END
+    if late:
+        code = code.replace(
+            'print("ending", flush=True)\n        time.sleep(60)', "threading.Thread(target=slow).start()"
+        )
+        code = code.replace("def run(", 'def slow():\n    print("ending", flush=True)\n    time.sleep(60)\ndef run(')
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stderr is not None
+    for line in ("begun\n", "ending\n"):
+        assert process.stdout.readline() == line
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130
+    said = [line for line in process.stderr.read().splitlines() if line]
+    assert set(said) == {"visionlora inspect: interrupted"}
+
+
+def test_an_error_of_a_library_behind_an_interruption_is_an_interruption(monkeypatch, capsys) -> None:
+    def run(options) -> int:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        finally:
+            raise RuntimeError("a worker exited unexpectedly")
+
+    monkeypatch.setattr(cli, "_run", run)
+    before = signal.getsignal(signal.SIGINT)
+    assert cli.main(["inspect", "x"]) == 130
+    assert capsys.readouterr().err == "visionlora inspect: interrupted\n" and signal.getsignal(signal.SIGINT) == before
 
 
 @pytest.mark.parametrize(
@@ -89,10 +141,13 @@ def test_wrong_usage_exits_with_2(arguments, capsys) -> None:
     [
         (["--set", "mosiac=0.5"], "did you mean mosaic"),
         (["--set", "mosaic"], "expected NAME=VALUE"),
+        (["--set", "mosaic=1", "--set", "mosaic=0"], "mosaic is set already"),
+        (["--lr0", "1.5"], "--lr0: expected a learning rate"),
+        (["--device", "cuda:9"], "--device cuda:9: "),
         (["--device", "foo"], "expected cpu, 0 or 0,1"),
         (["--rank", "0"], "rank: expected"),
     ],
-    ids=["unknown hyperparameter", "no value", "no device", "rank 0"],
+    ids=lambda value: str(value)[:40],
 )
 def test_wrong_setting_exits_with_2(arguments, message, checkpoint, surface, tmp_path, capsys) -> None:
     command = ["train", "--model", str(checkpoint), "--data", str(surface), "--out", str(tmp_path / "x"), *arguments]

@@ -6,12 +6,14 @@ import hashlib
 import os
 import subprocess
 import sys
+import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from visionlora.errors import OutputError
-from visionlora.files import atomic_output, refuse_existing, sha256_of
+from visionlora.files import atomic_output, exclusive, refuse_existing, sha256_of
 
 
 def test_failure_keeps_the_old_file_and_leaves_no_partial_one(tmp_path) -> None:
@@ -76,3 +78,66 @@ def test_name_is_on_the_disk_too(tmp_path, monkeypatch) -> None:
     with atomic_output(tmp_path / "a.txt") as partial:
         partial.write_text("whole")
     assert synced == [(tmp_path / "a.txt").stat().st_ino, tmp_path.stat().st_ino]
+
+
+def _hold(folder: Path, *, first: str = "pass", then: str = "sys.stdin.read()") -> subprocess.Popen:
+    """Start a process that holds a folder and says so."""
+    code = "import sys, os, time\nfrom visionlora.files import exclusive\nwith exclusive(sys.argv[1]):\n"
+    code += f"    {first}\n    print('held', flush=True)\n    {then}\n"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None and process.stdout.readline() == "held\n"
+    return process
+
+
+def test_a_folder_that_another_process_holds_is_refused_with_its_number(tmp_path) -> None:
+    process = _hold(tmp_path / "run")
+    with (
+        pytest.raises(OutputError, match=rf"run: process {process.pid} on .* is writing there"),
+        exclusive(tmp_path / "run"),
+    ):
+        pass
+    process.communicate("")
+    with exclusive(tmp_path / "run"):
+        pass
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")
+def test_a_killed_process_holds_nothing_though_a_forked_one_lives_on(tmp_path) -> None:
+    process = _hold(tmp_path / "run", first="os.fork() or time.sleep(10); time.sleep(0.5)", then="time.sleep(10)")
+    process.kill()
+    process.wait()
+    with exclusive(tmp_path / "run"):
+        pass
+
+
+def test_a_folder_may_be_held_again_within_and_not_by_another_thread(tmp_path) -> None:
+    refused = []
+
+    def other() -> None:
+        try:
+            with exclusive(tmp_path):
+                pass
+        except OutputError as error:
+            refused.append(str(error))
+
+    with exclusive(tmp_path), exclusive(tmp_path / "." / ""):
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+    assert len(refused) == 1 and f"process {os.getpid()} " in refused[0]
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_was_written_into_a_held_folder_stays(tmp_path) -> None:
+    with exclusive(tmp_path / "a" / "b"):
+        (tmp_path / "a" / "note.txt").touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["a", "note.txt"]
+
+
+def test_a_file_in_place_of_a_folder_is_said(tmp_path) -> None:
+    (tmp_path / "run").touch()
+    with pytest.raises(OutputError, match="it is a file; expected a folder"), exclusive(tmp_path / "run"):
+        pass

@@ -471,18 +471,25 @@ def test_a_finished_part_is_not_overwritten_unasked(verb, part, checkpoint, surf
     assert kept.is_file()
 
 
-def test_writing_over_a_run_clears_all_of_its_parts_first(checkpoint, surface, adapter, tmp_path, monkeypatch) -> None:
-    def killed(*args, **options):
+def test_writing_over_a_run_puts_all_of_its_parts_aside_first(
+    checkpoint, surface, adapter, tmp_path, monkeypatch
+) -> None:
+    left = []
+
+    def killed(base, dataset, out, *args, **options):
+        left.extend(path for path in tmp_path.rglob("*") if path.is_file() and ".earlier" not in path.parts)
         raise KeyboardInterrupt
 
     for folder in (tmp_path, tmp_path / "float", tmp_path / "activation"):
         folder.mkdir(exist_ok=True)
         for name in ("adapter.safetensors", "training.json", "resume.pt"):
             (folder / name).write_text("of an earlier run")
+    before = sorted(path for path in tmp_path.rglob("*") if path.is_file())
     monkeypatch.setattr(training, "run_phase", killed)
     with pytest.raises(KeyboardInterrupt):
         train(checkpoint, surface, tmp_path, overwrite=True, activation="relu", **INT8)
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert [path.name for path in left] == [".visionlora.lock"]
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == before
 
 
 def test_the_activation_part_ends_with_relu_alone(checkpoint, surface, adapter, tmp_path, monkeypatch) -> None:
@@ -558,7 +565,7 @@ def test_a_killed_int8_run_resumes_to_the_same_adapter(checkpoint, surface, adap
         ({"lean": True}, "--lean: has no effect"),
         ({"activation": "mish"}, "activation: expected silu, relu"),
         ({"activation": "relu:nothing"}, "targets|no layer"),
-        ({"qat_epochs": 0}, "at least 1 epoch"),
+        ({"qat_epochs": 0}, "--qat-epochs: expected a whole number of at least 1, got 0"),
         (
             {"hyperparameters": {"multi_scale": 0.5}},
             "multi_scale: --quantize trains a graph of one image",

@@ -19,15 +19,16 @@ import torch
 from ultralytics.cfg import get_cfg
 from ultralytics.engine import trainer as ultralytics_trainer
 from ultralytics.engine import validator as ultralytics_validator
+from ultralytics.models.yolo.detect import DetectionTrainer
 
 import visionlora.phase as phase
 from visionlora import training
 from visionlora.adapters import attach, load_adapter
 from visionlora.data import load_dataset
-from visionlora.errors import ModelError, OutputError, UsageError
+from visionlora.errors import ModelError, OutputError, UsageError, VisionLoraError
 from visionlora.training import train
 from visionlora.yolo import load_base, plan_detector, set_classes, trainer, with_adapter
-from visionlora.yolo.hyperparameters import RECIPE, TUNABLE
+from visionlora.yolo.hyperparameters import RECIPE, TUNABLE, check_device, check_hyperparameters
 from visionlora.yolo.trainer import AdapterTrainer
 
 QUICK = {"epochs": 2, "imgsz": 96, "batch": 4, "device": "cpu", "rank": 2, "hyperparameters": {"close_mosaic": 1}}
@@ -54,8 +55,8 @@ def run(checkpoint: Path, surface: Path, tmp_path_factory: pytest.TempPathFactor
 def test_run_leaves_adapter_results_and_curves(run) -> None:
     trained, _ = run
     files = {path.name for path in trained.path.parent.iterdir()}
-    expected = {"adapter.safetensors", "results.csv", "curves.png", "training.json", "args.yaml"}
-    assert expected <= files and "resume.pt" not in files
+    expected = {"adapter.safetensors", "results.csv", "curves.png", "training.json", "args.yaml", "resume.pt"}
+    assert expected <= files and not [name for name in files if name.startswith(".")]
     assert len((trained.path.parent / "results.csv").read_text().splitlines()) == 3
     assert trained.bytes == trained.path.stat().st_size < 300_000 and trained.seconds > 0
 
@@ -143,10 +144,10 @@ def test_resuming_a_finished_run_returns_its_adapter_as_it_is(run, checkpoint, s
 
 
 def test_resuming_a_run_killed_in_its_first_save_is_refused(checkpoint, surface, tmp_path, monkeypatch) -> None:
-    def killed(state) -> bytes:
+    def killed(state, path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(trainer, "pack", killed)  # the state, behind the adapter
+    monkeypatch.setattr(trainer, "write_resume_state", killed)  # behind the adapter
     with pytest.raises(KeyboardInterrupt):
         train(checkpoint, surface, tmp_path, **QUICK)
     assert (tmp_path / "adapter.safetensors").is_file()
@@ -172,7 +173,10 @@ def test_resuming_where_no_run_began_is_refused(checkpoint, surface, tmp_path) -
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"targets": "nonsense"}, {"hyperparameters": {"mosaic": 5}}, {"device": "7"}, {"seed": -1}, {"imgsz": 100}],
+    [
+        *({"targets": "nonsense"}, {"hyperparameters": {"mosaic": 5}}, {"device": "7"}, {"seed": -1}, {"imgsz": 100}),
+        *({"lr0": 1.5}, {"hyperparameters": {"momentum": 1.0}}, {"hyperparameters": {"box": float("nan")}}),
+    ],
     ids=lambda wrong: next(iter(wrong)),
 )
 def test_refused_settings_touch_no_earlier_run(run, checkpoint, surface, wrong) -> None:
@@ -281,8 +285,17 @@ def test_overwriting_a_run_does_not_remove_its_base(checkpoint, surface, tmp_pat
         ({"quantize": 8}, "use visionlora quantize"),
         ({"amp": "bf16"}, "--set amp=bf16: not on --device cpu: bfloat16 autocast requires CUDA .*; use amp=true or"),
         ({"amp": "BF16"}, "--set amp=bf16: not on --device cpu"),
+        ({"momentum": 1.0}, "--set momentum: expected one below 1 for optimizer AdamW, got 1.0"),
+        ({"copy_paste_mode": "paste"}, "copy_paste_mode: expected one of flip, mixup, got 'paste'"),
+        ({"cache": "disk"}, "cache: expected one of True, False, ram, got 'disk'"),
+        ({"compile": "quick"}, "compile: expected one of"),
+        ({"workers": -1}, "workers: expected at least 0, got -1"),
+        ({"box": float("inf")}, "box: expected a finite number, got inf"),
+        ({"degrees": None}, "degrees: expected a number, true, false or a word, got None"),
+        ({"scale": [2.0, 0.5]}, "scale: expected two factors above 0, the smaller one first"),
+        ({"mosaic": 5, "mixup": "x"}, "mosaic=5.*; .*mixup=x"),
     ],
-    ids=["unknown", "own option", "optimizer", "value", "no effect", "not here", "precision", "precision in capitals"],
+    ids=lambda value: str(value)[:30],
 )
 def test_hyperparameters_that_cannot_be_set_are_refused(checkpoint, surface, tmp_path, asked, message) -> None:
     with pytest.raises(UsageError, match=message):
@@ -293,13 +306,21 @@ def test_hyperparameters_that_cannot_be_set_are_refused(checkpoint, surface, tmp
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"epochs": 0}, "at least 1 epoch"),
+        ({"epochs": 0}, "--epochs: expected a whole number of at least 1, got 0"),
         ({"epochs": "3"}, "--epochs: expected a whole number, got '3'"),
-        ({"batch": 0}, "at least 1 epoch and 1 image"),
-        ({"lr0": float("nan")}, "positive number"),
+        ({"batch": 0}, "--batch: expected a whole number of at least 1, got 0"),
+        ({"lr0": float("nan")}, "--lr0: expected a learning rate above 0 and at most 1, such as 0.001, got nan"),
+        ({"lr0": 1.5}, "--lr0: expected a learning rate"),
+        ({"lr0": "0.1"}, "--lr0: expected a learning rate"),
+        ({"quantize": "int8", "qat_lr0": 1.5}, "--qat-lr0: expected a learning rate"),
+        ({"quantize": "int8", "qat_epochs": 0}, "--qat-epochs: expected a whole number of at least 1, got 0"),
+        ({"seed": 2**32}, "--seed: expected a whole number of at least 0 and at most"),
+        ({"images": "4"}, "--images: expected a whole number, got '4'"),
+        ({"imgsz": 96.0}, r"--imgsz: expected a whole number, got 96\.0"),
         ({"imgsz": 100}, "multiple of 32, got 100; try 96 or 128"),
+        ({"verbose": True, "quiet": True}, "--verbose and --quiet"),
     ],
-    ids=["epochs", "text", "batch", "lr0", "imgsz"],
+    ids=lambda value: str(value)[:30],
 )
 def test_numbers_out_of_range_are_refused(checkpoint, surface, tmp_path, change, message) -> None:
     with pytest.raises(UsageError, match=message):
@@ -322,6 +343,74 @@ def test_gpus_that_cannot_share_a_batch_are_refused(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     with pytest.raises(UsageError, match=message):
         train(checkpoint, surface, tmp_path / "x", **{**QUICK, "device": device, "batch": batch, "imgsz": 100})
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("name", ["Adam", "Adamax", "AdamW", "NAdam", "RAdam", "RMSprop", "SGD"])
+def test_a_momentum_is_refused_where_a_step_with_it_fails(name, momentum) -> None:
+    def step() -> bool:
+        model = torch.nn.Linear(1, 1)
+        optimizer = DetectionTrainer.build_optimizer(SimpleNamespace(), model, name=name, momentum=momentum)
+        model(torch.ones(1, 1)).sum().backward()
+        try:
+            optimizer.step()
+        except ZeroDivisionError:
+            return False
+        return all(bool(parameter.isfinite().all()) for parameter in model.parameters())
+
+    def taken() -> bool:
+        try:
+            check_hyperparameters({"optimizer": name, "momentum": momentum})
+        except UsageError:
+            return False
+        return True
+
+    assert taken() == step()
+
+
+@pytest.mark.parametrize(
+    ("asked", "device"),
+    [
+        ("cuda", "0"),
+        ("cuda:1", "1"),
+        ("cuda:0,1", "0,1"),
+        ("cuda:0,cuda:1", "0,1"),
+        (0, "0"),
+        (" 0, 1", "0,1"),
+        ("CPU", "cpu"),
+    ],
+)
+def test_devices_are_taken_as_torch_and_ultralytics_name_them(asked, device, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert check_device(asked) == device
+
+
+@pytest.mark.parametrize("asked", ["cuda:2", "gpu", "", "0,", "-1", "²", "cuda:0:1", "cpu,0"])
+def test_devices_that_are_not_there_are_refused(asked, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UsageError, match="--device"):
+        check_device(asked)
+
+
+def test_a_batch_larger_than_the_data_set_is_said(checkpoint, surface, tmp_path, monkeypatch, caplog) -> None:
+    monkeypatch.setattr(training, "run_phase", lambda *_, **__: pytest.fail("it trained"))
+    with pytest.raises(pytest.fail.Exception):
+        train(checkpoint, surface, tmp_path / "x", **{**QUICK, "batch": 1000})
+    assert "--batch 1000: train has 12 pictures; a step takes all of them, and is one epoch" in caplog.text
+
+
+def test_memory_that_does_not_suffice_is_one_error(checkpoint, surface, tmp_path, monkeypatch) -> None:
+    def full(self, batch):
+        torch.empty(10**15, dtype=torch.uint8)
+
+    monkeypatch.setattr(AdapterTrainer, "preprocess_batch", full)
+    with pytest.raises(VisionLoraError, match=r"--batch 4 at --imgsz 96 does not fit into memory; .* or with --lean"):
+        train(checkpoint, surface, tmp_path / "x", **QUICK)
+    monkeypatch.setattr(
+        AdapterTrainer, "preprocess_batch", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("out of memory"))
+    )
+    with pytest.raises(VisionLoraError, match="--batch 4 at"):  # and no other batch is trained instead
+        train(checkpoint, surface, tmp_path / "x", **QUICK)
 
 
 def test_torch_compile_on_several_gpus_is_refused(checkpoint, surface, tmp_path, monkeypatch) -> None:

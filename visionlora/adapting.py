@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from visionlora.console import LEVELS, say
 from visionlora.data import load_dataset
+from visionlora.earlier import settle
 from visionlora.errors import QuantizationError
 from visionlora.evaluation import Report, evaluate
 from visionlora.evaluation.budget import check_budget
 from visionlora.evaluation.report import Budget
 from visionlora.exporting import ExportedModel, export
+from visionlora.files import exclusive
 from visionlora.merging import MergedModel, merge
 from visionlora.phase import FLOAT_FOLDER
 from visionlora.quantization import QuantizedModel, int8_files
@@ -31,12 +34,13 @@ from visionlora.stages import (
     refuse_earlier_stages,
 )
 from visionlora.training import TrainedAdapter, train
+from visionlora.training_settings import check_count
 from visionlora.yolo.job import ADAPTER_FILE
 
 _LOGGER = logging.getLogger("visionlora")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class AdaptedModel:
     """What every stage left behind; the files lie in one folder."""
 
@@ -45,6 +49,25 @@ class AdaptedModel:
     exported: ExportedModel
     quantized: QuantizedModel
     report: Report
+
+    def __repr__(self) -> str:
+        files = ", ".join(each.path.name for each in (self.adapter, self.merged, self.exported, self.quantized))
+        rows = ", ".join(f"{row.label} {row.scores.map50_95:.3f}" for row in self.report.rows if row.scores is not None)
+        return f"AdaptedModel({self.adapter.path.parent}: {files}; mAP50-95: {rows})"
+
+
+class BudgetMissed(QuantizationError):
+    """The INT8 file cannot keep the budget: the message names the broken limits.
+
+    Attributes:
+        report: of all stages; its last row is the best file.
+        page: report.html.
+        advice: what can be done about it.
+    """
+
+    def __init__(self, message: str, *, report: Report, page: Path, advice: str) -> None:
+        super().__init__(message)
+        self.report, self.page, self.advice = report, page, advice
 
 
 def adapt(
@@ -75,6 +98,8 @@ def adapt(
     hyperparameters: Mapping[str, Any] | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    verbose: bool = False,
+    quiet: bool = False,
 ) -> AdaptedModel:
     """Train an adapter, merge it, export to ONNX, quantize to INT8, and judge every stage on the val split.
 
@@ -86,8 +111,9 @@ def adapt(
     it is.
 
     Raises:
-        QuantizationError: the budget cannot be kept; the best file is `model.int8.best.onnx` (or `int4`), with its
-            report beside, and the report judges it in place of `model.int8.onnx`.
+        BudgetMissed: the budget cannot be kept (a QuantizationError that has the report); the best file is
+            `model.int8.best.onnx` (or `int4`), with its report beside, and the report judges it in place of
+            `model.int8.onnx`.
         VisionLoraError: any stage's error; the files of the stages before it stay.
 
     Example:
@@ -96,54 +122,60 @@ def adapt(
     """
     out = Path(out)
     check_budget(Budget(max_drop, max_class_drop))
+    check_count(images, "--images")
     replace = overwrite or resume  # an interrupted run's later stages are made again
-    refuse_earlier_stages(out, overwrite=replace)
-    refuse_clearing(Path(model), out)
-    if quantize is None:  # else training looks too; refused now, not after it
-        calibration_images(load_dataset(data, splits=("train",)), images, seed=seed)
-    trained = train(
-        model,
-        data,
-        out,
-        rank=rank,
-        alpha=alpha,
-        targets=targets,
-        epochs=epochs,
-        imgsz=imgsz,
-        batch=batch,
-        device=device,
-        seed=seed,
-        lr0=lr0,
-        lean=lean,
-        quantize=quantize,
-        qat_epochs=qat_epochs,
-        qat_lr0=qat_lr0,
-        ranges=ranges,
-        distill=distill,
-        activation=activation,
-        adapter=adapter,
-        images=images,
-        hyperparameters=hyperparameters,
-        resume=resume,
-        overwrite=overwrite,
-    )
-    try:
-        return _later_stages(
-            trained,
+    with exclusive(out):
+        settle(out)
+        refuse_earlier_stages(out, overwrite=replace)
+        refuse_clearing(Path(model), out)
+        if quantize is None:  # else training looks too; refused now, not after it
+            calibration_images(load_dataset(data, splits=("train",)), images, seed=seed)
+        trained = train(
             model,
             data,
             out,
-            before=_float_adapter(out, adapter),
-            weights=quantize or "int8",
+            rank=rank,
+            alpha=alpha,
+            targets=targets,
+            epochs=epochs,
             imgsz=imgsz,
-            images=images,
+            batch=batch,
+            device=device,
             seed=seed,
-            budget=Budget(max_drop, max_class_drop),
-            replace=replace,
+            lr0=lr0,
+            lean=lean,
+            quantize=quantize,
+            qat_epochs=qat_epochs,
+            qat_lr0=qat_lr0,
+            ranges=ranges,
+            distill=distill,
+            activation=activation,
+            adapter=adapter,
+            images=images,
+            hyperparameters=hyperparameters,
+            resume=resume,
+            overwrite=overwrite,
+            verbose=verbose,
+            quiet=quiet,
         )
-    except KeyboardInterrupt:
-        _LOGGER.warning("%s: the trained adapter is kept; the same command with --resume makes what follows", out)
-        raise
+        try:
+            return _later_stages(
+                trained,
+                model,
+                data,
+                out,
+                before=_float_adapter(out, adapter),
+                weights=quantize or "int8",
+                imgsz=imgsz,
+                images=images,
+                seed=seed,
+                budget=Budget(max_drop, max_class_drop),
+                replace=replace,
+                console=LEVELS[1 + verbose - quiet],
+            )
+        except KeyboardInterrupt:
+            _LOGGER.warning("%s: the trained adapter is kept; the same command with --resume makes what follows", out)
+            raise
 
 
 def _later_stages(
@@ -159,11 +191,14 @@ def _later_stages(
     seed: int,
     budget: Budget,
     replace: bool,
+    console: str,
 ) -> AdaptedModel:
     """Merge, export, quantize and judge; `before` is the float adapter that the budget counts from, if another."""
     clear_later_stages(out)
     merged = merge(model, trained.path, out / MERGED_FILE, overwrite=replace)
+    say(f"merge: {merged.path}, {_megabytes(merged.bytes)}", console)
     exported = export(merged.path, out / ONNX_FILE, imgsz=imgsz, overwrite=replace)
+    say(f"export: {exported.path}, {_megabytes(exported.bytes)}", console)
     shipped = out / (INT4_FILE if weights == "int4" else INT8_FILE)
     stages = [
         f"base={merged.base}",
@@ -175,6 +210,7 @@ def _later_stages(
     limited = budget != Budget()
 
     def judge(file: Path) -> Report:
+        say(f"judge: {len(stages) + 1} models on val", console)
         return evaluate(
             [*stages, f"{weights}={file}"],
             data,
@@ -200,12 +236,34 @@ def _later_stages(
                 reference=reference,
                 overwrite=replace,
             )
-    except QuantizationError:
+    except QuantizationError as error:
         best = int8_files(shipped)[2]
-        if best.is_file():  # it passed every check but the budget
-            judge(best)
-        raise
+        if not best.is_file():
+            raise
+        report = judge(best)  # it passed every check but the budget
+        raise BudgetMissed(
+            _broken_limits(report) or str(error), report=report, page=out / "report.html", advice=str(error)
+        ) from error
+    say(f"quantize: {quantized.path}, {_megabytes(quantized.bytes)}, {quantized.images} calibration pictures", console)
     return AdaptedModel(trained, merged, exported, quantized, judge(quantized.path))
+
+
+def _broken_limits(report: Report) -> str:
+    """Return the limits that are broken in one line, empty if none is."""
+    names = {"max_drop": "mAP50-95", "max_class_drop": "AP50-95", "min_map50": "mAP50"}
+    broken = [
+        f"{check.model}: {names.get(check.limit, check.limit)}"
+        + (f" of {check.class_name}" if check.class_name else "")
+        + (f" loses {check.measured:.3f}" if check.measured is not None else " cannot be judged")
+        + f", allowed {check.allowed:g}"
+        for check in (report.verdict.checks if report.verdict is not None else ())
+        if not check.passed
+    ]
+    return f"the budget cannot be kept: {'; '.join(broken)}" if broken else ""
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:.2f} MB"
 
 
 def _float_adapter(out: Path, adapter: Path | str | None) -> Path | None:

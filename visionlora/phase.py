@@ -5,35 +5,38 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import onnx
+import psutil
 
 from visionlora.adapters import AdapterSettings, load_adapter
 from visionlora.cards import preprocessing_card
 from visionlora.curves import draw_curves
-from visionlora.data import Dataset, LabelledImage, content_hash, find_shared_images
+from visionlora.data import Dataset, LabelledImage, find_shared_images
 from visionlora.errors import OutputError, UsageError
 from visionlora.evaluation import coco_scores
 from visionlora.exporting import write_graph
-from visionlora.files import atomic_output, sha256_of
+from visionlora.files import sha256_of
 from visionlora.quantization import QuantizationRecipe, calibrate_detector, load_float_detector
 from visionlora.quantization.plan import Use
+from visionlora.run_settings import check_same, identity, read_settings, shared_settings, write_settings
 from visionlora.simulation import RangeSpec, SimulationSpec
 from visionlora.yolo import Base, with_adapter
-from visionlora.yolo.checkpoint import versions
 from visionlora.yolo.job import ADAPTER_FILE, RESULTS_FILE, RESUME_FILE, Int8Phase, TrainingJob
-from visionlora.yolo.resume import read_resume_state
+from visionlora.yolo.resume import read_resume_state, restore_results
 from visionlora.yolo.trainer import run_job
 
 _LOGGER = logging.getLogger("visionlora")
 SETTINGS_FILE, CURVES_FILE = "training.json", "curves.png"
-GRAPH_FILE, TEACHER_FILE, RECIPE_FILE = "start.onnx", "teacher.onnx", "start.recipe.json"
-_RUN_FILES = (ADAPTER_FILE, RESUME_FILE, RESULTS_FILE, SETTINGS_FILE, CURVES_FILE)
-_WORK_FILES = (GRAPH_FILE, TEACHER_FILE, RECIPE_FILE)
+GRAPH_FILE, TEACHER_FILE = "start.onnx", "teacher.onnx"
+RUN_FILES = (ADAPTER_FILE, RESUME_FILE, RESULTS_FILE, SETTINGS_FILE, CURVES_FILE)
+WORK_FILES = (GRAPH_FILE, TEACHER_FILE, "start.recipe.json")  # the last one: of version 0.2
+_PARTIAL = re.compile(r"\..+\.(\d+)\.partial(\..*)?")
 FLOAT_FOLDER, ACTIVATION_FOLDER = "float", "activation"
 """Of the parts of a training before its last one, in the folder of the run."""
 
@@ -53,6 +56,8 @@ class Phase:
         images: the training images that calibrate the ranges which int8 training begins with.
         learned: whether int8 training changes the ranges.
         title: what the log says above it.
+        fixed: why no epochs can be added to it when it is resumed; empty where they can.
+        console: how much is said while it trains, one of `visionlora.console.LEVELS`.
     """
 
     settings: AdapterSettings
@@ -65,6 +70,8 @@ class Phase:
     images: Sequence[LabelledImage] = ()
     learned: bool = True
     title: str = ""
+    fixed: str = ""
+    console: str = "lines"
 
 
 def run_phase(base: Base, dataset: Dataset, out: Path, phase: Phase, *, device: str, resume: bool) -> Path:
@@ -83,9 +90,14 @@ def run_phase(base: Base, dataset: Dataset, out: Path, phase: Phase, *, device: 
         UsageError: the run to resume began with other settings.
         VisionLoraError: the loss became infinite.
     """
-    record = _record(base, dataset, phase)
-    if not (resume and _is_finished(record, out)):
-        if not resume:
+    record = _settings(base, dataset, phase)
+    state = _resumed(record, out, phase) if resume else None
+    finished = resume and (state is None or _is_finished(state, phase))
+    if not finished:
+        if resume:
+            write_settings(record, out / SETTINGS_FILE)  # of a run that became longer, or whose files lie elsewhere now
+            (out / CURVES_FILE).unlink(missing_ok=True)
+        else:
             _begin(record, out)
         imgsz = int(phase.hyperparameters["imgsz"])
         job = TrainingJob(
@@ -98,17 +110,22 @@ def run_phase(base: Base, dataset: Dataset, out: Path, phase: Phase, *, device: 
             settings=phase.settings,
             preprocessing=preprocessing_card(imgsz),
             training=record,
+            run=identity(record),
             resume=resume,
             lean=phase.lean,
             start=phase.start,
             teacher=_teacher(base, phase, imgsz, out),
             distill=phase.distill,
-            int8=_int8(base, phase, imgsz, out),
+            int8=_int8(base, phase, imgsz, out, state),
             title=phase.title,
+            console=phase.console,
         )
         run_job(job, {**phase.hyperparameters, "device": device})
-    draw_curves(out / RESULTS_FILE, out / CURVES_FILE)
-    for name in (RESUME_FILE, *_WORK_FILES):
+    elif state:
+        restore_results(state, out / RESULTS_FILE)
+    if not (out / CURVES_FILE).exists():
+        draw_curves(out / RESULTS_FILE, out / CURVES_FILE)
+    for name in (*([RESUME_FILE] if phase.fixed else []), *WORK_FILES):
         (out / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         (out / "weights").rmdir()  # Ultralytics' folder, empty here
@@ -126,9 +143,9 @@ def _first_save_broke(out: Path) -> bool:
     Curves are drawn before a finished phase lets go of the state; a second row of results is written behind a state.
     """
     results = out / RESULTS_FILE
-    if (out / CURVES_FILE).exists() or not results.exists():
+    if (out / CURVES_FILE).exists() or not results.is_file():
         return False
-    return len(results.read_text(encoding="utf-8").splitlines()) <= 2  # the first is the head
+    return results.read_bytes().strip().count(b"\n") <= 1  # the first line is the head
 
 
 def simulation_spec(graph: onnx.GraphProto, recipe: QuantizationRecipe) -> SimulationSpec:
@@ -149,17 +166,9 @@ def simulation_spec(graph: onnx.GraphProto, recipe: QuantizationRecipe) -> Simul
     return SimulationSpec(plan.convs, tuple(ranges), plan.int4)
 
 
-def _record(base: Base, dataset: Dataset, phase: Phase) -> dict[str, Any]:
+def _settings(base: Base, dataset: Dataset, phase: Phase) -> dict[str, Any]:
     """Return the settings of the phase, as training.json and the adapter's card keep them."""
-    record: dict[str, Any] = {
-        "model": str(base.path),
-        "data": str(dataset.yaml_path),
-        "adapter": asdict(phase.settings),
-        "hyperparameters": dict(phase.hyperparameters),
-        "base": base.fingerprint,
-        "data_sha256": {split: content_hash(dataset.split(split)) for split in ("train", "val")},
-        "versions": versions(),
-    }
+    record = shared_settings(base, dataset, phase.settings, phase.hyperparameters)
     if phase.start is not None:
         record["start"] = sha256_of(phase.start)
     if phase.teacher is not None:
@@ -176,19 +185,16 @@ def _teacher(base: Base, phase: Phase, imgsz: int, out: Path) -> Path | None:
     return write_graph(with_adapter(base, load_adapter(phase.teacher)), out / TEACHER_FILE, image_size=imgsz)
 
 
-def _int8(base: Base, phase: Phase, imgsz: int, out: Path) -> Int8Phase | None:
-    """Write the float graph to begin with and calibrate it; a resumed run finds its recipe."""
+def _int8(base: Base, phase: Phase, imgsz: int, out: Path, state: Mapping[str, Any] | None) -> Int8Phase | None:
+    """Write the float graph to begin with and calibrate it; a resumed run has its recipe in its state."""
     if phase.quantize is None or phase.start is None:
         return None
     path = write_graph(with_adapter(base, load_adapter(phase.start)), out / GRAPH_FILE, image_size=imgsz)
     source = load_float_detector(path)
-    kept = out / RECIPE_FILE
-    if kept.exists():
-        recipe = QuantizationRecipe.from_json(kept.read_text(encoding="utf-8"))
+    if state is not None:
+        recipe = QuantizationRecipe.from_json(state["recipe"])
     else:
         recipe = calibrate_detector(source, phase.images, weights=phase.quantize)
-        with atomic_output(kept) as partial:
-            partial.write_text(recipe.to_json(), encoding="utf-8")
     spec = simulation_spec(source.model.graph, recipe)
     return Int8Phase(path, spec, json.loads(recipe.to_json()), phase.learned)
 
@@ -204,7 +210,7 @@ def refuse_earlier_run(out: Path, *, overwrite: bool) -> None:
     Raises:
         OutputError: it does and `overwrite` is false.
     """
-    files = [folder / name for folder in run_folders(out) for name in _RUN_FILES if name != SETTINGS_FILE]
+    files = [folder / name for folder in run_folders(out) for name in RUN_FILES if name != SETTINGS_FILE]
     present = [path.relative_to(out) for path in files if path.exists()]
     if present and not overwrite:
         resumable = any(map(has_progress, run_folders(out)))
@@ -216,16 +222,24 @@ def refuse_earlier_run(out: Path, *, overwrite: bool) -> None:
 
 def clear_run(out: Path) -> None:
     """Remove the files of a run, or of a phase of one, from a folder."""
-    for name in (*_RUN_FILES, *_WORK_FILES):
+    for name in (*RUN_FILES, *WORK_FILES):
         (out / name).unlink(missing_ok=True)
+
+
+def clear_partials(out: Path) -> None:
+    """Remove the half-written files of killed runs, by whose names their processes are known, from a run's folders."""
+    for folder in run_folders(out):
+        for path in folder.glob(".*.partial*"):
+            found = _PARTIAL.fullmatch(path.name)
+            if found and not psutil.pid_exists(int(found[1])):
+                path.unlink(missing_ok=True)
 
 
 def _begin(record: Mapping[str, Any], out: Path) -> None:
     """Clear an earlier phase's files and write the settings of this one."""
     out.mkdir(parents=True, exist_ok=True)
     clear_run(out)
-    with atomic_output(out / SETTINGS_FILE) as partial:
-        partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_settings(record, out / SETTINGS_FILE)
 
 
 def warn_of_doubtful_data(dataset: Dataset) -> None:
@@ -249,34 +263,30 @@ def warn_of_doubtful_data(dataset: Dataset) -> None:
             _LOGGER.warning("%s shows no object of: %s", split, ", ".join(empty))
 
 
-def _is_finished(record: Mapping[str, Any], out: Path) -> bool:
-    """Compare the settings with those that the run to resume began with; return whether it has no epoch left.
+def _resumed(record: Mapping[str, Any], out: Path, phase: Phase) -> Mapping[str, Any] | None:
+    """Return the state of the run to go on with; None for a finished one that kept none.
 
     Raises:
-        UsageError: there is no run in `out`, or a setting differs.
+        UsageError: there is no run in `out`, or a setting differs that may not.
+        ModelError: what the run left is damaged.
     """
-    path = out / SETTINGS_FILE
-    if not path.is_file() or not has_progress(out):
-        raise UsageError(f"{out}: no run to resume: no epoch was saved whole there; train without --resume")
+    if not (out / SETTINGS_FILE).is_file() or not has_progress(out):
+        begun = any((out / name).exists() for name in (ADAPTER_FILE, RESUME_FILE))
+        advice = "pass --overwrite instead of --resume to begin anew" if begun else "train without --resume"
+        missing = "no epoch was saved whole there" if (out / SETTINGS_FILE).is_file() or not begun else "no settings"
+        raise UsageError(f"{out}: no run to resume: {missing}; {advice}")
     record = json.loads(json.dumps(record))
-    before = json.loads(path.read_text(encoding="utf-8"))
-    own, asked = ((part.get("quantize") or {}).get("to") for part in (before, record))
-    if own != asked:
-        own, asked = (f"with --quantize {each}" if each else "without --quantize" for each in (own, asked))
-        raise UsageError(f"{out}: this run began {own}, not {asked}; pass the options that it began with")
-    changed = [
-        f"{name}: was {old}, now {new}"
-        for name, old, new in _differences(before, record)
-        if not name.startswith(("versions", "hyperparameters.cache"))
-    ]
-    if changed:
-        raise UsageError(f"{out}: resume with the settings that the run began with; " + "; ".join(changed))
-    return not (out / RESUME_FILE).exists() or bool(read_resume_state(out / RESUME_FILE)["finished"])
+    before = read_settings(out / SETTINGS_FILE)
+    check_same(before, record, out, fixed=phase.fixed)
+    if (out / RESUME_FILE).exists():
+        return read_resume_state(out / RESUME_FILE, run=identity(before))
+    if before["hyperparameters"]["epochs"] != record["hyperparameters"]["epochs"]:
+        raise UsageError(
+            f"{out}: finished, and {RESUME_FILE}, which it would go on from, is not there; train a new run"
+        )
+    return None
 
 
-def _differences(before: Any, now: Any, name: str = "") -> list[tuple[str, Any, Any]]:
-    if isinstance(before, dict) and isinstance(now, dict):
-        keys = list(before) + [key for key in now if key not in before]
-        nested = [_differences(before.get(key), now.get(key), f"{name}.{key}".lstrip(".")) for key in keys]
-        return [difference for differences in nested for difference in differences]
-    return [] if before == now else [(name, before, now)]
+def _is_finished(state: Mapping[str, Any], phase: Phase) -> bool:
+    """Whether a run came to the end of all epochs, or stopped for want of progress, and not more are asked for now."""
+    return bool(state["finished"]) and state["epochs"] == phase.hyperparameters["epochs"]

@@ -26,9 +26,14 @@ def refuse_earlier_stages(out: Path, *, overwrite: bool) -> None:
     refuse_existing_report(out, overwrite=overwrite)
 
 
+def later_files(out: Path) -> tuple[Path, ...]:
+    """Return the paths of all that the stages after training leave, the last made first."""
+    return (*reversed(report_files(out)), *reversed(_model_files(out)))
+
+
 def clear_later_stages(out: Path) -> None:
     """Remove what the stages after training left: it belongs to an adapter or a file that is to be replaced."""
-    for path in (*reversed(report_files(out)), *reversed(_model_files(out))):  # the last made first
+    for path in later_files(out):
         path.unlink(missing_ok=True)
 
 

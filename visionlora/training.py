@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from visionlora.adapters import AdapterSettings, read_adapter_card
+from visionlora.console import LEVELS
 from visionlora.data import Dataset, load_dataset
+from visionlora.earlier import replacing, settle
 from visionlora.errors import UsageError
+from visionlora.files import exclusive
 from visionlora.lowrank.methods import LoRA
 from visionlora.phase import (
     ACTIVATION_FOLDER,
     FLOAT_FOLDER,
     Phase,
-    clear_run,
+    clear_partials,
     has_progress,
     refuse_earlier_run,
     run_folders,
@@ -26,14 +29,23 @@ from visionlora.phase import (
     warn_of_doubtful_data,
 )
 from visionlora.quantization.leak import calibration_images
-from visionlora.quantization.scheme import WEIGHTS
-from visionlora.stages import clear_later_stages, refuse_clearing
+from visionlora.stages import refuse_clearing
+from visionlora.training_settings import (
+    MAX_SEED,
+    RANGES,
+    check_belongs,
+    check_count,
+    check_step,
+    check_ways,
+    checked_start,
+)
 from visionlora.yolo import Base, check_image_size, check_targets, load_base
 from visionlora.yolo.hyperparameters import (
     RECIPE,
     check_batch,
     check_device,
     check_hyperparameters,
+    check_learning_rate,
     check_precision,
     default_device,
     memory_cache,
@@ -49,10 +61,11 @@ INT8_RECIPE: Mapping[str, Any] = {"warmup_epochs": 0}  # it goes on from a train
 QAT_EPOCHS = 10
 QAT_RATES: Mapping[str, float] = {"int8": 0.0002, "int4": 0.001}
 """Learning rates of the second part, by what the weights become."""
-RANGES = ("learned", "fixed")
+_NOT_LAST = "another part goes on from this one, and a run gets more epochs in its last part only"
+_FADES = "ReLU comes in step by step over its epochs"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TrainedAdapter:
     """What a training left behind.
 
@@ -72,6 +85,14 @@ class TrainedAdapter:
     map50: float
     bytes: int
     seconds: float
+
+    def __str__(self) -> str:
+        scores = f"val mAP50-95 {self.map50_95:.3f}, mAP50 {self.map50:.3f}"
+        size = f"{self.bytes / 1e6:.2f} MB, {len(self.names)} classes"
+        return f"{self.path}: {size}, from epoch {self.epoch} with {scores}; {self.seconds:.0f} s"
+
+    def __repr__(self) -> str:
+        return f"TrainedAdapter({self})"
 
 
 def train(
@@ -100,6 +121,8 @@ def train(
     hyperparameters: Mapping[str, Any] | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    verbose: bool = False,
+    quiet: bool = False,
 ) -> TrainedAdapter:
     """Train an adapter of `model` on `data` and leave `adapter.safetensors`, `results.csv` and curves in `out`.
 
@@ -111,7 +134,7 @@ def train(
         epochs: passes over the training images.
         imgsz: side of the network's square input in pixels.
         batch: images a step, over all devices, which must divide it.
-        device: `cpu`, `0`, `0,1`; the first GPU if there is one, else the CPU, if None.
+        device: `cpu`, `0`, `0,1`, or torch's `cuda:0`; the first GPU if there is one, else the CPU, if None.
         seed: of everything drawn at random.
         lr0: learning rate after warm-up.
         lean: keep less of each step in memory and compute it again: less memory for more time (see docs/training.md).
@@ -128,14 +151,18 @@ def train(
         adapter: a float adapter of this shape to go on with instead of training one first.
         images: training images that calibrate the ranges int8 training begins with.
         hyperparameters: any other of Ultralytics' training hyperparameters, such as `{"mosaic": 0.5}`.
-        resume: go on with an interrupted run in `out`, begun with the same settings; a finished one is left as it is.
-        overwrite: replace an earlier run in `out`; what `adapt` made of it there is removed too.
+        resume: go on with a run in `out`, begun with the same settings; a finished one is left as it is, or goes on if
+            `epochs` is more than it had (with `quantize`: `qat_epochs`).
+        overwrite: replace an earlier run in `out`, and what `adapt` made of it there; it is kept until the new one has
+            saved an epoch.
+        verbose: print all that Ultralytics says too.
+        quiet: print nothing but warnings.
 
     Raises:
         UsageError: a setting is wrong in itself or with another, or differs from the run to resume.
         DataError, ModelError: the data set or the base cannot be used.
-        OutputError: `out` holds a run already.
-        VisionLoraError: the loss became infinite.
+        OutputError: `out` holds a run already, or another process writes there.
+        VisionLoraError: the loss became infinite, or a step does not fit into memory.
 
     Example:
         >>> import visionlora as vl
@@ -144,59 +171,67 @@ def train(
     started = time.monotonic()
     if resume and overwrite:
         raise UsageError("--resume and --overwrite: the first keeps an earlier run, the second removes it; give one")
-    if images < 1:
-        raise UsageError(f"--images: expected at least 1 calibration image, got {images}")
+    if verbose and quiet:
+        raise UsageError("--verbose and --quiet: the first says more, the second nothing; give one")
+    console = LEVELS[1 + verbose - quiet]
+    for option, count in (("--epochs", epochs), ("--batch", batch), ("--images", images), ("--qat-epochs", qat_epochs)):
+        check_count(count, option)
+    check_count(imgsz, "--imgsz")
+    check_count(seed, "--seed", least=0, most=MAX_SEED)
+    lr0 = check_learning_rate(lr0, "--lr0")
     extra = check_hyperparameters(hyperparameters or {})
-    _check_numbers(epochs=epochs, batch=batch, seed=seed, lr0=lr0)
     settings = AdapterSettings(LoRA(rank, alpha), targets=targets, activation=activation)
-    start = None if adapter is None else _checked_start(Path(adapter), settings)
+    start = None if adapter is None else checked_start(Path(adapter), settings)
     if distill and not (quantize or settings.relu_targets):
         raise UsageError("--distill: only with --quantize or --activation; add one of them or drop it")
     if distill is None:
         distill = 1.0 if settings.relu_targets or quantize == "int4" else 0.0
-    _check_ways(quantize=quantize, ranges=ranges, distill=distill, start=start, settings=settings)
+    check_ways(quantize=quantize, ranges=ranges, distill=distill, start=start, settings=settings)
     if quantize is None and (qat_epochs, qat_lr0, ranges) != (QAT_EPOCHS, None, RANGES[0]):
         raise UsageError("--qat-epochs, --qat-lr0 and --ranges: only with --quantize int8 or int4; add it or drop them")
-    qat_lr0 = QAT_RATES[quantize or "int8"] if qat_lr0 is None else qat_lr0
-    _check_numbers(epochs=qat_epochs, batch=batch, seed=seed, lr0=qat_lr0)
-    device = check_device(device or default_device())
+    qat_lr0 = QAT_RATES[quantize or "int8"] if qat_lr0 is None else check_learning_rate(qat_lr0, "--qat-lr0")
+    device = check_device(default_device() if device is None else device)
     check_batch(batch, device)
     check_precision(extra.get("amp"), device)
-    _check_step(extra, lean=lean, quantize=quantize, distill=distill, device=device, settings=settings)
+    check_step(extra, lean=lean, quantize=quantize, distill=distill, device=device, settings=settings)
     out = Path(out)
-    if not resume:
-        refuse_earlier_run(out, overwrite=overwrite)
-    base = load_base(model)
-    check_image_size(imgsz, base.model)
-    dataset = load_dataset(data)
-    if start is not None:
-        _check_belongs(start, base, dataset)
-    shown = calibration_images(dataset, images, seed=seed) if quantize else ()  # refused now, not after the float part
-    warn_of_doubtful_data(dataset)
-    check_targets(base.model, dataset.names, settings)
-    pictures = sum(len(dataset.split(split)) for split in ("train", "val"))
-    cache = memory_cache(pictures, imgsz, processes=process_count(device))
-    chosen = {**RECIPE, "nbs": batch, "cache": cache, **extra}
-    chosen |= {"epochs": epochs, "imgsz": imgsz, "batch": batch, "seed": seed, "lr0": lr0}
-    phases = _float_phases(settings, start, chosen, lean=lean, distill=distill)
-    if quantize:
-        second = {**chosen, **INT8_RECIPE, "close_mosaic": max(qat_epochs // 2, 1), **extra}
-        second |= {"epochs": qat_epochs, "lr0": qat_lr0}
-        int8 = Phase(settings, second, quantize=quantize, distill=distill, images=shown, learned=ranges == "learned")
-        phases.append((INT8_FOLDER, int8))
-    if not phases:
-        raise UsageError(f"--adapter {start}: it has --activation {activation} already; give --quantize to train it on")
-    if resume:
-        _check_parts(out, [folder for folder, _ in phases])
-    else:
-        _clear_folders(out, base, start, overwrite=overwrite)
-    try:
-        _run_phases(base, dataset, out, phases, start=start, device=device, resume=resume)
-    except KeyboardInterrupt:
-        if any(map(has_progress, run_folders(out))):
-            _LOGGER.warning("%s: finished epochs are kept; the same command with --resume goes on behind them", out)
-        raise
-    return _summary(out / ADAPTER_FILE, seconds=time.monotonic() - started)
+    with exclusive(out):
+        settle(out)
+        clear_partials(out)
+        if not resume:
+            refuse_earlier_run(out, overwrite=overwrite)
+        base = load_base(model)
+        check_image_size(imgsz, base.model)
+        dataset = load_dataset(data)
+        if start is not None:
+            check_belongs(start, base, dataset)
+        shown = calibration_images(dataset, images, seed=seed) if quantize else ()  # refused now, not after a part
+        warn_of_doubtful_data(dataset)
+        _warn_of_large_batch(dataset, batch)
+        check_targets(base.model, dataset.names, settings)
+        pictures = sum(len(dataset.split(split)) for split in ("train", "val"))
+        cache = memory_cache(pictures, imgsz, processes=process_count(device))
+        chosen = {**RECIPE, "nbs": batch, "cache": cache, **extra}
+        chosen |= {"epochs": epochs, "imgsz": imgsz, "batch": batch, "seed": seed, "lr0": lr0}
+        phases = _float_phases(settings, start, chosen, lean=lean, distill=distill)
+        if quantize:
+            second = {**chosen, **INT8_RECIPE, "close_mosaic": max(qat_epochs // 2, 1), **extra}
+            second |= {"epochs": qat_epochs, "lr0": qat_lr0}
+            int8 = Phase(
+                settings, second, quantize=quantize, distill=distill, images=shown, learned=ranges == "learned"
+            )
+            phases.append((INT8_FOLDER, int8))
+        if not phases:
+            raise UsageError(
+                f"--adapter {start}: it has --activation {activation} already; give --quantize to train it on"
+            )
+        if resume:
+            _check_parts(out, [folder for folder, _ in phases])
+        else:
+            _check_kept(out, base, start, overwrite=overwrite)
+        with nullcontext() if resume else replacing(out, stages=overwrite), _telling_what_is_kept(out):
+            _run_phases(base, dataset, out, phases, start=start, device=device, resume=resume, console=console)
+        return _summary(out / ADAPTER_FILE, seconds=time.monotonic() - started)
 
 
 def _float_phases(
@@ -231,20 +266,33 @@ def _check_parts(out: Path, parts: Sequence[str]) -> None:
         )
 
 
-def _clear_folders(out: Path, base: Base, start: Path | None, *, overwrite: bool) -> None:
-    """Remove all of an earlier run, before the first part begins.
+def _check_kept(out: Path, base: Base, start: Path | None, *, overwrite: bool) -> None:
+    """Refuse to replace what the new run begins with.
 
     Raises:
-        UsageError: the base or the adapter to go on with would be removed.
+        UsageError: the base or the adapter to go on with would be replaced.
     """
-    folders = run_folders(out)
-    if start and start.resolve() in [(folder / ADAPTER_FILE).resolve() for folder in folders]:
+    if start and start.resolve() in [(folder / ADAPTER_FILE).resolve() for folder in run_folders(out)]:
         raise UsageError(f"--adapter {start}: --overwrite would remove it; copy it, or choose another --out")
     if overwrite:
         refuse_clearing(base.path, out)
-        clear_later_stages(out)
-    for folder in folders:
-        clear_run(folder)
+
+
+def _warn_of_large_batch(dataset: Dataset, batch: int) -> None:
+    count = len(dataset.split("train"))
+    if batch > count:
+        _LOGGER.warning("--batch %d: train has %d pictures; a step takes all of them, and is one epoch", batch, count)
+
+
+@contextmanager
+def _telling_what_is_kept(out: Path) -> Iterator[None]:
+    """Say how to go on where the block is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if any(map(has_progress, run_folders(out))):
+            _LOGGER.warning("%s: finished epochs are kept; the same command with --resume goes on behind them", out)
+        raise
 
 
 def _run_phases(
@@ -256,6 +304,7 @@ def _run_phases(
     start: Path | None,
     device: str,
     resume: bool,
+    console: str,
 ) -> None:
     """Run phases one after another, each in its folder, the last one in `out`: its adapter is the result.
 
@@ -268,6 +317,8 @@ def _run_phases(
         if len(phases) > 1:
             part = f"part {number + 1} of {len(phases)}: {TITLES[folder]} (epochs: {phase.hyperparameters['epochs']})"
             phase = replace(phase, title=part)
+        fixed = _FADES if folder == ACTIVATION_FOLDER else ""
+        phase = replace(phase, fixed=fixed if number == len(phases) - 1 else _NOT_LAST, console=console)
         # Without the first part there is nothing to go on with; a later one may not have come to the end of an epoch.
         begun = resume and (number == 0 or has_progress(here))
         teacher = first if phase.distill > 0 else None
@@ -280,82 +331,6 @@ def _run_phases(
             _LOGGER.warning(
                 "%s: mAP50-95 %.3f after %s, %.3f before; it needs more epochs", here, score, TITLES[folder], before
             )
-
-
-def _checked_start(path: Path, settings: AdapterSettings) -> Path:
-    """Return the adapter to go on with if it has the shape that was asked for."""
-    own = read_adapter_card(path).settings
-    wanted = {name: value for name, value in asdict(settings).items() if name != "activation"}
-    differ = [
-        f"{name} {getattr(own, name)!r}, not {value!r}" for name, value in wanted.items() if getattr(own, name) != value
-    ]
-    if differ:
-        raise UsageError(f"--adapter {path}: it has {', '.join(differ)}; pass what it has")
-    if own.activation not in ("silu", settings.activation):
-        raise UsageError(f"--adapter {path}: it has --activation {own.activation}; pass the same")
-    return path
-
-
-def _check_belongs(path: Path, base: Base, dataset: Dataset) -> None:
-    """Refuse an adapter to go on with that is of another base or finds other classes.
-
-    Raises:
-        AdapterError: it is of another base.
-        UsageError: its classes are not those of the data set, in their order.
-    """
-    card = read_adapter_card(path)
-    card.check_base(base.fingerprint, str(base.path))
-    if card.names != dataset.names:
-        own, asked = (", ".join(names) for names in (card.names, dataset.names))
-        raise UsageError(f"--adapter {path}: it finds {own}; {dataset.yaml_path} names {asked}; pass its data set")
-
-
-def _check_ways(
-    *, quantize: str | None, ranges: str, distill: float, start: Path | None, settings: AdapterSettings
-) -> None:
-    if quantize not in (None, *WEIGHTS):
-        raise UsageError(f"--quantize: expected {' or '.join(WEIGHTS)}, got {quantize!r}")
-    if ranges not in RANGES:
-        raise UsageError(f"--ranges: expected {' or '.join(RANGES)}, got {ranges!r}")
-    if not (math.isfinite(distill) and distill >= 0):
-        raise UsageError(f"--distill: expected a number of at least 0, got {distill}")
-    if start is not None and not (quantize or settings.relu_targets):
-        raise UsageError("--adapter: goes on with an adapter for --quantize or --activation; give one of them")
-
-
-def _check_step(
-    extra: Mapping[str, Any],
-    *,
-    lean: bool,
-    quantize: str | None,
-    distill: float,
-    device: str,
-    settings: AdapterSettings,
-) -> None:
-    """Refuse what the step of a part could not do, before the first part is trained."""
-    if (lean or quantize or settings.relu_targets) and extra.get("compile"):
-        name = "--lean" if lean else "--quantize" if quantize else "--activation"
-        raise UsageError(f"{name}: works without torch.compile; drop it or --set compile")
-    if extra.get("compile") and process_count(device) > 1:
-        raise UsageError("--set compile: works on one GPU only; drop it, or name one in --device")
-    if (quantize or distill) and extra.get("multi_scale"):
-        way = "--quantize trains" if quantize else "--activation learns from"
-        advice = "drop one of them" if quantize else "pass --distill 0 to learn from the labels alone, or drop it"
-        raise UsageError(f"--set multi_scale: {way} a graph of one image size; {advice}")
-    if lean and quantize:
-        raise UsageError("--lean: has no effect on int8 training, which keeps little anyway; drop --lean or --quantize")
-
-
-def _check_numbers(*, epochs: int, batch: int, seed: int, lr0: float) -> None:
-    for name, value in (("epochs", epochs), ("batch", batch), ("seed", seed)):
-        if not isinstance(value, int):
-            raise UsageError(f"--{name}: expected a whole number, got {value!r}")
-    if epochs < 1 or batch < 1:
-        raise UsageError(f"expected at least 1 epoch and 1 image a batch, got --epochs {epochs} and --batch {batch}")
-    if seed < 0:
-        raise UsageError(f"--seed: expected a whole number of at least 0, got {seed}")
-    if not (math.isfinite(lr0) and lr0 > 0):
-        raise UsageError(f"--lr0: expected a positive number, got {lr0}")
 
 
 def _summary(path: Path, *, seconds: float) -> TrainedAdapter:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import time
@@ -126,3 +127,24 @@ def test_one_of_several_processes_ends_at_once(end, tmp_path) -> None:
     began = time.monotonic()
     assert process.stdout.read() == ""  # ends when the child has, which holds it open
     assert time.monotonic() - began < 30
+
+
+def test_an_interruption_reaches_who_launched_alone_and_ends_all(tmp_path) -> None:
+    """As Ctrl-C in a terminal does, the signal goes to the whole group of processes."""
+    (tmp_path / "child.py").write_text("import time\nprint('ready', flush=True)\ntime.sleep(60)\n")
+    launched = "import subprocess, sys; subprocess.run([sys.executable, sys.argv[1]])"
+    code = (
+        f"import sys\nfrom visionlora.yolo.parallel import launch\ntry:\n    launch([sys.executable, '-c', {launched!r}"
+    )
+    code += ", sys.argv[1]])\nexcept KeyboardInterrupt:\n    print('interrupted', flush=True)\n"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "child.py")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    os.killpg(process.pid, signal.SIGINT)
+    out, error = process.communicate(timeout=50)  # ends when the child has, which holds them open
+    assert (process.returncode, out, error) == (0, "interrupted\n", "")

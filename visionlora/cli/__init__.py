@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
+from types import FrameType
+from typing import NoReturn
 
 from visionlora.cli.adapters import add_adapters
 from visionlora.cli.device import add_bundle, add_patch, add_rollback, add_unbundle
@@ -47,6 +52,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OPENCV_LOG_LEVEL", "OFF")  # a broken image gets one line, ours
     parser = _parser()
     options = parser.parse_args(arguments)
+    with _interruptible(f"visionlora {options.verb}: interrupted", to_the_end=arguments is None) as interrupted:
+        try:
+            code = _run(options)
+            if not (interrupted and code):  # a verb may end well by Ctrl-C, such as one that watches a folder
+                return code
+        except KeyboardInterrupt:
+            pass
+        except BaseException:  # of a library that the interruption met in its own cleaning up
+            if not interrupted:
+                raise
+        print(f"visionlora {options.verb}: interrupted", file=sys.stderr)
+    return 130
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Run the verb; errors that explain themselves are one line."""
     run: Callable[[argparse.Namespace], int | None] = options.run
     trust = getattr(options, "trust", False)
     if trust:
@@ -60,13 +81,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (VisionLoraError, OSError) as error:  # OSError: from a library that writes beside us, the disk being full
         print(f"visionlora {options.verb}: {printable(error, lines=True)}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print(f"visionlora {options.verb}: interrupted", file=sys.stderr)
-        return 130
+
+
+@contextmanager
+def _interruptible(text: str, *, to_the_end: bool) -> Iterator[list[int]]:
+    """Raise KeyboardInterrupt at the first Ctrl-C, and note it; end at the second one with a line, wherever it comes.
+
+    Args:
+        text: that line.
+        to_the_end: keep it so after an interruption, until Python has ended.
+    """
+    interrupted: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupted
+        return
+    process = os.getpid()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != process:
+            return  # a forked process, such as a loader's: it goes with this one
+        if interrupted:
+            os.write(2, f"\n{text}\n".encode())
+            os._exit(130)
+        interrupted.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield interrupted
+    finally:
+        if not (interrupted and to_the_end):
+            signal.signal(signal.SIGINT, before)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that says what is wrong before it prints the usage, which may be long."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with 2."""
+        self.exit(2, f"{self.prog}: {printable(message)}\n\n{self.format_usage()}")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="visionlora",
         description="Adapt a COCO-pretrained YOLO detector to your niche with an adapter of about a megabyte, "
         "and ship it as INT8 ONNX.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,18 +13,29 @@ import yaml
 import visionlora as vl
 from visionlora.cli.options import chosen, overwrite, print_report, quantization_budget, trust, verb
 from visionlora.errors import UsageError
+from visionlora.text import printable
 
 
 def add_adapt(verbs: Any) -> None:
     """Add `visionlora adapt`."""
 
-    def run(options: argparse.Namespace) -> None:
+    def run(options: argparse.Namespace) -> int:
+        from visionlora.adapting import BudgetMissed
+
         arguments = {**_training_arguments(options), **chosen(options, "max_drop", "max_class_drop")}
-        adapted = vl.adapt(options.model, options.data, options.out, **arguments)
+        try:
+            adapted = vl.adapt(options.model, options.data, options.out, **arguments)
+        except BudgetMissed as missed:
+            print(f"visionlora adapt: {printable(missed)}", file=sys.stderr, flush=True)
+            print_report(missed.report)
+            print(missed.advice)
+            print(f"open {missed.page}")
+            return 1
         print_report(adapted.report)
         if adapted.quantized.report is not None:
             print("\n".join(adapted.quantized.report.lines()))
         print(f"everything is in {options.out}; open {options.out}/report.html")
+        return 0
 
     example = "visionlora adapt --model yolo11n.pt --data data.yaml --out runs/steel --imgsz 320"
     parser = verb(verbs, "adapt", run, "the whole way: train, merge, export, quantize and judge", example)
@@ -43,8 +55,8 @@ def add_plan(verbs: Any) -> None:
     parser.add_argument("--data", required=True, help="data.yaml with train")
     parser.add_argument("--imgsz", type=int, default=640, help="side of the square input in pixels")
     parser.add_argument("--batch", type=int, default=16, help="images a step")
-    parser.add_argument("--device", help="cpu or 0; the first GPU, else the CPU, if not given")
     trust(parser)
+    parser.add_argument("--device", help="cpu, 0 or cuda:0; the first GPU, else the CPU, if not given")
 
 
 def add_train(verbs: Any) -> None:
@@ -52,10 +64,7 @@ def add_train(verbs: Any) -> None:
 
     def run(options: argparse.Namespace) -> None:
         trained = vl.train(options.model, options.data, options.out, **_training_arguments(options))
-        print(
-            f"{trained.path}: {trained.bytes / 1e6:.2f} MB, {len(trained.names)} classes, from epoch {trained.epoch}, "
-            f"mAP50-95 {trained.map50_95:.3f} and mAP50 {trained.map50:.3f} while training, {trained.seconds:.0f} s"
-        )
+        print(trained)
 
     example = "visionlora train --model yolo11n.pt --data data.yaml --out runs/steel --rank 8 --imgsz 320"
     _training_options(verb(verbs, "train", run, "train an adapter", example))
@@ -73,7 +82,7 @@ def _training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=int, default=50, help="passes over the training images")
     parser.add_argument("--imgsz", type=int, default=640, help="side of the square input in pixels")
     parser.add_argument("--batch", type=int, default=16, help="images a step, over all devices")
-    parser.add_argument("--device", help="cpu, 0 or 0,1; the first GPU, else the CPU, if not given")
+    parser.add_argument("--device", help="cpu, 0, 0,1 or cuda:0; the first GPU, else the CPU, if not given")
     parser.add_argument("--seed", type=int, default=0, help="of everything drawn at random")
     parser.add_argument("--lr0", type=float, default=0.001, help="learning rate after warm-up")
     parser.add_argument("--lean", action="store_true", help="less memory, more time: compute parts of a step twice")
@@ -96,25 +105,31 @@ def _training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="any other Ultralytics hyperparameter"
     )
-    parser.add_argument("--resume", action="store_true", help="go on with an interrupted run in --out")
     trust(parser)
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with a run in --out: an interrupted one, or with more --epochs"
+    )
     overwrite(parser)
+    parser.add_argument("--verbose", action="store_true", help="print all that Ultralytics says too")
+    parser.add_argument("--quiet", action="store_true", help="print no progress, only warnings and the result")
 
 
 def _training_arguments(options: argparse.Namespace) -> dict[str, Any]:
     names = ["rank", "alpha", "targets", "epochs", "imgsz", "batch", "device", "seed", "lr0"]
     names += ["quantize", "qat_epochs", "qat_lr0", "ranges", "distill", "activation", "adapter", "images"]
-    names += ["lean", "resume", "overwrite"]
+    names += ["lean", "resume", "overwrite", "verbose", "quiet"]
     return {**chosen(options, *names), "hyperparameters": _assignments(options.set)}
 
 
 def _assignments(texts: Sequence[str]) -> dict[str, Any]:
     """Read NAME=VALUE texts; values as YAML reads them."""
-    values = {}
+    values: dict[str, Any] = {}
     for text in texts:
         name, separator, value = text.partition("=")
         if not separator or not name:
             raise UsageError(f"--set {text}: expected NAME=VALUE, such as mosaic=0.5")
+        if name in values:
+            raise UsageError(f"--set {text}: {name} is set already; give each hyperparameter once")
         try:
             values[name] = _number(yaml.safe_load(value))
         except yaml.YAMLError as error:

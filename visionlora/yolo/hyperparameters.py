@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ RECIPE: Mapping[str, Any] = {
     "optimizer": "AdamW",  # with frozen batch normalization; Ultralytics' `auto` would ignore lr0
     "warmup_bias_lr": 0.0,  # biases are deltas on a trained model: nothing to rush
 }
+_BETAS = ("Adam", "Adamax", "AdamW", "RAdam")  # they divide by 1 - momentum
 OPTIMIZERS = ("Adam", "Adamax", "AdamW", "NAdam", "RAdam", "RMSprop", "SGD", "MuSGD", "auto")
 TUNABLE = (
     *("amp", "cache", "channels_last", "cls_pw", "compile", "cos_lr", "deterministic", "fraction", "lrf"),
@@ -47,32 +49,72 @@ _ELSEWHERE = {
     "seed": "use --seed",
     "time": "use --epochs",
 }
+_CHOICES: Mapping[str, tuple[Any, ...]] = {
+    "cache": (True, False, "ram"),
+    "compile": (True, False, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
+    "copy_paste_mode": ("flip", "mixup"),
+    "optimizer": OPTIMIZERS,
+}
+_AT_LEAST_0 = ("box", "close_mosaic", "cls", "dfl", "degrees", "shear", "warmup_epochs", "workers")
+"""Ultralytics checks neither these nor the choices: it fails behind the first picture, or computes nonsense."""
 
 
 def check_hyperparameters(asked: Mapping[str, Any]) -> dict[str, Any]:
     """Return `asked` if every name may be set and every value is one that Ultralytics takes.
 
     Raises:
-        UsageError: a name is unknown (the nearest is named), set elsewhere or without effect here, or a value is wrong.
+        UsageError: a name is unknown (the nearest is named), set elsewhere or without effect here, or a value is wrong;
+            all of them are listed.
     """
-    problems = []
-    for name in asked:
-        if name in _ELSEWHERE:
-            problems.append(f"{name}: {_ELSEWHERE[name]}")
-        elif name not in TUNABLE:
-            near = difflib.get_close_matches(name, TUNABLE, n=1)
-            problems.append(f"{name}: no hyperparameter of training" + (f"; did you mean {near[0]}?" if near else ""))
-    if asked.get("optimizer", "auto") not in OPTIMIZERS:
-        problems.append(f"optimizer: expected one of {', '.join(OPTIMIZERS)}, got {asked['optimizer']!r}")
-    if str(asked.get("cache", "")).lower() == "disk":
-        problems.append("cache: nothing is written beside the pictures; use cache=ram or cache=false")
+    problems = [problem for name, value in asked.items() for problem in _problems(name, value)]
     if problems:
         raise UsageError("--set " + "; ".join(problems))
-    try:
-        get_cfg(overrides=dict(asked))
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"--set: {' '.join(str(error).split())}") from error
+    _check_momentum({"momentum": get_cfg().momentum, **RECIPE, **asked})
     return dict(asked)
+
+
+def _problems(name: str, value: Any) -> list[str]:
+    """Return what is wrong with one hyperparameter: nothing, or one sentence."""
+    if name in _ELSEWHERE:
+        return [f"{name}: {_ELSEWHERE[name]}"]
+    if name not in TUNABLE:
+        near = difflib.get_close_matches(str(name), TUNABLE, n=1)
+        return [f"{name}: no hyperparameter of training" + (f"; did you mean {near[0]}?" if near else "")]
+    parts = value if isinstance(value, (list, tuple)) else [value]
+    if not all(isinstance(part, (bool, int, float, str)) for part in parts):
+        return [f"{name}: expected a number, true, false or a word, got {value!r}"]
+    if any(isinstance(part, float) and not math.isfinite(part) for part in parts):
+        return [f"{name}: expected a finite number, got {value!r}"]
+    choices = _CHOICES.get(name)
+    if choices and not any(type(value) is type(choice) and value == choice for choice in choices):
+        return [f"{name}: expected one of {', '.join(map(str, choices))}, got {value!r}"]
+    try:
+        get_cfg(overrides={name: value})
+    except (TypeError, ValueError) as error:
+        return [" ".join(str(error).split())]
+    if name in _AT_LEAST_0 and value < 0:
+        return [f"{name}: expected at least 0, got {value!r}"]
+    if name == "scale" and parts is value and not 0 < value[0] <= value[1]:
+        return [f"scale: expected two factors above 0, the smaller one first, got {value!r}"]
+    return []
+
+
+def _check_momentum(settings: Mapping[str, Any]) -> None:
+    """Refuse a momentum with which the optimizer's first step divides by 0."""
+    name, momentum = settings["optimizer"], settings["momentum"]
+    if name in _BETAS and momentum >= 1:
+        raise UsageError(f"--set momentum: expected one below 1 for optimizer {name}, got {momentum}")
+
+
+def check_learning_rate(rate: Any, option: str) -> float:
+    """Return a learning rate that Ultralytics takes.
+
+    Raises:
+        UsageError: it is not in (0, 1].
+    """
+    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate <= 1:
+        raise UsageError(f"{option}: expected a learning rate above 0 and at most 1, such as 0.001, got {rate!r}")
+    return float(rate)
 
 
 def memory_cache(images: int, image_size: int, *, processes: int = 1) -> str | bool:
@@ -87,28 +129,40 @@ def memory_cache(images: int, image_size: int, *, processes: int = 1) -> str | b
     return "ram" if needed < psutil.virtual_memory().available / 4 else False
 
 
-def check_device(device: str) -> str:
-    """Return `device` if it is there.
+def check_device(device: str | int) -> str:
+    """Return the name of a device that is there: `cpu`, `mps`, or numbers of GPUs such as `0` or `0,1`.
 
     Args:
-        device: `cpu`, `mps`, or the numbers of GPUs such as `0` or `0,1`.
+        device: one of these; torch's `cuda`, `cuda:0` and `cuda:0,1` too.
 
     Raises:
         UsageError: it is not of this form, names a GPU twice, or there is no such device.
+
+    Example:
+        >>> check_device("CPU")
+        'cpu'
     """
+    asked = device
+    device = "".join(str(device).lower().split())
+    device = "0" if device == "cuda" else ",".join(part.removeprefix("cuda:") for part in device.split(","))
     numbers = device.split(",")
-    if all(number.isdigit() for number in numbers):
+    if all(number.isascii() and number.isdecimal() for number in numbers):
         if len(set(map(int, numbers))) < len(numbers):
-            raise UsageError(f"--device {device}: expected different GPUs; name each one once")
+            raise UsageError(f"--device {asked}: expected different GPUs; name each one once")
         count = torch.cuda.device_count()
         if all(int(number) < count for number in numbers):
-            return device
-        raise UsageError(f"--device {device}: there are {count} GPUs here; use cpu" + (", 0..." if count else ""))
+            return ",".join(str(int(number)) for number in numbers)
+        here = "there is no GPU that torch can use here" if not count else f"the GPUs here are {_range(count)}"
+        raise UsageError(f"--device {asked}: {here}; use cpu" + (" or one of them" if count else ""))
     if device == "cpu" or (device == "mps" and torch.backends.mps.is_available()):
         return device
     raise UsageError(
-        f"--device {device}: expected cpu, 0 or 0,1" + ("" if device != "mps" else "; there is no MPS here")
+        f"--device {asked}: expected cpu, 0 or 0,1 (or cuda:0)" + ("; there is no MPS here" if device == "mps" else "")
     )
+
+
+def _range(count: int) -> str:
+    return "0" if count == 1 else f"0 to {count - 1}"
 
 
 def check_precision(amp: bool | str | None, device: str) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 from visionlora.adapters import AdapterSettings
 from visionlora.data import LabelledImage
 from visionlora.simulation import SimulationSpec
-from visionlora.yolo.validating import Ruler
 from visionlora.trust import is_trusted
+from visionlora.yolo.validating import Ruler
 
 ADAPTER_FILE, RESUME_FILE, RESULTS_FILE = "adapter.safetensors", "resume.pt", "results.csv"
 """In the folder of a run."""
@@ -48,6 +48,7 @@ class TrainingJob:
         settings: shape of the adapter.
         preprocessing: as the adapter's card keeps it.
         training: the settings of the run, as the adapter's card keeps them.
+        run: names the settings that all epochs of the run have in common; its state says it too.
         resume: go on from the run's last finished epoch.
         lean: train in less memory and more time (see `TrainingStep`).
         start: an adapter of the same shape whose tensors training begins with; None begins with the base.
@@ -56,6 +57,7 @@ class TrainingJob:
         int8: train as the int8 file computes; None trains in float.
         title: what the log says above the training.
         trust: run the code in the checkpoint, in every process of the training (see `visionlora.trusted`).
+        console: how much is said meanwhile, one of `visionlora.console.LEVELS`.
     """
 
     model: str
@@ -67,6 +69,7 @@ class TrainingJob:
     settings: AdapterSettings
     preprocessing: Mapping[str, Any]
     training: Mapping[str, Any]
+    run: str
     resume: bool = False
     lean: bool = False
     start: Path | None = None
@@ -75,3 +78,4 @@ class TrainingJob:
     int8: Int8Phase | None = None
     title: str = ""
     trust: bool = field(default_factory=is_trusted)
+    console: str = "lines"

@@ -146,13 +146,18 @@ def _measure(build: Callable[[], nn.Module], batch: Mapping[str, Any], device: t
                 run(batch)
         times = run.timed(batch)
     except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and _CPU_ALLOCATOR not in str(error):
+        if not out_of_memory(error):
             raise
         return StepCost(trainable, None, None)
     graphed = isinstance(step, TrainingStep) and step.uses_graphs
     peak = torch.cuda.max_memory_reserved if graphed else torch.cuda.max_memory_allocated
     memory = peak(device) - before if cuda else sum(kept.values())
     return StepCost(trainable, 1000 * statistics.median(times), memory)
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch says with an error that there is no memory left; on a CPU it has no class of its own for that."""
+    return isinstance(error, torch.OutOfMemoryError) or _CPU_ALLOCATOR in str(error)
 
 
 class _Runner:

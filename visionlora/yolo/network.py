@@ -77,7 +77,7 @@ class TorchNetwork:
         check_image_size(self.image_size, base.model)
         self.names = base.names
         self.metadata = base.card  # what a merged checkpoint says about itself
-        check_device(device)
+        device = check_device(device)
         self.device = torch.device(f"cuda:{device}" if device.isdigit() else device)
         self.detector = RawDetector(base.model).to(self.device)
 

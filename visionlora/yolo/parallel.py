@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 import psutil
@@ -91,6 +92,27 @@ def launching() -> Iterator[None]:
         yield
     finally:
         del os.environ[_LAUNCHER]
+
+
+def launch(command: Sequence[str]) -> None:
+    """Run torch's launcher, in a session of its own: Ctrl-C reaches this process alone, which then ends the others.
+
+    Raises:
+        subprocess.CalledProcessError: one of its processes failed.
+    """
+    with launching():
+        process = subprocess.Popen(command, start_new_session=True)
+        try:
+            code = process.wait()
+        except BaseException:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                for each in (process, *psutil.Process(process.pid).children(recursive=True)):
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        each.kill()
+            process.wait()
+            raise
+    if code:
+        raise subprocess.CalledProcessError(code, command)
 
 
 @contextlib.contextmanager

@@ -7,8 +7,10 @@ stands in a table in docs/training.md.
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import subprocess
+import time
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import replace
@@ -23,10 +25,11 @@ from torch import nn
 from torch.nn.utils import parametrize
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.nn.tasks import DetectionModel
-from ultralytics.utils import DEFAULT_CFG, LOGGER, RANK
+from ultralytics.utils import DEFAULT_CFG, RANK
 from ultralytics.utils.callbacks import get_default_callbacks
+from ultralytics.utils.dist import ddp_cleanup, generate_ddp_command
 from ultralytics.utils.patches import override_configs
-from ultralytics.utils.torch_utils import ModelEMA, unwrap_model
+from ultralytics.utils.torch_utils import ModelEMA, unset_deterministic, unwrap_model
 
 from visionlora.adapters import (
     Adapter,
@@ -38,18 +41,20 @@ from visionlora.adapters import (
     load_adapter_tensors,
     save_adapter,
 )
+from visionlora.console import say
 from visionlora.errors import DataError, ModelError, VisionLoraError
-from visionlora.files import atomic_output
 from visionlora.simulation import GraphNetwork, RangeSpec
 from visionlora.trust import trusted
-from visionlora.yolo.checkpoint import load_base, pack, quiet
+from visionlora.yolo.checkpoint import load_base, quiet
 from visionlora.yolo.classes import set_classes
 from visionlora.yolo.fading import FadingSiLU, fade
 from visionlora.yolo.job import ADAPTER_FILE, RESULTS_FILE, RESUME_FILE, TrainingJob
 from visionlora.yolo.layout import plan_detector, set_activations
-from visionlora.yolo.parallel import GradientExchange, agree, ending_at_once, launching, leave_together, unwrapped
+from visionlora.yolo.measuring import out_of_memory
+from visionlora.yolo.parallel import GradientExchange, agree, ending_at_once, launch, leave_together, unwrapped
 from visionlora.yolo.precision import exact_convolutions, no_fill, own_amp_check
-from visionlora.yolo.resume import STATE_FORMAT, keep_rows, read_resume_state
+from visionlora.yolo.progress import epoch_line, reporting, without_graph_dump
+from visionlora.yolo.resume import read_resume_state, restore_results, write_resume_state
 from visionlora.yolo.sampling import EpochSampler, SeededDataset, keeps_in_memory, seed_everything, train_loader
 from visionlora.yolo.shipped import ShippedDetector, raw_outputs
 from visionlora.yolo.squares import SquareDataset
@@ -64,7 +69,8 @@ def run_job(job: TrainingJob, hyperparameters: Mapping[str, Any]) -> AdapterTrai
 
     Raises:
         DataError: a picture was changed or removed since the job was made.
-        VisionLoraError: the training diverged, or the base changed since the job was made.
+        VisionLoraError: the training diverged, a step does not fit into memory, or the base changed since the job was
+            made.
     """
     callbacks = {**get_default_callbacks(), _JOB: [job]}
     overrides = {**hyperparameters, "model": job.model, "save_dir": str(job.out), "exist_ok": True, "plots": False}
@@ -75,6 +81,13 @@ def run_job(job: TrainingJob, hyperparameters: Mapping[str, Any]) -> AdapterTrai
         raise DataError(str(error).rpartition("DataError: ")[2].strip()) from error
     except subprocess.CalledProcessError as error:
         raise VisionLoraError(f"{job.out}: a training process failed; its error stands above") from error
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        raise VisionLoraError(
+            f"{job.out}: --batch {trainer.asked_batch} at --imgsz {trainer.args.imgsz} does not fit into memory; "
+            f"train with a smaller one{'' if job.lean or job.int8 else ' or with --lean'}"
+        ) from error
     return None if trainer.ddp else trainer
 
 
@@ -105,6 +118,9 @@ class AdapterTrainer(DetectionTrainer):
         self.best = self.job.out / ADAPTER_FILE
         self.last = self.job.out / RESUME_FILE
         self.exchange = GradientExchange()
+        self.callbacks: dict = without_graph_dump(self.callbacks)  # type: ignore[has-type]
+        self.asked_batch = self.batch_size
+        self._validated = -1  # the last epoch that was
 
     # -- set-up
 
@@ -114,10 +130,18 @@ class AdapterTrainer(DetectionTrainer):
 
     def train(self) -> None:
         """Train here, or launch Ultralytics' DDP processes without letting it delete the run's folder."""
-        self.resume = self.resume or self.ddp
-        one_of_several = self.world_size > 1 and not self.ddp
-        together = ending_at_once() if one_of_several else launching() if self.ddp else contextlib.nullcontext()
-        with no_fill(), together:
+        if self.ddp:
+            self.resume = True
+            command, file = generate_ddp_command(self)
+            try:
+                launch(command)
+            finally:
+                ddp_cleanup(self, file)
+                unset_deterministic()
+            return
+        one_of_several = self.world_size > 1
+        together = ending_at_once() if one_of_several else contextlib.nullcontext()
+        with no_fill(), reporting(self.job.console), together:
             super().train()
             if one_of_several:
                 self.loss = None  # it holds the graphs
@@ -153,8 +177,8 @@ class AdapterTrainer(DetectionTrainer):
             self.model = ShippedDetector(base.model, graph, self.job.int8.spec, learned=self.job.int8.learned)
         if RANK in {-1, 0}:
             title = f"{self.job.title}\n" if self.job.title else ""
-            LOGGER.info(title + describe(self.plan, base.model, parameters))
-        return read_resume_state(self.last) if self.job.resume else None
+            say(title + describe(self.plan, base.model, parameters), self.job.console)
+        return read_resume_state(self.last, run=self.job.run) if self.job.resume else None
 
     def _setup_train(self) -> None:
         with own_amp_check(), unwrapped():
@@ -172,7 +196,13 @@ class AdapterTrainer(DetectionTrainer):
                 distill=self.job.distill,
             )
         if self.device.type == "cuda" and not getattr(self.model, "uses_graphs", False) and RANK in {-1, 0}:
-            LOGGER.info("no CUDA graph: it needs a fixed image size and no torch.compile; steps take longer")
+            say("no CUDA graph: it needs a fixed image size and no torch.compile; steps take longer", self.job.console)
+
+    def _build_train_pipeline(self) -> None:
+        """Refuse Ultralytics' halving of a batch that does not fit: it would train another than was asked for."""
+        if self.batch_size != self.asked_batch:
+            raise torch.OutOfMemoryError(f"a batch of {self.asked_batch} does not fit")
+        super()._build_train_pipeline()
 
     def _teacher(self) -> GraphNetwork | None:
         """Return the network to learn from, on the device and in the precision of the training."""
@@ -219,7 +249,8 @@ class AdapterTrainer(DetectionTrainer):
             model.criterion.updates = self.start_epoch - 1
             model.criterion.update()
         self.train_loader.sampler.restart(self.start_epoch)
-        keep_rows(self.csv, self.start_epoch)
+        if RANK in {-1, 0}:
+            restore_results(ckpt, self.csv)
 
     # -- data
 
@@ -278,9 +309,12 @@ class AdapterTrainer(DetectionTrainer):
         if self.best_fitness == self.fitness:
             save_adapter(self._adapter(), self.best)
         state = {
-            "format": STATE_FORMAT,
+            "run": self.job.run,
+            "epochs": self.epochs,
             "epoch": self.epoch,
             "finished": bool(self.stop),
+            "results": self.csv.read_text(encoding="utf-8"),
+            "recipe": "" if self.job.int8 is None else json.dumps(self.job.int8.recipe),
             "model": dict(unwrap_model(self.model).named_parameters()),
             "ema": dict(self.ema.ema.named_parameters()),
             "updates": self.ema.updates,
@@ -289,8 +323,7 @@ class AdapterTrainer(DetectionTrainer):
             "best_fitness": None if self.best_fitness is None else float(self.best_fitness),  # None with val=false
             "stopper": (float(self.stopper.best_fitness), self.stopper.best_epoch),
         }
-        with atomic_output(self.last) as partial:
-            partial.write_bytes(pack(state))
+        write_resume_state(state, self.last)
         return True
 
     def _adapter(self) -> Adapter:
@@ -337,6 +370,7 @@ class AdapterTrainer(DetectionTrainer):
 
         Its adapted weights are computed once and not for every batch.
         """
+        self._validated = self.epoch
         average = [parameter.detach().clone() for parameter in self.ema.ema.parameters()]
         saved = {name: tensor.half() for name, tensor in adapter_tensors(self.ema.ema, self.plan).items()}
         load_adapter_tensors(self.ema.ema, self.plan, saved)
@@ -349,8 +383,18 @@ class AdapterTrainer(DetectionTrainer):
             for parameter, before in zip(self.ema.ema.parameters(), average, strict=True):
                 parameter.data.copy_(before)
 
+    def save_metrics(self, metrics) -> None:
+        """Write the row of an epoch, and say it."""
+        super().save_metrics(metrics)
+        losses = {name: float(value) for name, value in self.tloss.items()}
+        scores = self.metrics if self._validated == self.epoch else {}
+        seconds = time.time() - self.epoch_time_start
+        say(epoch_line(self.epoch + 1, self.epochs, losses, scores, seconds), self.job.console)
+
     def final_eval(self) -> None:
         """Validate the adapter as it stands in the file, on the base that it belongs to."""
+        if self.epoch + 1 < self.epochs and RANK in {-1, 0}:
+            say(f"stopped: {self.args.patience} epochs without a better score", self.job.console)
         adapter = load_adapter(self.best)
         load_adapter_tensors(self.ema.ema, self.plan, adapter.tensors)
         if self.job.int8 is not None:
