@@ -204,6 +204,7 @@ def decode(
     confidence: float | Sequence[float] = PREDICTION_CONFIDENCE,
     iou_threshold: float = IOU_THRESHOLD,
     max_detections: int = MAX_DETECTIONS,
+    agnostic: bool = False,
 ) -> Detections:
     """Turn the raw output of a network for one image into detections.
 
@@ -216,6 +217,7 @@ def decode(
         confidence: only scores greater than this count; one number, or one a class.
         iou_threshold: see `visionlora.boxes.nms`; without effect for an end-to-end head.
         max_detections: how many detections to return at most.
+        agnostic: whether boxes of different classes suppress each other too.
 
     Returns:
         Detections, best first, in pixels of the network's input.
@@ -244,7 +246,8 @@ def decode(
     boxes = _xyxy(prediction[:4, anchors[best]])
     scores, class_ids = scores[best], class_ids[best]
     if nms:
-        kept = suppress(boxes, scores, class_ids, iou_threshold=iou_threshold, max_detections=max_detections)
+        groups = np.zeros_like(class_ids) if agnostic else class_ids
+        kept = suppress(boxes, scores, groups, iou_threshold=iou_threshold, max_detections=max_detections)
         boxes, scores, class_ids = boxes[kept], scores[kept], class_ids[kept]
     return Detections(boxes, scores, class_ids)
 
@@ -263,15 +266,27 @@ def check_thresholds(
     Raises:
         UsageError: a threshold is outside [0, 1] or `max_detections` is below 1; all problems at once.
     """
-    problems = [
-        f"{what}: expected a number in [0, 1], got {value:g}"
-        for what, values in ((name, confidence), ("iou_threshold", iou_threshold))
-        for value in [value for value in np.ravel(values).tolist() if not 0 <= value <= 1][:1]
-    ]
-    if max_detections < 1:
+    problems = []
+    for what, values in ((name, confidence), ("iou_threshold", iou_threshold)):
+        given = as_numbers(values)
+        if given is None:
+            problems.append(f"{what}: expected a number in [0, 1], got {values!r:.60}")
+            continue
+        wrong = [value for value in given.ravel().tolist() if not 0 <= value <= 1]
+        problems += [f"{what}: expected a number in [0, 1], got {value:g}" for value in wrong[:1]]
+    if not isinstance(max_detections, int | np.integer) or isinstance(max_detections, bool) or max_detections < 1:
         problems.append(f"max_detections: expected at least 1, got {max_detections}")
     if problems:
         raise UsageError("; ".join(problems))
+
+
+def as_numbers(values: Any) -> NDArray[Any] | None:
+    """Return one or several numbers as an array; None where they are something else, such as text."""
+    try:
+        given = np.asarray(values)
+    except ValueError:  # lists of different lengths
+        return None
+    return given if given.dtype.kind in "iuf" else None
 
 
 def _best(scores: NDArray[np.float32], limit: int) -> NDArray[np.intp]:
