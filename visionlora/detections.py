@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from html import escape
 from typing import Any
 
 import cv2
@@ -13,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from visionlora.boxes import nms as suppress  # `decode` has a flag of that name
 from visionlora.drawing import class_colour, draw_boxes
 from visionlora.errors import UsageError
+from visionlora.text import printable
 
 EVALUATION_CONFIDENCE = 0.001
 """Lowest score that counts in an evaluation: average precision needs the low scores too."""
@@ -24,6 +27,9 @@ MAX_DETECTIONS = 300
 """Most detections of one image."""
 MAX_CANDIDATES = 30_000
 """Most candidates that enter suppression, the best first; as Ultralytics' `max_nms`."""
+
+_SHOWN = 50
+"""Detections that a notebook shows."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,7 @@ class Timing:
         return self.prepare + self.network + self.decode
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Detections:
     """What a detector found in one image.
 
@@ -62,6 +68,8 @@ class Detections:
 
     Example:
         >>> found = Detections([[0, 0, 9, 9], [5, 5, 7, 7]], [0.4, 0.9], [0, 1], names=("scratch", "pit"))
+        >>> found
+        Detections(2: 1 scratch, 1 pit)
         >>> len(found), found.top(1).labels, len(found.above(0.5))
         (2, ['pit'], 1)
         >>> found.of("scratch").scores.tolist() == found.within([0, 0, 5, 5]).scores.tolist()
@@ -93,6 +101,25 @@ class Detections:
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    def __repr__(self) -> str:
+        return f"Detections({len(self)}: {self.summary})" if len(self) else "Detections(0)"
+
+    def _repr_html_(self) -> str:
+        """A row a detection, for a notebook."""
+        shown = self.top(_SHOWN)
+        rows = "".join(
+            f"<tr><td>{escape(printable(name))}</td><td>{score:.3f}</td>"
+            f"<td>{', '.join(f'{side:.1f}' for side in box)}</td></tr>"
+            for name, score, box in zip(shown.labels, shown.scores.tolist(), shown.boxes_xyxy.tolist(), strict=True)
+        )
+        head = "<tr><th>class</th><th>score</th><th>left, top, right, bottom</th></tr>"
+        return f"<p>{escape(repr(self))}</p><table>{head}{rows}</table>"
+
+    @property
+    def summary(self) -> str:
+        """How many there are of which class, the most first: `2 zebra, 1 rhino`."""
+        return ", ".join(f"{count} {printable(name)}" for name, count in Counter(self.labels).most_common())
 
     @property
     def labels(self) -> list[str]:
