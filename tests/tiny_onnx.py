@@ -65,14 +65,16 @@ def write_detector(
     return save(graph, path, properties)
 
 
-def write_constant(path: Path, output: np.ndarray, properties: dict[str, str]) -> Path:
-    """Write images (1, 3, 64, 64) -> `output`, whatever the picture shows."""
+def write_constant(
+    path: Path, output: np.ndarray, properties: dict[str, str], *, moving: float | np.ndarray = 0.0
+) -> Path:
+    """Write images (1, 3, 64, 64) -> `output` plus `moving` times the sum of the picture's pixels."""
     nodes = [
         helper.make_node("ReduceSum", ["images"], ["sum"], keepdims=0),
         helper.make_node("Mul", ["sum", "zero"], ["nothing"]),
         helper.make_node("Add", ["value", "nothing"], ["output0"]),
     ]
-    constants = {"value": output.astype(np.float32), "zero": np.array(0, dtype=np.float32)}
+    constants = {"value": output.astype(np.float32), "zero": np.asarray(moving, dtype=np.float32)}
     graph = helper.make_graph(
         nodes,
         "constant",

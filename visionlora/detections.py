@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from html import escape
 from typing import Any
 
 import cv2
@@ -13,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from visionlora.boxes import nms as suppress  # `decode` has a flag of that name
 from visionlora.drawing import class_colour, draw_boxes
 from visionlora.errors import UsageError
+from visionlora.text import printable
 
 EVALUATION_CONFIDENCE = 0.001
 """Lowest score that counts in an evaluation: average precision needs the low scores too."""
@@ -24,6 +27,9 @@ MAX_DETECTIONS = 300
 """Most detections of one image."""
 MAX_CANDIDATES = 30_000
 """Most candidates that enter suppression, the best first; as Ultralytics' `max_nms`."""
+
+_SHOWN = 50
+"""Detections that a notebook shows."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,7 @@ class Timing:
         return self.prepare + self.network + self.decode
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Detections:
     """What a detector found in one image.
 
@@ -62,6 +68,8 @@ class Detections:
 
     Example:
         >>> found = Detections([[0, 0, 9, 9], [5, 5, 7, 7]], [0.4, 0.9], [0, 1], names=("scratch", "pit"))
+        >>> found
+        Detections(2: 1 scratch, 1 pit)
         >>> len(found), found.top(1).labels, len(found.above(0.5))
         (2, ['pit'], 1)
         >>> found.of("scratch").scores.tolist() == found.within([0, 0, 5, 5]).scores.tolist()
@@ -93,6 +101,25 @@ class Detections:
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    def __repr__(self) -> str:
+        return f"Detections({len(self)}: {self.summary})" if len(self) else "Detections(0)"
+
+    def _repr_html_(self) -> str:
+        """A row a detection, for a notebook."""
+        shown = self.top(_SHOWN)
+        rows = "".join(
+            f"<tr><td>{escape(printable(name))}</td><td>{score:.3f}</td>"
+            f"<td>{', '.join(f'{side:.1f}' for side in box)}</td></tr>"
+            for name, score, box in zip(shown.labels, shown.scores.tolist(), shown.boxes_xyxy.tolist(), strict=True)
+        )
+        head = "<tr><th>class</th><th>score</th><th>left, top, right, bottom</th></tr>"
+        return f"<p>{escape(repr(self))}</p><table>{head}{rows}</table>"
+
+    @property
+    def summary(self) -> str:
+        """How many there are of which class, the most first: `2 zebra, 1 rhino`."""
+        return ", ".join(f"{count} {printable(name)}" for name, count in Counter(self.labels).most_common())
 
     @property
     def labels(self) -> list[str]:
@@ -204,6 +231,7 @@ def decode(
     confidence: float | Sequence[float] = PREDICTION_CONFIDENCE,
     iou_threshold: float = IOU_THRESHOLD,
     max_detections: int = MAX_DETECTIONS,
+    agnostic: bool = False,
 ) -> Detections:
     """Turn the raw output of a network for one image into detections.
 
@@ -216,6 +244,7 @@ def decode(
         confidence: only scores greater than this count; one number, or one a class.
         iou_threshold: see `visionlora.boxes.nms`; without effect for an end-to-end head.
         max_detections: how many detections to return at most.
+        agnostic: whether boxes of different classes suppress each other too.
 
     Returns:
         Detections, best first, in pixels of the network's input.
@@ -244,7 +273,8 @@ def decode(
     boxes = _xyxy(prediction[:4, anchors[best]])
     scores, class_ids = scores[best], class_ids[best]
     if nms:
-        kept = suppress(boxes, scores, class_ids, iou_threshold=iou_threshold, max_detections=max_detections)
+        groups = np.zeros_like(class_ids) if agnostic else class_ids
+        kept = suppress(boxes, scores, groups, iou_threshold=iou_threshold, max_detections=max_detections)
         boxes, scores, class_ids = boxes[kept], scores[kept], class_ids[kept]
     return Detections(boxes, scores, class_ids)
 
@@ -263,15 +293,27 @@ def check_thresholds(
     Raises:
         UsageError: a threshold is outside [0, 1] or `max_detections` is below 1; all problems at once.
     """
-    problems = [
-        f"{what}: expected a number in [0, 1], got {value:g}"
-        for what, values in ((name, confidence), ("iou_threshold", iou_threshold))
-        for value in [value for value in np.ravel(values).tolist() if not 0 <= value <= 1][:1]
-    ]
-    if max_detections < 1:
+    problems = []
+    for what, values in ((name, confidence), ("iou_threshold", iou_threshold)):
+        given = as_numbers(values)
+        if given is None:
+            problems.append(f"{what}: expected a number in [0, 1], got {values!r:.60}")
+            continue
+        wrong = [value for value in given.ravel().tolist() if not 0 <= value <= 1]
+        problems += [f"{what}: expected a number in [0, 1], got {value:g}" for value in wrong[:1]]
+    if not isinstance(max_detections, int | np.integer) or isinstance(max_detections, bool) or max_detections < 1:
         problems.append(f"max_detections: expected at least 1, got {max_detections}")
     if problems:
         raise UsageError("; ".join(problems))
+
+
+def as_numbers(values: Any) -> NDArray[Any] | None:
+    """Return one or several numbers as an array; None where they are something else, such as text."""
+    try:
+        given = np.asarray(values)
+    except ValueError:  # lists of different lengths
+        return None
+    return given if given.dtype.kind in "iuf" else None
 
 
 def _best(scores: NDArray[np.float32], limit: int) -> NDArray[np.intp]:

@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from visionlora.text import printable
+
 Colour: TypeAlias = tuple[int, int, int]
 """Blue, green, red."""
 _Box = tuple[int, int, int, int]  # left, top, right, bottom
@@ -48,7 +50,11 @@ def class_colour(index: int) -> Colour:
 
 
 def draw_label(canvas: NDArray[np.uint8], text: str, box: _Box, *, colour: Colour, taken: Sequence[_Box] = ()) -> _Box:
-    """Write on a filled plate at a corner of the box where no other label stands; return the plate."""
+    """Write on a filled plate at a corner of the box where no other label stands; return the plate.
+
+    Control characters, and text that is no Unicode, which ends the process in OpenCV 5, are drawn as escapes.
+    """
+    text = printable(text)
     (width, height), baseline = cv2.getTextSize(text, FONT, _SCALE, 1)
     width, height = width + 6, height + baseline + 4
     left, top, right, bottom = box

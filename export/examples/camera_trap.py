@@ -16,6 +16,7 @@ from datetime import datetime
 from pathlib import Path
 
 import visionlora as vl
+from visionlora.text import csv_cell, printable
 
 COLUMNS = ("picture", "time", "species", "count")
 
@@ -38,7 +39,7 @@ def main() -> None:
             counts = Counter(found.labels)
             totals += counts
             for species, count in sorted(counts.items()) or [("", 0)]:
-                rows.writerow((picture.name, time, species, count))
+                rows.writerow((csv_cell(printable(picture.name)), time, csv_cell(species), count))
             file.flush()
     print(", ".join(f"{count} {species}" for species, count in totals.most_common()) or "no animals")
 

@@ -74,10 +74,8 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path, weight):
     values[:] = weight
     weights.CopyFrom(numpy_helper.from_array(values, "weights"))
     onnx.save(model, tmp_path / "nan.onnx")
-    if np.isnan(weight):
-        refused(tmp_path / "nan.onnx", "no numbers; its file is broken")
-    else:  # a sigmoid of infinity is 1: strange, but detections
-        assert np.isfinite(vl.Detector(tmp_path / "nan.onnx").predict(np.ones((9, 9, 3), np.uint8)).scores).all()
+    # A sigmoid of infinity is 1, whatever the picture shows.
+    refused(tmp_path / "nan.onnx", "no numbers; its file is broken" if np.isnan(weight) else "the same for two")
 
 
 @pytest.mark.parametrize("place", ["outside", "absolute", "link"])

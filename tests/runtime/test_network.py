@@ -96,7 +96,8 @@ def test_finished_detections_become_scores_of_each_class(tmp_path):
 
 
 def test_a_class_id_without_a_name_is_refused(tmp_path):
-    network = OnnxNetwork(write_constant(tmp_path / "end.onnx", np.array([[[0, 0, 8, 8, 0.9, 3]]]), STOCK))
+    path = write_constant(tmp_path / "end.onnx", np.array([[[0, 0, 8, 8, 0.9, 3]]]), {**STOCK, "end2end": "True"})
+    network = OnnxNetwork(path)
     with pytest.raises(ModelError, match="class id 3"):
         network(pictures(1))
 

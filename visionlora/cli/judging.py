@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
 import visionlora as vl
 from visionlora.cli.options import chosen, overwrite, print_report, trust, verb
+from visionlora.text import printable
 
 
 def add_eval(verbs: Any) -> None:
@@ -96,28 +98,37 @@ def _counts(text: str) -> tuple[int, ...]:
 def add_predict(verbs: Any) -> None:
     """Add `visionlora predict`."""
 
-    def run(options: argparse.Namespace) -> None:
-        names = ["conf", "imgsz", "device", "formats", "watch", "overwrite"]
+    def run(options: argparse.Namespace) -> int:
+        names = ["conf", "iou", "classes", "agnostic", "imgsz", "device", "formats", "video", "watch", "overwrite"]
         found = vl.predict(options.model, options.source, options.out, **chosen(options, *names))
         rate = found.frames / found.seconds if found.seconds else 0.0
-        print(f"{found.objects} objects in {found.frames} images, {rate:.1f} images/s; see {found.out}")
+        print(f"{found.objects} objects in {found.frames} images, {rate:.1f} images/s; see {printable(found.out)}")
+        for problem in found.problems:
+            print(f"visionlora predict: {printable(problem)}", file=sys.stderr)
+        return 1 if found.problems else 0
 
     example = "visionlora predict --model model.int8.onnx --source 'line3/*.png' --out found"
     parser = verb(verbs, "predict", run, "find objects in pictures, a video or before a camera", example)
     parser.add_argument("--model", required=True, help="a .pt, a .onnx, or base.pt+adapter.safetensors")
     parser.add_argument(
-        "--source", required=True, help="image, folder, pattern in quotes, video, camera's number or address (rtsp://)"
+        "--source",
+        required=True,
+        help="image, folder, pattern in quotes, video, address of a file (http://), camera's number or address (rtsp://)",
     )
     parser.add_argument("--out", required=True, help="folder to write into")
     parser.add_argument("--conf", type=float, help="lowest score that counts; the file's own, or 0.25, if not given")
+    parser.add_argument("--iou", type=float, help="boxes of a class that overlap more are one object; 0.7 if not given")
+    parser.add_argument("--classes", nargs="+", metavar="CLASS", help="names or ids to find; all if not given")
+    parser.add_argument("--agnostic", action="store_true", help="let boxes of different classes suppress each other")
     parser.add_argument("--imgsz", type=int, help="side of the square input in pixels; the model's own if not given")
     parser.add_argument("--device", default="cpu", help="cpu, 0...; for ONNX files any provider, such as openvino")
     parser.add_argument(
         "--formats",
         nargs="+",
-        choices=("json", "jsonl", "coco", "images"),
+        choices=("json", "jsonl", "coco", "csv", "labels", "images"),
         help="what to write; json and images, of a video json, of a camera or a watched folder jsonl if not given",
     )
+    parser.add_argument("--video", action="store_true", help="write the video with the boxes drawn (annotated.mp4)")
     parser.add_argument("--watch", action="store_true", help="stay at the folder and take what comes into it")
     trust(parser)
     overwrite(parser)

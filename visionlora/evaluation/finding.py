@@ -38,6 +38,7 @@ class _SharedClasses:
         self.names = names
         self.image_size = network.image_size
         self.nms = network.nms
+        self.path = getattr(network, "path", None)
         self._network = network
         self._rows = [0, 1, 2, 3, *(4 + network.names.index(name) for name in names)]
 

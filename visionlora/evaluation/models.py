@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from visionlora.errors import UsageError
-from visionlora.inference import Network
+from visionlora.inference import Network, try_out
 
 _ADAPTER_SUFFIX = ".safetensors"
 _OPENVINO = "openvino:"
@@ -145,4 +145,6 @@ def open_network(
         return network
     from visionlora.yolo import TorchNetwork
 
-    return TorchNetwork(spec.path, adapter=spec.adapter, image_size=image_size, device=device)
+    checkpoint = TorchNetwork(spec.path, adapter=spec.adapter, image_size=image_size, device=device)
+    try_out(checkpoint)
+    return checkpoint

@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from visionlora.inference import try_out
+
 if TYPE_CHECKING:
     from visionlora.runtime.detector import Detector
     from visionlora.runtime.frames import Frame
@@ -46,13 +48,15 @@ _NETWORKS = {
 
 
 def open_exported(path: Any, runtime: str, *, threads: int | None = None) -> Any:
-    """Open an exported file as a Network, executed by `onnxruntime`, `openvino`, `ncnn` or `litert`.
+    """Open an exported file as a Network, executed by `onnxruntime`, `openvino`, `ncnn` or `litert`, and try it.
 
     Raises:
-        ModelError: the runtime is not installed, or cannot use the file.
+        ModelError: the runtime is not installed, or cannot use the file, or the network computes nonsense.
         UsageError: `threads` is below 1.
     """
-    return __getattr__(_NETWORKS[runtime])(path, threads=threads)
+    network = __getattr__(_NETWORKS[runtime])(path, threads=threads)
+    try_out(network)
+    return network
 
 
 def __getattr__(name: str) -> Any:

@@ -1,32 +1,52 @@
-"""What an exported file says of its detector: class names, size of the input, and visionlora's card."""
+"""What an exported file says of its detector: class names, size of the input, form of the output, visionlora's card."""
 
 from __future__ import annotations
 
-import ast
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from visionlora.errors import ModelError
+from visionlora.parsing import parse_json, parse_literal
 from visionlora.seal import check_entry, is_sealed
+from visionlora.text import class_names
 
 METADATA = "metadata.yaml"
 """Beside the one OpenVINO or ncnn model of a folder: what Ultralytics writes about it."""
 OWN_METADATA = f".{METADATA}"
 """Suffix of the same with visionlora's card, in place of the model's: `model.metadata.yaml` beside `model.xml`."""
+ULTRALYTICS_CUT = 0.25
+"""The confidence at which an export with `nms=True` drops boxes where none was given (ultralytics/engine/exporter.py);
+the file does not state it."""
+_MAX_METADATA_BYTES = 4 << 20
+
+
+@dataclass(frozen=True)
+class Stated:
+    """What metadata says of the form of an output.
+
+    Attributes:
+        finished: whether rows are finished detections and not raw predictions; None where it is not said.
+        batch: how many pictures the graph was made for; None where it is not said.
+        cut: the confidence at which suppression inside the graph drops boxes; None where there is none.
+        head: the class of the detector's head; empty where it is not said.
+    """
+
+    finished: bool | None = None
+    batch: int | None = None
+    cut: float | None = None
+    head: str = ""
 
 
 @dataclass(frozen=True)
 class Description:
-    """Class names, side of the square input in pixels, and the card; None for a file of another maker."""
+    """Class names, side of the square input in pixels, the form of the output, and the card, None of another maker."""
 
     names: tuple[str, ...]
     image_size: int
     card: Mapping[str, Any] | None
+    stated: Stated
 
 
 def described_beside(path: Path) -> Description:
@@ -40,12 +60,17 @@ def described_beside(path: Path) -> Description:
     """
     if not path.is_file() or not path.with_suffix(".bin").is_file():
         raise ModelError(f"{path}: expected a model of two files, {path.suffix} and .bin, found none")
+    from visionlora.yaml_text import parse_yaml
+
     beside = _description_file(path)
     try:
-        fields = yaml.safe_load(beside.read_text(encoding="utf-8"))
-        return _description(path, fields, fields["names"], fields["imgsz"])
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{beside}: expected names and imgsz, as Ultralytics writes them: {error!r}") from error
+        with open(beside, "rb") as file:
+            fields = parse_yaml(file.read(_MAX_METADATA_BYTES + 1))
+        if not isinstance(fields, dict):
+            raise ValueError("expected fields, got none")
+        return described(path, fields)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{beside}: expected names and imgsz, as Ultralytics writes them: {error}") from error
 
 
 def _description_file(path: Path) -> Path:
@@ -77,22 +102,84 @@ def described_inside(path: Path) -> Description:
         raise ModelError(f"{path}: expected an ONNX file, found none")
     try:
         sealed = is_sealed(path)
-        fields = {entry.key: entry.value for entry in onnx.load(path, load_external_data=False).metadata_props}
+        model = onnx.load(path, load_external_data=False)
+        fields = {entry.key: entry.value for entry in model.metadata_props}
         check_entry(path, fields, sealed=sealed)
-        if "visionlora" in fields:
-            card = json.loads(fields["visionlora"])
-            return Description(tuple(card["names"]), int(card["preprocessing"]["image_size"]), card)
-        return _description(path, fields, ast.literal_eval(fields["names"]), ast.literal_eval(fields["imgsz"]))
-    except (OSError, DecodeError, KeyError, TypeError, ValueError, SyntaxError) as error:
-        raise ModelError(
-            f"{path}: expected an ONNX detector with names and imgsz in its metadata: {error!r}"
-        ) from error
+        return described(path, fields)
+    except (OSError, DecodeError, ValueError) as error:
+        raise ModelError(f"{path}: expected an ONNX detector with names and imgsz in its metadata: {error}") from error
 
 
-def _description(path: Path, fields: Mapping[str, Any], names: Any, size: Any) -> Description:
+def described(path: Path, fields: Mapping[str, Any]) -> Description:
+    """Return what metadata fields say; the values may be text, as an ONNX file holds them.
+
+    Raises:
+        ModelError: the model is of another task, or its input is not square.
+        ValueError: the fields do not say classes and size, or say what cannot be.
+    """
+    card = parse_json(fields["visionlora"]) if isinstance(fields.get("visionlora"), str) else None
+    if card is not None and not isinstance(card, dict):
+        raise ValueError("expected the visionlora entry to be an object")
     task = fields.get("task", "detect")
-    height, width = (int(side) for side in size)
+    if card is not None and "names" in card:
+        names, size = card["names"], _image_size(card)
+    else:
+        names, size = _field(fields, "names"), _field(fields, "imgsz")
+    sides = size if isinstance(size, list | tuple) else [size] * 2
+    if len(sides) != 2 or not all(_whole(side) for side in sides):
+        raise ValueError(f"expected imgsz to be height and width in pixels, got {size!r:.60}")
+    height, width = (int(side) for side in sides)
     if task != "detect" or height != width:
         raise ModelError(f"{path}: expected a detector of a square input, got task {task!r}, {height} x {width} pixels")
-    card = json.loads(fields["visionlora"]) if "visionlora" in fields else None
-    return Description(tuple(str(names[i]) for i in range(len(names))), height, card)
+    return Description(class_names(names), height, card, stated(fields))
+
+
+def stated(fields: Mapping[str, Any]) -> Stated:
+    """Return what the metadata of a foreign file says of its output, as Ultralytics writes it.
+
+    Raises:
+        ValueError: what it says cannot be parsed.
+    """
+    given = fields.get("args")
+    arguments = parse_literal(given) if isinstance(given, str) else given
+    arguments = arguments if isinstance(arguments, Mapping) else {}
+    suppresses, end_to_end = _truth(arguments.get("nms")), _truth(fields.get("end2end"))
+    # Before it wrote `end2end`, Ultralytics did not say of YOLOv10 that its rows are finished.
+    finished = True if suppresses or end_to_end else end_to_end
+    batch = str(fields.get("batch", "")).strip()
+    return Stated(
+        finished=finished,
+        batch=int(batch) if _whole(batch) else None,
+        cut=_confidence(arguments.get("conf")) if suppresses else None,
+        head=str(fields.get("head", "")),
+    )
+
+
+def _field(fields: Mapping[str, Any], name: str) -> Any:
+    if name not in fields:
+        raise ValueError(f"found no {name}")
+    value = fields[name]
+    return parse_literal(value) if isinstance(value, str) else value
+
+
+def _image_size(card: Mapping[str, Any]) -> Any:
+    preprocessing = card.get("preprocessing")
+    return preprocessing.get("image_size") if isinstance(preprocessing, dict) else None
+
+
+def _whole(value: Any) -> bool:
+    """Whether a number or its text is a whole number above zero that can count pixels or pictures."""
+    text = str(value)
+    return not isinstance(value, bool) and text.isascii() and text.isdigit() and len(text) < 8 and int(text) > 0
+
+
+def _truth(value: Any) -> bool | None:
+    return {"true": True, "false": False}.get(str(value).strip().lower())
+
+
+def _confidence(value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return ULTRALYTICS_CUT
+    return number if 0 <= number <= 1 else ULTRALYTICS_CUT

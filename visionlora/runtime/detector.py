@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,18 +17,24 @@ from visionlora.detections import (
     PREDICTION_CONFIDENCE,
     Detections,
     Timing,
+    as_numbers,
     check_thresholds,
     decode,
 )
-from visionlora.errors import ModelError, UsageError
-from visionlora.preprocess import Placement, as_pixels, letterbox, letterbox_pixels
+from visionlora.errors import DataError, ModelError, UsageError
+from visionlora.inference import check_predictions, try_out
+from visionlora.preprocess import Placement, letterbox, letterbox_pixels
 from visionlora.runtime.frames import Frame, Source
 from visionlora.runtime.network import OnnxNetwork
+from visionlora.runtime.pictures import pixels_of
 from visionlora.runtime.providers import CPU, Providers
 from visionlora.runtime.streaming import available_cores, stream
 
-Image: TypeAlias = Path | str | NDArray[np.uint8]
-"""A file, or (H, W, 3) uint8 BGR pixels as OpenCV gives them; (H, W) is grey."""
+if TYPE_CHECKING:
+    import PIL.Image
+
+Image: TypeAlias = "Path | str | NDArray[np.uint8] | PIL.Image.Image"
+"""A file, a Pillow image, or (H, W, 3) uint8 BGR pixels as OpenCV gives them; (H, W) is grey."""
 
 
 class Detector:
@@ -56,8 +62,9 @@ class Detector:
         confidence: float | Sequence[float] | None = None,
         iou_threshold: float = IOU_THRESHOLD,
         max_detections: int = MAX_DETECTIONS,
+        agnostic: bool = False,
     ) -> None:
-        """Load a file and try it on a grey picture.
+        """Load a file and try it on two pictures.
 
         Args:
             model: an ONNX file that visionlora or Ultralytics exported; or a network that is open already, which
@@ -69,10 +76,11 @@ class Detector:
                 thresholds, and 0.25 where it has none.
             iou_threshold: two boxes of one class that overlap more are one object.
             max_detections: how many detections an image may have.
+            agnostic: whether boxes of different classes suppress each other too.
 
         Raises:
-            ModelError: the file is missing or broken, is no detector, gives what its metadata does not describe or
-                no numbers; or a provider could not be started.
+            ModelError: the file is missing or broken, is no detector, gives what its metadata does not describe,
+                no numbers or the same for every picture; or a provider could not be started.
             UsageError: an option is out of range, or this onnxruntime has no such provider.
         """
         self._opened_here = not isinstance(model, OnnxNetwork)
@@ -85,10 +93,8 @@ class Detector:
             confidence = PREDICTION_CONFIDENCE if self.network.thresholds is None else self.network.thresholds
         self.thresholds = _per_class(confidence, len(self.names))
         check_thresholds(self.thresholds, iou_threshold, max_detections)
-        self._iou_threshold, self._max_detections = iou_threshold, max_detections
-        self._detect(
-            [np.full((self.image_size, self.image_size, 3), 128, dtype=np.uint8)], self.thresholds, self.network
-        )
+        self._iou_threshold, self._max_detections, self._agnostic = iou_threshold, max_detections, agnostic
+        try_out(self.network)
 
     @overload
     def predict(  # type: ignore[overload-overlap]  # a str is a sequence of str
@@ -104,8 +110,8 @@ class Detector:
         """Find the objects in a picture, or in several.
 
         Args:
-            images: a file, or (H, W, 3) uint8 BGR or (H, W) grey pixels; or several: a sequence of these, or an
-                array (N, H, W, 3).
+            images: a file, a Pillow image (turned as its EXIF says), or (H, W, 3) uint8 BGR or (H, W) grey pixels; or
+                several: a sequence of these, or an array (N, H, W, 3).
             confidence: instead of the detector's thresholds, one number or one a class.
 
         Returns:
@@ -118,15 +124,16 @@ class Detector:
         """
         limits = self.thresholds if confidence is None else _per_class(confidence, len(self.names))
         check_thresholds(limits, self._iou_threshold, self._max_detections)
-        if isinstance(images, str | Path) or (isinstance(images, np.ndarray) and images.ndim < 4):
-            return self._detect([as_pixels(images)], limits, self.network)[0]
+        one = not isinstance(images, Iterable) and hasattr(images, "convert")  # a Pillow image
+        if one or isinstance(images, str | Path) or (isinstance(images, np.ndarray) and images.ndim < 4):
+            return self._detect([pixels_of(images)], limits, self.network)[0]
         if not isinstance(images, Iterable):
             raise UsageError(f"images: expected a path, an array or several of them, got {type(images).__name__}")
         # One picture a call is the fastest on CPUs, and bounds the memory whatever is asked for.
         step = self.network.batch or 1
         pending, found = list(images), []
         for start in range(0, len(pending), step):
-            found += self._detect([as_pixels(one) for one in pending[start : start + step]], limits, self.network)
+            found += self._detect([pixels_of(one) for one in pending[start : start + step]], limits, self.network)
         return found
 
     def stream(
@@ -138,6 +145,7 @@ class Detector:
         queue: int = 4,
         drop_oldest: bool | None = None,
         reconnect: float = 60.0,
+        broken: Callable[[DataError], None] | None = None,
     ) -> Iterator[tuple[Frame, Detections]]:
         """Yield each frame of a source with what is found in it; see `visionlora.runtime.stream` for the options.
 
@@ -159,7 +167,14 @@ class Detector:
             return self._detect([pixels], self.thresholds, network)[0]
 
         return stream(
-            source, find, watch=watch, workers=workers, queue=queue, drop_oldest=drop_oldest, reconnect=reconnect
+            source,
+            find,
+            watch=watch,
+            workers=workers,
+            queue=queue,
+            drop_oldest=drop_oldest,
+            reconnect=reconnect,
+            broken=broken,
         )
 
     def _single_threaded(self) -> OnnxNetwork:
@@ -182,6 +197,7 @@ class Detector:
         prepared = time.perf_counter()
         predictions = network.run_pixels(batch) if network.takes_pixels else network(batch)
         predicted = time.perf_counter()
+        check_predictions(network, predictions)
         count, results = len(placed), []
         for prediction, (_, placement) in zip(predictions, placed, strict=True):
             begun = time.perf_counter()
@@ -191,9 +207,8 @@ class Detector:
                 confidence=limits,
                 iou_threshold=self._iou_threshold,
                 max_detections=self._max_detections,
+                agnostic=self._agnostic,
             )
-            if not (np.isfinite(prediction[4:].max()) and np.isfinite(found.boxes_xyxy).all()):
-                raise ModelError(f"{network.path}: the network gave values that are no numbers; its file is broken")
             boxes = placement.to_original(found.boxes_xyxy)
             timing = Timing(
                 prepare=(prepared - started) / count,
@@ -214,9 +229,11 @@ def _state_of(model: Path | str | OnnxNetwork) -> tuple[int, int, int] | None:
 
 
 def _per_class(confidence: float | Sequence[float], classes: int) -> tuple[float, ...]:
-    if isinstance(confidence, int | float):
-        return (float(confidence),) * classes
-    limits = tuple(float(one) for one in confidence)
+    limits = as_numbers(confidence)
+    if limits is None or limits.ndim > 1:
+        raise UsageError(f"confidence: expected a number in [0, 1], or one a class, got {confidence!r:.60}")
+    if limits.ndim == 0:
+        return (float(limits),) * classes
     if len(limits) != classes:
         raise UsageError(f"confidence: expected one number, or {classes}, one a class, got {len(limits)}")
-    return limits
+    return tuple(float(one) for one in limits)

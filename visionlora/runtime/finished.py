@@ -1,4 +1,4 @@
-"""Finished detections, as end-to-end files give them, in the form of a raw prediction."""
+"""Finished detections, as some files give them: told from raw predictions, checked, and brought into their form."""
 
 from __future__ import annotations
 
@@ -8,15 +8,92 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visionlora.errors import ModelError
+from visionlora.inference import SCORE_TOLERANCE
+from visionlora.runtime.description import Stated
+
+COLUMNS = 6
+"""x1, y1, x2, y2, score, class: raw predictions never have six columns, the smallest input has 21 anchors."""
+_ORDERED = 0.9
+"""Share of rows whose left is below their right and top above their bottom, for a file that does not say its form."""
+
+
+def is_finished(
+    path: Path, shape: tuple[int, ...], classes: int, stated: Stated, trials: list[NDArray[np.float32]]
+) -> bool:
+    """Return whether a file gives finished detections (n, boxes, 6) and not predictions (n, 4 + classes, anchors).
+
+    Args:
+        path: the file, for messages.
+        shape: of its output.
+        classes: how many class names it has.
+        stated: what its metadata says.
+        trials: outputs of some pictures; they decide where the metadata says nothing.
+
+    Raises:
+        ModelError: it gives neither, or what its metadata contradicts.
+    """
+    if len(shape) == 3 and shape[2] == COLUMNS:
+        if stated.finished is None:
+            if not _looks_finished(trials, classes):
+                raise ModelError(
+                    f"{path}: expected its six columns to be left, top, right, bottom, score and class, as Ultralytics "
+                    "and YOLOv10 write them; its metadata does not say so ('args' with nms, or 'end2end'), and its "
+                    "values are something else; export raw predictions "
+                    f"(n, {4 + classes}, anchors), as Ultralytics does without nms"
+                )
+            return True
+        if stated.finished and stated.head != "RTDETRDecoder":
+            return True
+    if stated.finished or len(shape) != 3 or shape[1] != 4 + classes:
+        raw = f"(n, {4 + classes}, anchors) for {classes} classes"
+        wanted = {None: f"{raw} or (n, boxes, 6)", True: "(n, boxes, 6), as its metadata says", False: raw}
+        raise ModelError(f"{path}: expected an output {wanted[stated.finished]}, got {shape}")
+    return False
 
 
 def one_hot(path: Path, rows: NDArray[np.float32], classes: int) -> NDArray[np.float32]:
-    """(n, boxes, 6) x1, y1, x2, y2, score, class -> (n, 4 + classes, boxes) as a raw prediction."""
-    class_ids = rows[:, :, 5].astype(np.int64)
-    if rows.shape[1] and (np.min(class_ids) < 0 or np.max(class_ids) >= classes):
-        raise ModelError(f"{path}: gave class id {np.min(class_ids)} to {np.max(class_ids)}, but has {classes} names")
+    """(n, boxes, 6) x1, y1, x2, y2, score, class -> (n, 4 + classes, boxes) as a raw prediction.
+
+    Raises:
+        ModelError: a row is no detection of one of the classes.
+    """
+    scores, ids = rows[:, :, 4], rows[:, :, 5]
+    if not np.isfinite(rows).all():
+        raise ModelError(f"{path}: the network gave values that are no numbers; its file is broken")
+    if rows.shape[1] and (np.min(ids) < 0 or np.max(ids) >= classes):
+        raise ModelError(f"{path}: gave class id {np.min(ids):g} to {np.max(ids):g}, but has {classes} names")
+    if (ids != np.floor(ids)).any() or (scores < -SCORE_TOLERANCE).any() or (scores > 1 + SCORE_TOLERANCE).any():
+        raise ModelError(
+            f"{path}: expected rows of left, top, right, bottom, score in [0, 1] and class, got such as "
+            f"{rows[0, 0].tolist()}; it gives something else than finished detections"
+        )
+    class_ids = ids.astype(np.int64)
     prediction = np.zeros((rows.shape[0], 4 + classes, rows.shape[1]), dtype=np.float32)
     prediction[:, 0:2] = ((rows[:, :, 0:2] + rows[:, :, 2:4]) / 2).transpose(0, 2, 1)
     prediction[:, 2:4] = (rows[:, :, 2:4] - rows[:, :, 0:2]).transpose(0, 2, 1)
     np.put_along_axis(prediction, 4 + class_ids[:, None, :], rows[:, None, :, 4], axis=1)
     return prediction
+
+
+def lowest_score(rows: NDArray[np.float32]) -> float:
+    """Return the lowest score above zero of finished rows; 1 where there is none."""
+    scores = rows[:, :, 4]
+    return float(np.min(scores, where=scores > 0, initial=1.0))
+
+
+def _looks_finished(trials: list[NDArray[np.float32]], classes: int) -> bool:
+    """Whether every row of some outputs can be a finished detection, best first, and at least one is."""
+    rows = np.concatenate([output.reshape(-1, COLUMNS) for output in trials])
+    found = rows[rows[:, 4] != 0]
+    if not len(found) or not np.isfinite(rows).all():
+        return False
+    ids = rows[:, 5]
+    ordered = (found[:, 0] < found[:, 2]) & (found[:, 1] < found[:, 3])
+    return bool(
+        (ids == np.floor(ids)).all()
+        and 0 <= ids.min() <= ids.max() < classes
+        and (found[:, 4] > 0).all()
+        and found[:, 4].max() <= 1 + SCORE_TOLERANCE
+        and ordered.mean() >= _ORDERED
+        and all((np.diff(picture[:, 4]) <= 0).all() for output in trials for picture in output)
+    )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import glob
 import logging
 import os
+import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -17,20 +17,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visionlora.errors import DataError, UsageError
-from visionlora.preprocess import IMAGE_SUFFIXES, as_pixels
+from visionlora.preprocess import IMAGE_SUFFIXES
+from visionlora.runtime.pictures import download_picture, find_images, pixels_of
+from visionlora.runtime.video import DamagedVideo, colour, is_live, is_picture_address, open_capture, read_video
+from visionlora.text import printable
 
 Source: TypeAlias = Path | str | int | Iterable[Path | str | NDArray[np.uint8]]
 """A picture, a folder, a pattern, a video file, a camera's number or address; or pictures one after the other."""
 _LOG = logging.getLogger(__name__)
 _SETTLE = 0.2
 """Seconds for which a file in a watched folder must not change before it counts as written."""
-_TIMEOUT = 5.0
-"""Seconds after which a network camera that is silent counts as lost."""
 _RETRY = (0.2, 5.0)
 """Seconds between attempts to reach a lost camera again: the first, and the longest; each is twice the one before."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Frame:
     """One picture of a stream.
 
@@ -38,7 +39,7 @@ class Frame:
         pixels: (H, W, 3) uint8 BGR.
         source: the file, the camera's address, or `frame` for pixels of the caller's own.
         index: its number in the source, from 0; numbers that are missing were dropped or could not be read.
-        seconds: its place in a video file; the Unix time at which it came otherwise.
+        seconds: its own place in a video; the Unix time at which it came otherwise.
     """
 
     pixels: NDArray[np.uint8]
@@ -46,46 +47,40 @@ class Frame:
     index: int
     seconds: float
 
+    def __repr__(self) -> str:
+        height, width = self.pixels.shape[:2]
+        return f"Frame({printable(self.source)!r}, {self.index}, {self.seconds:.3f} s, {width} x {height})"
+
+    def _repr_png_(self) -> bytes:
+        """The picture, for a notebook."""
+        return cv2.imencode(".png", self.pixels)[1].tobytes()
+
 
 Pending: TypeAlias = Callable[[], Frame]
 """A frame that is not decoded yet, so that a worker can do it."""
 Stopping: TypeAlias = Callable[[], bool]
 
 
-def find_images(source: Path | str) -> list[Path]:
-    """Return the images that a path, a folder or a glob pattern names, sorted.
-
-    Raises:
-        DataError: there is none.
-    """
-    path = Path(source)
-    if not path.exists() and not glob.has_magic(str(source)):
-        raise DataError(f"{source}: it does not exist; expected an image, a folder of images, a pattern or a video")
-    if path.is_dir():
-        images = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
-    elif path.is_file():
-        images = [path]
-    else:
-        found = (Path(name) for name in glob.glob(str(source), recursive=True))
-        images = sorted(file for file in found if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
-    if not images:
-        raise DataError(f"{source}: expected an image, a folder of images or a pattern, found no image")
-    return images
-
-
 def is_camera(source: Source) -> bool:
-    """Whether frames come from a camera: its number, its address with `://`, or a device such as `/dev/video0`."""
+    """Whether frames come from a camera: its number, a live address, or a device such as `/dev/video0`.
+
+    An address (with `://`) is live unless it ends like a picture or a video (`http://host/clip.mp4`), or its server
+    says that it is one.
+    """
     if isinstance(source, str):
-        numbered = source.isdecimal() and not Path(source).exists()
-        return numbered or "://" in source or source.startswith("/dev/video")
+        if "://" in source:
+            return is_live(source)
+        return (source.isdecimal() and not os.path.exists(source)) or source.startswith("/dev/video")
     return isinstance(source, int)
 
 
 def is_video(source: Source) -> bool:
-    """Whether frames come from a video file: any file that is no picture."""
-    if not isinstance(source, str | Path) or is_camera(source):
+    """Whether frames come from a video: any file that is no picture, or what an address gives that is not live."""
+    if not isinstance(source, str | Path):
         return False
-    return Path(source).is_file() and Path(source).suffix.lower() not in IMAGE_SUFFIXES
+    if "://" in str(source):
+        return isinstance(source, str) and not is_camera(source)
+    return os.path.isfile(source) and Path(source).suffix.lower() not in IMAGE_SUFFIXES and not is_camera(source)
 
 
 def open_source(source: Source, *, watch: bool, reconnect: float, stopping: Stopping) -> Iterator[Pending]:
@@ -108,7 +103,9 @@ def open_source(source: Source, *, watch: bool, reconnect: float, stopping: Stop
     if isinstance(source, int) or (isinstance(source, str) and is_camera(source)):
         return _camera(source, reconnect, stopping)
     if isinstance(source, str | Path):
-        return _video(Path(source)) if is_video(source) else _pictures(find_images(source))
+        if isinstance(source, str) and "://" in source:
+            return _fetched(source) if is_picture_address(source) else _video(source)
+        return _video(str(source)) if is_video(source) else _pictures(find_images(source))
     if not isinstance(source, Iterable) or isinstance(source, bytes):
         raise UsageError(f"source: expected a path, a camera or pictures, got {type(source).__name__}")
     return _pictures(source)
@@ -121,7 +118,11 @@ def _pictures(pictures: Iterable[Any]) -> Iterator[Pending]:
 
 def _read(picture: Any, index: int) -> Frame:
     name = str(picture) if isinstance(picture, str | Path) else "frame"
-    return Frame(as_pixels(picture), name, index, time.time())
+    return Frame(pixels_of(picture), name, index, time.time())
+
+
+def _fetched(address: str) -> Iterator[Pending]:
+    yield lambda: Frame(download_picture(address), address, 0, time.time())
 
 
 def _watched(folder: Path, stopping: Stopping) -> Iterator[Pending]:
@@ -163,27 +164,25 @@ def _listing(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 def _state(entry: os.DirEntry[str]) -> tuple[int, int] | None:
+    """Its size and time of change; None for what is no regular file: a pipe would be waited for without end."""
     try:
         state = entry.stat()
-    except FileNotFoundError:  # taken away meanwhile
+    except OSError:  # taken away meanwhile, or a link to nothing or to itself
         return None
-    return state.st_size, state.st_mtime_ns
+    return (state.st_size, state.st_mtime_ns) if stat.S_ISREG(state.st_mode) else None
 
 
-def _video(path: Path) -> Iterator[Pending]:
-    capture, index = cv2.VideoCapture(str(path)), 0
-    try:
-        while capture.isOpened():
-            seconds = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-            good, pixels = capture.read()
-            if not good:
-                break
-            yield partial(Frame, _colour(pixels), str(path), index, seconds)
-            index += 1
-    finally:
-        capture.release()
-    if index == 0:
-        raise DataError(f"{path}: expected a picture or a video, got a file that OpenCV cannot read")
+def _video(source: str) -> Iterator[Pending]:
+    for one in read_video(source):
+        if isinstance(one, DamagedVideo):
+            yield partial(_fail, one)
+        else:
+            index, seconds, pixels = one
+            yield partial(Frame, pixels, source, index, seconds)
+
+
+def _fail(error: DataError) -> Frame:
+    raise error
 
 
 def _camera(source: int | str, reconnect: float, stopping: Stopping) -> Iterator[Pending]:
@@ -196,7 +195,7 @@ def _camera(source: int | str, reconnect: float, stopping: Stopping) -> Iterator
         while not stopping():
             good, pixels = capture.read()
             if good:
-                yield partial(Frame, _colour(pixels), str(source), index, time.time())
+                yield partial(Frame, colour(pixels), str(source), index, time.time())
                 index += 1
                 continue
             capture.release()
@@ -206,11 +205,7 @@ def _camera(source: int | str, reconnect: float, stopping: Stopping) -> Iterator
 
 
 def _open_camera(source: int | str) -> cv2.VideoCapture:
-    if isinstance(source, str) and "://" in source:
-        milliseconds = int(1000 * _TIMEOUT)
-        limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, milliseconds, cv2.CAP_PROP_READ_TIMEOUT_MSEC, milliseconds]
-        return cv2.VideoCapture(source, cv2.CAP_FFMPEG, limits)
-    return cv2.VideoCapture(int(source) if isinstance(source, str) and source.isdecimal() else source)
+    return open_capture(int(source) if isinstance(source, str) and source.isdecimal() else source)
 
 
 def _reopen_camera(source: int | str, reconnect: float, stopping: Stopping) -> cv2.VideoCapture:
@@ -231,8 +226,3 @@ def _reopen_camera(source: int | str, reconnect: float, stopping: Stopping) -> c
         while time.monotonic() < wake and not stopping():
             time.sleep(0.05)
         pause = min(2 * pause, _RETRY[1])
-
-
-def _colour(pixels: Any) -> NDArray[np.uint8]:
-    """Some drivers give grey frames."""
-    return as_pixels(pixels[:, :, 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)

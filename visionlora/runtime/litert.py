@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visionlora.errors import ModelError, UsageError
+from visionlora.parsing import parse_json
 from visionlora.runtime.batch import check_batch
+from visionlora.text import class_names
+
+_MAX_METADATA_BYTES = 4 << 20
 
 
 class LiteRtNetwork:
     """A detector in a `.tflite` file that visionlora exported.
 
     Attributes:
+        path: the file.
         names: one name a class.
         image_size: side of the square input in pixels.
         nms: whether its predictions need non-maximum suppression.
@@ -37,26 +42,36 @@ class LiteRtNetwork:
         """
         if threads is not None and threads < 1:
             raise UsageError(f"threads: expected at least 1, got {threads}")
-        self._path = Path(path)
-        self.metadata = read_card(self._path)
-        self.names, self.nms = tuple(self.metadata["names"]), bool(self.metadata["nms"])
+        self.path = Path(path)
+        self.metadata = read_card(self.path)
+        self.names, self.nms = class_names(self.metadata["names"]), bool(self.metadata["nms"])
         self.image_size = int(self.metadata["preprocessing"]["image_size"])
-        self._interpreter = _load(self._path, threads)
+        self._interpreter = _load(self.path, threads)
         self._input = self._interpreter.get_input_details()[0]["index"]
         self._output = self._interpreter.get_output_details()[0]["index"]
+        shape = self._run(np.zeros((1, 3, self.image_size, self.image_size), dtype=np.float32)).shape
+        if len(shape) != 3 or shape[1] != 4 + len(self.names):
+            raise ModelError(
+                f"{path}: expected an output (1, {4 + len(self.names)}, anchors) for {len(self.names)} classes, "
+                f"got {shape}"
+            )
 
     def __call__(self, batch: NDArray[np.float32], /) -> NDArray[np.float32]:
         """Map (n, 3, S, S) RGB in [0, 1] to (n, 4 + classes, anchors): cx, cy, w, h in pixels, then scores.
 
         Raises:
             UsageError: `batch` is not of this shape.
+            ModelError: LiteRT fails on the graph.
         """
-        check_batch(self._path, batch, self.image_size)
+        check_batch(self.path, batch, self.image_size)
         return np.concatenate([self._run(picture[None]) for picture in batch])
 
     def _run(self, picture: NDArray[np.float32]) -> NDArray[np.float32]:
-        self._interpreter.set_tensor(self._input, np.ascontiguousarray(picture, dtype=np.float32))
-        self._interpreter.invoke()
+        try:
+            self._interpreter.set_tensor(self._input, np.ascontiguousarray(picture, dtype=np.float32))
+            self._interpreter.invoke()
+        except (RuntimeError, ValueError) as error:
+            raise ModelError(f"{self.path}: LiteRT cannot run it: {' '.join(str(error).split())}") from error
         return self._interpreter.get_tensor(self._output)
 
 
@@ -69,9 +84,25 @@ def read_card(path: Path) -> Any:
     if not path.is_file():
         raise ModelError(f"{path}: expected a LiteRT file, found none")
     try:
-        with zipfile.ZipFile(path) as archive:
-            return json.loads(json.loads(archive.read("metadata.json"))["visionlora"])
-    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+        with zipfile.ZipFile(path) as archive, archive.open("metadata.json") as entry:
+            fields = parse_json(entry.read(_MAX_METADATA_BYTES))  # cut there, it is no JSON
+        card = parse_json(fields["visionlora"])
+        class_names(card["names"]), card["nms"]
+        if type(card["preprocessing"]["image_size"]) is not int or card["preprocessing"]["image_size"] < 1:
+            raise ValueError("expected image_size to be a number of pixels")
+        return card
+    # A damaged archive fails in many ways: NotImplementedError, EOFError and zlib's error among them.
+    except (
+        OSError,
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+        LookupError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise ModelError(f"{path}: expected a LiteRT file that visionlora exported: {error!r}") from error
 
 

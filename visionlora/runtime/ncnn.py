@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 
 from visionlora.errors import ModelError, UsageError
 from visionlora.runtime.batch import check_batch
-from visionlora.runtime.description import described_beside
+from visionlora.runtime.description import Stated, described_beside
 
 
 class NcnnNetwork:
     """A detector in an ncnn file (`.param` with its `.bin`) beside its description.
 
     Attributes:
+        path: the file.
         names: one name a class.
         image_size: side of the square input in pixels.
         nms: whether its predictions need non-maximum suppression.
@@ -38,16 +39,17 @@ class NcnnNetwork:
         """
         if threads is not None and threads < 1:
             raise UsageError(f"threads: expected at least 1, got {threads}")
-        self._path = Path(path)
-        described = described_beside(self._path)
+        self.path = Path(path)
+        described = described_beside(self.path)
         self.names, self.image_size, self.metadata = described.names, described.image_size, described.card
-        self._library, self._net = _load(self._path, threads)
+        self._library, self._net = _load(self.path, threads)
         self._input, self._output = self._net.input_names()[0], self._net.output_names()[0]
-        found = self._run(np.zeros((3, self.image_size, self.image_size), dtype=np.float32)).shape
-        if len(found) != 2 or found[0] != 4 + len(self.names):
+        shape = self._run(np.zeros((3, self.image_size, self.image_size), dtype=np.float32)).shape
+        says = described.stated if self.metadata is None else Stated()
+        if says.finished or len(shape) != 2 or shape[0] != 4 + len(self.names):
             raise ModelError(
                 f"{path}: expected an output ({4 + len(self.names)}, anchors) for {len(self.names)} classes, "
-                f"got {found}"
+                f"got {'finished detections' if says.finished else shape}"
             )
 
     def __call__(self, batch: NDArray[np.float32], /) -> NDArray[np.float32]:
@@ -57,7 +59,7 @@ class NcnnNetwork:
             UsageError: `batch` is not of this shape.
             ModelError: ncnn fails on the graph.
         """
-        check_batch(self._path, batch, self.image_size)
+        check_batch(self.path, batch, self.image_size)
         return np.stack([self._run(picture) for picture in batch])
 
     def _run(self, picture: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -67,7 +69,7 @@ class NcnnNetwork:
         extractor.input(self._input, self._library.Mat(pixels))
         failed, output = extractor.extract(self._output)
         if failed:
-            raise ModelError(f"{self._path}: ncnn cannot run it (code {failed})")
+            raise ModelError(f"{self.path}: ncnn cannot run it (code {failed})")
         return np.array(output, dtype=np.float32)
 
 

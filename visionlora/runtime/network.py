@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,10 +14,13 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort
 
 from visionlora.cards import PREPROCESSING
 from visionlora.errors import ModelError, UsageError
+from visionlora.parsing import parse_json, parse_literal
 from visionlora.runtime.batch import check_batch, run_in_steps
-from visionlora.runtime.finished import one_hot
+from visionlora.runtime.description import Stated, stated
+from visionlora.runtime.finished import COLUMNS, is_finished, lowest_score, one_hot
 from visionlora.runtime.providers import Provider, Providers, check_started, resolve_providers
 from visionlora.seal import check_entry, is_sealed
+from visionlora.text import class_names
 
 ORT_ERRORS = (
     ort.EPFail,
@@ -47,7 +48,11 @@ class OnnxNetwork:
         path: the file.
         names: one name a class.
         image_size: side of the square input in pixels.
-        batch: how many pictures the file takes at once; None for any number.
+        batch: how many pictures the file is given at once: as its graph fixes it, or else as the metadata of a foreign
+            file says, 1 where it does not; None for any number.
+        cut: the confidence below which the file itself has dropped boxes, so that no lower score is ever found; None
+            where it drops none. It is what the metadata says, or else Ultralytics' default, and never above a score
+            that the file has given.
         nms: whether its predictions need non-maximum suppression.
         thresholds: the lowest score that counts of each class, as the file states them; None where it does not.
         metadata: the parsed `visionlora` entry of the file's metadata; None for a file of another maker.
@@ -97,11 +102,15 @@ class OnnxNetwork:
         if self.takes_pixels and len(shape) == 4:
             shape = [shape[0], shape[3], *shape[1:3]]
         self.image_size = _image_size(self.path, shape, properties, self.metadata)
+        says = _stated(self.path, properties) if self.metadata is None else Stated(finished=False)
         self.batch: int | None = shape[0] if isinstance(shape[0], int) else None
+        if self.batch is None and self.metadata is None:
+            self.batch = says.batch or 1  # suppression inside a graph is unrolled for this number of pictures
         needed = 4 * (self.batch or 1) * 3 * self.image_size**2
         if needed > MAX_INPUT_BYTES:
             raise ModelError(f"{path}: expected an input of at most {MAX_INPUT_BYTES} bytes, its graph wants {needed}")
-        self._end_to_end = self._has_end_to_end_output(outputs[0].shape)
+        self._end_to_end = self._has_end_to_end_output(outputs[0].shape, says)
+        self.cut = says.cut if self._end_to_end else None
         self.nms = bool(self.metadata["nms"]) if self.metadata else not self._end_to_end
 
     def __call__(self, batch: NDArray[np.float32], /) -> NDArray[np.float32]:
@@ -144,6 +153,8 @@ class OnnxNetwork:
         batch = np.ascontiguousarray(batch, dtype=self._input_type)
         output = run_in_steps(self._run, batch, self.batch)
         if self._end_to_end:
+            if self.cut is not None:
+                self.cut = min(self.cut, lowest_score(output))
             return one_hot(self.path, output, len(self.names))
         if output.shape[1] != 4 + len(self.names):
             raise ModelError(
@@ -165,22 +176,18 @@ class OnnxNetwork:
         shape = (side, side, 3) if self.takes_pixels else (3, side, side)
         return np.zeros((self.batch or 1, *shape), dtype=self._input_type)
 
-    def _has_end_to_end_output(self, shape: list[Any]) -> bool:
-        """Whether rows are finished detections (n, boxes, 6) and not raw predictions (n, 4 + classes, anchors).
-
-        Six anchors are impossible (the smallest input has 21), so six columns are a finished detection's: the
-        criterion that Ultralytics uses too. A file of ours never has them.
-        """
-        if len(shape) != 3 or not all(isinstance(size, int) for size in shape[1:]):
-            shape = list(self._run(self._blank()).shape)
-        if len(shape) == 3 and shape[2] == 6 and self.metadata is None:
-            return True
-        if len(shape) != 3 or shape[1] != 4 + len(self.names):
-            raise ModelError(
-                f"{self.path}: expected an output (n, {4 + len(self.names)}, anchors) for {len(self.names)} classes "
-                f"or (n, boxes, 6), got {tuple(shape)}"
-            )
-        return False
+    def _has_end_to_end_output(self, shape: list[Any], says: Stated) -> bool:
+        """Whether rows are finished detections (n, boxes, 6) and not raw predictions (n, 4 + classes, anchors)."""
+        trials: list[NDArray[np.float32]] = []
+        known = len(shape) == 3 and all(isinstance(size, int) for size in shape[1:])
+        if not known or (shape[2] == COLUMNS and says.finished is None):
+            blank = self._blank()
+            noise = np.random.default_rng(0).random(blank.shape, dtype=np.float32)
+            if self.takes_pixels:
+                noise = noise * 255
+            trials = [self._run(blank), self._run(noise.astype(blank.dtype))]
+            shape = list(trials[0].shape)
+        return is_finished(self.path, tuple(shape), len(self.names), says, trials)
 
 
 def _open_session(
@@ -215,12 +222,12 @@ def _own_metadata(path: Path, properties: Mapping[str, str]) -> dict[str, Any] |
     if "visionlora" not in properties:
         return None
     try:
-        metadata = json.loads(properties["visionlora"])
+        metadata = parse_json(properties["visionlora"])
         version, preprocessing = metadata["format"], dict(metadata["preprocessing"])
         complete = isinstance(metadata["names"], list) and isinstance(metadata["nms"], bool)
-        complete = complete and all(isinstance(name, str) for name in metadata["names"])
-        complete = complete and isinstance(preprocessing.pop("image_size"), int)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        complete = complete and type(preprocessing.pop("image_size")) is int
+        class_names(metadata["names"])
+    except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path}: its visionlora metadata is broken: {error!r}") from error
     if version != 1:
         raise ModelError(f"{path}: expected format 1, got {version}; use the visionlora version that made the file")
@@ -235,14 +242,20 @@ def _names(path: Path, properties: Mapping[str, str], metadata: dict[str, Any] |
     if metadata is not None:
         return tuple(metadata["names"])
     try:
-        names = ast.literal_eval(properties["names"])
-        ordered = [names[i] for i in range(len(names))]
-    except (KeyError, ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
+        return class_names(parse_literal(properties["names"]))
+    except (KeyError, ValueError) as error:
+        reason = "" if isinstance(error, KeyError) else f" ({error})"
         raise ModelError(
-            f"{path}: expected class names in the file's metadata, as visionlora and Ultralytics write them; add them: "
-            "model.metadata_props.add(key='names', value=\"{0: 'scratch', 1: 'pit'}\")"
+            f"{path}: expected class names in the file's metadata, as visionlora and Ultralytics write them{reason}; "
+            "add them: model.metadata_props.add(key='names', value=\"{0: 'scratch', 1: 'pit'}\")"
         ) from error
-    return tuple(str(name) for name in ordered)
+
+
+def _stated(path: Path, properties: Mapping[str, str]) -> Stated:
+    try:
+        return stated(properties)
+    except ValueError as error:
+        raise ModelError(f"{path}: its metadata is broken: {error}") from error
 
 
 def _thresholds(path: Path, metadata: dict[str, Any] | None) -> tuple[float, ...] | None:
@@ -262,11 +275,11 @@ def _image_size(path: Path, shape: list[Any], properties: Mapping[str, str], met
     if len(shape) == 4 and not all(isinstance(side, int) for side in size):
         try:
             size = (
-                ast.literal_eval(properties["imgsz"])
+                parse_literal(properties["imgsz"])
                 if metadata is None
                 else [metadata["preprocessing"]["image_size"]] * 2
             )
-        except (KeyError, ValueError, SyntaxError, RecursionError, MemoryError) as error:
+        except (KeyError, ValueError) as error:
             raise ModelError(
                 f"{path}: neither its graph nor its metadata ('imgsz') says the size of the input"
             ) from error

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from visionlora.errors import ModelError, UsageError
 from visionlora.runtime.batch import check_batch, run_in_steps
-from visionlora.runtime.description import described_beside, described_inside
-from visionlora.runtime.finished import one_hot
+from visionlora.runtime.description import Stated, described_beside, described_inside
+from visionlora.runtime.finished import is_finished, lowest_score, one_hot
 
 
 class OpenVinoNetwork:
@@ -20,8 +20,10 @@ class OpenVinoNetwork:
     It runs in the precision that OpenVINO chooses for this processor, as it would when deployed.
 
     Attributes:
+        path: the file.
         names: one name a class.
         image_size: side of the square input in pixels.
+        batch, cut: as those of `OnnxNetwork`.
         nms: whether its predictions need non-maximum suppression.
         metadata: the card that visionlora wrote; None for a file of another maker.
     """
@@ -38,21 +40,21 @@ class OpenVinoNetwork:
             ModelError: OpenVINO is not installed, or a file is missing or broken, or of another task.
             UsageError: `threads` is below 1.
         """
-        self._path = Path(path)
-        described = (described_inside if self._path.suffix == ".onnx" else described_beside)(self._path)
+        self.path = Path(path)
+        described = (described_inside if self.path.suffix == ".onnx" else described_beside)(self.path)
         self.names, self.image_size, self.metadata = described.names, described.image_size, described.card
-        self._compiled = _compile(self._path, threads, float32=float32)
+        says = described.stated if self.metadata is None else Stated(finished=False)
+        self._compiled = _compile(self.path, threads, float32=float32)
         shape = self._compiled.input(0).partial_shape
-        self._batch: int | None = shape[0].get_length() if shape[0].is_static else None
-        blank = np.zeros((self._batch or 1, 3, self.image_size, self.image_size), dtype=np.float32)
-        found = self._run(blank).shape
-        # Six anchors are impossible, so six columns are a finished detection's: Ultralytics' own criterion.
-        self._end_to_end = len(found) == 3 and found[2] == 6
-        if not self._end_to_end and (len(found) != 3 or found[1] != 4 + len(self.names)):
-            raise ModelError(
-                f"{path}: expected an output (n, {4 + len(self.names)}, anchors) for {len(self.names)} classes "
-                f"or (n, boxes, 6), got {found}"
-            )
+        self.batch: int | None = shape[0].get_length() if shape.rank.is_static and shape[0].is_static else None
+        if self.batch is None and self.metadata is None:
+            self.batch = says.batch or 1  # suppression inside a graph is unrolled for this number of pictures
+        side = self.image_size
+        blank = np.zeros((self.batch or 1, 3, side, side), dtype=np.float32)
+        noise = np.random.default_rng(0).random(blank.shape, dtype=np.float32)
+        trials = [self._run(blank), self._run(noise)]
+        self._end_to_end = is_finished(self.path, trials[0].shape, len(self.names), says, trials)
+        self.cut = says.cut if self._end_to_end else None
         self.nms = not self._end_to_end
 
     def __call__(self, batch: NDArray[np.float32], /) -> NDArray[np.float32]:
@@ -62,15 +64,21 @@ class OpenVinoNetwork:
             UsageError: `batch` is not of this shape.
             ModelError: OpenVINO fails on the graph.
         """
-        check_batch(self._path, batch, self.image_size)
-        output = run_in_steps(self._run, batch, self._batch)
-        return one_hot(self._path, output, len(self.names)) if self._end_to_end else output
+        check_batch(self.path, batch, self.image_size)
+        output = run_in_steps(self._run, batch, self.batch)
+        if not self._end_to_end:
+            return output
+        if self.cut is not None:
+            self.cut = min(self.cut, lowest_score(output))
+        return one_hot(self.path, output, len(self.names))
 
     def _run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         try:
             output = self._compiled(np.ascontiguousarray(batch))[0]
         except RuntimeError as error:  # all of OpenVINO's errors are
-            raise ModelError(f"{self._path}: OpenVINO cannot run it: {' '.join(str(error).split())}") from error
+            raise ModelError(f"{self.path}: OpenVINO cannot run it: {' '.join(str(error).split())}") from error
+        if not len(output) == len(batch):  # a graph need not give what it declares
+            raise ModelError(f"{self.path}: expected an output of {len(batch)} pictures, got {output.shape}")
         return np.array(output, dtype=np.float32)  # a copy: the next call writes into the same memory
 
 

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -17,12 +18,15 @@ from numpy.typing import NDArray
 from visionlora.detections import Detections
 from visionlora.errors import DataError, UsageError
 from visionlora.runtime.frames import Frame, Pending, Source, is_camera, open_source
+from visionlora.runtime.video import DamagedVideo
+from visionlora.text import printable
 
 _LOG = logging.getLogger(__name__)
 _WAIT = 0.1
 """Seconds after which a waiting thread looks whether a signal has stopped the stream: its handler may take no lock."""
-_READER_PATIENCE = 1.0
-"""Seconds to wait for the reader at the end; one that hangs in a camera's driver is left behind."""
+_PATIENCE = 2.0
+"""Seconds to wait at the end for threads and for frames in work; one that hangs in a camera's driver or on a share
+that is gone is left behind."""
 
 
 def stream(
@@ -34,6 +38,7 @@ def stream(
     queue: int = 4,
     drop_oldest: bool | None = None,
     reconnect: float = 60.0,
+    broken: Callable[[DataError], None] | None = None,
 ) -> Iterator[tuple[Frame, Detections]]:
     """Yield each frame of a source with what `find` finds in it, in the order of the frames.
 
@@ -53,9 +58,13 @@ def stream(
         drop_oldest: where the queue is full, drop the frame that has waited longest, and do not let the source wait;
             None: for cameras.
         reconnect: seconds for which to try to reach a camera again that is lost.
+        broken: called, in the order of the frames, with the error of each picture or part of a video that cannot be
+            read, which is then left out. None: a picture ends the stream, but for one of a watched folder, which is
+            logged, as is a part of a video.
 
     Raises:
-        DataError: there is nothing to read, or a frame cannot be read; or a camera is gone for longer than `reconnect`.
+        DataError: there is nothing to read, or a picture cannot be read and `broken` is None; or a camera is gone for
+            longer than `reconnect`.
         UsageError: `workers` or `queue` is below 1, or `source` is nothing that frames come from.
     """
     workers = available_cores() if workers is None else workers
@@ -65,9 +74,14 @@ def stream(
     if problems:
         raise UsageError("; ".join(problems))
     drop = is_camera(source) if drop_oldest is None else drop_oldest
-    line = _Line(queue, in_work=workers if drop else 2 * workers, drop_oldest=drop, skip_broken=watch)
+    broken = _log if broken is None and watch else broken
+    line = _Line(queue, in_work=workers if drop else 2 * workers, drop_oldest=drop, broken=broken)
     pending = open_source(source, watch=watch, reconnect=reconnect, stopping=lambda: line.stopped)
     return _results(line, pending, find, workers)
+
+
+def _log(error: DataError) -> None:
+    _LOG.warning("%s", printable(error))
 
 
 def available_cores() -> int:
@@ -87,23 +101,25 @@ def _results(
             yield from line.results()
         finally:
             line.stop()
-            for thread in threads:
-                thread.join()
-            reader.join(_READER_PATIENCE)
+            deadline = time.monotonic() + _PATIENCE
+            for thread in (*threads, reader):
+                thread.join(max(deadline - time.monotonic(), 0))
 
 
 class _Line:
     """Frames between one reader, some workers and one consumer; everything it holds is guarded by `_changed`."""
 
-    def __init__(self, queue: int, *, in_work: int, drop_oldest: bool, skip_broken: bool) -> None:
+    def __init__(
+        self, queue: int, *, in_work: int, drop_oldest: bool, broken: Callable[[DataError], None] | None
+    ) -> None:
         self.stopped = False
         self._ended = False
         self._failure: BaseException | None = None
         self._queue, self._in_work = queue, in_work
-        self._drop_oldest, self._skip_broken = drop_oldest, skip_broken
+        self._drop_oldest, self._broken = drop_oldest, broken
         self._changed = threading.Condition()
         self._waiting: deque[Pending] = deque()
-        self._taken: deque[Future[tuple[Frame, Detections] | None]] = deque()
+        self._taken: deque[Future[tuple[Frame, Detections] | DataError]] = deque()
 
     def stop(self) -> None:
         with self._changed:
@@ -144,7 +160,7 @@ class _Line:
                     self._changed.wait(_WAIT)
                 if self.stopped:
                     return
-                pending, future = self._waiting.popleft(), Future[tuple[Frame, Detections] | None]()
+                pending, future = self._waiting.popleft(), Future[tuple[Frame, Detections] | DataError]()
                 self._taken.append(future)
                 self._changed.notify_all()
             try:
@@ -156,31 +172,46 @@ class _Line:
 
     def _found(
         self, pending: Pending, find: Callable[[NDArray[np.uint8]], Detections]
-    ) -> tuple[Frame, Detections] | None:
+    ) -> tuple[Frame, Detections] | DataError:
         try:
             frame = pending()
         except DataError as error:
-            if not self._skip_broken:
+            if self._broken is None and not isinstance(error, DamagedVideo):
                 raise
-            _LOG.warning("%s", error)
-            return None
+            return error
         return frame, find(frame.pixels)
 
     def results(self) -> Iterator[tuple[Frame, Detections]]:
         """What the workers found, in the order of the frames."""
         while True:
-            with self._changed:
-                while not (self._taken and self._taken[0].done()):
-                    if not self._taken and (self.stopped or (self._ended and not self._waiting)):
-                        if self._failure is not None:
-                            raise self._failure
-                        return
-                    self._changed.wait(_WAIT)
-                future = self._taken.popleft()
-                self._changed.notify_all()
+            future = self._next()
+            if future is None:
+                return
             result = future.result()
-            if result is not None:
+            if isinstance(result, DataError):
+                (self._broken or _log)(result)
+            else:
                 yield result
+
+    def _next(self) -> Future[tuple[Frame, Detections] | DataError] | None:
+        """Wait for the oldest frame in work; None where there is none any more, or it hangs after the end."""
+        deadline = None
+        with self._changed:
+            while not (self._taken and self._taken[0].done()):
+                if not self._taken and (self.stopped or (self._ended and not self._waiting)):
+                    if self._failure is not None:
+                        raise self._failure
+                    return None
+                if self.stopped:
+                    deadline = time.monotonic() + _PATIENCE if deadline is None else deadline
+                    if time.monotonic() > deadline:
+                        _LOG.warning(
+                            "%d frames in work were given up: reading or finding takes too long", len(self._taken)
+                        )
+                        return None
+                self._changed.wait(_WAIT)
+            self._changed.notify_all()
+            return self._taken.popleft()
 
 
 @contextmanager

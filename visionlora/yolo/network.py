@@ -67,6 +67,7 @@ class TorchNetwork:
     ) -> None:
         if "," in device:
             raise UsageError(f"--device {device}: one GPU runs a detector; give one number, such as 0")
+        self.path = Path(path) if adapter is None else Path(adapter)
         base = self._base = load_base(path)
         own_size = base.image_size
         if adapter is not None:
