@@ -19,6 +19,7 @@ import psutil
 from visionlora import errors
 from visionlora.errors import ModelError
 from visionlora.evaluation.models import ModelSpec
+from visionlora.evaluation.timing import busy_seconds
 
 _ROOT = Path(__file__).parents[2]
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -91,11 +92,11 @@ class Contestant:
         Raises:
             ModelError: the runtime fails on the graph, or the process died.
         """
-        before, started = _busy_seconds(), time.perf_counter()
+        before, started = busy_seconds(), time.perf_counter()
         self._handle.resume()
         answer = self._ask({"turn": {"calls": calls, "warm_up": warm_up}})
         self._handle.suspend()
-        busy, seconds = _busy_seconds() - before, time.perf_counter() - started
+        busy, seconds = busy_seconds() - before, time.perf_counter() - started
         self.turns.network.append(answer["network"])
         self.turns.frames.append(answer["frames"])
         self.turns.other_load.append((busy - answer["cpu"]) / seconds)
@@ -130,10 +131,3 @@ class Contestant:
         if "error" in answer:
             raise getattr(errors, answer["error"])(answer["message"])
         return answer
-
-
-def _busy_seconds() -> float:
-    """Processor time that the whole machine has spent on anything, also for other machines (steal)."""
-    times = psutil.cpu_times()
-    # guest time is in user time already
-    return times.user + times.system + sum(getattr(times, name, 0.0) for name in ("nice", "irq", "softirq", "steal"))

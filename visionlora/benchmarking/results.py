@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from visionlora.evaluation.machine import Machine
-from visionlora.evaluation.markdown import code, markdown_table
-from visionlora.evaluation.words import megabytes
+from visionlora.evaluation.markdown import markdown_table
+from visionlora.evaluation.words import code, megabytes
 
 FORMAT = 1
 

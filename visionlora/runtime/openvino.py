@@ -24,7 +24,11 @@ class OpenVinoNetwork:
         image_size: side of the square input in pixels.
         nms: whether its predictions need non-maximum suppression.
         metadata: the card that visionlora wrote; None for a file of another maker.
+        batch: how many pictures the file takes at once; None for any number.
+        precision: what OpenVINO computes in here where it may choose, such as `bf16` on processors with AMX.
     """
+
+    cut: float | None = None
 
     def __init__(self, path: Path | str, *, threads: int | None = None, float32: bool = False) -> None:
         """Load a file.
@@ -42,9 +46,10 @@ class OpenVinoNetwork:
         described = (described_inside if self._path.suffix == ".onnx" else described_beside)(self._path)
         self.names, self.image_size, self.metadata = described.names, described.image_size, described.card
         self._compiled = _compile(self._path, threads, float32=float32)
+        self.precision: str | None = self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         shape = self._compiled.input(0).partial_shape
-        self._batch: int | None = shape[0].get_length() if shape[0].is_static else None
-        blank = np.zeros((self._batch or 1, 3, self.image_size, self.image_size), dtype=np.float32)
+        self.batch: int | None = shape[0].get_length() if shape[0].is_static else None
+        blank = np.zeros((self.batch or 1, 3, self.image_size, self.image_size), dtype=np.float32)
         found = self._run(blank).shape
         # Six anchors are impossible, so six columns are a finished detection's: Ultralytics' own criterion.
         self._end_to_end = len(found) == 3 and found[2] == 6
@@ -63,7 +68,7 @@ class OpenVinoNetwork:
             ModelError: OpenVINO fails on the graph.
         """
         check_batch(self._path, batch, self.image_size)
-        output = run_in_steps(self._run, batch, self._batch)
+        output = run_in_steps(self._run, batch, self.batch)
         return one_hot(self._path, output, len(self.names)) if self._end_to_end else output
 
     def _run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
