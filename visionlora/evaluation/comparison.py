@@ -84,4 +84,4 @@ def _classes(label: str, old: Row | None, new: Row | None, apart: Difference | N
         for one in sorted(apart.per_class, key=lambda one: one.change.difference)
     ]
     table = markdown_table(["class", "difference of AP50-95", "in words"], rows)
-    return f"<details><summary>Classes of {escape(printable(label))}</summary>\n\n{table}\n\n</details>"
+    return f"<details><summary>Classes of <code>{escape(printable(label))}</code></summary>\n\n{table}\n\n</details>"

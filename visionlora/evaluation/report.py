@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -318,7 +317,7 @@ def _check_numbers(fields: Any) -> None:
         value = waiting.pop()
         if isinstance(value, dict | list):
             waiting += value.values() if isinstance(value, dict) else value
-        elif isinstance(value, int | float) and not (math.isfinite(value) and abs(value) < _HIGHEST):
+        elif isinstance(value, int | float) and not -_HIGHEST < value < _HIGHEST:  # also one that is no number
             raise DataError("the report is damaged: it holds a number that is out of range")
 
 
