@@ -127,7 +127,7 @@ def _draws(old: str, new: str, results: tuple[ImageResults | None, ...]) -> tupl
     if first is None or second is None or old not in first.matches or new not in second.matches:
         return None, None
     count = len(first.image_hashes)
-    if count < FEWEST_IMAGES:
+    if count < FEWEST_IMAGES or sorted(first.image_hashes) != sorted(second.image_hashes):
         return None, None
     weights = draw_images(count)
     # Both hold the same pictures, maybe in another order: the n-th of the sorted hashes is the same picture in both.

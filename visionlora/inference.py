@@ -33,6 +33,9 @@ class Network(Protocol):
         names: one name a class.
         image_size: side of the square input in pixels.
         nms: whether its predictions need non-maximum suppression.
+        batch: how many pictures a call computes at least; None for as many as it is given.
+        cut: the score below which the file itself leaves out what it finds; None where it leaves out nothing.
+        precision: what it computes in on this machine, such as `f32` or `bf16`; None where the runtime does not say.
     """
 
     @property
@@ -43,6 +46,15 @@ class Network(Protocol):
 
     @property
     def nms(self) -> bool: ...
+
+    @property
+    def batch(self) -> int | None: ...
+
+    @property
+    def cut(self) -> float | None: ...
+
+    @property
+    def precision(self) -> str | None: ...
 
     def __call__(self, batch: NDArray[np.float32], /) -> NDArray[np.float32]:
         """Map (n, 3, S, S) RGB in [0, 1] to (n, 4 + classes, anchors): cx, cy, w, h in pixels, then scores."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from visionlora.errors import ModelError
 from visionlora.files import sha256_of
+from visionlora.parsing import parse_json
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def _report(path: Path) -> Mapping[str, Any] | None:
     from visionlora.evaluation.report import read_report
 
     with contextlib.suppress(ValueError):  # read_report says what is wrong
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = parse_json(path.read_bytes())
         if isinstance(fields, dict) and fields.get("kind") == "quantization":  # beside an int8 file
             return {
                 name: fields[name] for name in ("kind", "sentence", "warnings", "budget", "passed") if name in fields

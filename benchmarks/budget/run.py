@@ -19,8 +19,8 @@ from provenance import UNKNOWN, commit
 import visionlora as vl
 from visionlora.data import load_dataset
 from visionlora.errors import QuantizationError
-from visionlora.evaluation.compare import time_networks
 from visionlora.evaluation.machine import installed_versions, this_machine
+from visionlora.evaluation.timing import time_networks
 from visionlora.files import atomic_output
 from visionlora.runtime import OnnxNetwork
 
@@ -70,16 +70,11 @@ def quantize_within_budget(model: Path, data: Path, out: Path) -> dict[str, Any]
 def measure_time(files: dict[str, Path], data: Path) -> dict[str, dict[str, float]]:
     """Return median milliseconds of the network alone, by threads and file, the files in turns."""
     images = load_dataset(data, splits=("val",)).split("val")
-    return {
-        str(threads): dict(
-            zip(
-                files,
-                time_networks([OnnxNetwork(path, threads=threads) for path in files.values()], images),
-                strict=True,
-            )
-        )
-        for threads in (1, 2)
-    }
+    result = {}
+    for threads in (1, 2):
+        turns = time_networks([OnnxNetwork(path, threads=threads) for path in files.values()], images)
+        result[str(threads)] = {name: one.median for name, one in zip(files, turns, strict=True)}
+    return result
 
 
 def page(results: dict[str, Any], name: str) -> str:

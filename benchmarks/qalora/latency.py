@@ -20,8 +20,8 @@ import onnx
 
 from visionlora.adapters import AdapterSettings
 from visionlora.data import load_dataset
-from visionlora.evaluation.compare import time_networks
 from visionlora.evaluation.machine import this_machine
+from visionlora.evaluation.timing import CALLS, time_networks
 from visionlora.exporting import write_graph
 from visionlora.quantization import build_int8, calibrate_detector, load_float_detector
 from visionlora.quantization.leak import calibration_images
@@ -62,8 +62,9 @@ def main() -> None:
         rows = [{"layers": name, "convs": convs, "bytes": path.stat().st_size} for name, (path, convs) in made.items()]
         for threads in args.threads:
             networks = [OnnxNetwork(path, threads=threads) for path, _ in made.values()]
-            for row, ms in zip(rows, time_networks(networks, pictures, count=args.count), strict=True):
-                row[f"ms_{threads}"] = round(ms, 2)
+            rounds = -(-args.count // CALLS)
+            for row, turns in zip(rows, time_networks(networks, pictures, rounds=rounds), strict=True):
+                row[f"ms_{threads}"] = round(turns.median, 2)
     result = {"model": Path(args.model).stem, "imgsz": args.imgsz, "machine": str(this_machine()), "files": rows}
     args.out.write_text(json.dumps(result, indent=1) + "\n")
     print(table(result))

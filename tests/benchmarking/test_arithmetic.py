@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from visionlora.benchmarking import benchmark, contestant, worker
 from visionlora.benchmarking.benchmark import CALLS, bench
 from visionlora.benchmarking.contestant import Contestant, Turns
 from visionlora.benchmarking.results import Benchmark, Spread
+from visionlora.errors import ModelError
 from visionlora.evaluation.models import ModelSpec
 
 PARTS = (0.1, 0.2, 0.6, 0.1)
@@ -47,6 +49,8 @@ class Stage:
             threads=threads,
             turns=turns,
             image_size=64,
+            batch=1,
+            precision=None,
             take_turn=take_turn,
             memory=lambda: (200, 100),
             close=lambda: self.closed.append(who),
@@ -139,13 +143,56 @@ def test_a_stage_times_calls_and_parts_of_frames_and_leaves_out_the_warm_up(tiny
 
 
 def test_other_load_is_what_the_machine_did_beside_the_process(tiny, tmp_path, monkeypatch) -> None:
-    answers = {"turn": {"network": [0.1], "frames": [[0.1]], "cpu": 3.0}}
+    answers = {"turn": {"network": [0.1], "frames": [[0.1] * 4], "cpu": 3.0}}
     one = Contestant.__new__(Contestant)
+    one.spec = ModelSpec("tiny", tiny)
     one.turns, one._handle = Turns(), SimpleNamespace(resume=lambda: None, suspend=lambda: None)
     monkeypatch.setattr(one, "_ask", lambda order: answers[next(iter(order))], raising=False)
-    monkeypatch.setattr(contestant, "_busy_seconds", clock(100, 5).__next__)  # 5 s of processors, 3 of them its own
+    monkeypatch.setattr(contestant, "busy_seconds", clock(100, 5).__next__)  # 5 s of processors, 3 of them its own
     monkeypatch.setattr(contestant, "time", SimpleNamespace(perf_counter=clock(0, 4).__next__))  # in 4 s
 
     one.take_turn(calls=1, warm_up=0)
 
     assert one.turns.other_load == [0.5] and one.turns.network == [[0.1]]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "no JSON",
+        "[1]",
+        "{}",
+        '{"network": [0.1, 0.1], "frames": [[0, 0, 0, 0]], "cpu": 1}',
+        '{"network": [-0.1], "frames": [[0, 0, 0, 0]], "cpu": 1}',
+        '{"network": [0.1], "frames": [["a", 0, 0, 0]], "cpu": 1}',
+        '{"network": [0.1], "frames": [[0, 0, 0]], "cpu": 1}',
+        '{"network": [0.1], "frames": [[0, 0, 0, 0]], "cpu": null}',
+        '{"network": [NaN], "frames": [[0, 0, 0, 0]], "cpu": 1}',
+        '{"error": "annotations", "message": "odd"}',
+        "[" * 100_000,
+    ],
+    ids=lambda line: line[:40],
+)
+def test_answer_that_is_none_names_the_model(line, tiny, monkeypatch) -> None:
+    one = Contestant.__new__(Contestant)
+    one.spec, one.turns = ModelSpec("tiny", tiny), Turns()
+    one._handle = SimpleNamespace(resume=lambda: None, suspend=lambda: None)
+    one._process = SimpleNamespace(stdin=io.StringIO(), stdout=io.StringIO(f"{line}\n" if line else ""), wait=lambda: 1)
+    one._messages = io.BytesIO(b"last \x1b[31mwords")
+
+    with pytest.raises(ModelError, match=r"tiny\.onnx: the process|odd"):
+        one.take_turn(calls=1, warm_up=0)
+    assert not one.turns.network
+
+
+def test_time_of_a_file_that_takes_four_pictures_is_for_one(tmp_path, monkeypatch) -> None:
+    model = {"runtime": "onnxruntime", "path": str(write_detector(tmp_path / "four.onnx", batch=4)), "adapter": None}
+    picture = tmp_path / "a.png"
+    cv2.imwrite(str(picture), np.zeros((8, 8, 3), np.uint8))
+    stage = worker.Stage(model={**model, "image_size": None}, threads=1, images=[str(picture)], confidence=0.25)
+    ticks = clock(0, 8, *[0, 1, 1, 8, 1])  # a call, then the parts of a frame
+    monkeypatch.setattr(worker, "time", SimpleNamespace(perf_counter=ticks.__next__, process_time=lambda: 0.0))
+
+    assert stage.batch == 4 and stage.picture.shape[0] == 4
+    assert stage.turn(calls=1, warm_up=0) == {"network": [2], "frames": [[1, 1, 2, 1]], "cpu": 0.0}

@@ -57,7 +57,7 @@ def test_sentence_of_a_pass_says_how_near_it_was(two) -> None:
 def test_model_that_knows_too_few_classes_fails(report) -> None:
     verdict = judge_budget(report, Budget(max_drop=0.5))
 
-    assert not verdict.passed and "`stranger` knows 0 of 3 classes" in verdict.sentence
+    assert not verdict.passed and "`stranger` knows 0 of 4 classes" in verdict.sentence
 
 
 def test_losses_may_count_from_another_model_than_the_reference(two) -> None:

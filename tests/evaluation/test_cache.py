@@ -40,7 +40,7 @@ def test_nothing_is_found_where_nothing_was_kept() -> None:
 @pytest.mark.parametrize("damage", [lambda data: data[:-30], lambda data: b"", lambda data: data[:200] + data[210:]])
 def test_damaged_file_counts_as_nothing(found, own_cache, damage) -> None:
     keep_found(KEY, found)
-    path = own_cache / f"{KEY}.npz"
+    path = own_cache / f"{KEY}.found"
     path.write_bytes(damage(path.read_bytes()))
 
     assert load_found(KEY) is None
@@ -48,7 +48,7 @@ def test_damaged_file_counts_as_nothing(found, own_cache, damage) -> None:
 
 def test_file_under_another_name_counts_as_nothing(found, own_cache) -> None:
     keep_found(KEY, found)
-    (own_cache / f"{KEY}.npz").rename(own_cache / f"{'b' * 64}.npz")
+    (own_cache / f"{KEY}.found").rename(own_cache / f"{'b' * 64}.found")
 
     assert load_found("b" * 64) is None
 
@@ -83,14 +83,17 @@ def test_folder_that_cannot_be_written_is_no_failure(found, own_cache, monkeypat
 
 def test_oldest_results_make_room(own_cache) -> None:
     for number in range(KEPT):
-        (own_cache / f"{number}.npz").touch()
-    oldest = own_cache / "0.npz"
-    os.utime(oldest, (1, 1))
+        (own_cache / f"{number:064x}.found").touch()
+    oldest, other = own_cache / f"{0:064x}.found", own_cache / "my.npz"
+    other.touch()
+    for path in (oldest, other):
+        os.utime(path, (1, 1))
 
     keep_found(KEY, Found((EMPTY,), ()))
 
-    left = list(own_cache.glob("*.npz"))
+    left = list(own_cache.glob("*.found"))
     assert len(left) == KEPT and not oldest.exists() and load_found(KEY) is not None
+    assert other.exists()  # a user's own file in the folder
 
 
 def test_key_is_the_same_in_another_process(tmp_path) -> None:

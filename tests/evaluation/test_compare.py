@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from visionlora.errors import DataError
-from visionlora.evaluation.compare import score_model, time_networks
+from visionlora.evaluation.compare import score_model
 
 
 def test_perfect_network_scores_one(images, names, colour_network) -> None:
@@ -83,23 +82,3 @@ def test_labels_of_another_picture_are_refused(images, names, colour_network) ->
 def test_repeated_class_names_are_refused(images, colour_network) -> None:
     with pytest.raises(DataError, match="class names must differ"):
         score_model(colour_network(), images, ("red", "red", "blue"))
-
-
-def test_times_are_medians_of_calls_in_turns_at_batch_one(images, colour_network) -> None:
-    calls: list[str] = []
-
-    class Sleepy(colour_network):
-        def __init__(self, label: str, seconds: float) -> None:
-            super().__init__()
-            self.label, self.seconds = label, seconds
-
-        def __call__(self, batch: np.ndarray, /) -> np.ndarray:
-            calls.append(self.label)
-            assert batch.shape == (1, 3, 64, 64)
-            time.sleep(self.seconds)
-            return super().__call__(batch)
-
-    fast, slow = time_networks([Sleepy("fast", 0.0), Sleepy("slow", 0.02)], images, count=8)
-
-    assert calls == (["fast"] * 7 + ["slow"] * 7) * 2  # turns of five, after two calls for warming up
-    assert fast < 20 <= slow < 200

@@ -82,14 +82,14 @@ def test_missing_split_is_refused(data, models) -> None:
 
 def test_second_evaluation_reads_what_the_first_found(data, models, own_cache) -> None:
     first = evaluate(models, data)
-    kept = {path: path.stat().st_mtime_ns for path in own_cache.glob("*.npz")}
+    kept = {path: path.stat().st_mtime_ns for path in own_cache.glob("*.found")}
 
     second = evaluate(models, data)
 
     assert [row.scores for row in first.rows] == [row.scores for row in second.rows]
-    assert len(kept) == 3 and {path: path.stat().st_mtime_ns for path in own_cache.glob("*.npz")} == kept
+    assert len(kept) == 3 and {path: path.stat().st_mtime_ns for path in own_cache.glob("*.found")} == kept
     evaluate(models, data, cache=False)
-    assert len(list(own_cache.glob("*.npz"))) == 3
+    assert len(list(own_cache.glob("*.found"))) == 3
 
 
 def test_changed_picture_or_label_is_seen_in_spite_of_the_cache(data, models) -> None:

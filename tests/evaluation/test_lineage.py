@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from visionlora.evaluation import evaluate
-from visionlora.evaluation.lineage import find_warnings
+from visionlora.evaluation.lineage import find_notes, find_warnings
 from visionlora.evaluation.markdown import report_markdown
 from visionlora.quantization import quantize
 
@@ -44,20 +44,60 @@ def test_classes_that_a_model_does_not_know_are_named_with_those_that_it_has(rep
     row = replace(report.rows[0], label="merged", classes=("pit",))
     names = {"merged": ("pit", "Green", "a", "b", "c", "d", "e")}
 
-    assert find_warnings(replace(report, rows=(row,)), [], names) == (
-        "`merged` knows no class called crack, patch and is not scored there; its other classes are "
+    alone = replace(report, rows=(row,))
+    assert find_notes(alone, names) == (
+        "`merged` knows no class called crack, dent and is not scored there; its other classes are "
         "Green, a, b, c, d and 1 more.",
     )
-    assert find_warnings(replace(report, rows=(row,)), [], {"merged": ("pit",)})[0].endswith("it has no other classes.")
-    stranger = replace(row, classes=())
-    assert find_warnings(replace(report, rows=(stranger,)), [], names) == ()
+    assert find_notes(alone, {"merged": ("pit",)})[0].endswith("it has no other classes.")
+    assert find_notes(replace(report, rows=(replace(row, classes=()),)), names) == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "others", "warned"),
+    [
+        ({}, ("car", "traffic light"), False),
+        ({}, ("Dents",), True),
+        ({}, ("DENT",), True),
+        ({"kind": "adapter"}, ("car",), True),
+        ({"kind": "int8", "parents": {"adapter": ADAPTER}}, ("car",), True),
+        ({"kind": "int8"}, ("car",), False),
+    ],
+    ids=["a base", "another number", "another case", "an adapter", "made from one", "another maker's"],
+)
+def test_class_that_a_base_does_not_know_is_a_note_and_one_that_is_misspelt_a_warning(
+    report, change, others, warned
+) -> None:
+    row = replace(report.rows[0], label="one", parents={})
+    alone, names = replace(report, rows=(replace(row, **change),)), {"one": ("pit", *others)}
+
+    warnings, notes = find_warnings(alone, [], names), find_notes(alone, names)
+
+    assert [len(warnings), len(notes)] == ([1, 0] if warned else [0, 1])
+    assert "knows no class called" in (*warnings, *notes)[0]
+
+
+def test_file_that_cuts_scores_is_named_where_it_is_scored(report) -> None:
+    cut = replace(report, rows=tuple(replace(row, cut=0.25) for row in report.rows[2:]))
+
+    assert [sentence.split(":")[0] for sentence in find_warnings(cut, [])] == [
+        "`int8` leaves out inside its file what scores below 0.25"
+    ]
+
+
+def test_precision_below_float32_is_noted(report) -> None:
+    rows = [replace(report.rows[1], precision=name) for name in ("bf16", "f32", None)]
+
+    assert find_notes(replace(report, rows=tuple(rows)), {}) == (
+        "`merged` is computed in bf16 here, as its runtime chooses on this processor.",
+    )
 
 
 def test_models_that_share_no_class_with_the_data_are_named_with_theirs(report) -> None:
     names = {"merged": ("pit",), "stranger": ("cat", "dog")}
 
     assert find_warnings(replace(report, rows=report.rows[3:]), [], {"stranger": ("cat", "dog")}) == (
-        "No model knows a class of the data, so nothing is scored: its classes are crack, pit, patch; those of "
+        "No model knows a class of the data, so nothing is scored: its classes are crack, pit, patch, dent; those of "
         "`stranger` are cat, dog. Take data with the models' classes, or name the classes alike.",
     )
     assert not any("No model" in sentence for sentence in find_warnings(report, [], names))

@@ -31,7 +31,7 @@ def test_tables_show_the_numbers_of_the_json(report) -> None:
         scores = row["scores"] or {"map50_95": None, "map50": None, "per_class": []}
         assert line["mAP50-95"] == ("-" if scores["map50_95"] is None else f"{scores['map50_95']:.3f}")
         assert line["mAP50"] == ("-" if scores["map50"] is None else f"{scores['map50']:.3f}")
-        assert line["classes"] == f"{len(row['classes'])}/3"
+        assert line["classes"] == f"{len(row['classes'])}/4"
         assert line["MB"] == f"{row['bytes'] / 1e6:.2f}"
         assert line["ms per image"] == f"{row['ms_per_image']:.1f}"
         for one in scores["per_class"]:
@@ -42,19 +42,19 @@ def test_tables_show_the_numbers_of_the_json(report) -> None:
 def test_class_table_shows_every_class_and_its_counts(report) -> None:
     table = _tables(report_markdown(report))["class images"]
 
-    assert list(table) == ["crack", "pit", "patch"]
+    assert list(table) == ["crack", "pit", "patch", "dent"]
     assert (table["crack"]["images"], table["crack"]["objects"]) == ("40", "57")
     assert (table["patch"]["images"], table["patch"]["merged"], table["patch"]["base"]) == ("0", "-", "-")
 
 
 def test_sentences_say_what_each_stage_lost(report) -> None:
     assert stage_sentences(report) == [
-        "`base` knows 2 of 3 classes (crack, pit): 0.178 on them; `merged` has 0.462 on the same; "
+        "`base` knows 2 of 4 classes (crack, pit): 0.178 on them; `merged` has 0.462 on the same; "
         "against that -0.284 (95% interval -0.334 to -0.234).",
-        "`merged` is the reference: mAP50-95 0.462 on all 3 classes.",
+        "`merged` is the reference: mAP50-95 0.462 on all 4 classes.",
         "`int8`: 0.448, against the reference `merged` -0.014 (95% interval -0.034 to +0.006): "
         "no measurable difference.",
-        "`stranger` knows none of the 3 classes, so it has no score.",
+        "`stranger` knows none of the 4 classes, so it has no score.",
     ]
 
 
@@ -127,4 +127,4 @@ def test_difference_stands_beside_the_score_with_its_interval(report) -> None:
 def test_verdict_is_the_first_line(report) -> None:
     judged = dataclasses.replace(report, verdict=judge_budget(report, Budget(max_drop=0.02, min_map50=0.6)))
 
-    assert report_markdown(judged).splitlines()[2].startswith("**Not passed**: `stranger` knows 0 of 3 classes")
+    assert report_markdown(judged).splitlines()[2].startswith("**Not passed**: `stranger` knows 0 of 4 classes")

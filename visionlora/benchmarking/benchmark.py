@@ -26,6 +26,7 @@ from visionlora.evaluation.models import ModelSpec, parse_specs
 from visionlora.files import atomic_output, refuse_existing, sha256_of
 from visionlora.prediction import find_images
 from visionlora.preprocess import read_image
+from visionlora.text import printable
 
 CALLS = 5
 """Timed calls of a turn: long enough that what was warmed up counts, short enough that a slow spell hits all alike."""
@@ -181,7 +182,7 @@ def _row(one: Contestant) -> Measured:
     peak, before = one.memory()
     return Measured(
         label=one.spec.label,
-        file=str(one.spec.file),
+        file=printable(one.spec.file),
         runtime=one.spec.runtime,
         sha256=sha256_of(*one.spec.parts),
         threads=one.threads,
@@ -197,6 +198,8 @@ def _row(one: Contestant) -> Measured:
         before_bytes=before,
         turns_ms=tuple(round(1000 * float(np.median(turn)), 4) for turn in one.turns.network),
         frame_turns_ms=tuple(round(1000 * float(np.median(np.sum(turn, axis=1))), 4) for turn in one.turns.frames),
+        batch=one.batch,
+        precision=one.precision,
         other_load=tuple(round(load, 3) for load in one.turns.other_load),
     )
 
@@ -240,4 +243,4 @@ def _command(models: Sequence[str | Path], options: Mapping[str, Any]) -> str:
     """Return the command line that measures the same; options that are None are left out."""
     words = [word for model in models for word in ("--model", str(model))]
     words += [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
-    return shlex.join(["visionlora", "bench", *words])
+    return printable(shlex.join(["visionlora", "bench", *words]))

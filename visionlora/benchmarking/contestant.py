@@ -14,11 +14,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 
 from visionlora import errors
+from visionlora.benchmarking.worker import PARTS
 from visionlora.errors import ModelError
 from visionlora.evaluation.models import ModelSpec
+from visionlora.evaluation.timing import busy_seconds
+from visionlora.parsing import parse_json
+from visionlora.text import printable
 from visionlora.trust import is_trusted
 
 _ROOT = Path(__file__).parents[2]
@@ -44,6 +49,8 @@ class Contestant:
         spec: the model.
         threads: how many threads a call may use.
         image_size: side of its input in pixels.
+        batch: pictures that a call takes; times are for one of them.
+        precision: what the runtime computes in here; None where it does not say.
         turns: what it has given so far.
     """
 
@@ -81,7 +88,9 @@ class Contestant:
         }
         order = {"model": model, "threads": threads, "images": [str(path) for path in images], "confidence": confidence}
         try:
-            self.image_size = int(self._ask({"open": order})["image_size"])
+            opened = self._ask({"open": order})
+            self.image_size, self.batch = (self._whole(opened, name) for name in ("image_size", "batch"))
+            self.precision: str | None = opened.get("precision")
         except BaseException:
             self.close()
             raise
@@ -93,20 +102,25 @@ class Contestant:
         Raises:
             ModelError: the runtime fails on the graph, or the process died.
         """
-        before, started = _busy_seconds(), time.perf_counter()
+        before, started = busy_seconds(), time.perf_counter()
         self._handle.resume()
         answer = self._ask({"turn": {"calls": calls, "warm_up": warm_up}})
         self._handle.suspend()
-        busy, seconds = _busy_seconds() - before, time.perf_counter() - started
-        self.turns.network.append(answer["network"])
-        self.turns.frames.append(answer["frames"])
-        self.turns.other_load.append((busy - answer["cpu"]) / seconds)
+        busy, seconds = busy_seconds() - before, time.perf_counter() - started
+        network, frames = (np.asarray(answer.get(name)) for name in ("network", "frames"))
+        cpu = answer.get("cpu")
+        numbers = all(one.dtype.kind in "if" and bool((one >= 0).all()) for one in (network, frames, np.asarray(cpu)))
+        if not numbers or network.shape != (calls,) or frames.shape != (calls, len(PARTS)):
+            raise ModelError(f"{self._who}: expected the times of {calls} calls, got something else: {answer!s:.80}")
+        self.turns.network.append(network.tolist())
+        self.turns.frames.append(frames.tolist())
+        self.turns.other_load.append((busy - float(np.asarray(cpu))) / seconds)
 
     def memory(self) -> tuple[int, int]:
         """Return the peak of the process's memory, and what it held before the model and its runtime, in bytes."""
         self._handle.resume()
         answer = self._ask({"memory": {}})
-        return int(answer["peak_bytes"]), int(answer["before_bytes"])
+        return self._whole(answer, "peak_bytes"), self._whole(answer, "before_bytes")
 
     def close(self) -> None:
         """End the process."""
@@ -125,17 +139,28 @@ class Contestant:
             self._messages.seek(0)
             last = self._messages.read().decode(errors="replace").strip().splitlines()[-1:]
             raise ModelError(
-                f"{self.spec.path}: the process that ran it in {self.spec.runtime} died with code "
-                f"{self._process.wait()}: {' '.join(last) or 'no message'}"
+                f"{self._who} died with code {self._process.wait()}: {printable(' '.join(last)) or 'no message'}"
             )
-        answer: dict[str, Any] = json.loads(line)
+        try:
+            answer = parse_json(line)
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise ModelError(f"{self._who}: expected an answer, got {printable(line.strip()):.80}")
         if "error" in answer:
-            raise getattr(errors, answer["error"])(answer["message"])
+            kind = getattr(errors, str(answer["error"]), None)
+            if not isinstance(kind, type) or not issubclass(kind, errors.VisionLoraError):
+                kind = ModelError
+            raise kind(str(answer.get("message")))
         return answer
 
+    @property
+    def _who(self) -> str:
+        return f"{self.spec.path}: the process that ran it in {self.spec.runtime}"
 
-def _busy_seconds() -> float:
-    """Processor time that the whole machine has spent on anything, also for other machines (steal)."""
-    times = psutil.cpu_times()
-    # guest time is in user time already
-    return times.user + times.system + sum(getattr(times, name, 0.0) for name in ("nice", "irq", "softirq", "steal"))
+    def _whole(self, answer: dict[str, Any], name: str) -> int:
+        """Return a whole number of an answer."""
+        value = answer.get(name)
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise ModelError(f"{self._who}: expected {name} as a whole number, got {value!s:.80}")
+        return value

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from visionlora.evaluation.machine import Machine
-from visionlora.evaluation.markdown import code, markdown_table
-from visionlora.evaluation.words import megabytes
+from visionlora.evaluation.markdown import markdown_table
+from visionlora.evaluation.words import code, megabytes
 
 FORMAT = 1
 
@@ -60,6 +60,8 @@ class Measured:
         faster_range: the middle 90 % of these ratios.
         frame_faster: the same of the whole frame.
         bytes_ratio: bytes against the first model's.
+        batch: pictures a call, where the file takes several at once; the network's time is for one of them.
+        precision: what the runtime computes in here, such as `bf16`; None where it does not say.
     """
 
     label: str
@@ -81,6 +83,8 @@ class Measured:
     faster_range: tuple[float, float] = (1.0, 1.0)
     frame_faster: float = 1.0
     bytes_ratio: float = 1.0
+    batch: int = 1
+    precision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,8 @@ class Benchmark:
     def __str__(self) -> str:
         where = f"{self.machine.cpu}, {self.machine.cores} cores; {self.pictures}; {self.calls} calls of each, in turns"
         lines = [where, "", table(self.rows)]
+        fixed = {row.label: row.batch for row in self.rows if row.batch > 1}
+        lines += [f"{code(name)} takes {batch} pictures a call: times are a share." for name, batch in fixed.items()]
         if self.noise:
             lines += ["", *(f"NOISY: {sentence}" for sentence in self.noise)]
         return "\n".join(lines)
@@ -128,7 +134,7 @@ def table(rows: Sequence[Measured]) -> str:
 def _cells(row: Measured) -> list[str]:
     return [
         code(row.label),
-        row.runtime,
+        " ".join([row.runtime, *([row.precision] if row.precision else [])]),
         str(row.image_size),
         str(row.threads),
         f"{row.network.median:.1f} ({row.network.low5:.1f}-{row.network.high95:.1f})",

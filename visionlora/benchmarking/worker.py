@@ -38,20 +38,22 @@ class Stage:
         self.images, self.confidence, self.next = [Path(image) for image in images], confidence, 0
         self.takes_pixels = getattr(self.network, "takes_pixels", False)
         self.run = self.network.run_pixels if self.takes_pixels else self.network
-        self.picture = self._placed(read_image(self.images[0]))[0]
+        self.batch = self.network.batch or 1
+        self.picture = self._filled(self._placed(read_image(self.images[0]))[0])
 
     def turn(self, *, calls: int, warm_up: int) -> dict[str, Any]:
         """Time some calls of the network alone, then some whole frames; the first few of each do not count.
 
         Returns:
-            `network`: seconds a call; `frames`: seconds of each part of each frame; `cpu`: seconds of processor time.
+            `network`: seconds a picture of a call; `frames`: seconds of each part of each frame; `cpu`: seconds of
+            processor time. A file that takes several pictures at once is given as many, and a picture has its share.
         """
         before = time.process_time()
         network = []
         for _ in range(warm_up + calls):
             started = time.perf_counter()
             self.run(self.picture)
-            network.append(time.perf_counter() - started)
+            network.append((time.perf_counter() - started) / self.batch)
         frames = [self._frame() for _ in range(warm_up + calls)]
         return {"network": network[warm_up:], "frames": frames[warm_up:], "cpu": time.process_time() - before}
 
@@ -62,13 +64,20 @@ class Stage:
         pixels = read_image(path)
         times.append(time.perf_counter())
         picture, placement = self._placed(pixels)
+        filled = self._filled(picture)
         times.append(time.perf_counter())
-        prediction = self.run(picture)[0]
+        prediction = self.run(filled)[0]
         times.append(time.perf_counter())
         found = decode(prediction, nms=self.network.nms, confidence=self.confidence, iou_threshold=IOU_THRESHOLD)
         placement.to_original(found.boxes_xyxy)
         times.append(time.perf_counter())
-        return np.diff(times).tolist()
+        parts = np.diff(times)
+        parts[PARTS.index("network")] /= self.batch
+        return parts.tolist()
+
+    def _filled(self, picture: NDArray[Any]) -> NDArray[Any]:
+        """Return a picture as often as the file takes pictures at once."""
+        return picture if self.batch == 1 else np.repeat(picture, self.batch, axis=0)
 
     def _placed(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[Any], Placement]:
         """Return the network's input, (1, 3, S, S) float32 or (1, S, S, 3) uint8, and where the image lies in it."""
@@ -119,7 +128,8 @@ def main() -> None:
                 answer = stage.turn(**order["turn"])
             elif "open" in order:
                 stage = Stage(**order["open"])
-                answer = {"image_size": stage.network.image_size, "nms": stage.network.nms}
+                network = stage.network
+                answer = {"image_size": network.image_size, "batch": stage.batch, "precision": network.precision}
             else:
                 answer = {"peak_bytes": peak_bytes(), "before_bytes": stage.before_bytes if stage else 0}
         except VisionLoraError as error:

@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
+from visionlora.text import printable
+
 
 def verb(verbs: Any, name: str, run: Callable, summary: str, example: str) -> argparse.ArgumentParser:
     """Add a verb whose help ends with `example`; return its parser."""
@@ -57,8 +59,10 @@ def print_report(report: Any) -> None:
 
     print("\n" + summary_table(report) + "\n")
     for sentence in report.warnings:
-        print(f"Take care: {sentence}")
+        print(f"Take care: {printable(sentence)}")
+    for sentence in report.notes:
+        print(f"Note: {printable(sentence)}")
     if report.retention is not None:
-        print(report.retention.sentence)
+        print(printable(report.retention.sentence))
     if report.verdict is not None:
-        print(report.verdict.sentence)
+        print(printable(report.verdict.sentence))

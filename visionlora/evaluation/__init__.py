@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from visionlora.evaluation.coco import ClassScores, Scores, coco_scores
-from visionlora.evaluation.compare import ModelScores, score_model, time_networks
+from visionlora.evaluation.compare import ModelScores, score_model
 from visionlora.evaluation.comparison import comparison_markdown
 from visionlora.evaluation.evaluate import evaluate
 from visionlora.evaluation.markdown import report_markdown
 from visionlora.evaluation.models import ModelSpec, open_network, parse_spec
 from visionlora.evaluation.pictures import Column, before_after, telling_images
 from visionlora.evaluation.report import Budget, Report, Row, Verdict, read_report
+from visionlora.evaluation.timing import Timing, time_networks
 from visionlora.evaluation.writing import refuse_existing_report, report_files, write_report
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Report",
     "Row",
     "Scores",
+    "Timing",
     "Verdict",
     "before_after",
     "coco_scores",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from visionlora.errors import UsageError
 from visionlora.evaluation.report import Budget, Check, Report, Row, Verdict
+from visionlora.evaluation.words import code, name_words
 
 _WORDS = {"max_drop": "mAP50-95", "max_class_drop": "AP50-95", "min_map50": "mAP50"}
 
@@ -74,25 +75,26 @@ def _sentence(checks: tuple[Check, ...], origin: Row | None, report: Report) -> 
     if failed:
         return f"Not passed: {'; '.join(_failure(check, origin, report) for check in failed)}."
     labels = list(dict.fromkeys(check.model for check in checks))
-    after = "the reference" if origin is None or origin is report.reference else f"`{origin.label}`"
-    who = f"`{labels[0]}` keeps" if len(labels) == 1 else f"all {len(labels)} models after {after} keep"
+    after = "the reference" if origin is None or origin is report.reference else code(origin.label)
+    who = f"{code(labels[0])} keeps" if len(labels) == 1 else f"all {len(labels)} models after {after} keep"
     return f"Passed: {who} within the budget ({'; '.join(_tightest(checks))})."
 
 
 def _failure(check: Check, origin: Row | None, report: Report) -> str:
+    model = code(check.model)
     if check.measured is None:
         row = next(row for row in report.rows if row.label == check.model)
-        if len(row.classes) == len(report.data.names):
+        if set(report.data.judged) <= set(row.classes):
             if check.limit != "min_map50" and (row is origin or origin not in report.complete_rows):
-                return f"`{check.model}` has nothing to lose against ({check.limit}); give the model before it first"
-            return f"`{check.model}` has no object to be judged by"
-        return f"`{check.model}` knows {len(row.classes)} of {len(report.data.names)} classes"
+                return f"{model} has nothing to lose against ({check.limit}); give the model before it first"
+            return f"{model} has no object to be judged by"
+        return f"{model} knows {len(row.classes)} of {len(report.data.names)} classes"
     score = _WORDS[check.limit]
     if check.limit == "min_map50":
-        return f"`{check.model}` has {score} {check.measured:.3f}, at least {check.allowed:.3f} is asked for"
-    what = f"{score} of {check.class_name}" if check.class_name else score
+        return f"{model} has {score} {check.measured:.3f}, at least {check.allowed:.3f} is asked for"
+    what = f"{score} of {name_words(check.class_name)}" if check.class_name else score
     digits = 3 if round(check.measured, 3) != round(check.allowed, 3) else 5  # a miss must be seen to be one
-    return f"`{check.model}` loses {check.measured:.{digits}f} of {what}, {check.allowed:.{digits}f} is allowed"
+    return f"{model} loses {check.measured:.{digits}f} of {what}, {check.allowed:.{digits}f} is allowed"
 
 
 def _tightest(checks: tuple[Check, ...]) -> list[str]:

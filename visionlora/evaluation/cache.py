@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
-import zipfile
+import re
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,8 @@ from visionlora.files import atomic_output, sha256_of
 FOLDER_VARIABLE = "VISIONLORA_CACHE"
 KEPT = 200
 """Results that are kept; the oldest make room."""
+_DIGEST_BYTES = 32  # SHA-256 of the key and of what follows, before it: whatever damages a file makes it a miss
+_OWN_NAME = re.compile(r"[0-9a-f]{64}\.(found|npz)")  # .npz: those of earlier versions
 _PACKAGES = (
     "numpy",
     "opencv-python",
@@ -74,13 +78,15 @@ def image_hashes(images: Sequence[LabelledImage]) -> tuple[str, ...]:
 def load_found(key: str) -> Found | None:
     """Return what is kept under a key, or None where there is nothing or the file is damaged."""
     try:
-        with np.load(_path(key), allow_pickle=False) as kept:
-            arrays = {name: kept[name] for name in ("boxes", "scores", "class_ids", "counts", "classes", "key")}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        content = _path(key).read_bytes()
+    except OSError:
         return None
+    digest, content = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+    if hashlib.sha256(key.encode() + content).digest() != digest:  # also a file under another name
+        return None
+    with np.load(io.BytesIO(content), allow_pickle=False) as kept:
+        arrays = {name: kept[name] for name in ("boxes", "scores", "class_ids", "counts", "classes")}
     ends = np.cumsum(arrays["counts"])[:-1]
-    if str(arrays["key"]) != key or len(arrays["boxes"]) != arrays["counts"].sum():
-        return None
     parts = (np.split(arrays[name], ends) for name in ("boxes", "scores", "class_ids"))
     return Found(tuple(map(Detections, *parts)), tuple(arrays["classes"].tolist()))
 
@@ -94,20 +100,28 @@ def keep_found(key: str, found: Found) -> None:
         "class_ids": np.concatenate([detections.class_ids for detections in one]),
         "counts": np.array([len(detections) for detections in one]),
         "classes": np.array(found.classes, dtype=np.str_),
-        "key": np.array(key),
     }
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    digest = hashlib.sha256(key.encode() + buffer.getvalue()).digest()
     try:
         with atomic_output(_path(key)) as partial:
-            np.savez_compressed(partial, **arrays)
+            partial.write_bytes(digest + buffer.getvalue())
     except OutputError:
         return
-    newest_first = sorted(cache_folder().glob("*.npz"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in newest_first[KEPT:]:
+    with suppress(OSError):  # another evaluation may be making room too
+        _make_room()
+
+
+def _make_room() -> None:
+    """Remove the oldest results; the folder may be the user's own, so nothing else in it is touched."""
+    own = [path for path in cache_folder().iterdir() if _OWN_NAME.fullmatch(path.name)]
+    for path in sorted(own, key=lambda path: path.stat().st_mtime, reverse=True)[KEPT:]:
         path.unlink(missing_ok=True)
 
 
 def _path(key: str) -> Path:
-    return cache_folder() / f"{key}.npz"
+    return cache_folder() / f"{key}.found"
 
 
 @cache

@@ -61,6 +61,8 @@ class Scores:
     """Average recall (AR): recall with up to 300 detections an image, mean over IoU 0.50 to 0.95 and classes."""
     interval: Interval | None = None
     """95 % interval of `map50_95` by a bootstrap over images."""
+    sizes: tuple[int, int, int] | None = None
+    """How many objects are small, medium and large; None in reports of earlier versions."""
 
     def mean_over(self, classes: Collection[str]) -> float | None:
         """Return mAP50-95 over the named classes alone, or None if none of them has objects."""
@@ -133,6 +135,7 @@ def score_and_match(
         map_large=_known(precision[..., _LARGE]),
         recall=_known(result.recall[..., _ALL]),
         per_class=per_class,
+        sizes=result.sizes,
     )
     return scores, result.matches
 

@@ -30,11 +30,13 @@ class CocoResult:
         precision: (10 IoU thresholds, 101 recalls, classes, 4 sizes), interpolated, -1 where there is no object.
         recall: (10, classes, 4), -1 where there is no object.
         matches: of all sizes.
+        sizes: how many objects are small, medium and large.
     """
 
     precision: NDArray[np.float64]
     recall: NDArray[np.float64]
     matches: Matches
+    sizes: tuple[int, int, int] = (0, 0, 0)
 
 
 def run_cocoeval(
@@ -76,7 +78,17 @@ def run_cocoeval(
         precision=evaluation.eval["precision"][..., 0],  # (IoU, recall, class, size, limit)
         recall=evaluation.eval["recall"][..., 0],
         matches=_matches(blocks, per_image, scored),
+        sizes=_count_sizes(evaluation.evalImgs, count),
     )
+
+
+def _count_sizes(results: Sequence[dict[str, Any] | None], images: int) -> tuple[int, int, int]:
+    """Count the objects that pycocotools counted of each size; results are ordered by class, size, image."""
+    counts = [0] * len(SIZE_RANGES)
+    for index, one in enumerate(results):
+        if one is not None:
+            counts[index // images % len(SIZE_RANGES)] += int((np.asarray(one["gtIgnore"]) == 0).sum())
+    return counts[1], counts[2], counts[3]
 
 
 def _matches(blocks: Sequence[Sequence[dict[str, Any] | None]], objects: np.ndarray, names: tuple[str, ...]) -> Matches:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 
-from visionlora.evaluation.markdown import code, markdown_table
+from visionlora.evaluation.markdown import markdown_table
 from visionlora.evaluation.report import Difference, Report, Row
-from visionlora.evaluation.words import NO_SCORE, change_words, fraction, megabytes, signed
+from visionlora.evaluation.words import NO_SCORE, change_words, code, fraction, megabytes, name_words, signed
+from visionlora.text import printable
 
 Pair = tuple[str, Row | None, Row | None, Difference | None]
 """Label, the model in the first report, in the second, and the second minus the first."""
@@ -29,12 +31,12 @@ def comparison_markdown(first: Report, second: Report, models: Sequence[Pair]) -
 
 
 def _what(first: Report, second: Report, *, same: bool) -> str:
-    dates = " and ".join(report.created[:10] or "an unknown day" for report in (first, second))
+    dates = " and ".join(name_words(report.created[:10] or "an unknown day") for report in (first, second))
     if same:
-        return f"Reports of {dates}, on the same {second.data.images} images of `{second.data.path}`."
+        return f"Reports of {dates}, on the same {second.data.images} images of {code(second.data.path)}."
     return (
-        f"Reports of {dates}, on different images or boxes ({first.data.images} of `{first.data.path}` and "
-        f"{second.data.images} of `{second.data.path}`), so their scores have no difference; "
+        f"Reports of {dates}, on different images or boxes ({first.data.images} of {code(first.data.path)} and "
+        f"{second.data.images} of {code(second.data.path)}), so their scores have no difference; "
         "evaluate both on one data set."
     )
 
@@ -78,8 +80,8 @@ def _classes(label: str, old: Row | None, new: Row | None, apart: Difference | N
     if apart is None or (old is not None and new is not None and old.sha256 == new.sha256):
         return ""
     rows = [
-        [code(one.name), signed(one.change.difference), change_words(one.change)]
+        [name_words(one.name), signed(one.change.difference), change_words(one.change)]
         for one in sorted(apart.per_class, key=lambda one: one.change.difference)
     ]
-    table = markdown_table(["class", "AP50-95", "in words"], rows)
-    return f"<details><summary>Classes of {label}</summary>\n\n{table}\n\n</details>"
+    table = markdown_table(["class", "difference of AP50-95", "in words"], rows)
+    return f"<details><summary>Classes of <code>{escape(printable(label))}</code></summary>\n\n{table}\n\n</details>"

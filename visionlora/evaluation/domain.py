@@ -16,6 +16,7 @@ from visionlora.evaluation.coco import count_classes
 from visionlora.evaluation.finding import Found, find_objects
 from visionlora.evaluation.report import DataUsed
 from visionlora.inference import Network
+from visionlora.text import printable
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,5 +79,5 @@ def load_domain(data: Path | str, split: str = "val") -> Domain:
     is_coco = Path(data).suffix.lower() == ".json"
     dataset = load_coco(data, split=split) if is_coco else load_dataset(data, splits=(split,))
     images, names = dataset.split(split), dataset.names
-    used = DataUsed(str(data), content_hash(images), split, len(images), count_classes(images, names))
+    used = DataUsed(printable(data), content_hash(images), split, len(images), count_classes(images, names))
     return Domain(images, image_hashes(images), names, used)

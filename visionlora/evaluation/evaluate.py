@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import time
@@ -17,22 +18,24 @@ from numpy.typing import NDArray
 from visionlora.detections import PREDICTION_CONFIDENCE, check_thresholds
 from visionlora.errors import ModelError, UsageError
 from visionlora.evaluation.budget import check_budget, judge_budget
-from visionlora.evaluation.compare import time_networks
 from visionlora.evaluation.domain import Domain, load_domain
+from visionlora.evaluation.doubts import data_doubts, network_doubts, training_doubts
 from visionlora.evaluation.finding import Found, find_objects, shared_classes
 from visionlora.evaluation.judgement import Judgement, difference, judge
-from visionlora.evaluation.lineage import find_warnings
+from visionlora.evaluation.lineage import find_notes, find_warnings
 from visionlora.evaluation.machine import installed_versions, this_machine
 from visionlora.evaluation.models import ModelSpec, open_network, parse_specs
 from visionlora.evaluation.parameters import count_parameters
 from visionlora.evaluation.pictures import Column, before_after, telling_images
 from visionlora.evaluation.report import Budget, Difference, Report, Retention, Row
 from visionlora.evaluation.retention import Remembered, check_base, measure_retention
+from visionlora.evaluation.timing import time_networks, timing_of
 from visionlora.evaluation.writing import Evidence, refuse_existing_report, write_report
 from visionlora.files import sha256_of
 from visionlora.inference import Network, detect
 from visionlora.lowrank import adapter_identity, read_adapter_card
 from visionlora.preprocess import read_image
+from visionlora.text import printable
 
 
 def evaluate(
@@ -81,7 +84,7 @@ def evaluate(
     Raises:
         UsageError: a model is named wrongly, the models differ in image size, or an option is out of range.
         DataError: the data set or an image cannot be used.
-        ModelError: a model cannot be used.
+        ModelError: a model cannot be used, or gives numbers that mean nothing; then there is no report of the others.
         OutputError: there is a report already, or it cannot be written.
 
     Example:
@@ -108,13 +111,12 @@ def evaluate(
         check_base(specs[0].label, shared_classes(networks[0], source.names), source.used)
     found = [_find(spec, network, domain, cache=cache) for spec, network in zip(specs, networks, strict=True)]
     judgements = [_judge(one, domain, conf) for one in found]
-    milliseconds = time_networks(networks, domain.images)
-    rows = tuple(map(_row, specs, networks, found, judgements, milliseconds))
+    rows = tuple(map(_row, specs, networks, found, judgements))
     report = Report(
         data=domain.used,
         machine=this_machine(),
         versions=installed_versions(),
-        rows=_with_differences(rows, judgements, domain.names, against),
+        rows=rows,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         command=_command(
             models,
@@ -134,13 +136,22 @@ def evaluate(
         ),
         retention=None if source is None else _retention(specs, networks, source, conf=conf, cache=cache),
     )
+    report = replace(report, rows=_with_differences(report, judgements, against))
+    report = replace(report, rows=_with_times(report, networks, domain))
+    labels = [spec.label for spec in specs]
+    names = {label: network.names for label, network in zip(labels, networks, strict=True)}
+    pictures = [_relative(one.path, Path(data).parent) for one in domain.images]
     report = replace(
         report,
-        warnings=find_warnings(
-            report,
-            [_relative(one.path, Path(data).parent) for one in domain.images],
-            {spec.label: network.names for spec, network in zip(specs, networks, strict=True)},
+        warnings=(
+            *data_doubts(data, split, domain.images, domain.hashes),
+            *training_doubts(
+                report, {spec.label: _trained_on(spec, row) for spec, row in zip(specs, rows, strict=True)}
+            ),
+            *network_doubts(dict(zip(labels, found, strict=True))),
+            *find_warnings(report, pictures, names),
         ),
+        notes=find_notes(report, names),
         verdict=judge_budget(report, budget, against),
         seconds=round(time.monotonic() - started, 1),
     )
@@ -171,23 +182,26 @@ def _judge(found: Found, domain: Domain, confidence: float) -> Judgement | None:
     return judge(found, domain.images, domain.names, weights=domain.weights, confidence=confidence)
 
 
-def _row(spec: ModelSpec, network: Network, found: Found, judgement: Judgement | None, milliseconds: float) -> Row:
+def _row(spec: ModelSpec, network: Network, found: Found, judgement: Judgement | None) -> Row:
+    """Return what is known of a model by itself."""
     kind, parents, settings = _provenance(spec, network)
     return Row(
         label=spec.label,
-        file=str(spec.file),
+        file=printable(spec.file),
         kind=kind,
         sha256=sha256_of(*spec.parts),
         bytes=sum(path.stat().st_size for path in spec.parts),
         image_size=network.image_size,
         classes=found.classes,
         scores=judgement.scores if judgement else None,
-        ms_per_image=milliseconds,
+        ms_per_image=0.0,  # measured when all rows are known
         parents=parents,
         parameters=count_parameters(spec, network),
         settings=settings,
         operating=judgement.operating if judgement else None,
         calibration=judgement.calibration if judgement else None,
+        precision=network.precision,
+        cut=network.cut,
     )
 
 
@@ -199,14 +213,48 @@ def _provenance(spec: ModelSpec, network: Network) -> tuple[str, Mapping[str, st
         return "adapter", parents, {}
     metadata = getattr(network, "metadata", None) or {}
     kind = {"torch": "checkpoint", "onnxruntime": "onnx"}.get(spec.runtime, spec.runtime)
-    return metadata.get("kind", kind), metadata.get("parents", {}), metadata.get("settings", {})
+    kind, parents = metadata.get("kind", kind), metadata.get("parents", {})
+    settings = metadata.get("settings", {})
+    texts = isinstance(parents, Mapping) and all(isinstance(one, str) for one in (kind, *parents, *parents.values()))
+    if not texts or not isinstance(settings, Mapping) or not _is_json(settings):
+        raise ModelError(
+            f"{spec.path}: its visionlora metadata is broken: kind, parents or settings is of a wrong type"
+        )
+    return kind, parents, settings
 
 
-def _with_differences(
-    rows: tuple[Row, ...], judgements: Sequence[Judgement | None], names: Sequence[str], against: str | None
-) -> tuple[Row, ...]:
+def _is_json(fields: Mapping[str, Any]) -> bool:
+    """Whether a report can hold what a file says about itself."""
+    try:
+        json.dumps(fields, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
+
+
+def _trained_on(spec: ModelSpec, row: Row) -> Any:
+    """Return what a model's card calls the content of its training data; None where it does not say."""
+    said = row.settings if spec.adapter is None else read_adapter_card(spec.adapter).training
+    hashes = said.get("data_sha256")
+    return hashes.get("train") if isinstance(hashes, Mapping) else None
+
+
+def _with_times(report: Report, networks: Sequence[Network], domain: Domain) -> tuple[Row, ...]:
+    """Return the rows with their milliseconds, measured in turns, beside those of the reference or of the first."""
+    origin = report.rows.index(report.reference) if report.reference else 0
+    measured = time_networks(networks, domain.images)
+    rows = []
+    for index, (row, turns) in enumerate(zip(report.rows, measured, strict=True)):
+        other = None if index == origin else measured[origin]
+        timing = timing_of(turns, other, to=report.rows[origin].label)
+        rows.append(replace(row, ms_per_image=timing.median, timing=timing))
+    return tuple(rows)
+
+
+def _with_differences(report: Report, judgements: Sequence[Judgement | None], against: str | None) -> tuple[Row, ...]:
     """Return the rows with their differences to the reference, to the complete model before, and to `against`."""
-    complete = [index for index, row in enumerate(rows) if row.scores is not None and set(row.classes) == set(names)]
+    rows = report.rows
+    complete = [index for index, row in enumerate(rows) if row in report.complete_rows]
     origin = [index for index in complete if rows[index].label == against]
     result = []
     for index, row in enumerate(rows):
@@ -260,4 +308,4 @@ def _command(models: Sequence[str | Path], options: Mapping[str, Any], *, html: 
     """Return the command line that makes the same report; options that are None are left out."""
     words = [word for model in models for word in ("--model", str(model))]
     words += [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
-    return shlex.join(["visionlora", "eval", *words, *(["--html"] if html else [])])
+    return printable(shlex.join(["visionlora", "eval", *words, *(["--html"] if html else [])]))

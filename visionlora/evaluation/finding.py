@@ -39,11 +39,15 @@ class _SharedClasses:
         self.image_size = network.image_size
         self.nms = network.nms
         self.path = getattr(network, "path", None)
+        self.batch, self.cut, self.precision = network.batch, network.cut, network.precision
         self._network = network
         self._rows = [0, 1, 2, 3, *(4 + network.names.index(name) for name in names)]
+        self._all = names == tuple(network.names)
 
     def __call__(self, batch: NDArray[np.float32], /) -> NDArray[np.float32]:
-        return self._network(batch)[:, self._rows]  # (n, 4 + classes, anchors) -> (n, 4 + shared, anchors)
+        prediction = self._network(batch)
+        # (n, 4 + classes, anchors) -> (n, 4 + shared, anchors)
+        return prediction if self._all else prediction[:, self._rows]
 
 
 def shared_classes(network: Network, names: Sequence[str]) -> tuple[str, ...]:
@@ -79,19 +83,19 @@ def find_objects(
 
     Raises:
         DataError: an image cannot be read or is not of its recorded size, or `names` holds a name twice.
+        ModelError: the network gives numbers that are not finite.
     """
     shared = shared_classes(network, names)
     nothing = Detections(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int64))
     if not shared:
         return Found((nothing,) * len(images), ())
-    if shared != tuple(network.names):
-        network = _SharedClasses(network, shared)
+    judged = _SharedClasses(network, shared)
     to_data_set = np.array([list(names).index(name) for name in shared], dtype=np.int64)
     found: list[Detections] = []
     with tqdm(total=len(images), desc=progress, unit="image", leave=False, disable=_hidden(progress)) as bar:
         for placed in _placed_batches(images, network.image_size, batch):
             for detections in detect_placed(
-                network,
+                judged,
                 placed,
                 confidence=EVALUATION_CONFIDENCE,
                 iou_threshold=IOU_THRESHOLD,

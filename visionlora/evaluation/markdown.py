@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 
 from visionlora.evaluation.report import Report, Row
 from visionlora.evaluation.words import (
+    FEWEST_OBJECTS,
     NO_SCORE,
+    alarms_words,
     change_words,
+    code,
     count_words,
     fraction,
+    list_words,
     megabytes,
+    misses_words,
+    name_words,
     signed,
+    size_words,
+    time_words,
 )
 
 
@@ -26,6 +35,7 @@ def report_markdown(report: Report, *, pictures: Sequence[tuple[str, str, str]] 
         "# Evaluation",
         _verdict(report),
         "\n\n".join(f"**Take care**: {sentence}" for sentence in report.warnings),
+        "\n\n".join(f"Note: {sentence}" for sentence in report.notes),
         _what_was_measured(report),
         summary_table(report),
         _notes(report),
@@ -56,7 +66,9 @@ def _complete_sentence(row: Row, previous: Row | None, report: Report) -> str:
     score = row.scores.map50_95 if row.scores else None
     label = code(row.label)
     if previous is None or report.reference is None:
-        return f"{label} is the reference: mAP50-95 {fraction(score)} on all {_classes(len(report.data.names))}."
+        everything = set(report.data.names) <= set(row.classes)
+        classes = f"{_classes(len(row.classes))}{'' if everything else ' that have objects'}"
+        return f"{label} is the reference: mAP50-95 {fraction(score)} on all {classes}."
     to_reference = _against(row, report.reference, role="the reference ")
     if previous is report.reference or _against(previous, report.reference).startswith("the same"):
         return f"{label}: {fraction(score)}, {to_reference}."
@@ -67,7 +79,7 @@ def _partial_sentence(row: Row, report: Report) -> str:
     label, total = code(row.label), len(report.data.names)
     if row.scores is None:
         return f"{label} knows none of the {_classes(total)}, so it has no score."
-    known = ", ".join(row.classes)
+    known = list_words(row.classes, most=len(row.classes))
     on = "it" if len(row.classes) == 1 else "them"
     sentence = (
         f"{label} knows {len(row.classes)} of {_classes(total)} ({known}): {fraction(row.scores.map50_95)} on {on}"
@@ -91,6 +103,19 @@ def _against(row: Row, other: Row, *, role: str = "") -> str:
 
 def summary_table(report: Report) -> str:
     """Return one row a model: its scores, classes, size and time, as a Markdown table."""
+    return markdown_table(*_summary(report))
+
+
+def summary_html(report: Report) -> str:
+    """Return the same as an HTML table, for a notebook."""
+    header, rows = _summary(report)
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
+    body = "".join(f"<tr>{''.join(f'<td>{escape(cell.strip(chr(96)))}</td>' for cell in row)}</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _summary(report: Report) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows of the table of the models."""
     total = len(report.data.names)
     rows = [
         [
@@ -101,13 +126,13 @@ def summary_table(report: Report) -> str:
             fraction(row.scores.map75 if row.scores else None),
             f"{len(row.classes)}/{total}",
             megabytes(row.bytes),
-            f"{row.ms_per_image:.1f}",
+            time_words(row),
         ]
         for row in report.rows
     ]
-    return markdown_table(
-        ["model", "mAP50-95", "difference (95%)", "mAP50", "mAP75", "classes", "MB", "ms per image"], rows
-    )
+    timed = any(row.timing is not None for row in report.rows)
+    header = ["model", "mAP50-95", "difference (95%)", "mAP50", "mAP75", "classes", "MB"]
+    return [*header, "ms per image (5-95 %)" if timed else "ms per image"], rows
 
 
 def _difference_cell(row: Row, report: Report) -> str:
@@ -118,7 +143,7 @@ def _difference_cell(row: Row, report: Report) -> str:
     apart = None if reference is None else row.difference_to(reference.label)
     if apart is None:
         return NO_SCORE
-    change, star = apart.map50_95, "" if row in report.complete_rows else "*"
+    change, star = apart.map50_95, _star(row, report)
     if change_words(change) == "the same":
         return f"the same{star}"
     if change.interval is None:
@@ -137,7 +162,7 @@ def _retention(report: Report) -> str:
     if report.retention is None:
         return ""
     data = report.retention.data
-    return f"## Retention\n\n{report.retention.sentence} ({data.images} images of `{data.path}`, classes by name.)"
+    return f"## Retention\n\n{report.retention.sentence} ({data.images} images of {code(data.path)}, classes by name.)"
 
 
 def _operating(report: Report) -> str:
@@ -146,20 +171,21 @@ def _operating(report: Report) -> str:
         return ""
     rows = [
         [
-            code(row.label),
+            code(row.label) + _star(row, report),
             fraction(point.precision),
             fraction(point.recall),
             fraction(point.f1),
-            f"{point.misses_per_1000_images:.0f}",
-            f"{point.false_alarms_per_1000_images:.0f}",
+            misses_words(point),
+            alarms_words(point),
             fraction(point.best_confidence),
             fraction(row.calibration.error if row.calibration else None),
             fraction(row.scores.recall if row.scores else None),
-            "/".join(fraction(size) for size in _sizes(row)),
+            " / ".join(_sizes(row)),
             count_words(row.parameters),
         ]
         for row, point in points
     ]
+    starred = any(_star(row, report) for row, _ in points)
     header = ["model", "precision", "recall", "F1", "misses", "false alarms", "best threshold", "ECE", "AR", "AP S/M/L"]
     return "\n".join(
         [
@@ -167,16 +193,26 @@ def _operating(report: Report) -> str:
             "",
             markdown_table([*header, "parameters"], rows),
             "",
-            "An object is found from IoU 0.50 on. Misses and false alarms are per 1000 images; the best threshold "
-            "gives the highest F1 on these images; ECE is how far scores are from precision; AR is average recall; "
-            "AP S/M/L is mAP50-95 of objects below 32, up to 96 and above 96 pixels squared.",
+            "An object is found from IoU 0.50 on. Misses are of the objects of the classes that the model knows; the "
+            "best threshold gives the highest F1 on these images; ECE is how far scores are from precision; AR is "
+            "average recall; AP S/M/L is mAP50-95 of objects below 32, up to 96 and above 96 pixels squared, left out "
+            f"for fewer than {FEWEST_OBJECTS} objects."
+            + (" A star: on some of the classes alone, not comparable." if starred else ""),
         ]
     )
 
 
-def _sizes(row: Row) -> tuple[float | None, ...]:
+def _star(row: Row, report: Report) -> str:
+    """Return the mark of a model that is judged on some of the classes alone."""
+    return "" if row in report.complete_rows else "*"
+
+
+def _sizes(row: Row) -> list[str]:
     scores = row.scores
-    return (scores.map_small, scores.map_medium, scores.map_large) if scores else (None, None, None)
+    if scores is None:
+        return [NO_SCORE] * 3
+    counts = scores.sizes or (None, None, None)
+    return list(map(size_words, (scores.map_small, scores.map_medium, scores.map_large), counts))
 
 
 def _folded(title: str, text: str) -> str:
@@ -189,7 +225,7 @@ def _class_table(report: Report) -> str:
     rows = []
     for count in report.data.classes:
         scores = [fraction(known[count.name].ap50_95 if count.name in known else None) for known in by_row]
-        rows.append([_escape(count.name), str(count.images), str(count.objects), *scores])
+        rows.append([name_words(count.name), str(count.images), str(count.objects), *scores])
     return markdown_table(["class", "images", "objects", *(code(row.label) for row in report.rows)], rows)
 
 
@@ -197,7 +233,7 @@ def _what_was_measured(report: Report) -> str:
     data, sizes = report.data, sorted({row.image_size for row in report.rows})
     size = ", ".join(f"{size} px" for size in sizes)
     return (
-        f"{data.images} images of `{data.path}` (split {data.split}), {size}. "
+        f"{data.images} images of {code(data.path)} (split {name_words(data.split)}), {size}. "
         "One letterbox, one decoding and one suppression for all; average precision by pycocotools, "
         "as fractions of 1."
     )
@@ -207,8 +243,9 @@ def _notes(report: Report) -> str:
     machine = report.machine
     notes = [
         "Differences of mAP50-95 are taken to the reference, with the 95% interval of a paired bootstrap over images.",
-        f"Milliseconds: the network alone, batch 1, median, {machine.cpu}, "
-        f"{machine.cores} cores, {machine.threads} usable.",
+        f"Milliseconds: the network alone, median, and the middle 90% of the calls, models in turns, "
+        f"{name_words(machine.cpu)}, {machine.cores} cores, {machine.threads} usable.",
+        *_batches(report),
     ]
     if any(row.kind == "adapter" for row in report.rows):
         notes.append("MB of an adapter: its own file, which needs its base beside it.")
@@ -221,14 +258,20 @@ def _notes(report: Report) -> str:
     return " ".join(notes)
 
 
+def _batches(report: Report) -> list[str]:
+    """Say which files take more than one picture at once, so that the time of one is a share."""
+    fixed = {row.label: row.timing.batch for row in report.rows if row.timing is not None and row.timing.batch > 1}
+    return [f"{code(label)} takes {batch} pictures a call: its time is a share." for label, batch in fixed.items()]
+
+
 def _provenance(report: Report) -> str:
     rows = [
         [
             code(row.label),
-            row.kind,
+            name_words(row.kind),
             code(row.file),
             code(row.sha256[:12]),
-            ", ".join(f"{role} `{sha256[:12]}`" for role, sha256 in row.parents.items()) or NO_SCORE,
+            ", ".join(f"{name_words(role)} {code(sha256[:12])}" for role, sha256 in row.parents.items()) or NO_SCORE,
         ]
         for row in report.rows
     ]
@@ -237,16 +280,19 @@ def _provenance(report: Report) -> str:
         [
             markdown_table(["model", "kind", "file", "SHA-256", "made from"], rows),
             "",
-            f"Data set content `{report.data.content_hash[:12]}`. {versions}. "
+            f"Data set content {code(report.data.content_hash[:12])}. {versions}. "
             f"Made {report.created} in {report.seconds:.0f} s.",
-            *(["", f"`{report.command}`"] if report.command else []),
+            *(["", code(report.command)] if report.command else []),
         ]
     )
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table: the first column to the left, numbers to the right, columns padded for reading."""
-    cells = [list(header), *(list(row) for row in rows)]
+    """Return a Markdown table: the first column to the left, numbers to the right, columns padded for reading.
+
+    Text of files in a cell must have gone through `code` or `name_words`.
+    """
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in (header, *rows)]
     widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(header))]
     numeric = [_is_numeric([row[column] for row in rows]) for column in range(len(header))]
     lines = [
@@ -267,12 +313,3 @@ def _is_numeric(column: Sequence[str]) -> bool:
 
 def _classes(count: int) -> str:
     return "1 class" if count == 1 else f"{count} classes"
-
-
-def _escape(text: str) -> str:
-    """Return text that stays in its table cell."""
-    return text.replace("|", "\\|").replace("\n", " ")
-
-
-def code(text: str) -> str:
-    return f"`{_escape(text)}`"

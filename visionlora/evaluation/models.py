@@ -8,6 +8,7 @@ from pathlib import Path
 
 from visionlora.errors import UsageError
 from visionlora.inference import Network, try_out
+from visionlora.text import printable
 
 _ADAPTER_SUFFIX = ".safetensors"
 _OPENVINO = "openvino:"
@@ -90,7 +91,7 @@ def parse_spec(text: str | Path) -> ModelSpec:
     path = Path(base if with_adapter else rest)
     file = Path(adapter if with_adapter else rest)
     own_name = f"{_OPENVINO}{file.name}" if in_openvino else file.name
-    return ModelSpec(label if named else own_name, path, file if with_adapter else None, in_openvino)
+    return ModelSpec(printable(label if named else own_name), path, file if with_adapter else None, in_openvino)
 
 
 def parse_specs(texts: Sequence[str | Path]) -> list[ModelSpec]:
@@ -104,8 +105,8 @@ def parse_specs(texts: Sequence[str | Path]) -> list[ModelSpec]:
         raise UsageError("expected at least one model, got none")
     labels = [spec.label for spec in specs]
     for index, (spec, text) in enumerate(zip(specs, texts, strict=True)):
-        if labels.count(spec.label) > 1 and spec.label in (spec.file.name, f"{_OPENVINO}{spec.file.name}"):
-            specs[index] = replace(spec, label=str(text))
+        if labels.count(spec.label) > 1 and spec.label in map(printable, (spec.file.name, _OPENVINO + spec.file.name)):
+            specs[index] = replace(spec, label=printable(text))
     labels = [spec.label for spec in specs]
     repeated = sorted({label for label in labels if labels.count(label) > 1})
     if repeated:

@@ -82,6 +82,11 @@ class OperatingPoint:
     confusion: tuple[Confusion, ...]
     """The cells of the confusion matrix that are not zero."""
 
+    @property
+    def objects(self) -> int:
+        """The objects that could be found."""
+        return self.found + self.misses
+
 
 def outcome_of(detections: Detections, image: LabelledImage, *, confidence: float) -> Outcome:
     """Say what became of an image: COCO's greedy matching at IoU 0.50, best detection first.

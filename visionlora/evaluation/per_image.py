@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,10 +17,16 @@ from visionlora.errors import DataError
 from visionlora.evaluation.matches import IOU_THRESHOLDS, Matches
 from visionlora.evaluation.report import PerImage, Report
 from visionlora.files import atomic_output, sha256_of
+from visionlora.text import printable
 
 FILE = "report_images.npz"
 _BITS = 1 << np.arange(len(IOU_THRESHOLDS))
 _ARRAYS = ("names", "objects", "images", "columns", "scores", "right", "counted")
+_UNREADABLE = (
+    *(OSError, EOFError, ValueError, LookupError, TypeError, ArithmeticError, MemoryError, RuntimeError, SyntaxError),
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+)
+"""What numpy and zipfile raise on damaged content, as fuzzing found."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +63,10 @@ def read_image_results(report_path: Path, report: Report) -> ImageResults | None
     """
     if report.per_image is None:
         return None
+    if Path(report.per_image.file).name != report.per_image.file:
+        raise DataError(
+            f"{report_path}: expected the name of a file beside the report, got {printable(report.per_image.file)}"
+        )
     path = report_path.parent / report.per_image.file
     if not path.is_file():
         return None
@@ -71,9 +83,31 @@ def read_image_results(report_path: Path, report: Report) -> ImageResults | None
                 )
                 for index, label in enumerate(labels)
             }
-            return ImageResults(tuple(kept["image_hashes"].tolist()), matches)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            results = ImageResults(tuple(kept["image_hashes"].tolist()), matches)
+            _check(results)
+            return results
+    except _UNREADABLE as error:
         raise DataError(f"{path}: expected results of images, got something else: {error}") from error
+
+
+def _check(results: ImageResults) -> None:
+    """Refuse arrays that do not belong together.
+
+    Raises:
+        ValueError: the message says which.
+    """
+    for label, one in results.matches.items():
+        shape, found = (len(results.image_hashes), len(one.names)), len(one.scores)
+        right = one.objects.shape == shape and one.images.shape == one.columns.shape == one.scores.shape == (found,)
+        right = right and one.right.shape == one.counted.shape == (found, len(IOU_THRESHOLDS))
+        right = right and all(array.dtype.kind == "i" for array in (one.objects, one.images, one.columns))
+        right = right and one.scores.dtype.kind == "f" and bool(np.isfinite(one.scores).all())
+        if right and found:
+            right = one.images.min() >= 0 and one.images.max() < shape[0]
+            right = right and one.columns.min() >= 0 and one.columns.max() < shape[1]
+            right = right and bool((np.diff(one.columns) >= 0).all())
+        if not right:
+            raise ValueError(f"the matches of {label!r} are not of one data set")
 
 
 def _without_tails(matches: Matches) -> Matches:

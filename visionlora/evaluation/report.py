@@ -17,9 +17,14 @@ from visionlora.evaluation.calibration import Calibration
 from visionlora.evaluation.coco import ClassCount, Scores
 from visionlora.evaluation.machine import Machine
 from visionlora.evaluation.operating import OperatingPoint
+from visionlora.evaluation.timing import Timing
+from visionlora.parsing import parse_json
+from visionlora.text import printable
 
 FORMAT = 2
 """Version of report.json; raised when a field changes its meaning."""
+_HIGHEST = 2**63
+"""Numbers stay below."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,11 @@ class DataUsed:
     def names(self) -> tuple[str, ...]:
         """The class names in the order of their ids."""
         return tuple(one.name for one in self.classes)
+
+    @property
+    def judged(self) -> tuple[str, ...]:
+        """The classes that have objects, on which alone a model can be judged; all of them where none has any."""
+        return tuple(one.name for one in self.classes if one.objects) or self.names
 
 
 @dataclass(frozen=True)
@@ -71,13 +81,16 @@ class Row:
         image_size: side of the network's input in pixels.
         classes: the data set's classes that the model knows.
         scores: over these classes; None if there are none.
-        ms_per_image: median milliseconds of the network alone at batch 1.
+        ms_per_image: median milliseconds of the network alone for one picture; `timing` says how sure that is.
         parents: role and SHA-256 of the files that this one was made from; of the base its fingerprint.
         parameters: numbers in the file's weights; None if they were not counted.
         settings: how the file was made, as it says itself.
         operating: counts at the chosen threshold.
         calibration: whether its scores mean what they say.
         differences: to the reference, then to the model before.
+        timing: spread and noise of the milliseconds, and how they compare; None in reports of earlier versions.
+        precision: what the runtime computes in on this machine, such as `bf16`; None where it does not say.
+        cut: the score below which the file itself leaves out what it finds; None where it leaves out nothing.
     """
 
     label: str
@@ -95,6 +108,9 @@ class Row:
     operating: OperatingPoint | None = None
     calibration: Calibration | None = None
     differences: tuple[Difference, ...] = ()
+    timing: Timing | None = None
+    precision: str | None = None
+    cut: float | None = None
 
     def difference_to(self, label: str) -> Difference | None:
         """Return how this model differs from another, or None where that was not measured."""
@@ -197,6 +213,8 @@ class Report:
     """How long it took."""
     warnings: tuple[str, ...] = ()
     """What a reader must know before trusting the numbers, a sentence each."""
+    notes: tuple[str, ...] = ()
+    """What is as expected but good to know, a sentence each."""
     verdict: Verdict | None = None
     """None where no limit was given."""
     retention: Retention | None = None
@@ -204,18 +222,40 @@ class Report:
 
     @property
     def complete_rows(self) -> tuple[Row, ...]:
-        """The models that know all the classes: only their means can be compared with each other."""
-        return tuple(row for row in self.rows if row.scores is not None and set(row.classes) == set(self.data.names))
+        """The models that know all the classes that have objects: only their means can be compared with each other."""
+        judged = set(self.data.judged)
+        return tuple(row for row in self.rows if row.scores is not None and judged <= set(row.classes))
 
     @property
     def reference(self) -> Row | None:
-        """The first model that knows all the classes; the differences are taken to it."""
+        """The first model that knows all the classes that have objects; the differences are taken to it."""
         return next(iter(self.complete_rows), None)
 
     @property
     def passed(self) -> bool:
         """Whether no limit is missed; true where none was given."""
         return self.verdict is None or self.verdict.passed
+
+    def __repr__(self) -> str:
+        """Return the scores in a line; `str` of it is the table, and `report_to_json` everything."""
+        scores = ", ".join(
+            f"{printable(row.label)} {'-' if (score := row.scores and row.scores.map50_95) is None else f'{score:.3f}'}"
+            for row in self.rows
+        )
+        verdict = "" if self.verdict is None else f", {'passed' if self.verdict.passed else 'not passed'}"
+        return f"<Report of {self.data.images} images, mAP50-95: {scores}{verdict}>"
+
+    def __str__(self) -> str:
+        """Return the table of the models, as the command prints it."""
+        from visionlora.evaluation.markdown import summary_table
+
+        return summary_table(self)
+
+    def _repr_html_(self) -> str:
+        """Return the table of the models as HTML, for a notebook."""
+        from visionlora.evaluation.markdown import summary_html
+
+        return summary_html(self)
 
 
 _ADAPTER: TypeAdapter[Report] = TypeAdapter(Report)
@@ -227,19 +267,22 @@ def report_to_json(report: Report) -> str:
     return json.dumps(fields, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def report_from_json(text: str) -> Report:
+def report_from_json(text: str | bytes) -> Report:
     """Read what `report_to_json` wrote.
 
     Raises:
         DataError: the text is no report, or one of another format version.
     """
     try:
-        fields = json.loads(text)
+        fields = parse_json(text)
         version = fields["format"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, IndexError) as error:
         raise DataError(f"expected a report of visionlora, got something else: {error}") from error
-    if version != FORMAT:
-        raise DataError(f"expected a report of format {FORMAT}, got {version}; read it with the version that wrote it")
+    if version != FORMAT or isinstance(version, bool):
+        raise DataError(
+            f"expected a report of format {FORMAT}, got {version!r:.40}; read it with the version that wrote it"
+        )
+    _check_numbers(fields)
     try:
         return _ADAPTER.validate_python(fields)
     except ValidationError as error:
@@ -254,13 +297,28 @@ def read_report(path: Path | str) -> Report:
         DataError: the file is missing or no report.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     try:
-        return report_from_json(text)
+        return report_from_json(content)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
+
+
+def _check_numbers(fields: Any) -> None:
+    """Refuse numbers that no report has and no table can show: infinite, not a number, or of hundreds of digits.
+
+    Raises:
+        DataError: there is one.
+    """
+    waiting = [fields]
+    while waiting:  # not by recursion: the nesting may be as deep as JSON allows
+        value = waiting.pop()
+        if isinstance(value, dict | list):
+            waiting += value.values() if isinstance(value, dict) else value
+        elif isinstance(value, int | float) and not -_HIGHEST < value < _HIGHEST:  # also one that is no number
+            raise DataError("the report is damaged: it holds a number that is out of range")
 
 
 def report_schema() -> dict[str, Any]:

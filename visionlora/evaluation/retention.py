@@ -12,7 +12,7 @@ from visionlora.evaluation.bootstrap import Change
 from visionlora.evaluation.finding import Found
 from visionlora.evaluation.judgement import Judgement, difference
 from visionlora.evaluation.report import DataUsed, Retained, Retention
-from visionlora.evaluation.words import change_words
+from visionlora.evaluation.words import change_words, name_words
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,9 +94,10 @@ def retention_sentence(rows: Sequence[Retained], base: str, known: int, before: 
     """Say in one line what each model forgets; models that forget alike are named together."""
     labels: dict[str, list[str]] = {}
     for row in rows:
-        labels.setdefault(_forgets(row, known, before), []).append(row.label)
+        labels.setdefault(_forgets(row, known, before), []).append(name_words(row.label))
     parts = [f"{', '.join(those)}: {phrase}" for phrase, those in labels.items()]
-    return f"{base} has mAP50-95 {before:.3f} on the {known} classes that it knows. " + "; ".join(parts) + "."
+    start = f"{name_words(base)} has mAP50-95 {before:.3f} on the {known} classes that it knows"
+    return f"{start}. {'; '.join(parts)}."
 
 
 def _forgets(row: Retained, known: int, before: float) -> str:

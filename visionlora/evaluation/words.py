@@ -2,13 +2,45 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from visionlora.evaluation.bootstrap import Change, Interval
+from visionlora.text import printable
+
+if TYPE_CHECKING:
+    from visionlora.evaluation.operating import OperatingPoint
+    from visionlora.evaluation.report import Row
 
 NO_SCORE = "-"
 """Stands where there is nothing to score: a class that the model does not know or that has no objects."""
 NO_DIFFERENCE = "no measurable difference"
+FEWEST_OBJECTS = 10
+"""Objects of one size below which a score of them is not shown."""
+_PLAIN_NAME = re.compile(r"\w(?:[\w .,:/()+-]*[\w)])?")
+
+
+def code(text: object) -> str:
+    """Return text of a file or a user between backticks, where nothing in it is markup or steers a terminal.
+
+    Example:
+        >>> code("a<b>"), code("`a`"), code("a" + chr(10) + "b") == "`a" + chr(92) + "nb`"
+        ('`a<b>`', "`'a'`", True)
+    """
+    return f"`{printable(text).replace('`', chr(39)) or ' '}`"
+
+
+def name_words(name: object) -> str:
+    """Return a name or a path as it stands in a sentence: as `code` where it holds more than words.
+
+    Example:
+        >>> name_words("rolled-in scale"), name_words("<b>zebra</b>")
+        ('rolled-in scale', '`<b>zebra</b>`')
+    """
+    text = str(name)
+    plain = _PLAIN_NAME.fullmatch(text) and not text.startswith("_") and not text.endswith("_")
+    return text if plain and "__" not in text and "://" not in text else code(text)
 
 
 def fraction(value: float | None) -> str:
@@ -68,7 +100,60 @@ def list_words(names: Sequence[str], most: int = 5) -> str:
         ('scratch, pit', 'scratch and 2 more', 'none')
     """
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return (", ".join(names[:most]) or "none") + more
+    return (", ".join(map(name_words, names[:most])) or "none") + more
+
+
+def join_words(parts: Sequence[str]) -> str:
+    """Return parts of a sentence as a list of it.
+
+    Example:
+        >>> join_words(["a", "b", "c"]), join_words(["a"])
+        ('a, b and c', 'a')
+    """
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
+def misses_words(point: OperatingPoint) -> str:
+    """Return how many objects are missed, of how many."""
+    share = f" ({point.misses / point.objects:.0%})" if point.objects else ""
+    return f"{point.misses} of {point.objects}{share}"
+
+
+def alarms_words(point: OperatingPoint) -> str:
+    """Return how many false alarms there are, and in how many images."""
+    if not point.false_alarms:
+        return "0"
+    return f"{point.false_alarms} in {point.images_with_false_alarms} image{'s' * (point.images_with_false_alarms > 1)}"
+
+
+def size_words(score: float | None, objects: int | None) -> str:
+    """Return the score of objects of one size; of few objects their count alone, as chance makes such a score.
+
+    Example:
+        >>> size_words(0.412, 57), size_words(0.0, 1), size_words(None, 0), size_words(0.412, None)
+        ('0.412', '- (1 object)', '-', '0.412')
+    """
+    if score is None or objects is None or objects >= FEWEST_OBJECTS:
+        return fraction(score)
+    return f"{NO_SCORE} ({objects} object{'s' * (objects > 1)})"
+
+
+def time_words(row: Row) -> str:
+    """Return the milliseconds for a picture with the range of most calls, after a tilde where noise disturbed them."""
+    timing = row.timing
+    if timing is None:  # a report of an earlier version
+        return f"{row.ms_per_image:.1f}"
+    return f"{'~' * timing.noisy}{timing.median:.1f} ({timing.low:.1f}-{timing.high:.1f})"
+
+
+def speed_words(row: Row) -> str:
+    """Return how a model's time compares with the reference's, as far as it was measured; empty where it was not."""
+    ratio = None if row.timing is None else row.timing.ratio
+    if ratio is None:
+        return ""
+    if not ratio.measurable:
+        return f"no measurable difference to {code(ratio.to)}"
+    return f"{ratio.median:.2f} of {code(ratio.to)} ({ratio.low:.2f} to {ratio.high:.2f})"
 
 
 def megabytes(size: int) -> str:

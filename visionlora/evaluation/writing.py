@@ -105,12 +105,17 @@ def write_report(
         from visionlora.evaluation.page import report_page
 
         with atomic_output(folder / HTML) as path:
-            path.write_text(report_page(report, evidence.images, evidence.judgements), encoding="utf-8")
+            _write_text(path, report_page(report, evidence.images, evidence.judgements))
     with atomic_output(folder / PAGE) as path:
-        path.write_text(report_markdown(report, pictures=pictures), encoding="utf-8")
+        _write_text(path, report_markdown(report, pictures=pictures))
     with atomic_output(folder / JSON) as path:  # last: where it stands, the rest does too
         path.write_text(report_to_json(report), encoding="utf-8")
     return report
+
+
+def _write_text(path: Path, text: str) -> None:
+    """Write UTF-8; the bytes of a picture's name that are none, which Python holds as lone surrogates, are escaped."""
+    path.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
 def _write_matches(report: Report, evidence: Evidence, folder: Path) -> PerImage:

@@ -29,6 +29,10 @@ class LiteRtNetwork:
         metadata: the card that visionlora wrote.
     """
 
+    batch: int | None = None
+    cut: float | None = None
+    precision: str | None = None
+
     def __init__(self, path: Path | str, *, threads: int | None = None) -> None:
         """Load a file.
 

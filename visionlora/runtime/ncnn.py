@@ -25,6 +25,9 @@ class NcnnNetwork:
     """
 
     nms = True
+    batch: int | None = None
+    cut: float | None = None
+    precision: str | None = None
 
     def __init__(self, path: Path | str, *, threads: int | None = None) -> None:
         """Load a file.

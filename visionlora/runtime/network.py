@@ -60,6 +60,9 @@ class OnnxNetwork:
         takes_pixels: whether its input is (n, S, S, 3) uint8 and not (n, 3, S, S) in [0, 1].
     """
 
+    cut: float | None = None
+    precision: str | None = None
+
     def __init__(
         self,
         path: Path | str,

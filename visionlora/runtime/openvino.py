@@ -26,6 +26,7 @@ class OpenVinoNetwork:
         batch, cut: as those of `OnnxNetwork`.
         nms: whether its predictions need non-maximum suppression.
         metadata: the card that visionlora wrote; None for a file of another maker.
+        precision: what OpenVINO computes in here where it may choose, such as `bf16` on processors with AMX.
     """
 
     def __init__(self, path: Path | str, *, threads: int | None = None, float32: bool = False) -> None:
@@ -45,6 +46,7 @@ class OpenVinoNetwork:
         self.names, self.image_size, self.metadata = described.names, described.image_size, described.card
         says = described.stated if self.metadata is None else Stated(finished=False)
         self._compiled = _compile(self.path, threads, float32=float32)
+        self.precision: str | None = self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         shape = self._compiled.input(0).partial_shape
         self.batch: int | None = shape[0].get_length() if shape.rank.is_static and shape[0].is_static else None
         if self.batch is None and self.metadata is None:

@@ -56,6 +56,9 @@ class TorchNetwork:
     """
 
     nms = True
+    batch: int | None = None
+    cut: float | None = None
+    precision: str | None = "f32"
 
     def __init__(
         self,
