@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from visionlora.evaluation.header import header_markdown
 from visionlora.evaluation.report import Report, Row
 from visionlora.evaluation.words import (
     NO_SCORE,
@@ -23,7 +24,7 @@ def report_markdown(report: Report, *, pictures: Sequence[tuple[str, str, str]] 
         pictures: title, relative path and caption of each picture to show.
     """
     parts = [
-        "# Evaluation",
+        header_markdown(report.header),
         _verdict(report),
         "\n\n".join(f"**Take care**: {sentence}" for sentence in report.warnings),
         _what_was_measured(report),
