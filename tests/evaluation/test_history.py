@@ -14,7 +14,7 @@ from visionlora.evaluation.report import report_to_json
 from visionlora.lowrank.card import AdapterCard, AdapterSettings
 
 RECORD = {
-    "data": "steel/data.yaml",
+    "data": "/home/somebody/steel/data.yaml",
     "data_sha256": {"train": "ab" * 32, "val": "cd" * 32},
     "hyperparameters": {"epochs": 3, "imgsz": 320, "batch": 8, "lr0": 0.002, "seed": 1, "mosaic": 0.5},
     "quantize": {"to": "int8", "images": 64},
@@ -47,6 +47,7 @@ def test_card_and_curve_are_read(adapter) -> None:
 
     assert made["adapter"]["rank"] == 16 and made["training"]["epochs"] == 3 and made["training"]["epoch"] == 2
     assert made["training"]["data_sha256"]["train"] == "ab" * 32 and made["training"]["quantize"] == "int8"
+    assert made["training"]["data"] == "steel/data.yaml"
     assert "mosaic" not in made["training"] and "versions" not in made["training"]
     assert made["curve"] == {"epoch": [1, 2, 3], "map50_95": [0.1, 0.31234, 0.3], "loss": [3, 2, 1.5]}
 

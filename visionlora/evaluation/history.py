@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -34,12 +35,17 @@ def training_settings(card: AdapterCard, path: Path) -> dict[str, Any]:
     training = {
         **{name: value for name, value in _mapping(hyperparameters).items() if name in _HYPERPARAMETERS},
         "epoch": record.get("epoch"),
-        "data": record.get("data"),
+        "data": _end_of_path(record.get("data")),
         "data_sha256": _plain(_mapping(record.get("data_sha256"))),
         "quantize": _mapping(record.get("quantize")).get("to"),
     }
     made = {"adapter": asdict(card.settings), "training": _plain(training), "curve": _curve(card, path)}
     return {name: value for name, value in made.items() if value}
+
+
+def _end_of_path(path: Any) -> str | None:
+    """Return folder and file of a path; what stands before is of the machine that trained, and nobody else's business."""
+    return "/".join(re.split(r"[\\/]", path)[-2:]) if isinstance(path, str) else None
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

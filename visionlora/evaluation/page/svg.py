@@ -81,7 +81,7 @@ def shortened(text: str, width: float, size: float) -> str:
 
     Example:
         >>> shortened("a name that is far too long", 100, 12)
-        'a nam…long'
+        'a name… long'
     """
     text = printable(text)
     if text_width(text, size) <= width:
