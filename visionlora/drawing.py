@@ -56,7 +56,25 @@ def draw_label(canvas: NDArray[np.uint8], text: str, box: _Box, *, colour: Colou
     """
     text = printable(text)
     (width, height), baseline = cv2.getTextSize(text, FONT, _SCALE, 1)
-    width, height = width + 6, height + baseline + 4
+    canvas_wh = canvas.shape[1], canvas.shape[0]
+    plate = place_label(box, (width + 6, height + baseline + 4), canvas_wh, taken)
+    cv2.rectangle(canvas, plate[:2], (plate[2] - 1, plate[3] - 1), colour, cv2.FILLED)
+    light = 0.114 * colour[0] + 0.587 * colour[1] + 0.299 * colour[2]  # luma of BT.601
+    ink = INK if light > 140 else PAPER
+    cv2.putText(canvas, text, (plate[0] + 3, plate[3] - baseline - 1), FONT, _SCALE, ink, 1, cv2.LINE_AA)
+    return plate
+
+
+def place_label(box: _Box, size_wh: tuple[int, int], canvas_wh: tuple[int, int], taken: Sequence[_Box]) -> _Box:
+    """Return where a label of a box stands: at the corner where it hides the least of the labels before.
+
+    Args:
+        box: left, top, right, bottom in pixels.
+        size_wh: of the label.
+        canvas_wh: of the picture, which the label does not leave where it fits in.
+        taken: the places of the labels before.
+    """
+    width, height = size_wh
     left, top, right, bottom = box
     corners = [
         (left - 1, top - height),
@@ -68,26 +86,21 @@ def draw_label(canvas: NDArray[np.uint8], text: str, box: _Box, *, colour: Colou
         (right - width, top - height),
         (right - width, bottom),
     ]
-    plates = [_inside(canvas, corner, width, height) for corner in corners]
+    plates = [_inside(canvas_wh, corner, width, height) for corner in corners]
     outside = [corner != plate[:2] for corner, plate in zip(corners, plates, strict=True)]
     # First a place that hides no label, then one that needed no shift into the picture.
-    order = sorted(range(len(plates)), key=lambda i: (sum(_overlap(plates[i], other) for other in taken), outside[i]))
-    plate = plates[order[0]]
-    cv2.rectangle(canvas, plate[:2], (plate[2] - 1, plate[3] - 1), colour, cv2.FILLED)
-    light = 0.114 * colour[0] + 0.587 * colour[1] + 0.299 * colour[2]  # luma of BT.601
-    ink = INK if light > 140 else PAPER
-    cv2.putText(canvas, text, (plate[0] + 3, plate[3] - baseline - 1), FONT, _SCALE, ink, 1, cv2.LINE_AA)
-    return plate
+    hidden = [sum(overlap(plate, other) for other in taken) for plate in plates]
+    return plates[min(range(len(plates)), key=lambda i: (hidden[i], outside[i]))]
 
 
-def _inside(canvas: NDArray[np.uint8], corner: tuple[int, int], width: int, height: int) -> _Box:
+def _inside(canvas_wh: tuple[int, int], corner: tuple[int, int], width: int, height: int) -> _Box:
     """Return the plate, shifted into the picture where it would leave it."""
-    left = max(min(corner[0], canvas.shape[1] - width), 0)
-    top = max(min(corner[1], canvas.shape[0] - height), 0)
+    left = max(min(corner[0], canvas_wh[0] - width), 0)
+    top = max(min(corner[1], canvas_wh[1] - height), 0)
     return left, top, left + width, top + height
 
 
-def _overlap(a: _Box, b: _Box) -> int:
+def overlap(a: _Box, b: _Box) -> int:
     """Return the pixels that two plates have in common."""
     return max(min(a[2], b[2]) - max(a[0], b[0]), 0) * max(min(a[3], b[3]) - max(a[1], b[1]), 0)
 

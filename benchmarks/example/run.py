@@ -43,6 +43,9 @@ def main() -> None:
         retention=shapes,
         out=work / "report",
         html=True,
+        title="Surface inspection, first release",
+        part="generated plates",
+        customer="whoever reads this",
         overwrite=True,
         **BUDGET,
     )

@@ -9,8 +9,7 @@ export async function readBundle(chosen) {
   const isZip = chosen.length === 1 && chosen[0].name.toLowerCase().endsWith(".zip");
   const files = isZip ? await readZip(new Uint8Array(await chosen[0].arrayBuffer())) : await readFolder(chosen);
   if (!files.has("manifest.json")) throw new Error("expected a bundle, found no manifest.json");
-  const manifest = JSON.parse(new TextDecoder().decode(files.get("manifest.json")));
-  if (manifest.format !== 1) throw new Error(`expected a bundle of format 1, got ${manifest.format}`);
+  const manifest = readManifest(files.get("manifest.json"));
   for (const [name, entry] of Object.entries(manifest.files)) {
     if (!files.has(name)) throw new Error(`${name} is missing`);
     const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", files.get(name)));
@@ -23,6 +22,28 @@ export async function readBundle(chosen) {
   return { manifest, files };
 }
 
+/** Read the manifest; what is used of it later has the type that it must have. */
+function readManifest(bytes) {
+  let manifest;
+  try {
+    manifest = JSON.parse(new TextDecoder().decode(bytes));
+  } catch {
+    throw new Error("manifest.json is no JSON");
+  }
+  if (manifest?.format !== 1) throw new Error(`expected a bundle of format 1, got ${manifest?.format}`);
+  const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
+  const { names, thresholds, selftest } = manifest;
+  const wrong = [
+    ["files", isObject(manifest.files) && Object.values(manifest.files).every(isObject)],
+    ["names", Array.isArray(names) && names.length > 0 && names.every((name) => typeof name === "string")],
+    ["thresholds", Array.isArray(thresholds) && thresholds.length === names?.length && thresholds.every(Number.isFinite)],
+    ["preprocessing", isObject(manifest.preprocessing)],
+    ["selftest", isObject(selftest) && Array.isArray(selftest.detections) && selftest.detections.every(isObject)],
+  ].filter(([, right]) => !right);
+  if (wrong.length) throw new Error(`manifest.json is damaged: ${wrong.map(([name]) => name).join(", ")}`);
+  return manifest;
+}
+
 async function readFolder(chosen) {
   const files = new Map();
   check(chosen.map((file) => file.name), chosen.reduce((sum, file) => sum + file.size, 0));
@@ -32,6 +53,15 @@ async function readFolder(chosen) {
 
 /** The format: PKWARE's APPNOTE 6.3, sections 4.3.7 (local header), 4.3.12 (central directory) and 4.3.16 (its end). */
 async function readZip(bytes) {
+  try {
+    return await unzip(bytes);
+  } catch (error) {
+    if (error instanceof RangeError) throw new Error("the .zip is damaged: it ends before its contents do");
+    throw error;
+  }
+}
+
+async function unzip(bytes) {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   let end = bytes.length - 22;
   while (end >= 0 && view.getUint32(end, true) !== 0x06054b50) end -= 1;
@@ -71,7 +101,10 @@ async function inflate(data, size, name) {
   const content = new Uint8Array(size);
   let filled = 0;
   const reader = new Blob([data]).stream().pipeThrough(new DecompressionStream("deflate-raw")).getReader();
-  for (let part = await reader.read(); !part.done; part = await reader.read()) {
+  const read = () => reader.read().catch(() => {
+    throw new Error(`${name} is damaged: it cannot be unpacked`);
+  });
+  for (let part = await read(); !part.done; part = await read()) {
     if (filled + part.value.length > size) throw new Error(`${name} lies about its size`);
     content.set(part.value, filled);
     filled += part.value.length;

@@ -16,7 +16,10 @@ export class Detector {
       throw new Error(`expected another preprocessing, got ${JSON.stringify(manifest.preprocessing)}`);
     }
     if (!Number.isInteger(size) || size < 32 || size > 4096) throw new Error(`expected a size in pixels, got ${size}`);
-    const session = await ort.InferenceSession.create(files.get(manifest.model), { executionProviders: ["wasm"] });
+    const options = { executionProviders: ["wasm"] };
+    const session = await ort.InferenceSession.create(files.get(manifest.model), options).catch((error) => {
+      throw new Error(`${manifest.model}: onnxruntime cannot open it: ${error?.message ?? error}`);
+    });
     return new Detector(session, manifest, size);
   }
 
@@ -32,6 +35,10 @@ export class Detector {
     const placed = letterbox(image, this.size);
     const input = new ort.Tensor("float32", placed.tensor, [1, 3, this.size, this.size]);
     const output = (await this.session.run({ [this.session.inputNames[0]]: input }))[this.session.outputNames[0]];
+    const rows = 4 + this.names.length;
+    if (output.dims.length !== 3 || output.dims[1] !== rows) {
+      throw new Error(`expected ${rows} rows of output for ${this.names.length} classes, got [${output.dims.join(", ")}]`);
+    }
     const limits = this.names.map((_, i) => (confidence === null ? this.thresholds[i] : confidence));
     return decode(output.data, output.dims[2], limits, placed, image, this.names);
   }

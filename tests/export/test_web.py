@@ -19,7 +19,7 @@ import pytest
 
 import visionlora as vl
 
-playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
     pytest.mark.slow,
@@ -34,8 +34,12 @@ def page(tmp_path_factory) -> Iterator:
     folder = tmp_path_factory.mktemp("web") / "web"
     shutil.copytree(EXPORT / "web", folder, ignore=shutil.ignore_patterns("node_modules"))
     install = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
-    if subprocess.run(install, cwd=folder, capture_output=True).returncode:
-        pytest.skip("npm cannot reach its registry")
+    try:
+        done = subprocess.run(install, cwd=folder, capture_output=True, text=True, timeout=180)
+    except subprocess.TimeoutExpired:
+        pytest.skip("npm did not install onnxruntime-web within three minutes")
+    if done.returncode:
+        pytest.skip(f"npm cannot install onnxruntime-web: {done.stderr.strip().splitlines()[-1:]}")
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def guess_type(self, path: object) -> str:
@@ -134,7 +138,7 @@ def test_tampered_bundles_are_refused(page, bundles, tmp_path) -> None:
         files = {name: archive.read(name) for name in archive.namelist()}
     changes = {
         "is not what its maker wrote": {"requirements.txt": b"evil"},
-        "expected plain file names": {"../evil": b"x"},
+        "Expected plain file names": {"../evil": b"x"},
         "no manifest.json": {"manifest.json": None},
         "is missing": {"selftest.png": None},
     }
@@ -147,3 +151,85 @@ def test_tampered_bundles_are_refused(page, bundles, tmp_path) -> None:
         assert page.get_attribute("#status", "class") == "error" and page.is_disabled("#picture")
     (tmp_path / "text.zip").write_text("no archive")
     assert "found no directory" in load(page, tmp_path / "text.zip")
+
+
+ODD = "<img src=x onerror=alert(1)>\u202e=cmd()\x1b[31m"
+
+
+@pytest.fixture(scope="module")
+def hostile(bundles, tmp_path_factory) -> Path:
+    """A bundle whose classes have names of markup, of marks that turn text around, and of great length."""
+    path = tmp_path_factory.mktemp("hostile") / "hostile.zip"
+    with zipfile.ZipFile(bundles["float"]) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    manifest = json.loads(files["manifest.json"])
+    manifest["names"] = [ODD, "x" * 5000, *manifest["names"][2:]]
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in {**files, "manifest.json": json.dumps(manifest).encode()}.items():
+            archive.writestr(name, content)
+    return path
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_labels_hide_no_other_and_names_are_text(width, page, hostile, surface) -> None:
+    page.set_viewport_size({"width": width, "height": 900})
+    said = load(page, hostile)
+    page.fill("#confidence", "0.001")
+    page.set_input_files("#picture", str(next((surface.parent / "images" / "val").iterdir())))
+    assert "objects in" in wait(page)
+
+    places = json.loads(page.get_attribute("html", "data-labels"))
+    assert len(places) >= 2
+    for index, (left, top, wide, high) in enumerate(places):
+        others = places[index + 1 :]
+        assert not any(left < x + w and x < left + wide and top < y + h and y < top + high for x, y, w, h in others)
+    assert page.locator("img").count() == 0 and "<img src=x" in said and "\\u202e" in said and "\u202e" not in said
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("wrong", ["names", "thresholds", "files", "selftest"])
+def test_manifest_of_other_types_is_refused_in_a_sentence(wrong, page, bundles, tmp_path) -> None:
+    with zipfile.ZipFile(bundles["float"]) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    manifest = {**json.loads(files["manifest.json"]), wrong: [None]}
+    with zipfile.ZipFile(tmp_path / "odd.zip", "w") as archive:
+        for name, content in {**files, "manifest.json": json.dumps(manifest).encode()}.items():
+            archive.writestr(name, content)
+
+    assert load(page, tmp_path / "odd.zip") == f"manifest.json is damaged: {wrong}."
+
+
+def test_what_cannot_be_read_is_said_in_a_sentence(page, bundles, tmp_path) -> None:
+    load(page, bundles["float"])
+    (tmp_path / "broken.png").write_text("no picture")
+    page.set_input_files("#picture", str(tmp_path / "broken.png"))
+    assert wait(page) == "Expected a picture that this browser can read, got broken.png."
+    page.fill("#confidence", "7")
+    page.click("#selftest")
+    assert wait(page) == "OK: this browser finds what it should"  # has its own threshold
+    (tmp_path / "cut.zip").write_bytes(bundles["float"].read_bytes()[-40_000:])
+    assert load(page, tmp_path / "cut.zip").endswith(".") and page.get_attribute("#status", "class") == "error"
+    page.fill("#confidence", "")
+
+
+def test_bundle_and_picture_can_be_dropped(page, bundles, surface) -> None:
+    picture = next((surface.parent / "images" / "val").iterdir())
+    for path, said in ((bundles["float"], "model"), (picture, "objects in")):
+        content = list(path.read_bytes())
+        page.evaluate(
+            """([name, bytes]) => {
+              const data = new DataTransfer();
+              data.items.add(new File([new Uint8Array(bytes)], name));
+              dispatchEvent(new DragEvent("drop", {dataTransfer: data, bubbles: true, cancelable: true}));
+            }""",
+            [path.name, content],
+        )
+        assert said in wait(page)
+
+
+def test_page_has_a_dark_side(page) -> None:
+    colours = []
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        colours.append(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+    assert colours[0] != colours[1]

@@ -16,7 +16,7 @@ def add_eval(verbs: Any) -> None:
 
     def run(options: argparse.Namespace) -> int:
         names = ["split", "imgsz", "conf", "retention", "max_drop", "max_class_drop", "min_map50", "out", "html"]
-        names += ["against", "cache", "overwrite"]
+        names += ["against", "title", "part", "customer", "cache", "overwrite"]
         report = vl.evaluate(options.model, options.data, **chosen(options, *names))
         print_report(report)
         return 0 if report.passed else 3
@@ -41,6 +41,9 @@ def add_eval(verbs: Any) -> None:
     parser.add_argument("--against", metavar="LABEL", help="model that losses count from; the reference if not given")
     parser.add_argument("--out", help="folder for report.json, report.md and pictures")
     parser.add_argument("--html", action="store_true", help="write report.html too: one page that needs no network")
+    parser.add_argument("--title", help="what to call the report, on top of it")
+    parser.add_argument("--part", help="what the models are to look at, such as a part's number, under the title")
+    parser.add_argument("--customer", help="whom the report is for, under the title")
     parser.add_argument(
         "--cache", action=argparse.BooleanOptionalAction, default=True, help="reuse what a model found here before"
     )

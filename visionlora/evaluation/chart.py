@@ -8,11 +8,13 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from visionlora.evaluation.colours import model_colours
 from visionlora.evaluation.report import Report, Row
+from visionlora.text import printable
 
-_COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#b279a2", "#9d755d", "#e45756", "#72b7b2", "#8a8a8a")
 _CHARTED_CLASSES = 20  # more are no longer a picture
 _BAR_INCHES = 0.13
+_LONGEST = 40  # characters of a name; of a longer one the middle is left out
 
 
 def write_chart(report: Report, path: Path | str) -> None:
@@ -27,8 +29,9 @@ def write_chart(report: Report, path: Path | str) -> None:
     _draw_means(means, report)
     _draw_classes(classes, report, names)
     if count > 1:
-        labels = [row.label.replace("$", r"\$") for row in report.rows]  # no mathematics
-        figure.legend(list(classes.containers), labels, loc="outside lower center", ncols=min(count, 5), frameon=False)
+        labels = [_short(row.label).replace("$", r"\$") for row in report.rows]  # no mathematics
+        columns = max(1, min(count, 150 // max(map(len, labels))))
+        figure.legend(list(classes.containers), labels, loc="outside lower center", ncols=columns, frameon=False)
     figure.savefig(path, format="png")
 
 
@@ -51,7 +54,7 @@ def _draw_means(axes: Any, report: Report) -> None:
     for position, row in enumerate(report.rows):
         score = row.scores.map50_95 if row.scores else None
         alpha = 1.0 if row in report.complete_rows else 0.5  # a mean over fewer classes is not comparable
-        bar = axes.barh(position, score or 0, height=0.62, color=_colour(position), alpha=alpha)
+        bar = axes.barh(position, score or 0, height=0.62, color=model_colours(position)[0], alpha=alpha)
         text = "no score" if score is None else f"{score:.3f}"
         axes.bar_label(bar, [text], padding=4)
     axes.set_yticks(range(len(report.rows)), [_name(row, report) for row in report.rows], parse_math=False)
@@ -66,8 +69,8 @@ def _draw_classes(axes: Any, report: Report, names: tuple[str, ...]) -> None:
         offset = (index - (len(report.rows) - 1) / 2) * thickness
         places = [position + offset for position in range(len(names))]
         widths = [scores.get(name) or 0.0 for name in names]
-        axes.barh(places, widths, 0.9 * thickness, color=_colour(index))
-    axes.set_yticks(range(len(names)), names, parse_math=False)
+        axes.barh(places, widths, 0.9 * thickness, color=model_colours(index)[0])
+    axes.set_yticks(range(len(names)), list(map(_short, names)), parse_math=False)
     axes.set_ylim(max(len(names), 1) - 0.5, -0.5)
     few = len(names) < _CHARTED_CLASSES
     axes.set_title("AP50-95 of each class" if few else f"AP50-95, the {len(names)} most frequent classes")
@@ -75,9 +78,11 @@ def _draw_classes(axes: Any, report: Report, names: tuple[str, ...]) -> None:
 
 def _name(row: Row, report: Report) -> str:
     if row in report.complete_rows:
-        return row.label
-    return f"{row.label}\n{len(row.classes)} of {len(report.data.names)} classes"
+        return _short(row.label)
+    return f"{_short(row.label)}\n{len(row.classes)} of {len(report.data.names)} classes"
 
 
-def _colour(index: int) -> str:
-    return _COLOURS[index % len(_COLOURS)]
+def _short(name: str) -> str:
+    """Return a name that a font can draw and a figure has room for."""
+    text = printable(name)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]}…{text[-_LONGEST // 2 + 1 :]}"

@@ -21,6 +21,8 @@ from visionlora.evaluation.budget import check_budget, judge_budget
 from visionlora.evaluation.domain import Domain, load_domain
 from visionlora.evaluation.doubts import data_doubts, network_doubts, training_doubts
 from visionlora.evaluation.finding import Found, find_objects, shared_classes
+from visionlora.evaluation.header import report_header
+from visionlora.evaluation.history import training_settings
 from visionlora.evaluation.judgement import Judgement, difference, judge
 from visionlora.evaluation.lineage import find_notes, find_warnings
 from visionlora.evaluation.machine import installed_versions, this_machine
@@ -52,6 +54,9 @@ def evaluate(
     against: str | None = None,
     out: Path | str | None = None,
     html: bool = False,
+    title: str | None = None,
+    part: str | None = None,
+    customer: str | None = None,
     cache: bool = True,
     overwrite: bool = False,
 ) -> Report:
@@ -75,6 +80,9 @@ def evaluate(
             the reference.
         out: a folder for report.json, report.md and pictures; None writes nothing.
         html: write report.html too, one page that needs no network.
+        title: what to call the report, on top of it.
+        part: what the models are to look at, such as a part's number, under the title.
+        customer: whom it is for, under the title.
         cache: take what a model found on these images from an earlier evaluation, if nothing has changed since.
         overwrite: replace an earlier report.
 
@@ -96,6 +104,7 @@ def evaluate(
     budget = Budget(max_drop, max_class_drop, min_map50)
     check_budget(budget)
     check_thresholds(conf, 0, 1, name="--conf")
+    header = report_header(title, part, customer)
     specs = parse_specs(models)
     if against not in (None, *(spec.label for spec in specs)):
         raise UsageError(f"against: expected one of {', '.join(spec.label for spec in specs)}, got {against!r}")
@@ -130,11 +139,15 @@ def evaluate(
                 "max-class-drop": max_class_drop,
                 "min-map50": min_map50,
                 "against": against,
+                "title": title,
+                "part": part,
+                "customer": customer,
                 "out": out,
             },
             html=html,
         ),
         retention=None if source is None else _retention(specs, networks, source, conf=conf, cache=cache),
+        header=header,
     )
     report = replace(report, rows=_with_differences(report, judgements, against))
     report = replace(report, rows=_with_times(report, networks, domain))
@@ -208,9 +221,9 @@ def _row(spec: ModelSpec, network: Network, found: Found, judgement: Judgement |
 def _provenance(spec: ModelSpec, network: Network) -> tuple[str, Mapping[str, str], Mapping[str, Any]]:
     """Return what the file is, role and SHA-256 of the files that it says it was made from, and how it was made."""
     if spec.adapter is not None:
-        base = read_adapter_card(spec.adapter).base["fingerprint"]
-        parents = {"base": base, "adapter": adapter_identity(spec.adapter)}
-        return "adapter", parents, {}
+        card = read_adapter_card(spec.adapter)
+        parents = {"base": card.base["fingerprint"], "adapter": adapter_identity(spec.adapter)}
+        return "adapter", parents, training_settings(card, spec.adapter)
     metadata = getattr(network, "metadata", None) or {}
     kind = {"torch": "checkpoint", "onnxruntime": "onnx"}.get(spec.runtime, spec.runtime)
     kind, parents = metadata.get("kind", kind), metadata.get("parents", {})

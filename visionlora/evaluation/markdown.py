@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
+from visionlora.evaluation.header import header_markdown
 from visionlora.evaluation.report import Report, Row
 from visionlora.evaluation.words import (
     FEWEST_OBJECTS,
@@ -32,7 +33,7 @@ def report_markdown(report: Report, *, pictures: Sequence[tuple[str, str, str]] 
         pictures: title, relative path and caption of each picture to show.
     """
     parts = [
-        "# Evaluation",
+        header_markdown(report.header),
         _verdict(report),
         "\n\n".join(f"**Take care**: {sentence}" for sentence in report.warnings),
         "\n\n".join(f"Note: {sentence}" for sentence in report.notes),

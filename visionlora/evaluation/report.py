@@ -15,6 +15,7 @@ from visionlora.errors import DataError
 from visionlora.evaluation.bootstrap import Change
 from visionlora.evaluation.calibration import Calibration
 from visionlora.evaluation.coco import ClassCount, Scores
+from visionlora.evaluation.header import ReportHeader
 from visionlora.evaluation.machine import Machine
 from visionlora.evaluation.operating import OperatingPoint
 from visionlora.evaluation.timing import Timing
@@ -219,6 +220,8 @@ class Report:
     """None where no limit was given."""
     retention: Retention | None = None
     per_image: PerImage | None = None
+    header: ReportHeader | None = None
+    """What whoever ordered the report wants to stand above it."""
 
     @property
     def complete_rows(self) -> tuple[Row, ...]:

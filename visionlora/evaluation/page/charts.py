@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from markupsafe import Markup
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from visionlora.evaluation.calibration import Calibration
 from visionlora.evaluation.matches import RECALLS, Matches
-from visionlora.evaluation.page.svg import WIDTH, Axes, chart, element, grid, join, path, ticks
+from visionlora.evaluation.page.svg import WIDTH, Axes, chart, element, grid, join, path, shortened, text_width, ticks
 from visionlora.evaluation.report import Report, Row
 from visionlora.evaluation.words import fraction
 
@@ -18,6 +19,7 @@ CHARTED_CLASSES = 20
 """More bars are no longer a picture; the most frequent classes are drawn."""
 _FIFTHS = (0, 0.2, 0.4, 0.6, 0.8, 1)
 _BAR, _ROW_GAP = 12, 12  # pixels
+_NAME, _LONGEST_NAME = 11.0, 120.0  # pixels: size of the letters and width of a model's name beside its dot
 _LOWEST_SCORE, _BIN = 0.1, 0.05  # of the histogram: below, false alarms would dwarf everything
 
 
@@ -51,7 +53,8 @@ def class_bars(report: Report, rows: Sequence[tuple[int, Row]]) -> Markup:
     ]
     for position, name in enumerate(names):
         top = 26 + block * position
-        parts.append(element("text", name, x=axes.left, y=top + 10, class_="label"))
+        label = shortened(name, WIDTH - axes.left - 4, 12)
+        parts.append(element("text", label, x=axes.left, y=top + 10, class_="label"))
         for line, (index, row) in enumerate(rows):
             parts.append(_bar(axes, index, row, name, top + 16 + _BAR * line))
     return chart(axes, parts, label="AP50-95 of each class with its 95 % interval")
@@ -150,18 +153,47 @@ def trade_off(rows: Sequence[tuple[int, Row]], costs: Sequence[float], *, x_titl
         grid(axes, x_ticks=ticks(0, 1.12 * max(costs)), y_ticks=y_ticks, x_title=x_title, y_title="mAP50-95"),
         _front(axes, costs, scores),
     ]
-    labels = _label_places(axes, costs, scores, [row.label for _, row in rows])
-    for (index, row), cost, score, (x, y, anchor) in zip(rows, costs, scores, labels, strict=True):
+    labels = [shortened(row.label, _LONGEST_NAME, _NAME) for _, row in rows]
+    spots = [(axes.x(cost), axes.y(score)) for cost, score in zip(costs, scores, strict=True)]
+    places = _label_places(axes, spots, labels)
+    for (index, row), cost, score, label, place in zip(rows, costs, scores, labels, places, strict=True):
         bottom, top = _whisker(row)
         at = axes.x(cost)
         said = element("title", f"{row.label}: {fraction(score)} at {cost:.3g} {x_title}")
         mark = element("line", x1=at, x2=at, y1=axes.y(bottom), y2=axes.y(top), class_="spread")
         mark += element("circle", said, cx=at, cy=axes.y(score), r=5, class_="dot")
-        mark += element("line", x1=at, y1=axes.y(score), x2=x, y2=y - 3.5, class_="leader")
-        parts.append(
-            element("g", mark + element("text", row.label, x=x, y=y, class_=f"name {anchor}"), class_=f"m{index}")
-        )
+        if place is not None:
+            mark += element("line", x1=at, y1=axes.y(score), x2=place.x, y2=place.y - 3.5, class_="leader")
+            mark += element("text", label, x=place.x, y=place.y, class_=f"name {place.anchor}")
+        parts.append(element("g", mark, class_=f"m{index}"))
     return chart(axes, parts, label=f"mAP50-95 over {x_title}")
+
+
+def training_curve(
+    index: int, epochs: Sequence[float], scores: Sequence[float], *, best: float | None, label: str
+) -> Markup:
+    """Draw the score of a training over its epochs.
+
+    Args:
+        index: of the model.
+        epochs: their numbers.
+        scores: mAP50-95 on the validation images while training, of each epoch.
+        best: the epoch that the file is from, marked with a dot; None for none.
+        label: what is drawn.
+    """
+    high = max(*scores, 0.01)
+    axes = Axes(210, x_range=(min(epochs), max(epochs)), y_range=(0.0, 1.08 * high), left=48, top=12)
+    points = [(axes.x(epoch), axes.y(score)) for epoch, score in zip(epochs, scores, strict=True)]
+    across = [tick for tick in ticks(*axes.x_range) if tick == round(tick)]
+    parts = [
+        grid(axes, x_ticks=across, y_ticks=ticks(*axes.y_range), x_title="epoch", y_title="mAP50-95"),
+        path(points, class_="curve"),
+    ]
+    for epoch, score, (x, y) in zip(epochs, scores, points, strict=True):
+        said = element("title", f"epoch {epoch:g}: {fraction(score)}")
+        kind = {"r": 5, "class_": "dot"} if epoch == best else {"r": 6, "class_": "point"}
+        parts.append(element("circle", said, cx=x, cy=y, **kind))
+    return chart(axes, [element("g", join(parts), class_=f"m{index}")], label=label)
 
 
 def _bar(axes: Axes, index: int, row: Row, name: str, top: float) -> Markup:
@@ -199,24 +231,47 @@ def _front(axes: Axes, costs: Sequence[float], scores: Sequence[float]) -> Marku
     return path(points, class_="front")
 
 
-def _label_places(
-    axes: Axes, costs: Sequence[float], scores: Sequence[float], labels: Sequence[str]
-) -> list[tuple[float, float, str]]:
-    """Return x, y and anchor of each label: beside its dot, and moved down where another stands."""
-    # Left, right and baseline of what labels must keep clear of: the dots, then the labels before.
-    taken = [
-        (axes.x(cost) - 6, axes.x(cost) + 6, axes.y(score) + 3.5) for cost, score in zip(costs, scores, strict=True)
-    ]
-    places: dict[int, tuple[float, float, str]] = {}
-    for i in sorted(range(len(costs)), key=lambda i: -scores[i]):
-        x, y, wide = axes.x(costs[i]), axes.y(scores[i]) + 3.5, 6.4 * len(labels[i])
-        to_left = x + 11 + wide > WIDTH - axes.right
-        start, stop = (x - 11 - wide, x - 11) if to_left else (x + 11, x + 11 + wide)
-        while any(start < right and left < stop and abs(y - other) < 14 for left, right, other in taken):
-            y += 3
-        taken.append((start, stop, y))
-        places[i] = (x - 11 if to_left else x + 11, y, "end" if to_left else "")
-    return [places[i] for i in range(len(costs))]
+def _label_places(axes: Axes, spots: Sequence[tuple[float, float]], labels: Sequence[str]) -> list[_Place | None]:
+    """Return where each label stands: beside its dot, or near it where another stands; None where there is no room.
+
+    Args:
+        axes: of the chart.
+        spots: x and y of each dot in pixels.
+        labels: what to write.
+    """
+    taken = [(x - 7, y - 7, x + 7, y + 7) for x, y in spots]  # no label hides a dot
+    places: list[_Place | None] = [None] * len(spots)
+    for i in sorted(range(len(spots)), key=lambda i: spots[i][1]):
+        (x, y), wide = spots[i], text_width(labels[i], _NAME)
+        for down, to_left in _steps():
+            start = x - 11 - wide if to_left else x + 11
+            box = (start, y + down - _NAME * 0.6, start + wide, y + down + _NAME * 0.6)
+            inside = box[0] > axes.left and box[2] < WIDTH - 2 and box[1] > 0 and box[3] < axes.height - axes.bottom
+            if inside and not any(_meet(box, other) for other in taken):
+                taken.append(box)
+                places[i] = _Place(x - 11 if to_left else x + 11, y + down + 3.5, "end" if to_left else "")
+                break
+    return places
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Of a label: its end towards the dot, its baseline, and which end that is."""
+
+    x: float
+    y: float
+    anchor: str
+
+
+def _steps() -> list[tuple[float, bool]]:
+    """Return how far below its dot a label may stand, and whether to the left, the nearest first."""
+    downs = [sign * step for step in range(0, 240, 4) for sign in ((1, -1) if step else (1,))]
+    return [(float(down), to_left) for down in downs for to_left in (False, True)]
+
+
+def _meet(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
+    """Whether two boxes (left, top, right, bottom) share a place."""
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def _score(row: Row) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,8 +14,9 @@ from numpy.typing import NDArray
 
 from visionlora.boxes import iou_matrix
 from visionlora.data import LabelledImage
+from visionlora.drawing import overlap, place_label
 from visionlora.evaluation.operating import MATCHING_IOU, Outcome
-from visionlora.evaluation.page.svg import element, join
+from visionlora.evaluation.page.svg import element, join, shortened, text_width
 from visionlora.preprocess import read_image
 
 PANEL = 320
@@ -22,7 +24,10 @@ PANEL = 320
 STORED = 480
 """Longest side of the embedded picture in pixels."""
 PER_KIND = 3
+SIGNS = {"truth": "", "right": "✓ ", "wrong": "✗ ", "missed": "○ "}
+"""Before the name at a box: what became of it, for readers who cannot tell the colours apart."""
 _QUALITY = 82
+_LETTERS, _PLATE, _LONGEST = 9.5, 13, 150  # pixels of the drawing: size of letters, height and width of a label
 KINDS = ("found now", "newly missed", "new false alarms", "still missed")
 
 
@@ -102,24 +107,49 @@ def panels(
     """Draw the ground truth, then what each model found of it, on one embedded picture."""
     width, height, scale = _fitted(image)
     truth = [
-        _box(box * scale, f"{names[class_id]} (crowd)" if crowd else names[class_id], "truth", width)
+        _Mark(box * scale, "truth", f"{names[class_id]} (crowd)" if crowd else names[class_id])
         for box, class_id, crowd in zip(image.boxes_xyxy, image.class_ids, image.is_crowd, strict=True)
     ]
     count = int((~image.is_crowd).sum())
-    drawn = [Panel("ground truth", f"{count} object{'' if count == 1 else 's'}", _panel(name, width, height, truth))]
+    drawing, hidden = _panel(name, width, height, truth)
+    drawn = [Panel("ground truth", f"{count} object{'' if count == 1 else 's'}{_hidden(hidden)}", drawing)]
     for title, outcome in outcomes:
-        boxes = [
-            _box(box * scale, names[class_id], "missed", width)
+        missed = [
+            _Mark(box * scale, "missed", names[class_id])
             for box, class_id, found in zip(image.boxes_xyxy, image.class_ids, outcome.found, strict=True)
             if not found
         ]
         found = outcome.detections
-        rows = list(zip(found.boxes_xyxy, found.class_ids, found.scores, outcome.right, strict=True))
-        for box, class_id, score, right in reversed(rows):  # the best on top
-            boxes.append(_box(box * scale, f"{names[class_id]} {score:.2f}", "right" if right else "wrong", width))
+        marks = [
+            _Mark(box * scale, "right" if right else "wrong", names[class_id], f"{score:.2f}")
+            for box, class_id, score, right in zip(
+                found.boxes_xyxy, found.class_ids, found.scores, outcome.right, strict=True
+            )
+        ]
+        right, wrong = ([one for one in marks if one.kind == kind] for kind in ("right", "wrong"))
+        drawing, hidden = _panel(name, width, height, [*missed, *right, *wrong])
         caption = f"{int(outcome.right.sum())} found, {outcome.misses} missed, {_alarms(outcome.false_alarms)}"
-        drawn.append(Panel(title, caption, _panel(name, width, height, boxes)))
+        drawn.append(Panel(title, caption + _hidden(hidden), drawing))
     return drawn
+
+
+@dataclass(frozen=True, eq=False)
+class _Mark:
+    """A box in the drawing's pixels with what is written at it."""
+
+    box_xyxy: NDArray[np.floating]
+    kind: str
+    name: str
+    score: str = ""
+
+    @property
+    def text(self) -> str:
+        """The whole label."""
+        return f"{SIGNS[self.kind]}{self.name} {self.score}".rstrip()
+
+
+def _hidden(count: int) -> str:
+    return f"; {count} label{'' if count == 1 else 's'} without room" if count else ""
 
 
 def _alarms(count: int) -> str:
@@ -140,16 +170,39 @@ def _fitted(image: LabelledImage) -> tuple[float, float, float]:
     return image.size_wh[0] * scale, image.size_wh[1] * scale, scale
 
 
-def _panel(name: str, width: float, height: float, boxes: Sequence[Markup]) -> Markup:
+def _panel(name: str, width: float, height: float, marks: Sequence[_Mark]) -> tuple[Markup, int]:
+    """Return the drawing, the first mark on top, and how many labels found no room; those are shown on pointing."""
+    frames = [_frame(mark) for mark in reversed(marks)]
+    plates: list[Markup] = []
+    taken: list[tuple[int, int, int, int]] = []
+    for mark in marks:
+        text = _label(mark, width - 8)
+        size = math.ceil(text_width(text, _LETTERS)) + 6, _PLATE
+        left, top, right, bottom = (round(float(value)) for value in mark.box_xyxy)
+        place = place_label((left, top, right, bottom), size, (int(width), int(height)), taken)
+        if any(overlap(place, other) for other in taken):
+            continue
+        taken.append(place)
+        plate = element("rect", x=place[0], y=place[1], width=size[0], height=_PLATE, class_="plate")
+        written = element("text", text, x=place[0] + 3, y=place[1] + 10)
+        plates.append(element("g", element("title", mark.text) + plate + written, class_=mark.kind))
     picture = element("use", href=f"#{name}")
-    return element("svg", picture + join(boxes), viewBox=f"0 0 {width:.1f} {height:.1f}", class_="panel")
+    drawing = element(
+        "svg", picture + join(frames) + join(plates), viewBox=f"0 0 {width:.1f} {height:.1f}", class_="panel"
+    )
+    return drawing, len(marks) - len(plates)
 
 
-def _box(box_xyxy: NDArray[np.floating], text: str, kind: str, width: float) -> Markup:
-    """Return a rectangle with its label above, or inside where there is no room above."""
-    left, top, right, bottom = (float(value) for value in box_xyxy)
-    frame = element("rect", x=left, y=top, width=max(right - left, 1.0), height=max(bottom - top, 1.0))
-    wide = 5.6 * len(text) + 6
-    x, y = min(max(left - 1, 0.0), max(width - wide, 0.0)), top - 13 if top >= 13 else top
-    plate = element("rect", x=x, y=y, width=wide, height=13.0, class_="plate")
-    return element("g", frame + plate + element("text", text, x=x + 3, y=y + 10), class_=kind)
+def _frame(mark: _Mark) -> Markup:
+    left, top, right, bottom = (float(value) for value in mark.box_xyxy)
+    sides = {"x": left, "y": top, "width": max(right - left, 1.0), "height": max(bottom - top, 1.0)}
+    # A dark line under the bright one, so that it stands out from every picture.
+    lines = element("rect", class_="under", **sides) + element("rect", class_="line", **sides)
+    return element("g", element("title", mark.text) + lines, class_=mark.kind)
+
+
+def _label(mark: _Mark, width: float) -> str:
+    """Return what is written at a box; of a name that is too long for the picture the middle is left out."""
+    before, after = SIGNS[mark.kind], f" {mark.score}" if mark.score else ""
+    room = min(width, _LONGEST) - text_width(before + after, _LETTERS)
+    return f"{before}{shortened(mark.name, room, _LETTERS)}{after}"

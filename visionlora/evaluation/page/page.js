@@ -7,6 +7,8 @@
   const dark = () => root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
   button.addEventListener("click", () => { root.dataset.theme = dark() ? "light" : "dark"; });
 
+  document.getElementById("print").addEventListener("click", () => print());
+
   // Tables: a click on a heading sorts by it, a second one turns the order.
   const value = (row, column) => {
     const cell = row.cells[column];

@@ -20,13 +20,15 @@ from visionlora.evaluation.matches import precision_at_recalls
 from visionlora.evaluation.operating import Outcome, outcome_of
 from visionlora.evaluation.page import charts, gallery
 from visionlora.evaluation.page.confusion import confusion_tables
-from visionlora.evaluation.page.svg import join
+from visionlora.evaluation.page.making import makings
+from visionlora.evaluation.page.style import model_style, paper_style
+from visionlora.evaluation.page.svg import join, shortened
+from visionlora.evaluation.page.verdict import SHOWN, headline, reasons
 from visionlora.evaluation.report import Report, Row
 from visionlora.evaluation.words import NO_DIFFERENCE, NO_SCORE, change_words, count_words, fraction, megabytes, signed
+from visionlora.text import printable
 
 _HERE = Path(__file__).parent
-COLOURS = 8
-"""Of the style sheet; more models begin again with the first."""
 
 
 @dataclass(frozen=True)
@@ -55,20 +57,18 @@ def report_page(
     Raises:
         DataError: a picture of the gallery cannot be read.
     """
-    scored = [
-        (index % COLOURS, row)
-        for index, row in enumerate(report.rows)
-        if row.scores and row.scores.map50_95 is not None
-    ]
-    known = [(i % COLOURS, row, one) for i, (row, one) in enumerate(zip(report.rows, judgements, strict=True)) if one]
+    scored = [(index, row) for index, row in enumerate(report.rows) if row.scores and row.scores.map50_95 is not None]
+    known = [(i, row, one) for i, (row, one) in enumerate(zip(report.rows, judgements, strict=True)) if one]
     definitions, galleries = _galleries(report, images, judgements)
-    return _template().render(
+    page = _template().render(
         report=report,
+        title=_title(report),
         headline=headline(report),
+        reasons=reasons(report),
+        makings=makings(report),
         facts=_facts(report),
         sentences=stage_sentences(report),
         span=_span(report),
-        colours=COLOURS,
         curves=_curves(report, known),
         bars=charts.class_bars(report, scored) if scored else None,
         charted=len(charts.charted_classes(report)),
@@ -86,26 +86,17 @@ def report_page(
         confusions=[(row.label, confusion_tables(row, report.data.names)) for _, row, _ in known],
         definitions=definitions,
         galleries=galleries,
-        style=Markup((_HERE / "page.css").read_text(encoding="utf-8")),
+        style=join(
+            [
+                Markup((_HERE / "page.css").read_text(encoding="utf-8")),
+                model_style(len(report.rows)),
+                paper_style(_title(report), report.created[:10]),
+            ]
+        ),
         script=Markup((_HERE / "page.js").read_text(encoding="utf-8")),
     )
-
-
-def headline(report: Report) -> str:
-    """Return the sentence that stands first: the verdict, or what the last model is against the reference."""
-    if report.verdict is not None:
-        said = report.verdict.sentence.partition(": ")[2]  # the stamp says whether it passed
-        return said[0].upper() + said[1:]
-    last, reference = report.rows[-1], report.reference
-    score = last.scores.map50_95 if last.scores else None
-    if last.scores is None:
-        return f"`{last.label}` knows none of the {len(report.data.names)} classes."
-    if score is None:
-        return f"There is no object that `{last.label}` could find."
-    apart = None if reference is None else last.difference_to(reference.label)
-    if apart is None or reference is None:
-        return f"`{last.label}` has mAP50-95 {fraction(score)} on {len(last.classes)} classes."
-    return f"`{last.label}` has mAP50-95 {fraction(score)}; against `{reference.label}` {change_words(apart.map50_95)}."
+    # A name may hold bytes that are no text, or marks that turn what follows around: they are shown as escapes.
+    return printable(page, lines=True)
 
 
 @cache
@@ -127,7 +118,13 @@ def _template():
         "same": lambda change: change_words(change) == "the same",
         "signed": lambda value: signed(value).replace("-", "−"),
     }
-    environment.globals |= {"forest": charts.forest, "no_difference": NO_DIFFERENCE, "no_score": NO_SCORE}
+    environment.globals |= {
+        "forest": charts.forest,
+        "milliseconds": milliseconds,
+        "no_difference": NO_DIFFERENCE,
+        "no_score": NO_SCORE,
+        "shown_reasons": SHOWN,
+    }
     return environment.get_template("page.html.jinja")
 
 
@@ -139,6 +136,19 @@ def coded(text: str) -> Markup:
         Markup('<code>a&lt;b</code> is new')
     """
     return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text))))
+
+
+def milliseconds(row: Row) -> tuple[str, str, bool]:
+    """Return a model's time, the spread of it where it was measured, and whether the machine was too busy for it."""
+    timing = getattr(row, "timing", None)
+    if timing is None:
+        return f"{row.ms_per_image:.1f}", "", False
+    return f"{row.ms_per_image:.1f}", f"{timing.low:.1f} to {timing.high:.1f}", bool(timing.noisy)
+
+
+def _title(report: Report) -> str:
+    named = report.header.title if report.header is not None else ""
+    return named or f"Evaluation of {report.rows[-1].label}"
 
 
 def _span(report: Report) -> float:
@@ -174,8 +184,9 @@ def _facts(report: Report) -> list[tuple[str, str, str]]:
         facts.append(("false alarms", f"{point.false_alarms_per_1000_images:.0f}", at))
     size, time = f"{megabytes(last.bytes)} MB", f"{last.ms_per_image:.1f} ms"
     versus = reference if reference is not None and reference is not last and reference.kind != "adapter" else None
-    facts.append(("size", size, f"{last.bytes / versus.bytes:.2f} of {versus.label}" if versus else "of the file"))
-    speed = f"{last.ms_per_image / reference.ms_per_image:.2f} of {reference.label}" if reference and versus else ""
+    to = shortened(versus.label, 130, 12) if versus else ""
+    facts.append(("size", size, f"{last.bytes / versus.bytes:.2f} of {to}" if versus else "of the file"))
+    speed = f"{last.ms_per_image / reference.ms_per_image:.2f} of {to}" if reference and versus else ""
     facts.append(("time", time, speed or "per image, batch 1"))
     return facts
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
+from visionlora.text import printable
+
+_NARROW, _WIDE = " ijltfrI.,:;'|!()[]`", "mwMW@%…—<>=+"
 WIDTH = 380
 """Of every chart, in its own pixels: what a phone shows unscaled, so that letters stay readable."""
 
@@ -50,6 +54,43 @@ def element(name: str, content: object = "", **attributes: object) -> Markup:
     """
     written = "".join(f' {key.strip("_").replace("_", "-")}="{_value(value)}"' for key, value in attributes.items())
     return Markup(f"<{name}{written}>{escape(content)}</{name}>")
+
+
+def text_width(text: str, size: float) -> float:
+    """Return about how many pixels a text takes at a size of letters in pixels, rather too many than too few.
+
+    The page's letters are those of the reader's system, so nobody can measure them here.
+    """
+    units = 0.0
+    for letter in text:
+        if unicodedata.combining(letter):
+            continue
+        if unicodedata.east_asian_width(letter) in "WF":
+            units += 1.1
+        elif letter in _NARROW:
+            units += 0.4
+        else:
+            units += 1.05 if letter in _WIDE else 0.8 if letter.isupper() else 0.7
+    return units * size
+
+
+def shortened(text: str, width: float, size: float) -> str:
+    """Return a text that takes no more than a width in pixels; what is too much is left out of its middle.
+
+    Marks that letters cannot show are escaped first, as on the whole page, so that their escapes are measured too.
+
+    Example:
+        >>> shortened("a name that is far too long", 100, 12)
+        'a name… long'
+    """
+    text = printable(text)
+    if text_width(text, size) <= width:
+        return text
+    for kept in range(len(text) - 1, 1, -1):
+        short = f"{text[: kept - kept // 2]}…{text[len(text) - kept // 2 :]}"
+        if text_width(short, size) <= width:
+            return short
+    return "…"
 
 
 def join(parts: Iterable[Markup]) -> Markup:
