@@ -40,16 +40,14 @@ def arguments(verb: str, model: Path, data: Path, adapter: Path, out: Path) -> l
     }[verb]
 
 
-@pytest.fixture
-def evil(checkpoint: Path, tmp_path: Path):
-    """Return who writes an evil checkpoint of a kind."""
-
-    def write(kind: str) -> tuple[Path, Path]:
-        path, marker = tmp_path / "evil.pt", tmp_path / "marker"
-        path.write_bytes(KINDS[kind][0](torch.load(checkpoint, weights_only=False), marker))
-        return path, marker
-
-    return write
+@pytest.fixture(scope="module")
+def evil(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory):
+    """Return who finds an evil checkpoint of a kind, and the file that it touches where it is run."""
+    folder = tmp_path_factory.mktemp("evil")
+    for number, (write, _) in enumerate(KINDS.values()):
+        content = torch.load(checkpoint, weights_only=False)
+        (folder / f"{number}.pt").write_bytes(write(content, folder / f"{number}.marker"))
+    return lambda kind: [folder / f"{[*KINDS].index(kind)}{ending}" for ending in (".pt", ".marker")]
 
 
 @pytest.mark.parametrize("kind", KINDS)

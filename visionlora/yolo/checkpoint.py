@@ -86,7 +86,7 @@ def load_base(path: Path | str) -> Base:
             fingerprint=fingerprint(model),
             card=_card_of(checkpoint),
         )
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         reason = (str(error).strip().splitlines() or [repr(error)])[0]
         raise ModelError(f"{path}: cannot be read as an Ultralytics checkpoint: {reason}") from error
 
@@ -141,7 +141,7 @@ def versions() -> dict[str, str]:
     return {package: version(package) for package in ("torch", "torchvision", "ultralytics", "numpy")}
 
 
-_UNREADABLE = (
+UNREADABLE = (
     OSError,
     TypeError,
     ValueError,
@@ -203,9 +203,9 @@ def _read(path: Path) -> Mapping[str, Any]:
     return content
 
 
-def _model_of(checkpoint: Mapping[str, Any], path: Path) -> nn.Module:
+def _model_of(checkpoint: Mapping[str, Any], path: Path) -> Any:
     """Return the model in a checkpoint as Ultralytics' `load_checkpoint` does: the averaged one, float32, eval mode."""
-    model = checkpoint.get("ema") or checkpoint.get("model")
+    model: Any = checkpoint.get("ema") or checkpoint.get("model")
     if not isinstance(model, nn.Module):
         parts = [checkpoint, *(part for part in checkpoint.values() if isinstance(part, dict))]
         weights = any(isinstance(value, torch.Tensor) for part in parts for value in part.values())
@@ -248,7 +248,7 @@ def _check_runs(model: DetectionModel, classes: int) -> None:
 
     Raises:
         ValueError: its strides or what it returns have no meaning.
-        Exception: its parts do not fit (see `_UNREADABLE`).
+        Exception: its parts do not fit (see `UNREADABLE`).
     """
     head = model.model[-1]
     strides = [float(stride) for stride in head.stride]
@@ -286,7 +286,7 @@ def _card_of(checkpoint: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return json.loads(json.dumps(card))
 
 
-def _check_detector(model: nn.Module, path: Path) -> None:
+def _check_detector(model: Any, path: Path) -> None:
     task = getattr(model, "task", None)
     if not isinstance(model, DetectionModel) or task != "detect":
         raise ModelError(f"{path}: expected a detection checkpoint, got one for {task or type(model).__name__}")

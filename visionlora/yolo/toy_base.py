@@ -17,7 +17,9 @@ from ultralytics.nn.tasks import DetectionModel
 
 from visionlora.errors import ModelError
 from visionlora.files import atomic_output
-from visionlora.yolo.checkpoint import pack
+from visionlora.parsing import parse_json
+from visionlora.text import class_names
+from visionlora.yolo.checkpoint import UNREADABLE, pack
 
 _FORMAT = 1
 _KIND = "toy-base"
@@ -77,12 +79,13 @@ def write_base(path: Path | str, source: Path | str) -> None:
         OutputError: the checkpoint cannot be written.
     """
     card, tensors = _read(source)
-    with torch.random.fork_rng(devices=[]):
-        model = DetectionModel(copy.deepcopy(dict(card.model)), ch=3, nc=len(card.names), verbose=False)
     try:
+        with torch.random.fork_rng(devices=[]):
+            model = DetectionModel(copy.deepcopy(dict(card.model)), ch=3, nc=len(card.names), verbose=False)
         model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
-    except RuntimeError as error:
-        raise ModelError(f"{source}: its tensors do not fit its model: {error}") from error
+    except UNREADABLE as error:
+        reason = (str(error).strip().splitlines() or [repr(error)])[0]
+        raise ModelError(f"{source}: its tensors do not fit its model: {reason}") from error
     arguments = {"task": "detect", "imgsz": card.image_size, "model": Path(path).name}
     for name, value in (("names", dict(enumerate(card.names))), ("task", "detect"), ("args", arguments)):
         setattr(model, name, value)
@@ -106,11 +109,26 @@ def write_base(path: Path | str, source: Path | str) -> None:
 def _read(source: Path | str) -> tuple[BaseCard, dict[str, torch.Tensor]]:
     try:
         with safe_open(source, framework="pt") as file:
-            fields = json.loads((file.metadata() or {}).get(_KEY, "{}"))
+            fields = parse_json((file.metadata() or {}).get(_KEY, "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelError(f"{source}: expected a toy base (.safetensors), cannot read it: {error}") from error
-    kind, version = fields.pop("kind", "no file of visionlora"), fields.pop("format", 0)
-    if kind != _KIND or version > _FORMAT:
-        raise ModelError(f"{source}: expected a {_KIND} of format {_FORMAT}, got {kind} of format {version}")
-    return BaseCard(names=tuple(fields.pop("names")), **fields), tensors
+    if not isinstance(fields, dict) or fields.get("kind") != _KIND or fields.get("format") != _FORMAT:
+        fields = fields if isinstance(fields, dict) else {}
+        got = f"{fields.get('kind', 'no file of visionlora')} of format {fields.get('format', 0)}"
+        raise ModelError(f"{source}: expected a {_KIND} of format {_FORMAT}, got {got}")
+    try:
+        return _card(fields), tensors
+    except ValueError as error:
+        raise ModelError(f"{source}: its card cannot be used: {error}") from error
+
+
+def _card(fields: Mapping[str, Any]) -> BaseCard:
+    model, size, provenance = fields.get("model"), fields.get("image_size"), fields.get("provenance", {})
+    if not isinstance(model, dict) or not isinstance(provenance, dict) or not isinstance(fields.get("scores"), dict):
+        raise ValueError("expected a model's description, its provenance and scores as mappings")
+    if "activation" in model:  # Ultralytics evaluates it
+        raise ValueError("expected a description without an activation of its own")
+    if not isinstance(size, int) or not 1 <= size <= 65536:
+        raise ValueError(f"expected an image size in pixels, got {size!r:.60}")
+    return BaseCard(model, class_names(fields.get("names")), size, provenance, fields["scores"])

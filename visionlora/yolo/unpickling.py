@@ -100,14 +100,15 @@ def _bare(kind: type, path: Path, made: list[tuple[object, type]]) -> type:
     def new(cls: type, *arguments: object) -> object:
         if arguments:
             refuse()
-        thing = kind.__new__(cls)
+        thing = cast(Any, kind).__new__(cls)
         made.append((thing, kind))
         return thing
 
     def refuse(*_: object) -> None:
         raise _refusal(path, [f"the constructor of {kind.__module__}.{kind.__qualname__}"])
 
-    return type(kind.__name__, (kind,), {"__new__": new, "__init__": refuse, "__module__": kind.__module__})
+    body: dict[str, Any] = {"__new__": new, "__init__": refuse, "__module__": kind.__module__}
+    return type(kind.__name__, (kind,), body)
 
 
 class _NumberType:
@@ -188,7 +189,7 @@ def _names_in_pickle(stream: BinaryIO) -> set[str]:
     """Return the classes and functions that the next pickle of a stream names."""
     found: set[str] = set()
     pushed: list[Any] = []  # texts, in the order in which they come onto the stack
-    memo: dict[int, Any] = {}
+    memo: dict[Any, Any] = {}
     for code, argument, _ in pickletools.genops(stream):
         if code.name in ("GLOBAL", "INST"):
             name = str(argument).replace(" ", ".", 1)
@@ -196,9 +197,9 @@ def _names_in_pickle(stream: BinaryIO) -> set[str]:
         elif code.name == "STACK_GLOBAL":  # torch's reader knows no such file: its names are for the message
             found.add(".".join(map(str, pushed[-2:])))
         elif code.name == "MEMOIZE" or "PUT" in code.name:
-            memo[len(memo) if argument is None else int(argument)] = pushed[-1] if pushed else None
+            memo[len(memo) if argument is None else argument] = pushed[-1] if pushed else None
         elif "GET" in code.name:
-            pushed.append(memo.get(int(argument)))
+            pushed.append(memo.get(cast(int, argument)))
         elif isinstance(argument, str):
             pushed.append(argument)
     return found
@@ -219,9 +220,9 @@ def _pickles(path: Path) -> Iterator[BinaryIO]:
         try:
             with tarfile.open(path, "r:") as tar:
                 for member in tar:
-                    stream = tar.extractfile(member) if member.isfile() else None
-                    if stream is not None:
-                        yield cast(BinaryIO, stream)
+                    inside = tar.extractfile(member) if member.isfile() else None
+                    if inside is not None:
+                        yield cast(BinaryIO, inside)
         except (tarfile.TarError, OSError, ValueError, EOFError):
             pass
         with open(path, "rb") as stream:
