@@ -123,3 +123,18 @@ def test_damaged_file_before_the_last_patch(files, tmp_path) -> None:
             assert mutant == content or b"visionlora_sha256\x12" not in mutant
         assert line.read_bytes() == content or line.read_bytes() == mutant
         line.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("role", "name", "message"),
+    [
+        ("adapter", "x.onnx", r"expected an adapter .*, got an ONNX file"),
+        ("adapter", "merged.pt", r"expected an adapter .*, got a checkpoint"),
+        ("model", "base.pt", r"expected an exported base \(\.onnx\), got a checkpoint; export it first"),
+        ("model", "x.safetensors", r"expected an exported base \(\.onnx\), got a \.safetensors file"),
+    ],
+)
+def test_file_of_another_kind_is_named(role, name, message, files, tmp_path) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(VisionLoraError, match=message):
+        patch(**{**files, role: tmp_path / name}, out=tmp_path / "line.onnx")
