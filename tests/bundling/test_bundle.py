@@ -231,3 +231,12 @@ def test_own_picture_and_foreign_models(exported, surface, tmp_path) -> None:
     assert (read_image(made.path / "selftest.png") == read_image(picture)).all() and not made.signed
     with pytest.raises(UsageError, match="expected a picture"):
         vl.bundle(exported.path, tmp_path / "x", picture=surface)
+
+
+@pytest.mark.parametrize("name", ["merged.pt", "adapter.safetensors", "model"])
+def test_what_is_no_onnx_file_is_refused_with_what_to_do(name, tmp_path) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(
+        ModelError, match=f"{name}: expected an ONNX file that visionlora wrote; export the model first"
+    ):
+        vl.bundle(tmp_path / name, tmp_path / "line")

@@ -113,7 +113,7 @@ def test_result_carries_no_recipe_of_another(pair, tmp_path) -> None:
         ({"base": {"name": "x", "fingerprint": "0" * 64}}, "expected the base"),
         ({"names": ("scratch", "rust")}, "expected the classes"),
         ({"preprocessing": {"image_size": 64}}, "expected the image size"),
-        ({"preprocessing": {"image_size": 96, "color": "gray"}}, "expected the preprocessing"),
+        ({"preprocessing": {"image_size": 96, "color": "gray"}}, "preprocessing: expected"),
     ],
 )
 def test_strangers_are_not_added(fields, message, pair, tmp_path) -> None:

@@ -104,6 +104,9 @@ def bundle(
     else:
         repair(out)
         check_replaceable(out, overwrite=overwrite)
+    if model.suffix != ".onnx":
+        how = f": visionlora export --model {model} --out {model.with_suffix('.onnx')}" if model.suffix == ".pt" else ""
+        raise ModelError(f"{model}: expected an ONNX file that visionlora wrote; export the model first{how}")
     detector = Detector(model)
     card = detector.network.metadata
     if card is None:

@@ -221,7 +221,7 @@ def _of_folder(path: Path) -> dict[str, _Member]:
     odd = [name for name, file in found.items() if file.is_symlink() or not file.is_file()]
     if odd:
         raise ModelError(f"{path}: expected plain files, got {odd[0]!r}; the bundle is not used: remove that")
-    return {name: _Member(file.stat().st_size, partial(file.open, "rb")) for name, file in found.items()}
+    return {name: _Member(file.stat().st_size, partial(open, file, "rb")) for name, file in found.items()}
 
 
 def _of_zip(path: Path, archive: zipfile.ZipFile) -> dict[str, _Member]:

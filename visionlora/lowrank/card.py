@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, cast
 
+from visionlora.cards import PREPROCESSING
 from visionlora.errors import AdapterError, UsageError
 from visionlora.lowrank.methods import METHODS, LoRA, Method
+from visionlora.parsing import parse_json
+from visionlora.text import class_names, printable
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -38,9 +41,11 @@ class AdapterSettings:
     activation: str = "silu"
 
     def __post_init__(self) -> None:
-        if not self.targets.strip():
+        if not isinstance(self.targets, str) or not self.targets.strip():
             raise UsageError("targets: expected all, group names, from:N, to:N or a regular expression, got nothing")
-        if self.activation != "silu" and not self.relu_targets:
+        if not isinstance(self.train_bias, bool):
+            raise UsageError(f"train_bias: expected true or false, got {self.train_bias!r}")
+        if not isinstance(self.activation, str) or (self.activation != "silu" and not self.relu_targets):
             raise UsageError(f"activation: expected silu, relu or relu:TARGETS, got {self.activation!r}")
 
     @property
@@ -114,19 +119,21 @@ class AdapterCard:
         """Return the card that `to_json` wrote.
 
         Raises:
-            AdapterError: the text is no adapter card, or of a later format.
+            AdapterError: the text is no adapter card, of a later format, or of an adapter for another task or
+                preprocessing than this version has.
         """
         try:
-            entries = json.loads(text)
+            entries = parse_json(text)
             version, kind = entries.pop("format"), entries.pop("kind")
             if kind != "adapter" or version > FORMAT:
                 raise AdapterError(f"expected an adapter of format {FORMAT} or older, got {kind} of format {version}")
             settings = AdapterSettings.from_fields(entries.pop("settings"))
-            card = cls(settings=settings, names=tuple(entries.pop("names")), **entries)
+            names = entries.pop("names")
+            card = cls(settings=settings, names=class_names(names if isinstance(names, list) else None), **entries)
             card._check_types()
             return card
-        except (AttributeError, KeyError, TypeError, ValueError, RecursionError, UsageError) as error:
-            raise AdapterError(f"the adapter's metadata cannot be read: {error}") from error
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError, UsageError) as error:
+            raise AdapterError(f"the adapter's metadata cannot be read: {printable(error):.300}") from error
 
     def check_base(self, fingerprint: str, where: str) -> None:
         """Refuse a base other than the one that the adapter was trained on.
@@ -142,12 +149,21 @@ class AdapterCard:
             )
 
     def _check_types(self) -> None:
-        """Raise a ValueError where a file lies about what it holds."""
-        if not self.names or not all(isinstance(name, str) for name in self.names):
-            raise ValueError(f"names: expected class names, got {self.names!r:.80}")
-        if not isinstance(self.base, dict) or not isinstance(self.base.get("fingerprint"), str):
-            raise ValueError(f"base: expected a fingerprint, got {self.base!r:.80}")
-        if not isinstance(self.quantization, dict):
-            raise ValueError(f"quantization: expected an object, got {self.quantization!r:.80}")
-        if not isinstance(self.preprocessing, dict) or not isinstance(self.preprocessing.get("image_size"), int):
-            raise ValueError(f"preprocessing: expected an image_size in pixels, got {self.preprocessing!r:.80}")
+        """Raise a ValueError where a file lies about what it holds, or holds what nobody here can use."""
+        if self.task != "detect":
+            raise ValueError(f"task: expected detect, got {self.task!r:.80}")
+        base, given = self.base, self.preprocessing
+        if not isinstance(base, dict) or not all(isinstance(text, str) for text in base.values()):
+            raise ValueError(f"base: expected a name and a fingerprint, got {base!r:.80}")
+        if "fingerprint" not in base:
+            raise ValueError(f"base: expected a fingerprint, got {base!r:.80}")
+        for name in ("training", "scores", "quantization"):
+            if not isinstance(getattr(self, name), dict):
+                raise ValueError(f"{name}: expected an object, got {getattr(self, name)!r:.80}")
+        size = given.get("image_size") if isinstance(given, dict) else None
+        if type(size) is not int or not 0 < size < 1 << 16:
+            raise ValueError(f"preprocessing: expected an image_size in pixels, got {given!r:.80}")
+        if {**PREPROCESSING, **given} != {**PREPROCESSING, "image_size": size}:
+            raise ValueError(f"preprocessing: expected {PREPROCESSING}, got {given!r:.200}; it was trained otherwise")
+        if not isinstance(self.version, str):
+            raise ValueError(f"version: expected text, got {self.version!r:.80}")

@@ -111,6 +111,9 @@ def open_adapter(path: Path | str, framework: str) -> Iterator[tuple[AdapterCard
         inside = Path(path) / "adapter.safetensors"
         advice = f"pass {inside}" if inside.is_file() else "pass the file itself"
         raise AdapterError(f"{path}: expected an adapter (.safetensors), got a folder; {advice}")
+    other = {".onnx": "an ONNX file", ".pt": "a checkpoint", ".zip": "a bundle"}.get(Path(path).suffix)
+    if other is not None:
+        raise AdapterError(f"{path}: expected an adapter (.safetensors, as train writes it), got {other}")
     try:
         with safe_open(path, framework=framework) as file:
             metadata = file.metadata() or {}

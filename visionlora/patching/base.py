@@ -26,6 +26,7 @@ _LOGGER = logging.getLogger("visionlora")
 PREFIX = "model."
 """What the exported graph puts before a layer's name in the checkpoint."""
 _LARGEST = 1 << 30  # bytes of a file that is read whole
+_BROKEN_DATA = (ValueError, TypeError, OverflowError, MemoryError)  # of a tensor that lies about its shape
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +92,7 @@ def load_patchable(path: Path | str) -> PatchableBase:
     if kind != "onnx" or not isinstance(image_size, int) or not isinstance(card["names"], list):
         raise ModelError(f"{path}: expected a float base that visionlora exported, got {kind!r:.80}")
     if not sealed:
+        _check_graph(path, model)
         _LOGGER.warning(
             "%s: was exported by an earlier version or edited: it has no checksum, and damage to its weights goes "
             "unnoticed; export the base again",
@@ -123,6 +125,14 @@ def _read(path: Path) -> bytes:
         raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
+def _check_graph(path: Path, model: onnx.ModelProto) -> None:
+    """Refuse a graph that lacks what its operators need, where no checksum says that it is whole."""
+    try:
+        onnx.checker.check_model(model)
+    except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{path}: its graph is broken: {str(error).strip():.200}; copy the file again") from error
+
+
 def _constants(path: Path, model: onnx.ModelProto, folded: FoldedBase) -> dict[str, NDArray[np.float32]]:
     """Return the exported weights and biases by their names in the checkpoint."""
     wanted = {f"{PREFIX}{layer}.{part}" for layer in (*folded.norms, *folded.plain) for part in ("weight", "bias")}
@@ -134,7 +144,7 @@ def _constants(path: Path, model: onnx.ModelProto, folded: FoldedBase) -> dict[s
                 raise ModelError(f"{path}: {tensor.name}: expected float32 inside the file")
             try:
                 array = numpy_helper.to_array(tensor)
-            except (ValueError, TypeError) as error:
+            except _BROKEN_DATA as error:
                 raise ModelError(f"{path}: {tensor.name}: its data is broken: {error}; copy the file again") from error
             constants[tensor.name.removeprefix(PREFIX)] = array
     return constants

@@ -44,9 +44,10 @@ class LoRA:
     tensors: ClassVar[tuple[str, ...]] = (_A, _B)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.rank, int) or self.rank < 1:
+        if type(self.rank) is not int or not 1 <= self.rank < 1 << 16:
             raise UsageError(f"rank: expected a whole number of at least 1, got {self.rank!r}")
-        if not (isinstance(self.alpha, int | float) and math.isfinite(self.alpha) and self.alpha > 0):
+        number = isinstance(self.alpha, int | float) and not isinstance(self.alpha, bool)
+        if not (number and math.isfinite(self.alpha) and self.alpha > 0):
             raise UsageError(f"alpha: expected a positive number, got {self.alpha!r}")
 
     @property
