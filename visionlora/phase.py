@@ -33,6 +33,7 @@ _LOGGER = logging.getLogger("visionlora")
 SETTINGS_FILE, CURVES_FILE = "training.json", "curves.png"
 GRAPH_FILE, TEACHER_FILE, RECIPE_FILE = "start.onnx", "teacher.onnx", "start.recipe.json"
 _RUN_FILES = (ADAPTER_FILE, RESUME_FILE, RESULTS_FILE, SETTINGS_FILE, CURVES_FILE)
+_PLACES = ("model", "data")  # in the record; what lies there is recorded by its content
 _WORK_FILES = (GRAPH_FILE, TEACHER_FILE, RECIPE_FILE)
 FLOAT_FOLDER, ACTIVATION_FOLDER = "float", "activation"
 """Of the parts of a training before its last one, in the folder of the run."""
@@ -157,6 +158,7 @@ def _record(base: Base, dataset: Dataset, phase: Phase) -> dict[str, Any]:
         "adapter": asdict(phase.settings),
         "hyperparameters": dict(phase.hyperparameters),
         "base": base.fingerprint,
+        "names": list(dataset.names),
         "data_sha256": {split: content_hash(dataset.split(split)) for split in ("train", "val")},
         "versions": versions(),
     }
@@ -267,7 +269,7 @@ def _is_finished(record: Mapping[str, Any], out: Path) -> bool:
     changed = [
         f"{name}: was {old}, now {new}"
         for name, old, new in _differences(before, record)
-        if not name.startswith(("versions", "hyperparameters.cache"))
+        if name not in _PLACES and not name.startswith(("versions", "hyperparameters.cache"))
     ]
     if changed:
         raise UsageError(f"{out}: resume with the settings that the run began with; " + "; ".join(changed))
