@@ -73,7 +73,7 @@ class TrainedAdapter:
         path: the adapter file.
         names: its classes.
         epoch: the epoch that it is from, the best on the validation images; from 1.
-        map50_95, map50: its scores there, by Ultralytics' validator while training.
+        map50_95, map50: its scores there, as `evaluate` counts them.
         bytes: size of the file.
         seconds: wall time of this call.
     """

@@ -101,7 +101,7 @@ class SeededDataset(YOLODataset):
     ) -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]:
         """Return picture `i`, its longer side resized to `imgsz`, and its height and width before and after."""
         if self.ims[i] is None:
-            pixels = read_labelled(self.images[i])
+            pixels: np.ndarray = read_labelled(self.images[i])
             height, width = pixels.shape[:2]
             scale = self.imgsz / max(height, width)
             if scale != 1:

@@ -59,8 +59,8 @@ class SquareDataset(Dataset):
         else:
             square, placement = self._squares[index].numpy(), self._placements[index]
         boxes = self.images[index].boxes_xyxy[~self.images[index].is_crowd]
-        boxes = (boxes * (placement.scale_xy * 2) + placement.offset_xy * 2) / self.image_size
-        centres, sizes = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+        within = (boxes * (placement.scale_xy * 2) + placement.offset_xy * 2) / self.image_size
+        centres, sizes = (within[:, :2] + within[:, 2:]) / 2, within[:, 2:] - within[:, :2]
         return {
             "img": torch.from_numpy(np.ascontiguousarray(square[:, :, ::-1].transpose(2, 0, 1))),  # BGR -> RGB
             "cls": torch.from_numpy(self.labels[index]["cls"]),

@@ -374,7 +374,7 @@ class AdapterTrainer(DetectionTrainer):
         average = [parameter.detach().clone() for parameter in self.ema.ema.parameters()]
         saved = {name: tensor.half() for name, tensor in adapter_tensors(self.ema.ema, self.plan).items()}
         load_adapter_tensors(self.ema.ema, self.plan, saved)
-        amp, self.amp = self.amp, False
+        amp, self.amp = self.amp, False  # type: ignore[has-type]
         try:
             with parametrize.cached(), exact_convolutions():
                 return super().validate()
