@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "visionlora"
 ORDER = (
     ("errors",),
-    ("files", "text", "trust"),
+    ("files", "text", "trust", "isolation"),
     ("parsing", "yaml_text"),
     ("boxes", "drawing", "levels", "picture_size"),
     ("detections",),
