@@ -29,6 +29,8 @@ import json
 from pathlib import Path
 
 import numpy as np
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime reads it when it is imported
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 

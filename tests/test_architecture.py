@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "visionlora"
 ORDER = (
     ("errors",),
-    ("files", "seal", "text", "trust"),
+    ("files", "seal", "text", "trust", "isolation"),
     ("console",),
     ("parsing", "yaml_text"),
     ("boxes", "drawing", "levels", "picture_size"),

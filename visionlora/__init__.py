@@ -12,6 +12,7 @@ Example:
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from visionlora.runtime import Detector
     from visionlora.training import TrainedAdapter, train
     from visionlora.trust import trusted
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime reads it when it is imported, in any room
 
 _HOMES = {
     "AdaptedModel": "adapting",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 
 from visionlora.files import atomic_output
+from visionlora.isolation import matplotlib_folder
 
 
 def draw_curves(results: Path | str, out: Path | str) -> Path:
@@ -14,6 +16,7 @@ def draw_curves(results: Path | str, out: Path | str) -> Path:
     Example:
         >>> draw_curves("runs/steel/results.csv", "runs/steel/curves.png")  # doctest: +SKIP
     """
+    os.environ.setdefault("MPLCONFIGDIR", matplotlib_folder())
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator

@@ -18,6 +18,7 @@ import yaml
 from torch import nn
 
 from visionlora.errors import UsageError
+from visionlora.isolation import isolate_openvino
 from visionlora.runtime.description import METADATA, OWN_METADATA
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "ncnn": ".param", "litert": ".tflite"}
@@ -33,6 +34,7 @@ def require_converter(name: str) -> Any:
     Raises:
         UsageError: it is not installed.
     """
+    isolate_openvino()
     try:
         return importlib.import_module(_LIBRARIES[name])
     except ModuleNotFoundError as error:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from visionlora.yolo import Base
 from visionlora.yolo.checkpoint import versions
 
 _PLACES = ("model", "data")  # of what the hashes beside them name by content
-_NEW = ("names", "order_sha256")  # not in the settings of a run of version 0.2
+_NEW = ("names", "order_sha256", "adapter.method")  # not in the settings of a run of version 0.2
 _LENGTH = ("hyperparameters.epochs", "hyperparameters.close_mosaic")
 
 
@@ -31,7 +30,7 @@ def shared_settings(
         "model": str(base.path),
         "data": str(dataset.yaml_path),
         "names": list(dataset.names),
-        "adapter": asdict(adapter),
+        "adapter": adapter.to_fields(),
         "hyperparameters": dict(hyperparameters),
         "base": base.fingerprint,
         "data_sha256": {split: content_hash(dataset.split(split)) for split in ("train", "val")},

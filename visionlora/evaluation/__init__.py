@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
+from visionlora.isolation import matplotlib_folder
+
+os.environ.setdefault("MPLCONFIGDIR", matplotlib_folder())
+
 from visionlora.evaluation.coco import ClassScores, Scores, coco_scores
 from visionlora.evaluation.compare import ModelScores, score_model
 from visionlora.evaluation.comparison import comparison_markdown

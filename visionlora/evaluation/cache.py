@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import re
 from collections.abc import Sequence
 from contextlib import suppress
@@ -21,8 +20,8 @@ from visionlora.errors import OutputError
 from visionlora.evaluation.finding import Found
 from visionlora.evaluation.machine import this_machine, versions_of
 from visionlora.files import atomic_output, sha256_of
+from visionlora.isolation import cache_folder
 
-FOLDER_VARIABLE = "VISIONLORA_CACHE"
 KEPT = 200
 """Results that are kept; the oldest make room."""
 _DIGEST_BYTES = 32  # SHA-256 of the key and of what follows, before it: whatever damages a file makes it a miss
@@ -38,12 +37,6 @@ _PACKAGES = (
     "ncnn",
     "ai-edge-litert",
 )
-
-
-def cache_folder() -> Path:
-    """Return where results are kept: `$VISIONLORA_CACHE`, else `visionlora` in the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get(FOLDER_VARIABLE) or Path(home) / "visionlora")
 
 
 def cache_key(files: Sequence[Path], images: Sequence[str], **settings: Any) -> str:

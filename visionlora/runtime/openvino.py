@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visionlora.errors import ModelError, UsageError
+from visionlora.isolation import isolate_openvino
 from visionlora.runtime.batch import check_batch, run_in_steps
 from visionlora.runtime.description import Stated, described_beside, described_inside
 from visionlora.runtime.finished import is_finished, lowest_score, one_hot
@@ -87,6 +88,7 @@ class OpenVinoNetwork:
 def _compile(path: Path, threads: int | None, *, float32: bool) -> Any:
     if threads is not None and threads < 1:
         raise UsageError(f"threads: expected at least 1, got {threads}")
+    isolate_openvino()
     try:
         import openvino
     except ModuleNotFoundError as error:

@@ -1,12 +1,13 @@
 """Everything that knows Ultralytics: checkpoints, class outputs, layout, the torch network, the trainer.
 
-The only room that imports ultralytics. Its habit of installing packages at run time is switched off for this process,
-unless the environment says otherwise.
+The only room that imports ultralytics, isolated: without its habits of installing packages, posting events and asking
+who is online, and with settings of its own.
 """
 
-import os
+from visionlora.isolation import isolating_ultralytics
 
-os.environ.setdefault("YOLO_AUTOINSTALL", "false")
+with isolating_ultralytics():
+    import ultralytics.utils  # noqa: F401
 
 from visionlora.yolo.checkpoint import Base, load_base, pack_checkpoint, sample_pictures
 from visionlora.yolo.classes import set_classes

@@ -50,6 +50,7 @@ from visionlora.yolo.classes import set_classes
 from visionlora.yolo.fading import FadingSiLU, fade
 from visionlora.yolo.job import ADAPTER_FILE, RESULTS_FILE, RESUME_FILE, TrainingJob
 from visionlora.yolo.layout import plan_detector, set_activations
+from visionlora.yolo.loggers import only_chosen_loggers
 from visionlora.yolo.measuring import out_of_memory
 from visionlora.yolo.parallel import GradientExchange, agree, ending_at_once, launch, leave_together, unwrapped
 from visionlora.yolo.precision import exact_convolutions, no_fill, own_amp_check
@@ -112,7 +113,7 @@ class AdapterTrainer(DetectionTrainer):
 
     def __init__(self, cfg=DEFAULT_CFG, overrides=None, _callbacks=None) -> None:
         self.job: TrainingJob = _callbacks[_JOB][0]
-        with quiet(30):  # no dump of all hyperparameters; they are in args.yaml
+        with quiet(30), only_chosen_loggers():  # no dump of all hyperparameters; they are in args.yaml
             super().__init__(cfg, overrides, _callbacks)
         self.csv = self.job.out / RESULTS_FILE
         self.best = self.job.out / ADAPTER_FILE

@@ -16,6 +16,7 @@ import pickletools
 import re
 import tarfile
 import threading
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -61,7 +62,9 @@ def read_restricted(path: Path) -> Any:
         raise _refusal(path, foreign)
     with _LOCK, torch.serialization.safe_globals([(stand_in, name) for name, stand_in in known.items()]):
         try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of a damaged file: what is told is the error
+                content = torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             raise _explained(path, error) from error
     for thing, kind in made:

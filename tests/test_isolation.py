@@ -1,0 +1,148 @@
+"""Nothing asks the network, installs a package, or writes outside of --out and visionlora's cache."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from visionlora.errors import ModelError, UsageError
+from visionlora.yolo import checkpoint as checkpoints
+from visionlora.yolo import load_base
+from visionlora.yolo.loggers import chosen_loggers
+
+ROOT = Path(__file__).parents[1]
+WATCH = """
+import os, socket
+
+def _note(name):
+    def refuse(*arguments, **options):
+        with open(os.environ["NOTES"], "a") as notes:
+            print(name, arguments, file=notes)
+        raise OSError("no network in this test")
+    return refuse
+
+for name in ("getaddrinfo", "gethostbyname", "create_connection"):
+    setattr(socket, name, _note(name))
+_connect = socket.socket.connect
+def _only_here(self, address):
+    return _connect(self, address) if self.family == socket.AF_UNIX else _note("connect")(address)
+socket.socket.connect = _only_here
+"""
+
+
+class Process:
+    """Runs Python where no connection can be made unnoticed, for a user whose home folder is empty."""
+
+    def __init__(self, folder: Path) -> None:
+        self.home, self.notes, self.out = folder / "home", folder / "notes", folder / "out"
+        for made in (self.home, self.out, folder / "watch"):
+            made.mkdir()
+        (folder / "watch/sitecustomize.py").write_text(WATCH)
+        dropped = ("XDG_", "YOLO_", "MPL", "ORT_", "VISIONLORA_", "ULTRALYTICS_")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
+        paths = {"HOME": self.home, "NOTES": self.notes, "VISIONLORA_CACHE": folder / "cache"}
+        self.environment = {
+            **kept,
+            **{name: str(path) for name, path in paths.items()},
+            "PYTHONPATH": os.pathsep.join([str(folder / "watch"), str(ROOT)]),
+        }
+
+    def run(self, *arguments: object) -> str:
+        command = [sys.executable, *map(str, arguments)]
+        done = subprocess.run(command, cwd=self.out, env=self.environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def traces(self) -> list[str]:
+        """Return what was asked of the network, and the files in the home folder."""
+        asked = self.notes.read_text().splitlines() if self.notes.exists() else []
+        return asked + [str(path) for path in self.home.rglob("*")]
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Process:
+    return Process(tmp_path)
+
+
+def test_the_watch_sees_what_ultralytics_does_by_itself(process: Process) -> None:
+    process.run("-c", "import ultralytics")
+    assert any("getaddrinfo" in trace for trace in process.traces())
+    assert any("settings.json" in trace for trace in process.traces())
+
+
+@pytest.mark.slow
+def test_training_and_judging_leave_no_trace(process: Process, checkpoint: Path, surface: Path) -> None:
+    small = ["--epochs", 1, "--imgsz", 96, "--batch", 4, "--rank", 2, "--device", "cpu", "--images", 4]
+    process.run("-m", "visionlora", "adapt", "--model", checkpoint, "--data", surface, "--out", "run", *small)
+    assert process.traces() == []
+
+
+def test_looking_at_a_checkpoint_leaves_no_trace(process: Process, merged) -> None:
+    before = {path.name for path in Path("/tmp").glob("visionlora-*")}
+    assert "merged" in process.run("-m", "visionlora", "inspect", merged.path)
+    assert process.traces() == []
+    assert {path.name for path in Path("/tmp").glob("visionlora-*")} <= before
+
+
+def test_openvino_does_not_report_that_it_is_imported(process: Process) -> None:
+    pytest.importorskip("openvino")
+    process.run("-c", "from visionlora.formats import require_converter; require_converter('openvino')")
+    assert process.traces() == []
+
+
+def test_settings_of_the_user_are_neither_read_nor_changed(process: Process) -> None:
+    own = process.home / ".config/Ultralytics/settings.json"
+    own.parent.mkdir(parents=True)
+    own.write_text('{"sync": true, "weights_dir": "/nowhere"}')
+    settings = process.run(
+        "-c", "import visionlora.yolo; from ultralytics import settings; print(settings['weights_dir'])"
+    )
+    assert settings.strip().endswith("weights") and own.read_text() == '{"sync": true, "weights_dir": "/nowhere"}'
+
+
+def test_nothing_is_installed(process: Process) -> None:
+    code = (
+        "import subprocess, visionlora.yolo; from ultralytics.utils.checks import check_requirements; "
+        "subprocess.run = subprocess.check_output = subprocess.Popen = None; print(check_requirements('no-such-thing'))"
+    )
+    assert process.run("-c", code).strip().endswith("False")
+
+
+@pytest.mark.parametrize("module", ["visionlora.runtime", "visionlora.quantization", "visionlora.patching"])
+def test_onnxruntime_is_told_before_it_is_imported(module: str, process: Process) -> None:
+    code = f"import os, {module}; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    assert process.run("-c", code).strip() == "1"
+
+
+def test_the_detector_in_one_file_tells_onnxruntime_too(process: Process) -> None:
+    code = "import sys, os; sys.path.insert(0, sys.argv[1]); import detect; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    assert process.run("-c", code, ROOT / "export").strip() == "1"
+
+
+def test_a_model_that_is_asked_for_by_name_is_downloaded(checkpoint: Path, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(checkpoints, "attempt_download_asset", lambda name: checkpoint)
+    assert load_base("yolo11n.pt").path == checkpoint
+
+
+def test_a_model_that_cannot_be_downloaded_is_said_to_be_missing(tmp_path, monkeypatch) -> None:
+    def offline(name: str) -> Path:
+        raise ConnectionError("Environment may be offline.")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(checkpoints, "attempt_download_asset", offline)
+    with pytest.raises(ModelError, match=r"no such file here, and it cannot be downloaded: .* offline"):
+        load_base("yolo11n.pt")
+
+
+def test_loggers_are_those_that_are_asked_for(monkeypatch) -> None:
+    assert chosen_loggers() == ()
+    monkeypatch.setenv("VISIONLORA_LOGGERS", "tensorboard, mlflow")
+    assert chosen_loggers() == ("tensorboard", "mlflow")
+    monkeypatch.setenv("VISIONLORA_LOGGERS", "tensorbord")
+    with pytest.raises(UsageError, match="got 'tensorbord'"):
+        chosen_loggers()
