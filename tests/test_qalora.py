@@ -395,7 +395,8 @@ def test_an_interrupted_run_says_how_to_go_on_or_can_be_begun_anew(
     finished, checkpoint, surface, adapter, tmp_path, monkeypatch, caplog
 ) -> None:
     def interrupted(base, dataset, out, phase, **options):
-        (out / "training.json").write_text(json.dumps({"quantize": None}))
+        settings = {"quantize": None, "hyperparameters": {"epochs": 1}, "adapter": {}, "base": "", "data_sha256": {}}
+        (out / "training.json").write_text(json.dumps(settings))
         if finished:
             (out / "resume.pt").write_text("an epoch")
         raise KeyboardInterrupt

@@ -110,7 +110,7 @@ class TrainingPlan:
         lines = [
             f"one step on {self.device}, in {_ROUNDS} turns; {self.steps} steps an epoch",
             "",
-            "| way to train | trainable | share | file, MB | ms a step | spread | memory, GiB | time of full | of full |",
+            "| way to train | trainable | share | file, MB | ms a step | spread | GiB | time of full | GiB of full |",
             "| --- | ---: | ---: | ---: | ---: | --- | ---: | --- | ---: |",
         ]
         for row in self.rows:
