@@ -457,7 +457,7 @@ def test_what_cannot_be_meant_is_refused_at_once(checkpoint, surface, tmp_path) 
     for verb in (train, adapt):
         with pytest.raises(UsageError, match=r"--resume and --overwrite: .* give one"):
             verb(checkpoint, surface, tmp_path, resume=True, overwrite=True)
-        with pytest.raises(UsageError, match="at least 1 calibration image, got 0"):
+        with pytest.raises(UsageError, match="--images: expected a whole number of at least 1, got 0"):
             verb(checkpoint, surface, tmp_path, **{**INT8, "images": 0})
 
 
