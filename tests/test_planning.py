@@ -16,9 +16,9 @@ from visionlora.adapters import AdapterSettings, attach
 from visionlora.data import load_dataset
 from visionlora.errors import UsageError
 from visionlora.lowrank.methods import LoRA
-from visionlora.planning import TrainingPlan, plan, recommend
+from visionlora.planning import PlannedRun, TrainingPlan, _noise, plan, recommend
 from visionlora.yolo import load_base, plan_detector, set_classes
-from visionlora.yolo.measuring import StepCost, measure_step
+from visionlora.yolo.measuring import StepCost, measure_in_turns, measure_step
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +57,21 @@ def test_lean_and_later_adapters_keep_less(planned) -> None:
 
 def test_recommended_command_is_one_that_the_command_line_takes(planned) -> None:
     options = cli._parser().parse_args(shlex.split(planned.command)[1:])
-    assert options.verb == "train" and options.rank == 8 and not options.lean
+    assert options.verb == "train" and options.rank == 8
     assert options.device == "cpu" and Path(options.data).is_file()
     assert planned.command in str(planned) and "(recommended)" in str(planned)
+
+
+def steady(row: PlannedRun, *turns: float) -> PlannedRun:
+    """Return a row with these times."""
+    return dataclasses.replace(row, milliseconds=sorted(turns)[len(turns) // 2], turns_ms=turns)
+
+
+def with_times(plan: TrainingPlan, **turns: tuple[float, ...]) -> tuple[PlannedRun, ...]:
+    """Return the rows of a plan: 100 ms each, but for `usual` (rank 8), `lean` and `full`."""
+    names = {"--rank 8": "usual", "--rank 8 --lean": "lean"}
+    named = [(row, "full" if row is plan.rows[0] else names.get(row.options or "", "")) for row in plan.rows]
+    return tuple(steady(row, *turns.get(name, (100.0,) * 5)) for row, name in named)
 
 
 @pytest.mark.parametrize(
@@ -73,14 +85,65 @@ def test_recommended_command_is_one_that_the_command_line_takes(planned) -> None
 )
 def test_recommendation_is_the_first_that_fits(planned, too_large, expected) -> None:
     rows = tuple(
-        dataclasses.replace(row, milliseconds=None, memory=None, fits=False) if row.options in too_large else row
-        for row in planned.rows
+        dataclasses.replace(row, milliseconds=None, memory=None, fits=False, turns_ms=())
+        if row.options in too_large
+        else row
+        for row in with_times(planned, lean=(120, 121, 119, 122, 120))
     )
     assert recommend(rows)[0].options == expected
 
 
+@pytest.mark.parametrize(
+    ("lean", "expected", "words"),
+    [
+        ((90.0, 130, 105, 99, 104), "--rank 8 --lean", "in less memory, and no difference of time beyond noise"),
+        ((102.0, 101, 102, 102, 101), "--rank 8 --lean", "no difference of time beyond noise"),
+        ((110.0, 112, 111, 109, 115), "--rank 8", "rank 8 in all layers. Against full"),
+        ((90.0, 92, 91, 89, 93), "--rank 8 --lean", "in less time and memory"),
+    ],
+    ids=["noise", "steady but small", "slower", "faster"],
+)
+def test_within_noise_the_one_with_less_memory_is_recommended(planned, lean, expected, words) -> None:
+    row, reason = recommend(with_times(planned, lean=lean))
+    assert row.options == expected and words in reason
+
+
+def test_times_are_compared_within_a_round_and_noise_is_marked(planned) -> None:
+    spell = (100.0, 400, 100, 100, 100)  # the machine was busy in the second round
+    rows = with_times(planned, full=spell, usual=tuple(turn / 2 for turn in spell))
+    plan = dataclasses.replace(planned, rows=rows, reason=recommend(rows)[1])
+    (usual,) = [line for line in str(plan).splitlines() if line.startswith("| LoRA, rank 8, all (")]
+    assert "| 0.50 (0.50-0.50) |" in usual and "50.0-200.0" in usual
+    (other,) = [line for line in str(plan).splitlines() if line.startswith("| LoRA, rank 4, all")]
+    assert "(0.25-1.00) ~ |" in other
+    assert "0.50 of the time" in plan.reason
+
+
+def test_a_busy_machine_is_said(planned) -> None:
+    assert _noise(with_times(planned)) == ""
+    assert _noise(with_times(planned, full=(100, 100, 140, 100, 100))).startswith("the turns of 1 of 10 ways differ")
+
+
+def test_ways_take_turns() -> None:
+    made: list[str] = []
+
+    class Step(torch.nn.Module):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            made.append(name)
+            self.weight = torch.nn.Parameter(torch.ones(1))
+
+        def forward(self, batch):
+            return self.weight * batch["img"].sum(), None
+
+    builds = [lambda: Step("a"), lambda: torch.empty(10**15, dtype=torch.uint8), lambda: Step("b")]
+    *_, costs = measure_in_turns(builds, {"img": torch.ones(1)}, torch.device("cpu"), rounds=3)
+    assert made == ["a", "b", "b", "a", "a", "b"] and [len(cost.turns_ms) for cost in costs] == [3, 0, 3]
+
+
 def test_nothing_that_fits_is_said(planned) -> None:
-    rows = tuple(dataclasses.replace(row, milliseconds=None, memory=None, fits=False) for row in planned.rows)
+    nothing = {"milliseconds": None, "memory": None, "fits": False, "turns_ms": ()}
+    rows = tuple(dataclasses.replace(row, **nothing) for row in planned.rows)
     assert "smaller --batch" in recommend(rows)[1]
     assert "does not fit" in str(dataclasses.replace(planned, rows=rows))
 
@@ -100,7 +163,7 @@ def test_plan_is_readable_by_programs(planned) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"batch": 0}, "at least 1 image"),
+        ({"batch": 0}, "--batch: expected a whole number of at least 1, got 0"),
         ({"batch": 10**10}, "pictures of 96 px do not fit into memory; try a smaller batch"),
         ({"imgsz": 100}, "multiple of 32"),
         ({"device": "7"}, "--device 7"),

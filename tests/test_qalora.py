@@ -395,7 +395,8 @@ def test_an_interrupted_run_says_how_to_go_on_or_can_be_begun_anew(
     finished, checkpoint, surface, adapter, tmp_path, monkeypatch, caplog
 ) -> None:
     def interrupted(base, dataset, out, phase, **options):
-        (out / "training.json").write_text(json.dumps({"quantize": None}))
+        settings = {"quantize": None, "hyperparameters": {"epochs": 1}, "adapter": {}, "base": "", "data_sha256": {}}
+        (out / "training.json").write_text(json.dumps(settings))
         if finished:
             (out / "resume.pt").write_text("an epoch")
         raise KeyboardInterrupt
@@ -456,7 +457,7 @@ def test_what_cannot_be_meant_is_refused_at_once(checkpoint, surface, tmp_path) 
     for verb in (train, adapt):
         with pytest.raises(UsageError, match=r"--resume and --overwrite: .* give one"):
             verb(checkpoint, surface, tmp_path, resume=True, overwrite=True)
-        with pytest.raises(UsageError, match="at least 1 calibration image, got 0"):
+        with pytest.raises(UsageError, match="--images: expected a whole number of at least 1, got 0"):
             verb(checkpoint, surface, tmp_path, **{**INT8, "images": 0})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,15 +22,18 @@ from visionlora.errors import UsageError
 from visionlora.lowrank.methods import LoRA
 from visionlora.yolo import Base, check_image_size, load_base
 from visionlora.yolo.hyperparameters import check_device, default_device
-from visionlora.yolo.measuring import StepCost, adapted_step, full_model, made_up_batch, measure_step
+from visionlora.yolo.measuring import StepCost, adapted_step, full_model, made_up_batch, measure_in_turns, measure_step
 
 if TYPE_CHECKING:
     from torch import nn
 
 _MOSAIC = 4  # pictures in one training image
+_ROUNDS = 5
+_WIDE = 0.25  # of the median, between a way's fastest and slowest turn
+_LEAST = 0.03  # a smaller difference of times is none, however steady
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PlannedRun:
     """One way to train, and what it costs here.
 
@@ -39,8 +43,9 @@ class PlannedRun:
         trainable: parameters that are trained.
         share: of the detector's parameters.
         file_bytes: what has to be kept and shipped, about: an adapter, or a whole checkpoint.
-        milliseconds: a step; None if it does not fit.
+        milliseconds: a step, the median of its turns; None if it does not fit.
         memory: bytes of a step (see `StepCost`); None if it does not fit.
+        turns_ms: the median of each turn; the ways are measured in turns.
         fits: whether the step fits this machine's free GPU memory.
     """
 
@@ -52,9 +57,31 @@ class PlannedRun:
     milliseconds: float | None
     memory: int | None
     fits: bool
+    turns_ms: tuple[float, ...] = ()
+
+    def __repr__(self) -> str:
+        time = "does not fit" if self.milliseconds is None else f"{self.milliseconds:.1f} ms a step"
+        return f"PlannedRun({self.label}: {self.trainable:,} parameters, {time})"
 
 
 @dataclass(frozen=True)
+class Ratio:
+    """How the times of two ways compare: the median over rounds of the ratio of their turns, its least and most."""
+
+    median: float
+    low: float
+    high: float
+
+    @property
+    def differs(self) -> bool:
+        """Whether there is a difference beyond noise: every round says so, and it is more than 3 %."""
+        return (self.low > 1 or self.high < 1) and abs(self.median - 1) > _LEAST
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f} ({self.low:.2f}-{self.high:.2f})" + ("" if self.differs else " ~")
+
+
+@dataclass(frozen=True, repr=False)
 class TrainingPlan:
     """What `plan` measured.
 
@@ -65,6 +92,7 @@ class TrainingPlan:
         reason: why, in a sentence.
         device: what it was measured on.
         steps: training steps of one epoch.
+        noise: what disturbed the measurement, a sentence; empty if nothing did.
     """
 
     rows: tuple[PlannedRun, ...]
@@ -73,24 +101,30 @@ class TrainingPlan:
     reason: str
     device: str
     steps: int
+    noise: str = ""
+
+    def __repr__(self) -> str:
+        return f"TrainingPlan({len(self.rows)} ways on {self.device}; recommended: {self.recommended})"
 
     def __str__(self) -> str:
         full = self.rows[0]
         lines = [
-            f"one step on {self.device}; {self.steps} steps an epoch",
+            f"one step on {self.device}, in {_ROUNDS} turns; {self.steps} steps an epoch",
             "",
-            "| way to train | trainable | share | file, MB | ms a step | memory, GiB | against full: time, memory |",
-            "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+            "| way to train | trainable | share | file, MB | ms a step | spread | GiB | time of full | GiB of full |",
+            "| --- | ---: | ---: | ---: | ---: | --- | ---: | --- | ---: |",
         ]
         for row in self.rows:
             mark = " (recommended)" if row.label == self.recommended else ""
             cells = [f"{row.label}{mark}", f"{row.trainable:,}", f"{row.share:.1%}", f"{row.file_bytes / 1e6:.2f}"]
             if row.milliseconds is None or row.memory is None:
-                cells += ["does not fit", "-", "-"]
+                cells += ["does not fit", "-", "-", "-", "-"]
             else:
-                cells += [f"{row.milliseconds:.1f}", f"{row.memory / 2**30:.2f}", _against(row, full)]
+                spread = f"{min(row.turns_ms):.1f}-{max(row.turns_ms):.1f}" if row.turns_ms else "-"
+                cells += [f"{row.milliseconds:.1f}", spread, f"{row.memory / 2**30:.2f}", *_against(row, full)]
             lines.append("| " + " | ".join(cells) + " |")
-        return "\n".join([*lines, "", self.reason, self.command])
+        lines += ["", "~: no difference beyond noise."]
+        return "\n".join([*lines, *([f"NOISY: {self.noise}"] if self.noise else []), "", self.reason, self.command])
 
     def to_json(self) -> str:
         """Return the plan as one JSON object."""
@@ -109,7 +143,8 @@ def plan(
 
     Full fine-tuning, two frozen ways and adapters of several ranks and places are each trained for a few steps on
     noise with the data set's boxes; nothing is written. On a GPU, memory is the peak of a step; on a CPU, what is kept
-    for the backward pass. Anything else that runs on the machine distorts the times.
+    for the backward pass. The ways take turns, and times are compared within a round: what else runs on the machine
+    slows all of them. What is no difference beyond noise is marked, and nothing is recommended for it.
 
     Args:
         model: Ultralytics detection checkpoint (.pt), or a bare name such as `yolo11n.pt`.
@@ -126,12 +161,13 @@ def plan(
         >>> import visionlora as vl
         >>> print(vl.plan("yolo11n.pt", "data.yaml", imgsz=320))  # doctest: +SKIP
     """
-    if batch < 1:
-        raise UsageError(f"--batch: expected at least 1 image, got {batch}")
-    device = check_device(device or default_device())
+    for option, value in (("--batch", batch), ("--imgsz", imgsz)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise UsageError(f"{option}: expected a whole number of at least 1, got {value!r}")
+    device = check_device(default_device() if device is None else device)
     if "," in device:
         raise UsageError(f"--device {device}: a plan is measured on one device; name one, such as {device[0]}")
-    place = torch.device(f"cuda:{device}" if device.isdigit() else device)
+    place = torch.device(f"cuda:{device}" if device.isdecimal() else device)
     base = load_base(model)
     check_image_size(imgsz, base.model)
     dataset = load_dataset(data, splits=("train",))
@@ -148,6 +184,7 @@ def plan(
         reason=reason,
         device=f"{_name(place)}, {imgsz} px, batch {batch}",
         steps=math.ceil(len(images) / batch),
+        noise=_noise(rows),
     )
 
 
@@ -193,46 +230,90 @@ def _measure(
     whole = sum(parameter.numel() for parameter in base.model.parameters())
     if place.type == "cuda":  # what CUDA's libraries allocate once belongs to no row
         measure_step(ways[0].build, sample, place)
-    rows = []
-    for way in tqdm(ways, desc="measuring", unit="way", leave=False, disable=None):
-        cost: StepCost = measure_step(way.build, sample, place)
-        rows.append(
-            PlannedRun(
-                label=way.label,
-                options=way.options,
-                trainable=cost.trainable,
-                share=cost.trainable / whole,
-                file_bytes=2 * (whole if way.options is None else cost.trainable),  # either is kept in half precision
-                milliseconds=cost.milliseconds,
-                memory=cost.memory,
-                fits=cost.memory is not None and (free is None or cost.memory <= free),
-            )
+    costs: tuple[StepCost, ...] = ()
+    turns = measure_in_turns([way.build for way in ways], sample, place, rounds=_ROUNDS)
+    total = _ROUNDS * len(ways)
+    for costs in tqdm(turns, desc="measuring", total=total, unit="turn", leave=False, disable=None):  # noqa: B007
+        pass
+    return tuple(
+        PlannedRun(
+            label=way.label,
+            options=way.options,
+            trainable=cost.trainable,
+            share=cost.trainable / whole,
+            file_bytes=2 * (whole if way.options is None else cost.trainable),  # either is kept in half precision
+            milliseconds=cost.milliseconds,
+            memory=cost.memory,
+            fits=cost.memory is not None and (free is None or cost.memory <= free),
+            turns_ms=cost.turns_ms,
         )
-    return tuple(rows)
+        for way, cost in zip(ways, costs, strict=True)
+    )
 
 
 def recommend(rows: tuple[PlannedRun, ...]) -> tuple[PlannedRun, str]:
     """Return the row to take, and why in a sentence.
 
     Adapters on all layers come first, because they are the ones whose accuracy was measured (benchmarks/accuracy): at
-    rank 8, then in less memory, then in fewer layers.
+    rank 8, then in less memory, then in fewer layers. `--lean` gives the same adapter, so where it is not slower beyond
+    noise, it is the one.
     """
     full = rows[0]
     order = ("--rank 8", "--rank 8 --lean", "--rank 8 --targets from:5", "--rank 8 --targets neck+head")
     by_options = {row.options: row for row in rows}
+    usual, lean = by_options["--rank 8"], by_options["--rank 8 --lean"]
+    if usual.fits and lean.fits and lean.memory < usual.memory:  # type: ignore[operator]
+        ratio = _ratio(lean, usual)
+        if ratio is not None and not (ratio.differs and ratio.median > 1):
+            why = "the same adapter as without --lean in less memory, and no difference of time beyond noise"
+            if ratio.differs:
+                why = "the same adapter as without --lean, in less time and memory"
+            return lean, f"Recommended: rank 8 in all layers with --lean: {why}. {_in_words(lean, full)}"
     for options in order:
         row = by_options[options]
         if row.fits:
             why = "rank 8 in all layers" if options == "--rank 8" else f"the first that fits, with {options}"
-            return row, f"Recommended: {why}; against full fine-tuning, time and memory: {_against(row, full)}."
-    smallest = by_options["--rank 8 --lean"]
-    return smallest, "No way to train fits this machine; use a smaller --batch or --imgsz."
+            return row, f"Recommended: {why}. {_in_words(row, full)}"
+    return lean, "No way to train fits this machine; use a smaller --batch or --imgsz."
 
 
-def _against(row: PlannedRun, full: PlannedRun) -> str:
-    if None in (row.milliseconds, row.memory, full.milliseconds, full.memory):
-        return "full does not fit"
-    return f"{row.milliseconds / full.milliseconds:.2f}, {row.memory / full.memory:.2f}"  # type: ignore[operator]
+def _ratio(row: PlannedRun, other: PlannedRun) -> Ratio | None:
+    """Compare the times of two ways, turn by turn of the same round; None where one does not fit."""
+    ratios = [own / its for own, its in zip(row.turns_ms, other.turns_ms, strict=False)]
+    return Ratio(statistics.median(ratios), min(ratios), max(ratios)) if ratios else None
+
+
+def _against(row: PlannedRun, full: PlannedRun) -> tuple[str, str]:
+    """Return the time and the memory of a way as shares of full fine-tuning's, for a table."""
+    ratio = _ratio(row, full)
+    if ratio is None or row.memory is None or full.memory is None:
+        return "full does not fit", "-"
+    return ("1", "1") if row is full else (str(ratio), f"{row.memory / full.memory:.2f}")
+
+
+def _in_words(row: PlannedRun, full: PlannedRun) -> str:
+    """Say how a way compares with full fine-tuning."""
+    ratio = _ratio(row, full)
+    if ratio is None or row.memory is None or full.memory is None:
+        return "Full fine-tuning does not fit."
+    time = f"{ratio.median:.2f} of the time" if ratio.differs else "no difference of time beyond noise"
+    return f"Against full fine-tuning: {time}, {row.memory / full.memory:.2f} of the memory."
+
+
+def _noise(rows: Sequence[PlannedRun]) -> str:
+    """Say that the machine was busy, if the turns of one way differ by more than a quarter of their median."""
+    spreads = {
+        row.label: (max(row.turns_ms) - min(row.turns_ms)) / statistics.median(row.turns_ms)
+        for row in rows
+        if row.turns_ms
+    }
+    wide = [label for label, spread in spreads.items() if spread > _WIDE]
+    if not wide:
+        return ""
+    return (
+        f"the turns of {len(wide)} of {len(spreads)} ways differ by more than {_WIDE:.0%} of their median, those of "
+        f"{wide[0]} by {spreads[wide[0]]:.0%}; measure again on an idle machine"
+    )
 
 
 def _objects(images: tuple[LabelledImage, ...]) -> list[np.ndarray]:

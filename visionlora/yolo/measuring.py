@@ -6,7 +6,7 @@ import copy
 import gc
 import statistics
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +23,7 @@ from visionlora.yolo.classes import set_classes
 from visionlora.yolo.layout import plan_detector
 from visionlora.yolo.step import TrainingStep, freeze_norms, to_unit
 
-_WARM, _TIMED, _SECONDS = 3, 10, 4.0  # steps before and while timing; fewer where they take longer than this together
+_WARM, _TIMED, _SECONDS = 2, 5, 1.0  # steps before and while timing a turn; fewer where they take longer together
 
 _CPU_ALLOCATOR = "DefaultCPUAllocator"  # in the message where a CPU has no memory left: a plain RuntimeError
 
@@ -37,11 +37,13 @@ class StepCost:
         milliseconds: median of a step: forward, loss, backward, clipping, optimizer; None if it does not fit.
         memory: on a GPU the peak of the step in bytes, everything but the CUDA context; on a CPU the bytes that are
             kept from the forward for the backward pass. None if it does not fit.
+        turns_ms: the median of each turn, in their order; empty if it does not fit.
     """
 
     trainable: int
     milliseconds: float | None
     memory: int | None
+    turns_ms: tuple[float, ...] = ()
 
 
 def made_up_batch(objects: Sequence[Any], *, batch: int, image_size: int, device: torch.device) -> dict[str, Any]:
@@ -106,6 +108,32 @@ def adapted_step(
     return TrainingStep(model, graph=cuda, lean=lean, precision=torch.float16 if cuda else None)
 
 
+def measure_in_turns(
+    builds: Sequence[Callable[[], nn.Module]], batch: Mapping[str, Any], device: torch.device, *, rounds: int
+) -> Iterator[tuple[StepCost, ...]]:
+    """Measure several models one after the other, and again: a slow spell of the machine meets all of them.
+
+    Yields what is known after each turn, and in the end of all rounds; every other round goes backwards. What does not
+    fit is not tried again.
+    """
+    costs: list[StepCost | None] = [None] * len(builds)
+    for number in range(rounds):
+        order = range(len(builds))
+        for i in order if number % 2 == 0 else reversed(order):
+            before = costs[i]
+            if before is None or before.turns_ms:
+                costs[i] = _joined(before, measure_step(builds[i], batch, device))
+            yield tuple(cost for cost in costs if cost is not None)
+
+
+def _joined(before: StepCost | None, turn: StepCost) -> StepCost:
+    """Return a cost with one more turn: the median of the turns, and the most memory."""
+    if before is None or turn.milliseconds is None or before.memory is None or turn.memory is None:
+        return turn
+    turns = (*before.turns_ms, *turn.turns_ms)
+    return StepCost(turn.trainable, statistics.median(turns), max(before.memory, turn.memory), turns)
+
+
 def measure_step(build: Callable[[], nn.Module], batch: Mapping[str, Any], device: torch.device) -> StepCost:
     """Train a few steps and return what one costs.
 
@@ -152,7 +180,8 @@ def _measure(build: Callable[[], nn.Module], batch: Mapping[str, Any], device: t
     graphed = isinstance(step, TrainingStep) and step.uses_graphs
     peak = torch.cuda.max_memory_reserved if graphed else torch.cuda.max_memory_allocated
     memory = peak(device) - before if cuda else sum(kept.values())
-    return StepCost(trainable, 1000 * statistics.median(times), memory)
+    milliseconds = 1000 * statistics.median(times)
+    return StepCost(trainable, milliseconds, memory, (milliseconds,))
 
 
 def out_of_memory(error: RuntimeError) -> bool:
