@@ -26,11 +26,12 @@ if __name__ == "__main__":  # before any import: a file beside this one must not
 import argparse
 import hashlib
 import json
+import struct
 from pathlib import Path
 
 import numpy as np
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime reads it when it is imported
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime looks up a host and keeps a file in the home folder
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
@@ -48,6 +49,7 @@ SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 PREPROCESSING = {"letterbox": "square", "padding": 114, "channels": "RGB", "scale": "1/255"}
 CONFIDENCE = 0.25
 SEAL = b"\x72\x55\x0a\x11visionlora_sha256\x12\x40"  # before the 64 digits that a file of ours ends with
+MAX_PIXELS = 1 << 27  # largest picture that is decoded: a file of a few bytes can ask for any amount of memory
 COLOURS_RGB = ((230, 60, 50), (30, 120, 220), (40, 160, 70), (240, 160, 0), (150, 70, 200), (0, 170, 180))
 ORT_ERRORS = tuple(  # they have no common parent but Exception
     error for error in vars(ort_errors).values() if isinstance(error, type) and issubclass(error, Exception)
@@ -76,12 +78,42 @@ class Detector:
             version, preprocessing = metadata["format"], dict(metadata["preprocessing"])
             self.names, self.nms, self.image_size = metadata["names"], metadata["nms"], preprocessing.pop("image_size")
             self.thresholds = [float(x) for x in metadata.get("thresholds", [CONFIDENCE] * len(self.names))]
-        except (KeyError, TypeError, ValueError) as error:
+            "".join(self.names).encode("utf-8")
+            if len(self.thresholds) != len(self.names) or type(self.image_size) is not int:
+                raise ValueError("one threshold a class, or a whole image_size")
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"{path}: expected a file that visionlora exported, its metadata lacks {error}") from error
         if version != 1 or preprocessing != PREPROCESSING:
             raise ValueError(f"{path}: expected format 1 with {PREPROCESSING}, got {version} with {preprocessing}")
         self.takes_pixels = self.session.get_inputs()[0].type == "tensor(uint8)"
-        self.iou_threshold, self.max_detections = iou_threshold, max_detections
+        self.iou_threshold, self.max_detections, self.path = iou_threshold, max_detections, path
+        grey, noise = (
+            self._run(pixels.astype(np.uint8))
+            for pixels in (
+                np.full((self.image_size, self.image_size, 3), 128),
+                np.random.RandomState(0).randint(0, 256, (self.image_size, self.image_size, 3)),
+            )
+        )
+        if np.array_equal(grey, noise):
+            raise ValueError(f"{path}: the network gave the same for two different pictures; its file is broken")
+
+    def _run(self, square: np.ndarray) -> np.ndarray:
+        """Return the prediction for a letterboxed picture, (4 + classes, anchors); ValueError if it is nonsense."""
+        tensor = square[None] if self.takes_pixels else to_float(square)
+        try:
+            output = self.session.run(None, {self.session.get_inputs()[0].name: tensor})[0]
+        except ORT_ERRORS as error:
+            raise ValueError(f"{self.path}: onnxruntime cannot run it: {' '.join(str(error).split())}") from error
+        if output.ndim != 3 or output.shape[:2] != (1, 4 + len(self.names)) or not output.shape[2]:
+            raise ValueError(f"{self.path}: expected an output (1, {4 + len(self.names)}, anchors), got {output.shape}")
+        scores, farthest = output[:, 4:], np.abs(output[:, :4]).max()
+        # A value that is no number makes each of these false.
+        if not (scores.min() >= -0.01 and scores.max() <= 1.01 and farthest <= 1000 * self.image_size):
+            raise ValueError(
+                f"{self.path}: expected scores in [0, 1] and boxes in pixels, got {scores.min():g} to {scores.max():g} "
+                f"and {farthest:g}; the file is broken"
+            )
+        return output[0]
 
     def predict(self, image: "Path | str | np.ndarray", *, confidence: "float | None" = None) -> list:
         """Return the objects in an image file, or in (H, W, 3) uint8 BGR pixels as from cv2, best first.
@@ -94,8 +126,7 @@ class Detector:
         limits = np.array(self.thresholds if confidence is None else [confidence] * len(self.names), dtype=np.float64)
         pixels = image if isinstance(image, np.ndarray) else read_image(image)
         square, scale_xy, offset_xy = letterbox(pixels, self.image_size)
-        tensor = square[None] if self.takes_pixels else to_float(square)
-        (prediction,) = self.session.run(None, {self.session.get_inputs()[0].name: tensor})[0]
+        prediction = self._run(square)
         class_ids, anchors = np.nonzero(prediction[4:] > limits[:, None])  # one anchor may give several classes
         scores = prediction[4:][class_ids, anchors]
         order = np.argsort(-scores, kind="stable")
@@ -122,12 +153,22 @@ def check_seal(path: "Path | str") -> bool:
     return True
 
 
+def is_picture(path: Path) -> bool:
+    """Whether a file of a folder is a picture: not a pipe, and none of the files `._x.jpg` that macOS writes."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
 def read_image(path: "Path | str") -> np.ndarray:
     """Read an image file as (H, W, 3) uint8 BGR, turned by its EXIF. Raises ValueError if it is missing or broken."""
     try:
+        if not Path(path).is_file():
+            raise ValueError("expected a file, found none, or a pipe")
+        raw = Path(path).read_bytes()
+        width, height = stated_size(raw)
+        if width * height > MAX_PIXELS:
+            raise ValueError(f"expected at most {MAX_PIXELS / 1e6:.0f} million pixels, got {width} x {height}")
         if cv2 is not None:
-            data = np.frombuffer(Path(path).read_bytes(), dtype=np.uint8)
-            raw = data.tobytes()
+            data = np.frombuffer(raw, dtype=np.uint8)
             if raw[:3] == b"\xff\xd8\xff" and raw.rfind(b"\xff\xd9") < raw.find(b"\xff\xda"):
                 raise ValueError("the end of the file is missing")  # OpenCV 4 would fill the rest with grey
             image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
@@ -143,6 +184,47 @@ def read_image(path: "Path | str") -> np.ndarray:
             return np.ascontiguousarray(np.asarray(image.convert("RGB"))[:, :, ::-1])
     except READ_ERRORS as error:
         raise ValueError(f"{path}: cannot be read as an image: {error}") from error
+
+
+def stated_size(data: bytes) -> tuple:
+    """Width and height that a picture states, known before its pixels take memory; (0, 0) where it states none."""
+    try:
+        if data[:8] == b"\x89PNG\r\n\x1a\n":
+            return struct.unpack_from(">II", data, 16)
+        if data[:2] == b"BM":
+            old = struct.unpack_from("<I", data, 14)[0] == 12
+            return tuple(abs(side) for side in struct.unpack_from("<HH" if old else "<ii", data, 18))
+        if data[:4] == b"RIFF" and data[12:15] == b"VP8":
+            if data[15:16] == b"X":
+                return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
+            if data[15:16] == b"L":
+                bits = struct.unpack_from("<I", data, 21)[0]
+                return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+            return tuple(side & 0x3FFF for side in struct.unpack_from("<HH", data, 26))
+        if data[:2] in (b"II", b"MM"):
+            return _tiff_size(data, "<" if data[:2] == b"II" else ">")
+        position = 2 if data[:2] == b"\xff\xd8" else len(data)  # JPEG: to its start of frame
+        while data[position] == 0xFF:
+            if 0xC0 <= data[position + 1] <= 0xCF and data[position + 1] not in (0xC4, 0xC8, 0xCC):
+                return struct.unpack_from(">HH", data, position + 5)[::-1]
+            fill = data[position + 1] == 0xFF
+            position += 1 if fill else 2 + struct.unpack_from(">H", data, position + 2)[0]
+    except (struct.error, IndexError, OverflowError):  # cut short: the decoder says so
+        pass
+    return 0, 0
+
+
+def _tiff_size(data: bytes, order: str) -> tuple:
+    big = struct.unpack_from(order + "H", data, 2)[0] == 43
+    first = struct.unpack_from(order + "Q", data, 8)[0] if big else struct.unpack_from(order + "I", data, 4)[0]
+    count = struct.unpack_from(order + ("Q" if big else "H"), data, first)[0]
+    step, start, value = (20, first + 8, 12) if big else (12, first + 2, 8)
+    sides = {256: 0, 257: 0}
+    for entry in range(start, start + step * min(count, 4096), step):
+        tag, kind = struct.unpack_from(order + "HH", data, entry)
+        if tag in sides and kind in (3, 4, 16):  # SHORT, LONG or LONG8
+            sides[tag] = struct.unpack_from(order + {3: "H", 4: "I", 16: "Q"}[kind], data, entry + value)[0]
+    return sides[256], sides[257]
 
 
 def letterbox(image: np.ndarray, size: int) -> tuple:
@@ -207,11 +289,17 @@ def draw(image: np.ndarray, detections: list, path: Path) -> None:
     picture = Image.fromarray(image[:, :, ::-1]) if cv2 is None else image.copy()
     for found in detections:
         left, top, right, bottom = (round(v) for v in found["box_xyxy"])
-        colour, label = COLOURS_RGB[found["class_id"] % len(COLOURS_RGB)], f"{found['name']} {found['score']:.2f}"
+        colour = COLOURS_RGB[found["class_id"] % len(COLOURS_RGB)]
+        # Control characters as escapes, and so what is no Unicode, which ends the process in OpenCV 5.
+        name = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in found["name"])
+        label = f"{name} {found['score']:.2f}"
         if cv2 is None:
             pen = ImageDraw.Draw(picture)
             pen.rectangle((left, top, right, bottom), outline=colour, width=2)
-            pen.text((left + 3, top + 2), label, fill=colour)
+            try:
+                pen.text((left + 3, top + 2), label, fill=colour)
+            except UnicodeEncodeError:  # Pillow's small font has Latin letters alone
+                pen.text((left + 3, top + 2), label.encode("ascii", "backslashreplace").decode("ascii"), fill=colour)
         else:
             cv2.rectangle(picture, (left, top), (right, bottom), colour[::-1], 2)
             cv2.putText(picture, label, (left + 3, top + 13), cv2.FONT_HERSHEY_SIMPLEX, 0.45, colour[::-1], 1)
@@ -333,26 +421,36 @@ def main() -> int:
             args.model = here / read_manifest(here)["model"]
         detector = Detector(args.model)
         is_folder = args.source.is_dir()
-        paths = sorted(p for p in args.source.iterdir() if p.suffix.lower() in SUFFIXES) if is_folder else [args.source]
+        paths = sorted(p for p in args.source.iterdir() if is_picture(p)) if is_folder else [args.source]
         if not paths:
             raise ValueError(f"{args.source}: expected images ({', '.join(SUFFIXES)}), found none")
         if args.draw and args.draw.resolve() == paths[0].parent.resolve():
             raise ValueError(f"{args.draw}: the drawn pictures would replace the images there; choose another --draw")
         results: list[dict] = []
+        problems = []
         for path in paths:
-            image = read_image(path)
-            results.append({"image": str(path), "detections": detector.predict(image, confidence=args.conf)})
+            try:
+                image = read_image(path)
+            except ValueError as error:  # the others are still worth something
+                problems.append(str(error))
+                continue
+            name = os.fsencode(path).decode("utf-8", "backslashreplace")  # bytes that are no UTF-8 as \\xe9
+            results.append({"image": name, "detections": detector.predict(image, confidence=args.conf)})
             if args.draw:
                 draw(image, results[-1]["detections"], args.draw / path.name)
+        if not results:
+            raise ValueError("; ".join(problems))
         text = json.dumps(results, indent=1)
         if args.out:
             args.out.write_text(text + "\n", encoding="utf-8")
         else:
             print(text)
+        for problem in problems:
+            print(f"error: {printable(problem)}", file=sys.stderr)
+        return 1 if problems else 0
     except (OSError, ValueError, ImportError) as error:
         print(f"error: {printable(error)}", file=sys.stderr)
         return 1
-    return 0
 
 
 if __name__ == "__main__":

@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 from types import ModuleType
 
@@ -14,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.tiny_onnx import NAMES, own_metadata, write_detector
+from tests.tiny_onnx import NAMES, own_metadata, write_constant, write_detector
+from visionlora import picture_size
 from visionlora.inference import detect
 from visionlora.preprocess import read_image
 from visionlora.runtime import OnnxNetwork
@@ -222,6 +226,72 @@ def test_an_error_is_one_line_and_exit_code_one(tmp_path, model, folder, blocked
         result = run(blocked, *arguments, "--out", out)
         assert result.returncode == 1 and result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
     assert not out.exists()
+
+
+@LIBRARIES
+def test_a_broken_picture_among_others_is_told_and_the_others_are_predicted(tmp_path, model, folder, blocked):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes((folder / "0.png").read_bytes())
+    (tmp_path / "in" / os.fsdecode(b"caf\xe9.png")).write_bytes((folder / "0.png").read_bytes())
+    (tmp_path / "in" / "b.png").write_bytes(b"broken")
+    (tmp_path / "in" / "._a.png").write_bytes(b"hidden")
+    os.mkfifo(tmp_path / "in" / "pipe.png")
+    result = run(blocked, "--model", model, "--source", tmp_path / "in")
+    assert result.returncode == 1 and result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+    assert "b.png: cannot be read" in result.stderr
+    names = [Path(entry["image"]).name for entry in json.loads(result.stdout)]
+    assert names == ["a.png", "caf\\xe9.png"]
+
+
+@LIBRARIES
+def test_a_picture_of_too_many_pixels_is_refused_before_it_takes_memory(tmp_path, blocked):
+    header = struct.pack(">II", 30_000, 30_000) + bytes([8, 2, 0, 0, 0])
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(30_000), 9)), (b"IEND", b"")]
+    parts = [struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks]
+    (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    with pytest.raises(ValueError, match=r"bomb\.png: .*at most 134 million pixels, got 30000 x 30000"):
+        load(blocked).read_image(tmp_path / "bomb.png")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".webp", ".tif"])
+def test_the_stated_size_is_that_of_visionlora(suffix):
+    script, generator = load("PIL"), np.random.default_rng(0)
+    for side in (1, 77, 300):
+        data = cv2.imencode(suffix, generator.integers(0, 256, (side, 2 * side, 3), dtype=np.uint8))[1].tobytes()
+        assert tuple(script.stated_size(data)) == picture_size.stated_size(data) == (2 * side, side)
+        for cut in range(0, min(len(data), 60), 3):
+            assert tuple(script.stated_size(data[:cut])) in ((0, 0), (2 * side, side))
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        (np.full((1, 7, 64), 0.5), "the same for two different pictures"),
+        (np.full((1, 7, 64), np.nan), r"expected scores in \[0, 1\]"),
+        (np.full((1, 7, 64), 3.0), r"expected scores in \[0, 1\]"),
+        (np.zeros((1, 9, 64)), "expected an output"),
+    ],
+    ids=["constant", "nan", "logits", "rows"],
+)
+def test_a_network_that_computes_nonsense_is_refused(tmp_path, output, message):
+    path = write_constant(tmp_path / "a.onnx", output, {"visionlora": json.dumps(own_metadata())})
+    with pytest.raises(ValueError, match=rf"a\.onnx: .*{message}"):
+        load("PIL").Detector(path)
+
+
+@LIBRARIES
+def test_any_name_can_be_drawn(tmp_path, blocked):
+    code = f"""
+import runpy, sys
+from pathlib import Path
+import numpy as np
+sys.modules[{blocked!r}] = None
+draw = runpy.run_path({str(SCRIPT)!r})["draw"]
+for name in ("\\ud83d", "a\\x1b[31m\\x00", "K\\u00e4fer \\u92fc"):
+    found = [dict(name=name, class_id=0, score=0.5, box_xyxy=[2, 2, 30, 30])]
+    draw(np.zeros((48, 64, 3), np.uint8), found, Path({str(tmp_path)!r}) / "a.png")
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_folder_without_pictures_and_a_missing_option_are_refused(tmp_path, model):

@@ -46,7 +46,7 @@ class NcnnNetwork:
         described = described_beside(self.path)
         self.names, self.image_size, self.metadata = described.names, described.image_size, described.card
         self._library, self._net = _load(self.path, threads)
-        self._input, self._output = self._net.input_names()[0], self._net.output_names()[0]
+        self._input, self._output = _ends(self.path, self._net)
         shape = self._run(np.zeros((3, self.image_size, self.image_size), dtype=np.float32)).shape
         says = described.stated if self.metadata is None else Stated()
         if says.finished or len(shape) != 2 or shape[0] != 4 + len(self.names):
@@ -87,3 +87,11 @@ def _load(path: Path, threads: int | None) -> tuple[Any, Any]:
     if net.load_param(str(path)) or net.load_model(str(path.with_suffix(".bin"))):
         raise ModelError(f"{path}: expected an ncnn model, ncnn cannot load it")
     return ncnn, net
+
+
+def _ends(path: Path, net: Any) -> tuple[str, str]:
+    """The names of a network's input and output."""
+    try:
+        return net.input_names()[0], net.output_names()[0]
+    except (IndexError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path}: expected an ncnn model with an input and an output, found none") from error
