@@ -19,8 +19,8 @@ from provenance import UNKNOWN, commit
 import visionlora as vl
 from visionlora.data import load_dataset
 from visionlora.errors import QuantizationError
-from visionlora.evaluation.timing import time_networks
 from visionlora.evaluation.machine import installed_versions, this_machine
+from visionlora.evaluation.timing import time_networks
 from visionlora.files import atomic_output
 from visionlora.runtime import OnnxNetwork
 

@@ -20,8 +20,8 @@ import onnx
 
 from visionlora.adapters import AdapterSettings
 from visionlora.data import load_dataset
-from visionlora.evaluation.timing import CALLS, time_networks
 from visionlora.evaluation.machine import this_machine
+from visionlora.evaluation.timing import CALLS, time_networks
 from visionlora.exporting import write_graph
 from visionlora.quantization import build_int8, calibrate_detector, load_float_detector
 from visionlora.quantization.leak import calibration_images
