@@ -67,7 +67,11 @@ def test_file_that_is_not_that_runs_curve_is_left_out(text, adapter) -> None:
 
 @pytest.mark.parametrize(
     "record",
-    [{}, {"hyperparameters": 3, "data_sha256": "x"}, {"epoch": float("nan"), "data": {"a": 1}, "quantize": []}],
+    [
+        {},
+        {"hyperparameters": 3, "data_sha256": "x"},
+        {"epoch": float("nan"), "data": {"a": 1}, "quantize": [], "hyperparameters": {"epochs": 10**400}},
+    ],
     ids=["empty", "no mappings", "nan"],
 )
 def test_card_that_says_other_things_makes_a_report_all_the_same(record, adapter, report, tmp_path) -> None:
