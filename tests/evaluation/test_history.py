@@ -67,7 +67,11 @@ def test_file_that_is_not_that_runs_curve_is_left_out(text, adapter) -> None:
 
 @pytest.mark.parametrize(
     "record",
-    [{}, {"hyperparameters": 3, "data_sha256": "x"}, {"epoch": float("nan"), "data": {"a": 1}, "quantize": []}],
+    [
+        {},
+        {"hyperparameters": 3, "data_sha256": "x"},
+        {"epoch": float("nan"), "data": {"a": 1}, "quantize": [], "hyperparameters": {"epochs": 10**400}},
+    ],
     ids=["empty", "no mappings", "nan"],
 )
 def test_card_that_says_other_things_makes_a_report_all_the_same(record, adapter, report, tmp_path) -> None:
@@ -95,3 +99,18 @@ def test_page_tells_how_models_were_made(adapter, tmp_path) -> None:
     assert len(facts["trained on"]) < 300 and first.curve is not None and second.curve is None
     assert "layers kept in float: 2, calibration images: 1" in dict(second.facts)["quantization"]
     assert 'id="making"' in page and "&lt;b&gt;xxx" in page and "<b>xxx" not in page
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"adapter": {"rank": 1}, "curve": {"epoch": ["a", "b"], "map50_95": [1, 2]}},
+        {"adapter": {"rank": 1}, "curve": {"epoch": [1, 2], "map50_95": [float("nan"), 10**400]}},
+        {"scheme": {"name": {"a": []}}, "calibration": 7, "float_layers": "x"},
+    ],
+    ids=["text", "no numbers", "odd"],
+)
+def test_file_that_says_odd_things_of_itself_makes_a_page_all_the_same(settings, tmp_path) -> None:
+    page = report_page(*made_report(tmp_path, ["a"], ["x"], pictures=4, settings={"a": settings}))
+
+    assert 'id="making"' in page and "as the trainer measured it" not in page

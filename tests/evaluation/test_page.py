@@ -142,7 +142,7 @@ def test_page_of_models_that_find_nothing_is_written(onnx_model, data, tmp_path)
 
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert [row.scores.map50_95 for row in report.rows] == [0, 0]
-    assert "against <code>a.onnx</code> the same" in page and page.count("AP50-95 with its 95% interval") == 1
+    assert "<li>the same as <code>a.onnx</code></li>" in page and page.count("AP50-95 with its 95% interval") == 1
 
 
 def test_page_of_pictures_without_objects_is_written(onnx_model, data, tmp_path) -> None:

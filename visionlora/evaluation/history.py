@@ -15,7 +15,8 @@ from visionlora.lowrank.card import AdapterCard
 CURVE_FILE = "results.csv"
 _SCORE, _LOSSES = "metrics/mAP50-95(B)", "train/"
 _HYPERPARAMETERS = ("epochs", "imgsz", "batch", "lr0", "seed")
-_LONGEST, _MOST_BYTES = 500, 2_000_000  # characters of a text, bytes of a curve's file: 10,000 epochs
+_LONGEST, _LARGEST = 500, 2**53  # characters of a text; a number that every reader of JSON holds
+_MOST_BYTES = 2_000_000  # of a curve's file: 10,000 epochs
 _ROUNDING = 1e-4  # of the file's five decimals
 
 
@@ -44,7 +45,7 @@ def training_settings(card: AdapterCard, path: Path) -> dict[str, Any]:
 
 
 def _end_of_path(path: Any) -> str | None:
-    """Return folder and file of a path; what stands before is of the machine that trained, and nobody else's business."""
+    """Return folder and file of a path; what stands before is the business of the machine that trained."""
     return "/".join(re.split(r"[\\/]", path)[-2:]) if isinstance(path, str) else None
 
 
@@ -57,8 +58,8 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     return {
         str(name): value[:_LONGEST] if isinstance(value, str) else value
         for name, value in values.items()
-        if (isinstance(value, str | int) and value != "")
-        or (isinstance(value, float) and math.isfinite(value))
+        if (isinstance(value, str) and value)
+        or (isinstance(value, int | float) and abs(value) < _LARGEST)  # false of what is no number
         or (isinstance(value, dict) and value)
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from markupsafe import Markup
 
@@ -12,6 +12,7 @@ from visionlora.evaluation.page import charts
 from visionlora.evaluation.report import Report, Row
 
 _LONGEST = 200  # characters of a value
+_MOST_EPOCHS, _LARGEST = 20_000, 1e9  # of a curve that can be drawn
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,19 @@ def _facts(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _curve(index: int, row: Row) -> Markup | None:
     curve = _mapping(row.settings.get("curve"))
     epochs, scores = curve.get("epoch"), curve.get("map50_95")
-    if not isinstance(epochs, list) or not isinstance(scores, list) or len(epochs) != len(scores) or len(epochs) < 2:
+    if not (_numbers(epochs) and _numbers(scores) and len(epochs) == len(scores)):
         return None
     best = _mapping(row.settings.get("training")).get("epoch")
     return charts.training_curve(index, epochs, scores, best=best, label=f"{row.label}: mAP50-95 over epochs")
+
+
+def _numbers(values: Any) -> TypeGuard[list[float]]:
+    """Whether these are numbers to draw; a model's file may say anything of itself."""
+    return (
+        isinstance(values, list)
+        and 2 <= len(values) <= _MOST_EPOCHS
+        and all(isinstance(value, int | float) and abs(value) < _LARGEST for value in values)
+    )
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
