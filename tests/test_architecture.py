@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "visionlora"
 ORDER = (
     ("errors",),
-    ("files", "seal", "text"),
+    ("files", "pickled", "seal", "text"),
     ("parsing", "yaml_text"),
     ("boxes", "drawing", "levels", "picture_size"),
     ("detections",),
@@ -29,11 +29,12 @@ ORDER = (
     ("patching", "phase"),
     ("stages",),
     ("training",),
-    ("prediction", "inspection", "comparing"),
+    ("prediction", "comparing"),
     ("benchmarking",),
     ("adapting",),
     ("demonstration",),
     ("bundling",),
+    ("inspection",),
     ("__init__",),
     ("cli",),
     ("__main__",),

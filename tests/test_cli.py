@@ -40,6 +40,8 @@ VERBS = (
 )
 FUNCTIONS = {"eval": "evaluate"} | {f"adapters {verb}": f"{verb}_adapter" for verb in ("scale", "rank")}
 FUNCTIONS["adapters merge"] = "merge_adapters"
+FOR_PRINTING = ("help", "json")
+"""Options that no function has."""
 
 
 def verb_parser(verb: str) -> argparse.ArgumentParser:
@@ -66,12 +68,12 @@ def test_verb_and_function_have_equal_names_and_defaults(verb: str) -> None:
     names = {"model": "models"} if verb in ("eval", "bench") else {"file": "path", "bundle": "path"}
     names |= {"set": "hyperparameters"}
     for action in verb_parser(verb)._actions:
-        if action.dest == "help":
+        if action.dest in FOR_PRINTING:
             continue
         parameter = parameters[names.get(action.dest, action.dest)]
         if parameter.default is not inspect.Parameter.empty and action.dest != "set":
             assert action.default == parameter.default, action.dest
-    assert len(parameters) == len(verb_parser(verb)._actions) - 1
+    assert len(parameters) == len([action for action in verb_parser(verb)._actions if action.dest not in FOR_PRINTING])
 
 
 @pytest.mark.parametrize(
