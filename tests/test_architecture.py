@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "visionlora"
 ORDER = (
     ("errors",),
-    ("files", "seal", "text", "trust", "isolation"),
+    ("files", "pickled", "seal", "text", "trust", "isolation"),
     ("console",),
     ("parsing", "yaml_text"),
     ("boxes", "drawing", "levels", "picture_size"),
@@ -31,11 +31,12 @@ ORDER = (
     ("stages",),
     ("earlier", "training_settings"),
     ("training",),
-    ("prediction", "inspection", "comparing"),
+    ("prediction", "comparing"),
     ("benchmarking",),
     ("adapting",),
     ("demonstration",),
     ("bundling",),
+    ("inspection",),
     ("__init__",),
     ("cli",),
     ("__main__",),

@@ -42,6 +42,8 @@ VERBS = (
 )
 FUNCTIONS = {"eval": "evaluate"} | {f"adapters {verb}": f"{verb}_adapter" for verb in ("scale", "rank")}
 FUNCTIONS["adapters merge"] = "merge_adapters"
+FOR_PRINTING = ("help", "json")
+"""Options that no function has."""
 
 
 def verb_parser(verb: str) -> argparse.ArgumentParser:
@@ -67,7 +69,7 @@ def test_verb_and_function_have_equal_names_and_defaults(verb: str) -> None:
     parameters = inspect.signature(getattr(vl, FUNCTIONS.get(verb, verb))).parameters
     names = {"model": "models"} if verb in ("eval", "bench") else {"file": "path", "bundle": "path"}
     names |= {"set": "hyperparameters"}
-    actions = [action for action in verb_parser(verb)._actions if action.dest not in ("help", "trust")]
+    actions = [action for action in verb_parser(verb)._actions if action.dest not in FOR_PRINTING]
     for action in actions:
         parameter = parameters[names.get(action.dest, action.dest)]
         if parameter.default is not inspect.Parameter.empty and action.dest != "set":

@@ -236,7 +236,5 @@ def test_own_picture_and_foreign_models(exported, surface, tmp_path) -> None:
 @pytest.mark.parametrize("name", ["merged.pt", "adapter.safetensors", "model"])
 def test_what_is_no_onnx_file_is_refused_with_what_to_do(name, tmp_path) -> None:
     (tmp_path / name).write_bytes(b"x")
-    with pytest.raises(
-        ModelError, match=f"{name}: expected an ONNX file that visionlora wrote; export the model first"
-    ):
+    with pytest.raises(ModelError, match=f"{name}: expected an ONNX file that .*; export the model first"):
         vl.bundle(tmp_path / name, tmp_path / "line")

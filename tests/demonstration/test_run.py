@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 import visionlora.demonstration.run as run
+from visionlora.demonstration.generate import write_dataset
+from visionlora.demonstration.surface import SURFACE_NAMES, draw_surface
 from visionlora.errors import OutputError
 from visionlora.inspection import inspect
 
@@ -51,3 +53,18 @@ def test_the_base_fails_and_the_adapter_succeeds(tmp_path) -> None:
     assert abs(rows["onnx"].scores.map50_95 - rows["adapter"].scores.map50_95) < 0.001
     assert rows["adapter"].scores.map50_95 - rows["int8"].scores.map50_95 < 0.02
     assert rows["int8"].bytes < 0.3 * rows["onnx"].bytes
+
+
+def test_only_pictures_that_a_demonstration_has_drawn_are_removed(tmp_path) -> None:
+    pictures = tmp_path / "demo_pictures"
+    data = write_dataset(draw_surface, SURFACE_NAMES, pictures, counts={"train": 2, "val": 1}, size=96, seed=0)
+    (pictures / "labels" / "train.cache").write_bytes(b"")
+    mine = pictures / "images" / "train" / "mine.jpg"
+    mine.write_bytes(b"mine")
+    with pytest.raises(OutputError, match=r"holds images/train/mine\.jpg, which no demonstration has drawn"):
+        run.clear_pictures(pictures)
+    assert mine.exists() and data.exists()
+    mine.unlink()
+    run.clear_pictures(pictures)
+    run.clear_pictures(pictures)
+    assert not pictures.exists()

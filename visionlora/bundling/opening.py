@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from visionlora.bundling.folder import LARGEST_MANIFEST, check_replaceable, repair, write_folder
 from visionlora.bundling.manifest import MANIFEST, SIGNATURE, Manifest, is_plain_name, read_manifest
@@ -69,7 +69,7 @@ class _Member:
     """A file of a bundle that nobody has read yet: its size in bytes, as the folder or archive says, and its bytes."""
 
     size: int
-    open: Callable[[], IO[bytes]]
+    open: Callable[[], Any]
 
     def read(self, most: int) -> bytes:
         """Return the content, or one byte more than `most`."""

@@ -141,12 +141,15 @@ def add_inspect(verbs: Any) -> None:
     """Add `visionlora inspect`."""
 
     def run(options: argparse.Namespace) -> None:
-        print(vl.inspect(options.file))
+        card = vl.inspect(options.file)
+        print(card.to_json() if options.json else card)
 
     summary = "say what a file is, what it was made from, and how"
     parser = verb(verbs, "inspect", run, summary, "visionlora inspect model.int8.onnx")
-    parser.add_argument("file", help="an adapter, a merged checkpoint, an ONNX file or a report.json")
-    trust(parser)
+    parser.add_argument(
+        "file", help="an adapter, a checkpoint, an exported file, a bundle, a report.json or bench.json, a run's folder"
+    )
+    parser.add_argument("--json", action="store_true", help="for programs: all of it as one JSON object")
 
 
 def add_demo(verbs: Any) -> None:

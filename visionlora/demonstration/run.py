@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from visionlora.adapting import AdaptedModel, adapt
 from visionlora.demonstration.generate import write_dataset
 from visionlora.demonstration.surface import SURFACE_NAMES, draw_surface
+from visionlora.errors import OutputError
 from visionlora.files import refuse_existing
 from visionlora.stages import refuse_earlier_stages
 from visionlora.yolo.toy_base import write_base
@@ -18,6 +20,7 @@ BASE_PATH = Path(__file__).with_name("base.safetensors")
 COUNTS = {"train": 300, "val": 100}
 SIZE = 160  # pixels
 EPOCHS = 20
+_DRAWN = re.compile(r"data\.yaml|(images|labels)(/(train|val)(\.cache|/\d{5}\.(png|txt))?)?")
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ def demo(out: Path | str = "runs/demo", *, overwrite: bool = False) -> Demonstra
         overwrite: replace an earlier demonstration.
 
     Raises:
-        OutputError: `out` holds one already, or cannot be written.
+        OutputError: `out` holds one already, or pictures that no demonstration has drawn, or cannot be written.
 
     Example:
         >>> import visionlora as vl
@@ -52,7 +55,7 @@ def demo(out: Path | str = "runs/demo", *, overwrite: bool = False) -> Demonstra
     for path in (base, pictures):
         refuse_existing(path, overwrite=overwrite)
     refuse_earlier_stages(out, overwrite=overwrite)
-    shutil.rmtree(pictures, ignore_errors=True)
+    clear_pictures(pictures)
     write_base(base, BASE_PATH)
     data = write_dataset(draw_surface, SURFACE_NAMES, pictures, counts=COUNTS, size=SIZE, seed=0)
     adapted = adapt(
@@ -60,6 +63,22 @@ def demo(out: Path | str = "runs/demo", *, overwrite: bool = False) -> Demonstra
     )
     seconds = time.monotonic() - started
     return Demonstration(out, adapted, seconds, _summary(out, seconds))
+
+
+def clear_pictures(folder: Path) -> None:
+    """Remove the pictures of an earlier demonstration.
+
+    Raises:
+        OutputError: the folder holds anything else; nothing is removed.
+    """
+    if not folder.exists():
+        return
+    found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+    strange = [name for name in found if not _DRAWN.fullmatch(name)]
+    if strange or not folder.is_dir():
+        what = f"{strange[0]}, which no demonstration has drawn" if strange else "no folder"
+        raise OutputError(f"{folder}: holds {what}; nothing is changed: move it away, or choose another --out")
+    shutil.rmtree(folder)
 
 
 def _summary(out: Path, seconds: float) -> str:

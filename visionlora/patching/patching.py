@@ -11,7 +11,7 @@ from pathlib import Path
 import onnx
 
 from visionlora.errors import OutputError, UsageError
-from visionlora.files import atomic_output, refuse_existing, sha256_of
+from visionlora.files import atomic_output, refuse_existing, sha256_of, sync
 from visionlora.lowrank import ArrayAdapter, adapter_identity, load_arrays
 from visionlora.patching.base import PatchableBase, load_patchable
 from visionlora.patching.graph import patched_model
@@ -109,6 +109,7 @@ def rollback(model: Path | str) -> Path:
     self_test(previous, OnnxNetwork(previous).names)
     try:
         os.replace(previous, model)
+        sync(model.parent)
     except OSError as error:
         raise OutputError(f"{model}: cannot be written: {error.strerror or error}") from error
     return model
