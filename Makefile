@@ -18,8 +18,8 @@ $(READY): pyproject.toml
 demo: $(READY)  ## train, merge, quantize and judge an adapter on generated pictures: no GPU, no network
 	$(BIN)/visionlora demo --out runs/demo --overwrite
 
-test: $(READY)  ## all tests
-	$(BIN)/python -m pytest
+test: $(READY)  ## all tests, JOBS=2 at a time
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(or $(JOBS),2)
 
 wheel: $(READY)  ## one file to install on other machines, in dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
