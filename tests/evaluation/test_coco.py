@@ -14,7 +14,7 @@ from pycocotools.cocoeval import COCOeval
 from tests.evaluation.cases import EMPTY, random_case
 from visionlora.detections import Detections
 from visionlora.errors import UsageError
-from visionlora.evaluation.coco import coco_scores
+from visionlora.evaluation.coco import coco_scores, mean_precision
 
 
 def _by_hand(folder: Path, truth, found, classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -183,3 +183,13 @@ def test_crowds_count_as_in_pycocotools(tmp_path, seed) -> None:
     assert scores.map50_95 == pytest.approx(expected.mean(), abs=1e-9)
     assert scores.map50_95 != coco_scores(found, [replace(one, crowd=None) for one in truth], ["a", "b"]).map50_95
     assert sum(one.objects for one in scores.per_class) == sum(int((~image.is_crowd).sum()) for image in truth)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_mean_precision_is_that_of_all_scores(seed: int) -> None:
+    truth, found = random_case(seed, images=12, classes=4, detections=15)
+    names = ["a", "b", "c", "d", "none of this"]
+
+    scores, quick = coco_scores(found, truth, names), mean_precision(found, truth, names)
+
+    assert (quick.map50_95, quick.map50) == (scores.map50_95, scores.map50)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from visionlora.evaluation.coco import ClassScores, Scores, coco_scores
+from visionlora.evaluation.coco import ClassScores, Scores, coco_scores, mean_precision
 from visionlora.evaluation.compare import ModelScores, score_model, time_networks
 from visionlora.evaluation.comparison import comparison_markdown
 from visionlora.evaluation.evaluate import evaluate
@@ -26,6 +26,7 @@ __all__ = [
     "coco_scores",
     "comparison_markdown",
     "evaluate",
+    "mean_precision",
     "open_network",
     "parse_spec",
     "read_report",
