@@ -19,7 +19,7 @@ from visionlora.cards import preprocessing_card
 from visionlora.curves import draw_curves
 from visionlora.data import Dataset, LabelledImage, find_shared_images
 from visionlora.errors import OutputError, UsageError
-from visionlora.evaluation import coco_scores
+from visionlora.evaluation import mean_precision
 from visionlora.exporting import write_graph
 from visionlora.files import sha256_of
 from visionlora.quantization import QuantizationRecipe, calibrate_detector, load_float_detector
@@ -106,7 +106,7 @@ def run_phase(base: Base, dataset: Dataset, out: Path, phase: Phase, *, device: 
             out=out.resolve(),
             names=dataset.names,
             images={split: dataset.split(split) for split in ("train", "val")},
-            ruler=coco_scores,
+            ruler=mean_precision,
             settings=phase.settings,
             preprocessing=preprocessing_card(imgsz),
             training=record,

@@ -16,7 +16,7 @@ from tests.evaluation.cases import EMPTY, random_case
 from visionlora.data import load_coco, to_coco
 from visionlora.detections import Detections
 from visionlora.errors import UsageError
-from visionlora.evaluation.coco import coco_scores
+from visionlora.evaluation.coco import coco_scores, mean_precision
 
 AREAS = (500.0, 32.0**2, 3000.0, 96.0**2, 20_000.0)
 """Small, medium and large, and the limits between them, which pycocotools counts on both sides."""
@@ -245,3 +245,13 @@ def test_a_coco_file_scores_as_pycocotools_scores_it(tmp_path, seed) -> None:
     precision = evaluation.eval["precision"][..., 2]
     expected = [precision[..., size][precision[..., size] > -1].mean() for size in range(4)]
     assert [scores.map50_95, scores.map_small, scores.map_medium, scores.map_large] == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_mean_precision_is_that_of_all_scores(seed: int) -> None:
+    truth, found = random_case(seed, images=12, classes=4, detections=15)
+    names = ["a", "b", "c", "d", "none of this"]
+
+    scores, quick = coco_scores(found, truth, names), mean_precision(found, truth, names)
+
+    assert (quick.map50_95, quick.map50) == (scores.map50_95, scores.map50)

@@ -17,7 +17,7 @@ import visionlora as vl
 from visionlora import phase
 from visionlora.data import LabelledImage, load_dataset
 from visionlora.errors import DataError, UsageError, VisionLoraError
-from visionlora.evaluation import coco_scores
+from visionlora.evaluation import mean_precision
 from visionlora.preprocess import letterbox, read_image
 from visionlora.training import train
 from visionlora.yolo.sampling import SeededDataset
@@ -212,4 +212,4 @@ def test_the_ruler_of_training_is_the_one_of_eval(checkpoint, surface, tmp_path,
     monkeypatch.setattr(phase, "run_job", lambda job, _: jobs.append(job))
     with pytest.raises(FileNotFoundError):  # nothing was trained
         train(checkpoint, surface, tmp_path / "run", **SETTINGS)
-    assert jobs[0].ruler is coco_scores
+    assert jobs[0].ruler is mean_precision

@@ -8,7 +8,7 @@ from visionlora.isolation import matplotlib_folder
 
 os.environ.setdefault("MPLCONFIGDIR", matplotlib_folder())
 
-from visionlora.evaluation.coco import ClassScores, Scores, coco_scores
+from visionlora.evaluation.coco import ClassScores, Scores, coco_scores, mean_precision
 from visionlora.evaluation.compare import ModelScores, score_model
 from visionlora.evaluation.comparison import comparison_markdown
 from visionlora.evaluation.evaluate import evaluate
@@ -34,6 +34,7 @@ __all__ = [
     "coco_scores",
     "comparison_markdown",
     "evaluate",
+    "mean_precision",
     "open_network",
     "parse_spec",
     "read_report",

@@ -69,6 +69,25 @@ class Scores:
         return _mean(score.ap50_95 for score in self.per_class if score.name in classes)
 
 
+@dataclass(frozen=True)
+class MeanPrecision:
+    """mAP over the classes that have objects, in [0, 1]; None if no class has any."""
+
+    map50_95: float | None
+    map50: float | None
+
+
+def mean_precision(
+    detections: Sequence[Detections], images: Sequence[LabelledImage], names: Sequence[str]
+) -> MeanPrecision:
+    """Return the two numbers of `coco_scores` that a training is steered by, in a quarter of its time."""
+    precision = run_cocoeval(detections, images, range(len(names)), names, sizes=1).precision[..., _ALL]
+    return MeanPrecision(
+        map50_95=_mean(_known(precision[:, :, column]) for column in range(len(names))),
+        map50=_mean(_known(precision[_IOU_50, :, column]) for column in range(len(names))),
+    )
+
+
 def coco_scores(
     detections: Sequence[Detections],
     images: Sequence[LabelledImage],

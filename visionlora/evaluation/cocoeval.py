@@ -44,6 +44,8 @@ def run_cocoeval(
     images: Sequence[LabelledImage],
     class_ids: Sequence[int],
     names: Sequence[str],
+    *,
+    sizes: int = len(SIZE_RANGES),
 ) -> CocoResult:
     """Run pycocotools on one model's detections.
 
@@ -52,10 +54,11 @@ def run_cocoeval(
         images: the ground truth.
         class_ids: the classes to score.
         names: of all classes of the data set.
+        sizes: how many of `SIZE_RANGES` to score, the first ones; each takes as long as any other.
     """
     scored = tuple(names[class_id] for class_id in class_ids)
     if not images or not class_ids:
-        shape = (len(IOU_THRESHOLDS), len(RECALLS), len(class_ids), len(SIZE_RANGES))
+        shape = (len(IOU_THRESHOLDS), len(RECALLS), len(class_ids), sizes)
         nothing = -np.ones(shape)
         return CocoResult(nothing, nothing[:, 0], _matches([], np.zeros((len(images), len(class_ids))), scored))
     truth = _annotations(
@@ -66,12 +69,12 @@ def run_cocoeval(
         evaluation = COCOeval(_index(truth, len(images), class_ids), _index(found, len(images), class_ids), "bbox")
         # One limit is all that is read; summarize() would want its own three.
         evaluation.params.maxDets = [MAX_DETECTIONS]
-        evaluation.params.areaRng = [list(limits) for limits in SIZE_RANGES]
-        evaluation.params.areaRngLbl = ["all", "small", "medium", "large"]
+        evaluation.params.areaRng = [list(limits) for limits in SIZE_RANGES[:sizes]]
+        evaluation.params.areaRngLbl = ["all", "small", "medium", "large"][:sizes]
         evaluation.evaluate()
         evaluation.accumulate()
     # evalImgs is ordered by class, size, image; the first block of each class is of all sizes.
-    count, sizes = len(images), len(SIZE_RANGES)
+    count = len(images)
     blocks = [evaluation.evalImgs[i * sizes * count : (i * sizes + 1) * count] for i in range(len(class_ids))]
     per_image = objects_per_image(images, len(names))[:, class_ids]
     return CocoResult(
