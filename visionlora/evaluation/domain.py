@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +67,32 @@ class Domain:
             kept = find_objects(network, self.images, self.names, progress=progress)
             keep_found(key, kept)
         return kept
+
+
+def leave_out_unused(domain: Domain, known: Collection[str]) -> tuple[Domain, tuple[str, ...]]:
+    """Return the domain without the classes that have no object and that no model knows, and their names.
+
+    There is nothing to score of such a class, and nothing to find: it is the parent category that Roboflow writes into
+    every COCO file. With it among the names no model would know all classes.
+
+    Args:
+        domain: the domain.
+        known: the names of all classes of all models.
+    """
+    used = set(np.unique(np.concatenate([np.empty(0, np.int64), *(one.class_ids for one in domain.images)])).tolist())
+    kept = [index for index, name in enumerate(domain.names) if index in used or name in known]
+    if len(kept) == len(domain.names) or not kept:
+        return domain, ()
+    new_ids = np.full(len(domain.names), -1)
+    new_ids[kept] = np.arange(len(kept))
+    names = tuple(domain.names[index] for index in kept)
+    smaller = replace(
+        domain,
+        images=tuple(replace(one, class_ids=new_ids[one.class_ids]) for one in domain.images),
+        names=names,
+        used=replace(domain.used, classes=tuple(domain.used.classes[index] for index in kept)),
+    )
+    return smaller, tuple(name for name in domain.names if name not in set(names))
 
 
 def load_domain(data: Path | str, split: str = "val") -> Domain:

@@ -18,7 +18,7 @@ from visionlora.detections import PREDICTION_CONFIDENCE, check_thresholds
 from visionlora.errors import ModelError, UsageError
 from visionlora.evaluation.budget import check_budget, judge_budget
 from visionlora.evaluation.compare import time_networks
-from visionlora.evaluation.domain import Domain, load_domain
+from visionlora.evaluation.domain import Domain, leave_out_unused, load_domain
 from visionlora.evaluation.finding import Found, find_objects, shared_classes
 from visionlora.evaluation.judgement import Judgement, difference, judge
 from visionlora.evaluation.lineage import find_warnings
@@ -28,6 +28,7 @@ from visionlora.evaluation.parameters import count_parameters
 from visionlora.evaluation.pictures import Column, before_after, telling_images
 from visionlora.evaluation.report import Budget, Difference, Report, Retention, Row
 from visionlora.evaluation.retention import Remembered, check_base, measure_retention
+from visionlora.evaluation.words import list_words
 from visionlora.evaluation.writing import Evidence, refuse_existing_report, write_report
 from visionlora.files import sha256_of
 from visionlora.inference import Network, detect
@@ -104,6 +105,7 @@ def evaluate(
     source = None if retention is None else load_domain(retention, "val")
     networks = [open_network(spec, image_size=imgsz) for spec in specs]
     _check(specs, networks)
+    domain, unused = leave_out_unused(domain, {name for network in networks for name in network.names})
     if source is not None:
         check_base(specs[0].label, shared_classes(networks[0], source.names), source.used)
     found = [_find(spec, network, domain, cache=cache) for spec, network in zip(specs, networks, strict=True)]
@@ -136,10 +138,13 @@ def evaluate(
     )
     report = replace(
         report,
-        warnings=find_warnings(
-            report,
-            [_relative(one.path, Path(data).parent) for one in domain.images],
-            {spec.label: network.names for spec, network in zip(specs, networks, strict=True)},
+        warnings=(
+            *find_warnings(
+                report,
+                [_relative(one.path, Path(data).parent) for one in domain.images],
+                {spec.label: network.names for spec, network in zip(specs, networks, strict=True)},
+            ),
+            *_unused_classes(unused),
         ),
         verdict=judge_budget(report, budget, against),
         seconds=round(time.monotonic() - started, 1),
@@ -238,6 +243,13 @@ def _retention(
             found = find_objects(off.adapter_off(), source.images, source.names, progress=f"{spec.label} off")
             remembered.append(Remembered(f"{spec.label} switched off", found, _judge(found, source, conf)))
     return measure_retention(remembered, source.used)
+
+
+def _unused_classes(names: Sequence[str]) -> list[str]:
+    """Say which classes of the data were left out."""
+    if not names:
+        return []
+    return [f"Left out, as the data has no object of it and no model knows it: {list_words(names)}."]
 
 
 def _sheet(specs: Sequence[ModelSpec], networks: Sequence[Network], domain: Domain) -> NDArray[np.uint8]:
