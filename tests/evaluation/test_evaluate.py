@@ -178,6 +178,28 @@ def test_coco_ground_truth_gives_the_scores_of_the_labels(data, models) -> None:
     assert [row.scores for row in from_coco.rows] == [row.scores for row in from_labels.rows]
 
 
+@pytest.mark.parametrize("parent_id", [-1, 1, 9], ids=["first", "between", "last"])
+def test_category_without_objects_that_no_model_knows_changes_no_score_and_no_verdict(data, models, parent_id) -> None:
+    ground_truth = data.parent / "instances.json"
+    dataset = load_dataset(data, splits=("val",))
+    fields = to_coco(dataset.split("val"), dataset.names)
+    for one in fields["images"]:
+        one["file_name"] = f"images/val/{one['file_name']}"
+    ground_truth.write_text(json.dumps(fields))
+    plain = evaluate(models[1:], ground_truth, max_drop=0.6)
+    for one in (*fields["categories"], *fields["annotations"]):  # 0, 1 -> 0, 3
+        key = "category_id" if "category_id" in one else "id"
+        one[key] *= 3
+    fields["categories"].append({"id": parent_id, "name": "defects", "supercategory": "none"})
+    ground_truth.write_text(json.dumps(fields))
+
+    report = evaluate(models[1:], ground_truth, max_drop=0.6)
+
+    assert report.reference.label == "perfect.onnx" and report.passed
+    assert [row.scores.map50_95 for row in report.rows] == [row.scores.map50_95 for row in plain.rows]
+    assert report.rows[1].differences == plain.rows[1].differences
+
+
 def test_empty_crowd_is_neither_missed_nor_a_false_alarm(data, models) -> None:
     ground_truth = data.parent / "instances.json"
     dataset = load_dataset(data, splits=("val",))

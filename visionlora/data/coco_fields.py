@@ -179,10 +179,11 @@ def _objects(
 ) -> Mapping[Any, list[CocoObject]]:
     """Return the annotations by the id of their picture; add what is wrong to `problems`."""
     file_names = {one["id"]: one["file_name"] for one in images}
+    known = excerpt(sorted(class_of))
     objects: dict[Any, list[CocoObject]] = defaultdict(list)
     strangers = set()
     for index, one in enumerate(annotations):
-        where = f"{file}: " + (f"annotation {excerpt(one['id'])}" if "id" in one else f"annotations[{index}]")
+        where = f"{file}: annotation {one['id']}" if _is_whole(one.get("id")) else f"{file}: annotations[{index}]"
         image_id = one["image_id"]
         if not _is_id(image_id):
             problems.append(f"{where}: expected image_id to be the id of a picture, got {excerpt(image_id)}")
@@ -191,7 +192,7 @@ def _objects(
         else:
             where = f"{where} of {file_names[image_id]}"
             try:
-                objects[image_id].append(_object(one, class_of, where))
+                objects[image_id].append(_object(one, class_of, known, where))
             except ValueError as error:
                 problems.append(f"{where}: {error}")
     if strangers:
@@ -199,14 +200,14 @@ def _objects(
     return objects
 
 
-def _object(one: Mapping[str, Any], class_of: Mapping[int, int], where: str) -> CocoObject:
-    """Return one annotation, or raise ValueError."""
+def _object(one: Mapping[str, Any], class_of: Mapping[int, int], known: str, where: str) -> CocoObject:
+    """Return one annotation, or raise ValueError; `known` are the ids of the classes in a message."""
     box, category, area = one["bbox"], one["category_id"], one.get("area")
     numbers = isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))
     if not numbers or box[2] <= 0 or box[3] <= 0:
         raise ValueError(f"expected bbox [x, y, width, height] in pixels with a size above 0, got {excerpt(box)}")
     if not _is_whole(category) or category not in class_of:
-        raise ValueError(f"expected a category_id among {excerpt(sorted(class_of))}, got {excerpt(category)}")
+        raise ValueError(f"expected a category_id among {known}, got {excerpt(category)}")
     if area is not None and (not _is_number(area) or area < 0):
         raise ValueError(f"expected area in square pixels, got {excerpt(area)}; it may be left out")
     crowd = [_flag(one, name) for name in ("iscrowd", "ignore")]

@@ -12,6 +12,7 @@ MAX_SHOWN = 5
 """Problems that a message spells out; the rest is counted."""
 _LONGEST = 60
 """Characters of a value that a message shows."""
+_LONGEST_LINE = 1000
 
 
 def raise_problems(problems: Sequence[str], *, hint: str = "", most: int = MAX_SHOWN) -> None:
@@ -30,13 +31,19 @@ def raise_problems(problems: Sequence[str], *, hint: str = "", most: int = MAX_S
     """
     if not problems:
         return
-    lines = list(problems[:most])
+    lines = [_shortened(problem) for problem in problems[:most]]
     hidden = len(problems) - len(lines)
     if hidden:
         lines.append(f"and {hidden} more")
     if hint:
         lines.append(hint)
     raise DataError("\n".join(lines))
+
+
+def _shortened(line: str) -> str:
+    """Return a line without the middle of a path or a value that fills pages; its ends say where and what to do."""
+    half = _LONGEST_LINE // 2
+    return line if len(line) <= _LONGEST_LINE else f"{line[:half]} ... {line[-half:]}"
 
 
 def shown(path: Path | str) -> str:
