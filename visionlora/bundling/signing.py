@@ -63,7 +63,7 @@ def _libraries() -> tuple[Any, Any]:
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric import ed25519
     except ModuleNotFoundError as error:
-        raise UsageError("signatures need the package cryptography: pip install 'visionlora[signing]'") from error
+        raise UsageError("signatures need the package cryptography: pip install cryptography") from error
     return ed25519, serialization
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from visionlora.cards import preprocessing_card
 from visionlora.errors import AdapterError, UsageError
 
 FORMAT = 1
@@ -115,16 +116,26 @@ class AdapterCard:
             raise AdapterError(f"the adapter's metadata cannot be read: {error}") from error
 
     def check_base(self, fingerprint: str, where: str) -> None:
-        """Refuse a base other than the one that the adapter was trained on.
+        """Refuse a base other than the one that the adapter was trained on, and to prepare pictures otherwise.
 
         Raises:
-            AdapterError: `fingerprint`, of the base loaded from `where`, is another; both are named.
+            AdapterError: `fingerprint`, of the base loaded from `where`, is another (both are named); or the adapter is
+                for another task, or for pictures with another padding, channels or scale.
         """
         expected = self.base["fingerprint"]
         if fingerprint != expected:
             raise AdapterError(
                 f"the adapter belongs to {self.base.get('name', 'another base')} with weights {expected}, "
                 f"but {where} has weights {fingerprint}; pass the base that the adapter was trained on as --model"
+            )
+        if self.task != "detect":
+            raise AdapterError(f"expected an adapter of a detector, got one for the task {self.task!r:.80}")
+        wanted = preprocessing_card(self.image_size)
+        other = {name: value for name, value in self.preprocessing.items() if wanted.get(name) != value}
+        if other:
+            raise AdapterError(
+                f"the adapter was trained on pictures prepared otherwise than visionlora does: {other!r:.160}, "
+                f"expected {wanted}; its boxes would be wrong on {where}"
             )
 
     def _check_types(self) -> None:
