@@ -214,7 +214,7 @@ def test_verbs_work_on_files(merged, exported, checkpoint, adapter, surface, tmp
         assert cli.main(command) == 0, command
     printed = capsys.readouterr().out
     assert "mAP50-95" in printed and "`ad`" in printed and "kind" not in printed and "parents:" in printed
-    assert cv2.imread(f"{out}/found/{picture.rsplit('/', 1)[1].replace('.', '_')}.png") is not None
+    assert cv2.imread(f"{out}/found/{picture.rsplit('/', 1)[1]}") is not None
 
 
 def test_full_disk_is_one_line_and_leaves_nothing(checkpoint, adapter, tmp_path) -> None:

@@ -162,7 +162,7 @@ def test_one_picture_gives_a_report_without_intervals(data, models, tmp_path) ->
 
 
 def test_weights_are_counted(data, models) -> None:
-    assert [row.parameters for row in evaluate(models[1:2], data).rows] == [6 * 84]  # one constant tensor
+    assert [row.parameters for row in evaluate(models[1:2], data).rows] == [2 * 6 * 84]  # two constant tensors
 
 
 def test_coco_ground_truth_gives_the_scores_of_the_labels(data, models) -> None:
