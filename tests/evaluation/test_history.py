@@ -12,6 +12,7 @@ from visionlora.evaluation.page import report_page
 from visionlora.evaluation.page.making import makings
 from visionlora.evaluation.report import report_to_json
 from visionlora.lowrank.card import AdapterCard, AdapterSettings
+from visionlora.lowrank.methods import LoRA
 
 RECORD = {
     "data": "/home/somebody/steel/data.yaml",
@@ -26,7 +27,7 @@ CURVE = "epoch,train/box_loss,train/cls_loss,metrics/mAP50-95(B)\n1,2,1,0.1\n2,1
 
 def _card(**changes) -> AdapterCard:
     card = AdapterCard(
-        settings=AdapterSettings(rank=16, alpha=8.0),
+        settings=AdapterSettings(LoRA(rank=16, alpha=8.0)),
         names=("a",),
         base={"fingerprint": "x"},
         preprocessing={"image_size": 320},

@@ -19,7 +19,7 @@ def test_missed_limits_are_a_list_with_what_cannot_be_judged_first(report) -> No
 
     assert headline(missed) == "All 2 models miss the budget"
     assert reasons(missed)[:2] == [
-        "`stranger` cannot be judged: it knows 0 of 3 classes",
+        "`stranger` cannot be judged: it knows 0 of 4 classes",
         "`int8` has mAP50 0.718, at least 0.990 is asked for",
     ]
     assert reasons(missed)[2].startswith("`int8` loses 0.0") and len(set(reasons(missed))) == len(reasons(missed)) == 4

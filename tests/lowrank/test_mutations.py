@@ -17,6 +17,7 @@ from visionlora.errors import AdapterError, VisionLoraError
 from visionlora.lowrank import AdapterCard, AdapterSettings, ArrayAdapter, adapter_identity, load_arrays, save_arrays
 from visionlora.lowrank.combining import merge_adapters, rank_adapter, scale_adapter
 from visionlora.lowrank.folded_base import ENTRY, FoldedBase, FoldedNorm, read_folded_base
+from visionlora.lowrank.methods import LoRA
 
 TENSORS = {
     "model.0.conv.lora_A.weight": np.ones((2, 3, 3, 3), np.float16),
@@ -25,7 +26,7 @@ TENSORS = {
     "model.1.weight": np.ones((2, 4), np.float16),
 }
 CARD = AdapterCard(
-    settings=AdapterSettings(rank=2),
+    settings=AdapterSettings(LoRA(rank=2)),
     names=("scratch", "pit"),
     base={"name": "base.pt", "fingerprint": "ab" * 32},
     preprocessing=preprocessing_card(96),

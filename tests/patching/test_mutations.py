@@ -16,6 +16,7 @@ from visionlora.cards import preprocessing_card
 from visionlora.errors import VisionLoraError
 from visionlora.lowrank import AdapterCard, AdapterSettings, ArrayAdapter, save_arrays
 from visionlora.lowrank.folded_base import ENTRY, FoldedBase, FoldedNorm
+from visionlora.lowrank.methods import LoRA
 from visionlora.patching import AdapterBank, patch, rollback
 from visionlora.patching.patching import previous_of
 from visionlora.seal import seal
@@ -84,7 +85,7 @@ def files(tmp_path) -> dict[str, Path]:
         "model.1.bias": (len(NAMES),),
     }
     tensors = {name: generator.normal(0, 0.05, shape).astype(np.float32) for name, shape in shapes.items()}
-    card = AdapterCard(AdapterSettings(rank=2), NAMES, BASE, preprocessing_card(64))
+    card = AdapterCard(AdapterSettings(LoRA(rank=2)), NAMES, BASE, preprocessing_card(64))
     save_arrays(ArrayAdapter(card, tensors), tmp_path / "adapter.safetensors")
     return {"model": write_base(tmp_path / "base.onnx"), "adapter": tmp_path / "adapter.safetensors"}
 
