@@ -42,7 +42,7 @@ VERBS = (
 )
 FUNCTIONS = {"eval": "evaluate"} | {f"adapters {verb}": f"{verb}_adapter" for verb in ("scale", "rank")}
 FUNCTIONS["adapters merge"] = "merge_adapters"
-FOR_PRINTING = ("help", "json")
+FOR_PRINTING = ("help", "json", "trust")
 """Options that no function has."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -82,7 +82,7 @@ def merge(model: Path | str, adapter: Path | str, out: Path | str, *, overwrite:
         names=merged.names,
         image_size=image_size,
         parents={"base": base.fingerprint, "adapter": adapter_identity(adapter)},
-        settings={"adapter": asdict(loaded.card.settings), "base": base.path.name},
+        settings={"adapter": loaded.card.settings.to_fields(), "base": base.path.name},
     )
     if loaded.card.quantization:
         card["quantization"] = dict(loaded.card.quantization)  # trained ranges: export and quantize carry them on

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +39,9 @@ def checked_start(path: Path, settings: AdapterSettings) -> Path:
         UsageError: it has another shape.
     """
     own = read_adapter_card(path).settings
-    wanted = {name: value for name, value in asdict(settings).items() if name != "activation"}
-    differ = [
-        f"{name} {getattr(own, name)!r}, not {value!r}" for name, value in wanted.items() if getattr(own, name) != value
-    ]
+    wanted, given = ({**each.to_fields(), "activation": None} for each in (settings, own))
+    changed = [name for name, value in wanted.items() if given.get(name) != value]
+    differ = [f"{name} {given.get(name)!r}, not {wanted[name]!r}" for name in changed]
     if differ:
         raise UsageError(f"--adapter {path}: it has {', '.join(differ)}; pass what it has")
     if own.activation not in ("silu", settings.activation):

@@ -126,7 +126,7 @@ def test_finished_detections_are_refused(data, tmp_path):
     constants = {"w": np.zeros((6, 3, 8, 8), dtype=np.float32), "rows": np.array([1, 6, 64])}
     path = save(build(nodes, constants, shape=SHAPE), tmp_path / "model.onnx")
 
-    with pytest.raises(ModelError, match=r"raw predictions \(1, 7, anchors\), got \(1, 64, 6\)"):
+    with pytest.raises(ModelError, match=r"export raw predictions \(n, 7, anchors\)"):
         quantize(path, data, tmp_path / "int8.onnx")
 
 

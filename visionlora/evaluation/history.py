@@ -6,7 +6,6 @@ import csv
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,7 @@ def training_settings(card: AdapterCard, path: Path) -> dict[str, Any]:
         "data_sha256": _plain(_mapping(record.get("data_sha256"))),
         "quantize": _mapping(record.get("quantize")).get("to"),
     }
-    made = {"adapter": asdict(card.settings), "training": _plain(training), "curve": _curve(card, path)}
+    made = {"adapter": card.settings.to_fields(), "training": _plain(training), "curve": _curve(card, path)}
     return {name: value for name, value in made.items() if value}
 
 
