@@ -51,6 +51,13 @@ def test_wrong_graph_leaves_no_file(merged, tmp_path, monkeypatch) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_graph_that_does_not_open_is_called_by_its_own_name(merged, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(exporting, "_write", lambda made, *_, **__: made.write_bytes(b"no graph"))
+    with pytest.raises(ExportError) as refused:
+        export(merged.path, tmp_path / "a.onnx")
+    assert str(refused.value).startswith(f"{tmp_path / 'a.onnx'}: ") and not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

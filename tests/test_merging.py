@@ -72,6 +72,13 @@ def test_file_that_differs_from_the_adapted_base_is_not_kept(checkpoint, adapter
     assert not list(tmp_path.iterdir())
 
 
+def test_a_file_that_cannot_be_read_back_is_called_by_its_own_name(checkpoint, adapter, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(merging, "pack_checkpoint", lambda *_, **__: b"no checkpoint")
+    with pytest.raises(ModelError, match=r"/x\.pt: cannot be read .*; no file is kept") as refused:
+        merge(checkpoint, adapter, tmp_path / "x.pt")
+    assert "partial" not in str(refused.value) and not list(tmp_path.iterdir())
+
+
 def test_existing_file_and_wrong_suffix_are_refused(merged, checkpoint, adapter, tmp_path) -> None:
     with pytest.raises(OutputError, match="exists already"):
         merge(checkpoint, adapter, merged.path)

@@ -16,7 +16,7 @@ import torch
 from onnx import helper, numpy_helper
 
 from visionlora.cards import RECIPE_KEY, make_card
-from visionlora.errors import ExportError, OutputError, UsageError
+from visionlora.errors import ExportError, ModelError, OutputError, UsageError
 from visionlora.files import atomic_output, refuse_existing, sha256_of
 from visionlora.formats import SUFFIXES, files_of, require_converter, write_litert, write_ncnn, write_openvino
 from visionlora.inference import Network
@@ -96,7 +96,10 @@ def export(
             _write(made, detector, base, format=format, image_size=image_size, opset=opset)
         except OSError as error:
             raise OutputError(f"{out}: cannot be written: {error.strerror or error}") from error
-        box_error, score_error = _compare(detector, _open(made, format), out)
+        try:
+            box_error, score_error = _compare(detector, _open(made, format), out)
+        except ModelError as error:  # it names the temporary file
+            raise ExportError(str(error).replace(str(made), str(out))) from error
         for file in files_of(out):
             with atomic_output(file) as partial:
                 partial.write_bytes(made.with_name(file.name).read_bytes())

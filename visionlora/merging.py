@@ -102,7 +102,11 @@ def _verify(base: Base, adapter: Adapter, written: Path, out: Path) -> tuple[flo
     attach(adapted, plan)
     load_adapter_tensors(adapted, plan, adapter.tensors)
     probe = torch.rand(2, 3, 256, 256, generator=torch.Generator().manual_seed(0))
-    expected, got = adapted.eval()(probe)[0], load_base(written).model(probe)[0]
+    try:
+        reread = load_base(written)
+    except ModelError as error:  # it names the temporary file
+        raise ModelError(f"{str(error).replace(str(written), str(out))}; no file is kept") from error
+    expected, got = adapted.eval()(probe)[0], reread.model(probe)[0]
     box_error = float((got[:, :4] - expected[:, :4]).abs().max())
     score_error = float((got[:, 4:] - expected[:, 4:]).abs().max())
     if not (box_error <= BOX_TOLERANCE and score_error <= SCORE_TOLERANCE):  # NaN fails too
