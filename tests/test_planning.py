@@ -110,8 +110,9 @@ def test_within_noise_the_one_with_less_memory_is_recommended(planned, lean, exp
 
 def test_times_are_compared_within_a_round_and_noise_is_marked(planned) -> None:
     spell = (100.0, 400, 100, 100, 100)  # the machine was busy in the second round
-    rows = with_times(planned, full=spell, usual=tuple(turn / 2 for turn in spell))
-    plan = dataclasses.replace(planned, rows=rows, reason=recommend(rows)[1])
+    rows = with_times(planned, full=spell, lean=spell, usual=tuple(turn / 2 for turn in spell))
+    row, reason = recommend(rows)
+    plan = dataclasses.replace(planned, rows=rows, reason=reason, recommended=row.label)
     (usual,) = [line for line in str(plan).splitlines() if line.startswith("| LoRA, rank 8, all (")]
     assert "| 0.50 (0.50-0.50) |" in usual and "50.0-200.0" in usual
     (other,) = [line for line in str(plan).splitlines() if line.startswith("| LoRA, rank 4, all")]

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from visionlora import earlier, phase, training
+from visionlora.adapters import load_adapter
 from visionlora.errors import ModelError, OutputError, UsageError, VisionLoraError
 from visionlora.files import exclusive
 from visionlora.training import train
@@ -237,3 +238,20 @@ def test_half_written_files_of_ended_processes_are_removed(copied, checkpoint, s
     live.touch()
     train(checkpoint, surface, copied, epochs=2, resume=True, **QUICK)
     assert not stale.exists() and live.exists()
+
+
+def test_the_int8_part_becomes_longer(adapter, checkpoint, surface, tmp_path) -> None:
+    settings = {**QUICK, "quantize": "int8", "adapter": adapter, "images": 2}
+    train(checkpoint, surface, tmp_path, qat_epochs=1, **settings)
+    first = load_adapter(tmp_path / "adapter.safetensors").card.quantization["recipe"]
+    train(checkpoint, surface, tmp_path, qat_epochs=2, resume=True, **settings)
+    assert len((tmp_path / "results.csv").read_text().splitlines()) == 3
+    assert load_adapter(tmp_path / "adapter.safetensors").card.quantization["recipe"].keys() == first.keys()
+
+
+def test_a_part_that_another_goes_on_from_is_not_made_longer(copied, checkpoint, surface, tmp_path) -> None:
+    (tmp_path / "parts").mkdir()
+    copied.rename(tmp_path / "parts" / "float")
+    settings = {**QUICK, "quantize": "int8", "images": 2}
+    with pytest.raises(UsageError, match=r"epochs: was 2, now 3 \(another part goes on from this one"):
+        train(checkpoint, surface, tmp_path / "parts", epochs=3, resume=True, **settings)
