@@ -99,3 +99,11 @@ def test_every_public_name_can_be_imported_and_has_a_docstring() -> None:
     import visionlora as vl
 
     assert all(getattr(vl, name).__doc__ for name in vl.__all__)
+
+
+def test_every_error_is_public() -> None:
+    import visionlora as vl
+    from visionlora import errors
+
+    own = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)}
+    assert own <= set(vl.__all__)
