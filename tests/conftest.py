@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -24,6 +26,9 @@ from visionlora.yolo.toy_base import BaseCard, save_base, write_base
 settings.register_profile("project", deadline=None, derandomize=True)  # the same examples on any machine
 settings.load_profile("project")
 DATASETS = Path(__file__).parents[1] / "datasets"
+if threading.current_thread() is threading.main_thread():
+    # Who starts tests in the background may have it ignored, and then every process that a test interrupts has it too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -227,7 +227,10 @@ def test_a_read_that_hangs_does_not_keep_a_stream_from_ending(number):
         assert process.stdout is not None and process.stdout.readline() == "hanging\n"
         started = time.monotonic()
         process.send_signal(number)
-        printed, said = process.communicate(timeout=30)
+        try:
+            printed, said = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert time.monotonic() - started < 15
     assert ("ended" in printed) if number == signal.SIGTERM else ("KeyboardInterrupt" in said)
 
