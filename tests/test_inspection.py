@@ -122,7 +122,7 @@ def test_folder_of_a_run_and_of_nothing(adapter, tmp_path) -> None:
 def test_both_files_of_a_model_count(tmp_path) -> None:
     (tmp_path / "m.xml").write_text("<net/>")
     (tmp_path / "m.bin").write_bytes(bytes(1000))
-    card = json.dumps({"kind": "openvino", "names": ["a"]})
+    card = json.dumps({"kind": "openvino", "names": ["a"], "preprocessing": {"image_size": 96}})
     (tmp_path / "m.metadata.yaml").write_text(f"names: {{0: a}}\nimgsz: [96, 96]\nvisionlora: '{card}'\n")
     assert vl.inspect(tmp_path / "m.xml").bytes == 1006
 
