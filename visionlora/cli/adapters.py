@@ -11,7 +11,12 @@ from visionlora.cli.options import chosen, overwrite, verb
 
 def add_adapters(verbs: Any) -> None:
     """Add `visionlora adapters` and its verbs."""
-    parser = verbs.add_parser("adapters", help="scale adapter files, add them, change their rank")
+    parser = verbs.add_parser(
+        "adapters",
+        help="scale adapter files, add them, change their rank",
+        description="Scale adapter files, add them, change their rank, without their base.",
+        epilog="example: visionlora adapters scale a.safetensors --factor 0.5 --out half.safetensors",
+    )
     nested = parser.add_subparsers(dest="operation", required=True, metavar="OPERATION")
     _add_merge(nested)
     _add_scale(nested)

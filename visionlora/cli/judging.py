@@ -129,7 +129,8 @@ def add_predict(verbs: Any) -> None:
         "--formats",
         nargs="+",
         choices=("json", "jsonl", "coco", "csv", "labels", "images"),
-        help="what to write; json and images, of a video json, of a camera or a watched folder jsonl if not given",
+        help="labels: YOLO text, images: with boxes; if not given json and images, of a video json, of a camera or a "
+        "watched folder jsonl",
     )
     parser.add_argument("--video", action="store_true", help="write the video with the boxes drawn (annotated.mp4)")
     parser.add_argument("--watch", action="store_true", help="stay at the folder and take what comes into it")

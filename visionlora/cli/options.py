@@ -29,7 +29,9 @@ def overwrite(parser: argparse.ArgumentParser) -> None:
 
 def trust(parser: argparse.ArgumentParser) -> None:
     """Add `--trust`."""
-    parser.add_argument("--trust", action="store_true", help="run the code that a checkpoint (.pt) brings")
+    parser.add_argument(
+        "--trust", action="store_true", help="run code that a checkpoint (.pt) brings: your own files only"
+    )
 
 
 def chosen(options: argparse.Namespace, *names: str) -> dict[str, Any]:

@@ -75,15 +75,15 @@ def add_quantize(verbs: Any) -> None:
             print("\n".join(quantized.report.lines()))
 
     example = "visionlora quantize --model model.onnx --data data.yaml --out model.int8.onnx --images 32"
-    parser = verb(verbs, "quantize", run, "quantize an ONNX detector to INT8 for CPUs", example)
+    parser = verb(verbs, "quantize", run, "quantize an ONNX detector to INT8, or with INT4 weights", example)
     parser.add_argument("--model", required=True, help="float ONNX file, ours or an Ultralytics export")
     parser.add_argument("--data", required=True, help="data.yaml; calibration images come from its train split")
     parser.add_argument("--out", required=True, help="file to write (.onnx)")
     parser.add_argument("--images", type=int, default=32, help="calibration images")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice of images")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the choice of images")
     parser.add_argument("--adapter", help="the adapter in the model: the recipe is written into it, for patch --int8")
     parser.add_argument(
-        "--target", choices=("x86", "arm", "tensorrt", "generic"), default="x86", help="what the file is for"
+        "--target", choices=("x86", "arm", "tensorrt", "generic"), default="x86", help="hardware that the file is for"
     )
     parser.add_argument(
         "--method",
@@ -94,7 +94,7 @@ def add_quantize(verbs: Any) -> None:
     parser.add_argument(
         "--weights", choices=("int8", "int4"), help="what weights are kept in; if not given, as trained for, else int8"
     )
-    parser.add_argument("--input", choices=("float32", "uint8"), default="float32", help="numbers of the picture")
+    parser.add_argument("--input", choices=("float32", "uint8"), default="float32", help="type of the input tensor")
     quantization_budget(parser)
     parser.add_argument(
         "--thresholds", choices=("recall", "precision"), help="write thresholds that keep this of the float model"
@@ -103,5 +103,5 @@ def add_quantize(verbs: Any) -> None:
         "--conf", type=float, help="the float model's score threshold, for --thresholds; 0.25 if not given"
     )
     parser.add_argument("--reference", help="float ONNX file that the budget counts from; --model if not given")
-    parser.add_argument("--recalibrate", action="store_true", help="leave trained ranges aside")
+    parser.add_argument("--recalibrate", action="store_true", help="ranges from images, not the trained ones")
     overwrite(parser)

@@ -83,15 +83,15 @@ def _training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--imgsz", type=int, default=640, help="side of the square input in pixels")
     parser.add_argument("--batch", type=int, default=16, help="images a step, over all devices")
     parser.add_argument("--device", help="cpu, 0, 0,1 or cuda:0; the first GPU, else the CPU, if not given")
-    parser.add_argument("--seed", type=int, default=0, help="of everything drawn at random")
+    parser.add_argument("--seed", type=int, default=0, help="seed of everything drawn at random")
     parser.add_argument("--lr0", type=float, default=0.001, help="learning rate after warm-up")
     parser.add_argument("--lean", action="store_true", help="less memory, more time: compute parts of a step twice")
     parser.add_argument(
-        "--quantize", choices=["int8", "int4"], help="train on as the INT8 file, or one with INT4 weights, computes"
+        "--quantize", choices=["int8", "int4"], help="then train on under INT8 rounding, or with INT4 weights"
     )
     parser.add_argument("--qat-epochs", type=int, default=10, help="passes over the images of that second part")
     parser.add_argument("--qat-lr0", type=float, help="its learning rate; if not given 0.0002 for int8, 0.001 for int4")
-    parser.add_argument("--ranges", choices=["learned", "fixed"], default="learned", help="of the INT8 activations")
+    parser.add_argument("--ranges", choices=["learned", "fixed"], default="learned", help="ranges of INT8 activations")
     parser.add_argument(
         "--distill",
         type=float,
