@@ -174,4 +174,6 @@ def test_page_of_pictures_without_objects_is_written(onnx_model, data, tmp_path)
     assert report.rows[0].scores.map50_95 is None and report.rows[0].operating.false_alarms == 4
     assert report.rows[0].operating.recall is None and not report.passed
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    assert "there is nothing to measure it by" in page and "<dd>0 of 0</dd>" in page and "<dd>4 in 4 images</dd>" in page
+    assert (
+        "there is nothing to measure it by" in page and "<dd>0 of 0</dd>" in page and "<dd>4 in 4 images</dd>" in page
+    )
