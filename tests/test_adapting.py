@@ -14,7 +14,8 @@ from visionlora.adapting import adapt
 from visionlora.demonstration.generate import write_dataset
 from visionlora.demonstration.surface import SURFACE_NAMES, draw_surface
 from visionlora.errors import ModelError, OutputError, UsageError
-from visionlora.evaluation.report import read_report
+from visionlora.evaluation.bootstrap import Change, Interval
+from visionlora.evaluation.report import Difference, read_report
 from visionlora.files import sha256_of
 from visionlora.quantization import budget
 
@@ -95,3 +96,25 @@ def test_a_base_that_would_be_replaced_is_refused(tmp_path) -> None:
     with pytest.raises(UsageError, match=r"merged\.pt: the run in .* would replace it"):
         adapt(tmp_path / "merged.pt", "data.yaml", tmp_path, overwrite=True)
     assert (tmp_path / "merged.pt").is_file()
+
+
+@pytest.mark.parametrize(
+    ("high", "to", "given", "ways"),
+    [
+        (-0.01, "onnx", (None, None), ["--max-drop 0.005", "--quantize int8"]),
+        (-0.01, "onnx", (0.02, None), ["--quantize int8"]),
+        (-0.01, "float", (None, "int8"), ["--max-drop 0.005"]),
+        (-0.01, "float", (0.02, "int4"), []),
+        (0.01, "onnx", (None, None), []),  # within noise
+    ],
+)
+def test_a_loss_that_can_be_measured_names_the_ways_that_were_not_taken(high, to, given, ways) -> None:
+    change = Change(-0.02, Interval(-0.04, high))
+    apart = Difference(to=to, classes=("pit",), map50_95=change, map50=change, per_class=())
+    rows = [SimpleNamespace(label=label) for label in ("base", "onnx", *(["float"] if to == "float" else []))]
+    last = SimpleNamespace(label="int8", difference_to={to: apart}.get)
+
+    said = adapting.int8_advice(SimpleNamespace(rows=(*rows, last)), max_drop=given[0], quantize=given[1])
+
+    assert [way for way in ("--max-drop 0.005", "--quantize int8") if way in said] == ways and "\n" not in said
+    assert not ways or "-0.020 (95% interval -0.040 to -0.010)" in said

@@ -9,6 +9,7 @@ from ultralytics import YOLO
 import visionlora.merging as merging
 from visionlora.adapters import Adapter, load_adapter, save_adapter
 from visionlora.errors import AdapterError, ModelError, OutputError, UsageError
+from visionlora.evaluation import evaluate
 from visionlora.merging import merge
 from visionlora.yolo import TorchNetwork, load_base
 
@@ -29,6 +30,16 @@ def test_merged_checkpoint_keeps_batch_normalization_statistics(merged, checkpoi
 def test_merged_checkpoint_says_what_it_was_made_from(merged, checkpoint) -> None:
     base = load_base(merged.path)
     assert base.card["kind"] == "merged" and base.card["parents"]["base"] == load_base(checkpoint).fingerprint
+
+
+def test_files_made_of_an_adapter_know_its_training_pictures(merged, exported, with_recipe, surface, tmp_path) -> None:
+    files = {"merged": merged.path, "onnx": exported.path, "int8": with_recipe[1]}
+
+    for label, file in files.items():  # each alone: nobody else in the report knows
+        report = evaluate([f"{label}={file}"], surface, split="train", imgsz=96)
+        assert any(f"`{label}` was trained on these very pictures" in one for one in report.warnings)
+    held_out = evaluate([f"{label}={file}" for label, file in files.items()], surface, imgsz=96)
+    assert not any("these very pictures" in one for one in held_out.warnings)
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from visionlora.errors import QuantizationError
 from visionlora.evaluation import Report, evaluate
 from visionlora.evaluation.budget import check_budget
 from visionlora.evaluation.report import Budget
+from visionlora.evaluation.words import change_words
 from visionlora.exporting import ExportedModel, export
 from visionlora.files import exclusive
 from visionlora.merging import MergedModel, merge
@@ -260,6 +261,28 @@ def _broken_limits(report: Report) -> str:
         if not check.passed
     ]
     return f"the budget cannot be kept: {'; '.join(broken)}" if broken else ""
+
+
+def int8_advice(report: Report, *, max_drop: float | None, quantize: str | None) -> str:
+    """Return in a line how to lose less, where the quantized file measurably lost against the float one; else nothing.
+
+    Args:
+        report: of `adapt`; the last row is the quantized file.
+        max_drop: what `adapt` was given.
+        quantize: what `adapt` was given.
+    """
+    last = report.rows[-1]
+    labels = [row.label for row in report.rows[:-1]]
+    apart = last.difference_to("float" if "float" in labels else "onnx")
+    if apart is None or not apart.map50_95.measurable or apart.map50_95.difference >= 0:
+        return ""
+    ways = [
+        *(["--resume --max-drop 0.005 (leaves the layers that cost most in float)"] if max_drop is None else []),
+        *(["--quantize int8 (trains on as the INT8 file computes)"] if quantize is None else []),
+    ]
+    if not ways:
+        return ""
+    return f"{last.label} loses against {apart.to}: {change_words(apart.map50_95)}; better with {', or '.join(ways)}"
 
 
 def _megabytes(count: int) -> str:

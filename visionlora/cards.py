@@ -21,6 +21,23 @@ def preprocessing_card(image_size: int) -> dict[str, Any]:
     return {"image_size": image_size, **PREPROCESSING}
 
 
+def data_hashes(fields: Any) -> dict[str, dict[str, str]]:
+    """Return what the next card's `settings` take over: the content hashes of the splits that were trained on.
+
+    Args:
+        fields: an adapter card's `training`, or the `settings` of another card, as a file states them.
+
+    Example:
+        >>> data_hashes({"data_sha256": {"train": "ab", "val": "cd"}, "seed": 0})
+        {'data_sha256': {'train': 'ab', 'val': 'cd'}}
+        >>> data_hashes({"data_sha256": 3})
+        {}
+    """
+    said = fields.get("data_sha256") if isinstance(fields, Mapping) else None
+    hashes = {split: said[split] for split in ("train", "val") if split in said} if isinstance(said, Mapping) else {}
+    return {"data_sha256": hashes} if hashes and all(isinstance(one, str) for one in hashes.values()) else {}
+
+
 def make_card(
     kind: str,
     *,

@@ -15,7 +15,7 @@ import onnx
 import torch
 from onnx import helper, numpy_helper
 
-from visionlora.cards import RECIPE_KEY, make_card
+from visionlora.cards import RECIPE_KEY, data_hashes, make_card
 from visionlora.errors import ExportError, ModelError, OutputError, UsageError
 from visionlora.files import atomic_output, refuse_existing, sha256_of
 from visionlora.formats import SUFFIXES, files_of, require_converter, write_litert, write_ncnn, write_openvino
@@ -135,7 +135,10 @@ def _write(out: Path, detector: RawDetector, base: Base, *, format: str, image_s
         names=base.names,
         image_size=image_size,
         parents={"checkpoint": sha256_of(base.path), **(base.card or {}).get("parents", {})},
-        settings={"opset": opset} if format in ("onnx", "openvino") else {},
+        settings={
+            **({"opset": opset} if format in ("onnx", "openvino") else {}),
+            **data_hashes((base.card or {}).get("settings")),
+        },
     )
     stride = int(base.model.stride.max())
     if format in ("onnx", "openvino"):

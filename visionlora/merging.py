@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from visionlora.adapters import Adapter, attach, load_adapter, load_adapter_tensors
-from visionlora.cards import make_card
+from visionlora.cards import data_hashes, make_card
 from visionlora.errors import ModelError, UsageError
 from visionlora.files import atomic_output, refuse_existing
 from visionlora.lowrank import adapter_identity
@@ -82,7 +82,11 @@ def merge(model: Path | str, adapter: Path | str, out: Path | str, *, overwrite:
         names=merged.names,
         image_size=image_size,
         parents={"base": base.fingerprint, "adapter": adapter_identity(adapter)},
-        settings={"adapter": loaded.card.settings.to_fields(), "base": base.path.name},
+        settings={
+            "adapter": loaded.card.settings.to_fields(),
+            "base": base.path.name,
+            **data_hashes(loaded.card.training),
+        },
     )
     if loaded.card.quantization:
         card["quantization"] = dict(loaded.card.quantization)  # trained ranges: export and quantize carry them on

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from visionlora.evaluation import evaluate
+from visionlora.evaluation.markdown import sizes
 from visionlora.evaluation.report import Report
+from visionlora.evaluation.words import alarms_words, misses_words, speed_words
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 ODD = "<script>alert(1)</script>&\"'"
@@ -48,9 +50,24 @@ def test_numbers_are_those_of_the_report(made) -> None:
 
     for row in report.rows:
         assert f"<b>{row.scores.map50_95:.3f}</b>" in page and row.sha256[:16] in page
-        assert f"{row.operating.misses_per_1000_images:.0f}</td>" in page
+        assert f">{misses_words(row.operating)}</td>" in page and f">{alarms_words(row.operating)}</td>" in page
+    assert "1000 images" not in page
+    assert f'<dd class="note">{speed_words(report.rows[-1]).replace("`", "")}</dd>' in html.unescape(page)
     assert "✗ not passed" in page and "loses 0.500 of mAP50-95, 0.100 is allowed</li>" in page
     assert report.retention.sentence.split(" has ")[0] in page and html.escape(report.command, quote=False)[:40] in page
+
+
+def test_model_of_some_classes_has_a_star_and_few_objects_no_score(onnx_model, data, tmp_path) -> None:
+    whole = onnx_model(("scratch", "pit"), [(16, 20, 20, 24), (44, 40, 24, 20)], file="whole.onnx")
+    part = onnx_model(("scratch",), [(16, 20, 20, 24)], file="part.onnx")
+
+    report = evaluate([whole, part], data, out=tmp_path / "out", html=True)
+
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "</i>part.onnx*</th>" in page and "</i>whole.onnx</th>" in page and "A star: on some" in page
+    assert "at score 0.25, of the classes that it knows" in page
+    assert all(f">{size}</td>" in page for row in report.rows for size in sizes(row))
+    assert "object)</td>" in page or "objects)</td>" in page
 
 
 def test_page_of_models_without_scores_is_written(onnx_model, data, tmp_path) -> None:
@@ -157,4 +174,6 @@ def test_page_of_pictures_without_objects_is_written(onnx_model, data, tmp_path)
     assert report.rows[0].scores.map50_95 is None and report.rows[0].operating.false_alarms == 4
     assert report.rows[0].operating.recall is None and not report.passed
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    assert "there is nothing to measure it by" in page and "1000" in page
+    assert (
+        "there is nothing to measure it by" in page and "<dd>0 of 0</dd>" in page and "<dd>4 in 4 images</dd>" in page
+    )

@@ -35,6 +35,7 @@ def test_trained_adapter_gives_the_exported_graph_to_the_bit(base_onnx, adapter,
     assert graph_bytes(made.path) == graph_bytes(exported.path) and is_sealed(made.path) and is_sealed(exported.path)
     card = inspect(made.path).card
     assert made.names == exported.names == tuple(card["names"]) and card["settings"]["patched"]
+    assert card["settings"]["data_sha256"] == inspect(exported.path).card["settings"]["data_sha256"]
     assert card["parents"]["adapter"] == inspect(exported.path).card["parents"]["adapter"]
 
 

@@ -20,7 +20,7 @@ def add_adapt(verbs: Any) -> None:
     """Add `visionlora adapt`."""
 
     def run(options: argparse.Namespace) -> int:
-        from visionlora.adapting import BudgetMissed
+        from visionlora.adapting import BudgetMissed, int8_advice
 
         arguments = {**_training_arguments(options), **chosen(options, "max_drop", "max_class_drop")}
         try:
@@ -34,6 +34,9 @@ def add_adapt(verbs: Any) -> None:
         print_report(adapted.report)
         if adapted.quantized.report is not None:
             print("\n".join(adapted.quantized.report.lines()))
+        advice = int8_advice(adapted.report, max_drop=options.max_drop, quantize=options.quantize)
+        if advice:
+            print(advice)
         print(f"everything is in {options.out}; open {options.out}/report.html")
         return 0
 

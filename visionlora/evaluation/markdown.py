@@ -144,12 +144,12 @@ def _difference_cell(row: Row, report: Report) -> str:
     apart = None if reference is None else row.difference_to(reference.label)
     if apart is None:
         return NO_SCORE
-    change, star = apart.map50_95, _star(row, report)
+    change, mark = apart.map50_95, star(row, report)
     if change_words(change) == "the same":
-        return f"the same{star}"
+        return f"the same{mark}"
     if change.interval is None:
-        return signed(change.difference) + star
-    return f"{signed(change.difference)}{star} [{signed(change.interval.low)}, {signed(change.interval.high)}]"
+        return signed(change.difference) + mark
+    return f"{signed(change.difference)}{mark} [{signed(change.interval.low)}, {signed(change.interval.high)}]"
 
 
 def _verdict(report: Report) -> str:
@@ -172,7 +172,7 @@ def _operating(report: Report) -> str:
         return ""
     rows = [
         [
-            code(row.label) + _star(row, report),
+            code(row.label) + star(row, report),
             fraction(point.precision),
             fraction(point.recall),
             fraction(point.f1),
@@ -181,12 +181,12 @@ def _operating(report: Report) -> str:
             fraction(point.best_confidence),
             fraction(row.calibration.error if row.calibration else None),
             fraction(row.scores.recall if row.scores else None),
-            " / ".join(_sizes(row)),
+            " / ".join(sizes(row)),
             count_words(row.parameters),
         ]
         for row, point in points
     ]
-    starred = any(_star(row, report) for row, _ in points)
+    starred = any(star(row, report) for row, _ in points)
     header = ["model", "precision", "recall", "F1", "misses", "false alarms", "best threshold", "ECE", "AR", "AP S/M/L"]
     return "\n".join(
         [
@@ -203,12 +203,13 @@ def _operating(report: Report) -> str:
     )
 
 
-def _star(row: Row, report: Report) -> str:
+def star(row: Row, report: Report) -> str:
     """Return the mark of a model that is judged on some of the classes alone."""
     return "" if row in report.complete_rows else "*"
 
 
-def _sizes(row: Row) -> list[str]:
+def sizes(row: Row) -> list[str]:
+    """Return the scores of small, medium and large objects, as `size_words` says them."""
     scores = row.scores
     if scores is None:
         return [NO_SCORE] * 3
@@ -246,7 +247,7 @@ def _notes(report: Report) -> str:
         "Differences of mAP50-95 are taken to the reference, with the 95% interval of a paired bootstrap over images.",
         f"Milliseconds: the network alone, median, and the middle 90% of the calls, models in turns, "
         f"{name_words(machine.cpu)}, {machine.cores} cores, {machine.threads} usable.",
-        *_batches(report),
+        *batch_notes(report),
     ]
     if any(row.kind == "adapter" for row in report.rows):
         notes.append("MB of an adapter: its own file, which needs its base beside it.")
@@ -259,7 +260,7 @@ def _notes(report: Report) -> str:
     return " ".join(notes)
 
 
-def _batches(report: Report) -> list[str]:
+def batch_notes(report: Report) -> list[str]:
     """Say which files take more than one picture at once, so that the time of one is a share."""
     fixed = {row.label: row.timing.batch for row in report.rows if row.timing is not None and row.timing.batch > 1}
     return [f"{code(label)} takes {batch} pictures a call: its time is a share." for label, batch in fixed.items()]

@@ -11,9 +11,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from visionlora.cards import make_card
+from visionlora.cards import data_hashes, make_card
 from visionlora.errors import ModelError
-from visionlora.lowrank import ArrayAdapter
+from visionlora.lowrank import AdapterCard, ArrayAdapter
 from visionlora.lowrank.folded_base import ENTRY
 from visionlora.patching.base import PREFIX, PatchableBase
 from visionlora.patching.weights import patched_weights, replaced_outputs
@@ -39,7 +39,7 @@ def patched_model(base: PatchableBase, adapter: ArrayAdapter, *, adapter_sha256:
     if outputs:
         old, new = len(base.names), len(adapter.card.names)
         _resize_classes(model.graph, [f"{PREFIX}{layer}.weight" for layer in outputs], old, new, str(base.path))
-    _describe(model, base, adapter.card.names, parent=adapter_sha256)
+    _describe(model, base, adapter.card, parent=adapter_sha256)
     return model
 
 
@@ -94,17 +94,17 @@ def _resize_reshapes(
             node.input[list(node.input).index(name)] = twin.name
 
 
-def _describe(model: onnx.ModelProto, base: PatchableBase, names: Sequence[str], *, parent: str) -> None:
+def _describe(model: onnx.ModelProto, base: PatchableBase, adapter: AdapterCard, *, parent: str) -> None:
     """Say what the file is now; it is no base any more."""
     card = make_card(
         "onnx",
-        names=names,
+        names=adapter.names,
         image_size=base.image_size,
         parents={"base_onnx": base.sha256, "base": base.folded.fingerprint, "adapter": parent},
-        settings=_settings(base.card),
+        settings={**_settings(base.card), **data_hashes(adapter.training)},
     )
     entries = {entry.key: entry.value for entry in model.metadata_props}
-    entries |= {"names": str(dict(enumerate(names))), "visionlora": json.dumps(card, sort_keys=True)}
+    entries |= {"names": str(dict(enumerate(adapter.names))), "visionlora": json.dumps(card, sort_keys=True)}
     del entries[ENTRY]
     del model.metadata_props[:]
     for key, value in entries.items():
@@ -113,4 +113,6 @@ def _describe(model: onnx.ModelProto, base: PatchableBase, names: Sequence[str],
 
 def _settings(card: Mapping[str, Any]) -> dict[str, Any]:
     settings = card.get("settings")
-    return {**(settings if isinstance(settings, dict) else {}), "patched": True}
+    kept = dict(settings) if isinstance(settings, dict) else {}
+    kept.pop("data_sha256", None)  # of the base: what counts is what the adapter was trained on
+    return {**kept, "patched": True}

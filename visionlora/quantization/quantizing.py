@@ -14,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from visionlora.cards import RECIPE_KEY, make_card
+from visionlora.cards import RECIPE_KEY, data_hashes, make_card
 from visionlora.data import Dataset, LabelledImage, load_dataset
 from visionlora.detections import PREDICTION_CONFIDENCE
 from visionlora.errors import ModelError, QuantizationError, UsageError
@@ -385,6 +385,7 @@ def build_int8(
             "scheme": scheme.described(),
             **recipe.described_layers(),
             "input": recipe.image,
+            **data_hashes((network.metadata or {}).get("settings")),
             **(settings or {}),
         },
     )

@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 from visionlora.data import LabelledImage
 from visionlora.detections import Detections
 from visionlora.evaluation.judgement import Judgement
-from visionlora.evaluation.markdown import stage_sentences
+from visionlora.evaluation.markdown import batch_notes, sizes, stage_sentences, star
 from visionlora.evaluation.matches import precision_at_recalls
 from visionlora.evaluation.operating import Outcome, outcome_of
 from visionlora.evaluation.page import charts, gallery
@@ -25,7 +25,19 @@ from visionlora.evaluation.page.style import model_style, paper_style
 from visionlora.evaluation.page.svg import join, shortened
 from visionlora.evaluation.page.verdict import SHOWN, headline, reasons
 from visionlora.evaluation.report import Report, Row
-from visionlora.evaluation.words import NO_DIFFERENCE, NO_SCORE, change_words, count_words, fraction, megabytes, signed
+from visionlora.evaluation.words import (
+    FEWEST_OBJECTS,
+    NO_DIFFERENCE,
+    NO_SCORE,
+    alarms_words,
+    change_words,
+    count_words,
+    fraction,
+    megabytes,
+    misses_words,
+    signed,
+    speed_words,
+)
 from visionlora.text import printable
 
 _HERE = Path(__file__).parent
@@ -68,6 +80,7 @@ def report_page(
         makings=makings(report),
         facts=_facts(report),
         sentences=stage_sentences(report),
+        batches=batch_notes(report),
         span=_span(report),
         curves=_curves(report, known),
         bars=charts.class_bars(report, scored) if scored else None,
@@ -119,11 +132,17 @@ def _template():
         "signed": lambda value: signed(value).replace("-", "−"),
     }
     environment.globals |= {
+        "alarms_words": alarms_words,
+        "fewest_objects": FEWEST_OBJECTS,
         "forest": charts.forest,
         "milliseconds": milliseconds,
+        "misses_words": misses_words,
         "no_difference": NO_DIFFERENCE,
         "no_score": NO_SCORE,
         "shown_reasons": SHOWN,
+        "sizes": sizes,
+        "speed_words": speed_words,
+        "star": star,
     }
     return environment.get_template("page.html.jinja")
 
@@ -179,15 +198,16 @@ def _facts(report: Report) -> list[tuple[str, str, str]]:
         ]
     if last.operating is not None:
         point = last.operating
-        at = f"per 1000 images at score {point.confidence:g}"
-        facts.append(("misses", f"{point.misses_per_1000_images:.0f}", at))
-        facts.append(("false alarms", f"{point.false_alarms_per_1000_images:.0f}", at))
-    size, time = f"{megabytes(last.bytes)} MB", f"{last.ms_per_image:.1f} ms"
+        at = f"at score {point.confidence:g}"
+        known = ", of the classes that it knows" if star(last, report) else ""
+        facts.append(("misses", misses_words(point), at + known))
+        facts.append(("false alarms", alarms_words(point), at + known))
     versus = reference if reference is not None and reference is not last and reference.kind != "adapter" else None
     to = shortened(versus.label, 130, 12) if versus else ""
-    facts.append(("size", size, f"{last.bytes / versus.bytes:.2f} of {to}" if versus else "of the file"))
-    speed = f"{last.ms_per_image / reference.ms_per_image:.2f} of {to}" if reference and versus else ""
-    facts.append(("time", time, speed or "per image, batch 1"))
+    size = f"{last.bytes / versus.bytes:.2f} of {to}" if versus else "of the file"
+    facts.append(("size", f"{megabytes(last.bytes)} MB", size))
+    time, _, noisy = milliseconds(last)
+    facts.append(("time", f"{'~' * noisy}{time} ms", speed_words(last).replace("`", "") or "per image, network alone"))
     return facts
 
 
