@@ -16,6 +16,7 @@ import cv2
 import pytest
 
 import visionlora as vl
+from tests.tiny_onnx import write_detector
 from visionlora import cli
 from visionlora.cli.training import _assignments
 
@@ -234,3 +235,13 @@ def test_hyperparameters_are_read_as_they_are_written(text, value) -> None:
 def test_the_package_runs_as_a_module() -> None:
     done = subprocess.run([sys.executable, "-m", "visionlora", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["visionlora", version("visionlora")]
+
+
+def test_who_stops_reading_gets_no_traceback(tmp_path) -> None:
+    path = write_detector(tmp_path / "model.onnx")
+    command = [sys.executable, "-m", "visionlora", "inspect", "--json", str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -259,3 +260,10 @@ def test_a_stock_export_with_nms_inside_is_read_as_finished_detections(stock_exp
 def test_a_stock_export_of_another_task_is_refused(stock_export):
     with pytest.raises(ModelError, match="task 'segment'"):
         OnnxNetwork(stock_export("yolo11n-seg.yaml")[0])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are Unicode")
+def test_a_file_whose_name_is_no_unicode_is_opened(tmp_path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9.onnx")
+    path.write_bytes(write_detector(tmp_path / "model.onnx").read_bytes())
+    assert OnnxNetwork(path).names == OnnxNetwork(tmp_path / "model.onnx").names

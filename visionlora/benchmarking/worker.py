@@ -95,11 +95,14 @@ def _open(model: Mapping[str, Any], threads: int) -> Any:
         return open_exported(model["path"], model["runtime"], threads=threads)
     import torch
 
+    from visionlora.inference import try_out
     from visionlora.yolo import TorchNetwork
 
     torch.set_num_threads(threads)
     with trusted(model["trust"]):
-        return TorchNetwork(model["path"], adapter=model["adapter"], image_size=model["image_size"])
+        network = TorchNetwork(model["path"], adapter=model["adapter"], image_size=model["image_size"])
+    try_out(network)
+    return network
 
 
 def peak_bytes() -> int:

@@ -78,6 +78,9 @@ def _run(options: argparse.Namespace) -> int:
     except UsageError as error:
         print(f"visionlora {options.verb}: {printable(error, lines=True)}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # who read what is printed has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains as it ends
+        return 1
     except (VisionLoraError, OSError) as error:  # OSError: from a library that writes beside us, the disk being full
         print(f"visionlora {options.verb}: {printable(error, lines=True)}", file=sys.stderr)
         return 1

@@ -41,7 +41,8 @@ class _SharedClasses:
         self.path = getattr(network, "path", None)
         self.batch, self.cut, self.precision = network.batch, network.cut, network.precision
         self._network = network
-        self._rows = [0, 1, 2, 3, *(4 + network.names.index(name) for name in names)]
+        row_of = {name: row for row, name in reversed(list(enumerate(network.names, start=4)))}  # the first of equals
+        self._rows = [0, 1, 2, 3, *(row_of[name] for name in names)]
         self._all = names == tuple(network.names)
 
     def __call__(self, batch: NDArray[np.float32], /) -> NDArray[np.float32]:
@@ -58,7 +59,8 @@ def shared_classes(network: Network, names: Sequence[str]) -> tuple[str, ...]:
     """
     if len(set(names)) != len(names):
         raise DataError(f"class names must differ, got {list(names)}")
-    return tuple(name for name in names if name in network.names)
+    known = set(network.names)
+    return tuple(name for name in names if name in known)
 
 
 def find_objects(
@@ -90,7 +92,8 @@ def find_objects(
     if not shared:
         return Found((nothing,) * len(images), ())
     judged = _SharedClasses(network, shared)
-    to_data_set = np.array([list(names).index(name) for name in shared], dtype=np.int64)
+    id_of = {name: index for index, name in enumerate(names)}
+    to_data_set = np.array([id_of[name] for name in shared], dtype=np.int64)
     found: list[Detections] = []
     with tqdm(total=len(images), desc=progress, unit="image", leave=False, disable=_hidden(progress)) as bar:
         for placed in _placed_batches(images, network.image_size, batch):

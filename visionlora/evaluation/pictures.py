@@ -13,6 +13,7 @@ from visionlora.data import LabelledImage
 from visionlora.detections import Detections
 from visionlora.drawing import FONT, INK, PAPER, Colour, class_colour, draw_boxes, draw_label
 from visionlora.preprocess import read_image
+from visionlora.text import printable
 
 CELL = 320
 """Width of a column in pixels, and the longest side of a picture: images are enlarged or reduced to it."""
@@ -132,7 +133,7 @@ def _cell(
 
 def _header(titles: Sequence[str]) -> NDArray[np.uint8]:
     cells = []
-    for title in titles:
+    for title in map(printable, titles):
         cell = np.full((HEADER, CELL, 3), PAPER, dtype=np.uint8)
         (width, height), _ = cv2.getTextSize(title, FONT, _TITLE_SCALE, 1)
         scale = min(_TITLE_SCALE, _TITLE_SCALE * (CELL - 4) / max(width, 1))

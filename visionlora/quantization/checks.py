@@ -160,7 +160,7 @@ def _optimised_nodes(path: Path, *, signed: bool) -> list[onnx.NodeProto]:
         if signed:
             options.add_session_config_entry("session.qdqisint8allowed", "1")
         try:
-            onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
         except ORT_ERRORS as error:
             reason = " ".join(str(error).split())
             raise QuantizationError(f"{path}: onnxruntime cannot write its optimised graph: {reason}") from error
