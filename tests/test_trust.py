@@ -12,7 +12,7 @@ from visionlora.cli import main
 from visionlora.trust import trusted
 from visionlora.yolo.job import TrainingJob
 
-TAKES_A_CHECKPOINT = ("adapt", "plan", "train", "merge", "export", "eval", "eval with adapter", "predict", "inspect")
+TAKES_A_CHECKPOINT = ("adapt", "plan", "train", "merge", "export", "eval", "eval with adapter", "predict")
 TAKES_OTHERS = ("quantize", "patch", "bundle", "unbundle", "compare")
 
 
@@ -58,6 +58,13 @@ def test_no_verb_runs_the_code_in_a_checkpoint(verb, kind, evil, surface, adapte
     assert not marker.exists()
     message = capsys.readouterr().err
     assert "refused: it needs" in message and "--trust" in message and len(message.splitlines()) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_inspect_says_what_a_checkpoint_is_and_runs_nothing(kind, evil, surface, adapter, tmp_path) -> None:
+    model, marker = evil(kind)
+    assert main(arguments("inspect", model, surface, adapter, tmp_path)) in (0, 1)
+    assert not marker.exists()
 
 
 @pytest.mark.slow

@@ -52,7 +52,6 @@ _ELSEWHERE = {
 _CHOICES: Mapping[str, tuple[Any, ...]] = {
     "cache": (True, False, "ram"),
     "compile": (True, False, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
-    "copy_paste_mode": ("flip", "mixup"),
     "optimizer": OPTIMIZERS,
 }
 _AT_LEAST_0 = ("box", "close_mosaic", "cls", "dfl", "degrees", "shear", "warmup_epochs", "workers")
