@@ -94,7 +94,8 @@ def test_training_runs_nothing_writes_nothing_and_takes_the_checked_labels(
 
     assert contents(hostile.parent) == before
     assert not (hostile.parent.parent / "executed").exists()
-    assert {path.suffix for path in trained.path.parent.iterdir()} <= {".safetensors", ".csv", ".png", ".json", ".yaml"}
+    written = {path.suffix for path in trained.path.parent.iterdir()}
+    assert written <= {".safetensors", ".csv", ".png", ".json", ".yaml", ".pt"}
     checked, dataset = load_dataset(hostile).split("train"), trainers[0].train_loader.dataset
     assert len(dataset) == len(checked) == 12
     for index, image in enumerate(checked):
