@@ -28,6 +28,7 @@ def draw_curves(results: Path | str, out: Path | str) -> Path:
     FigureCanvasAgg(figure)
     losses, scores = figure.subplots(1, 2)
     names = list(rows[0]) if rows else []
+    kinds: dict[str, int] = {}
     for name in names:
         values = [float(row[name]) for row in rows]
         if "/" not in name or name.startswith("lr/"):
@@ -36,14 +37,15 @@ def draw_curves(results: Path | str, out: Path | str) -> Path:
         if group == "metrics":
             scores.plot(epochs, values, marker=".", label=label.replace("(B)", ""))
         else:
-            losses.plot(epochs, values, linestyle="-" if group == "train" else "--", label=name)
+            colour = f"C{kinds.setdefault(label, len(kinds))}"  # of one loss, in train and val
+            losses.plot(epochs, values, linestyle="-" if group == "train" else "--", color=colour, label=name)
     for axes, title in ((losses, "losses"), (scores, "validation scores")):
         axes.set_title(title)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         if axes.lines:
-            axes.legend(fontsize=8)
+            axes.legend(fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.14))  # hides no curve
     scores.set_ylim(0, 1)
     with atomic_output(out) as partial:
         figure.savefig(partial, dpi=110)
