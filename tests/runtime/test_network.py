@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -259,3 +260,9 @@ def test_a_stock_export_with_nms_inside_is_read_as_finished_detections(stock_exp
 def test_a_stock_export_of_another_task_is_refused(stock_export):
     with pytest.raises(ModelError, match="task 'segment'"):
         OnnxNetwork(stock_export("yolo11n-seg.yaml")[0])
+
+
+def test_a_name_that_is_no_utf8_is_taken(exported, tmp_path) -> None:
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.onnx")
+    Path(odd).write_bytes(exported.path.read_bytes())
+    assert OnnxNetwork(odd).names == OnnxNetwork(exported.path).names

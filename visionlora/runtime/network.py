@@ -20,7 +20,7 @@ from visionlora.runtime.description import Stated, stated
 from visionlora.runtime.finished import COLUMNS, is_finished, lowest_score, one_hot
 from visionlora.runtime.providers import Provider, Providers, check_started, resolve_providers
 from visionlora.seal import check_entry, is_sealed
-from visionlora.text import class_names
+from visionlora.text import class_names, is_unicode
 
 ORT_ERRORS = (
     ort.EPFail,
@@ -209,11 +209,13 @@ def _open_session(
     options.intra_op_num_threads = threads or 0
     options.inter_op_num_threads = 1
     try:
+        if content is None and not is_unicode(str(path)):
+            content = path.read_bytes()  # onnxruntime takes no such name
         # Without its fallback, in which onnxruntime goes on without the provider that was asked for, and prints.
         session = onnxruntime.InferenceSession(content or str(path), options, providers=providers, enable_fallback=0)
         # text that is no UTF-8 fails here
         properties, _, _ = session.get_modelmeta().custom_metadata_map, session.get_inputs(), session.get_outputs()
-    except (*ORT_ERRORS, ValueError, RuntimeError) as error:
+    except (*ORT_ERRORS, ValueError, RuntimeError, OSError) as error:
         raise ModelError(f"{path}: expected an ONNX file, onnxruntime cannot load it: {_one_line(error)}") from error
     check_entry(path, properties, sealed=sealed)
     check_started(path, session, providers)
