@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
 
 from visionlora import cli
 from visionlora.comparing import compare
-from visionlora.errors import OutputError, UsageError
+from visionlora.errors import DataError, OutputError, UsageError
 from visionlora.evaluation import evaluate, read_report
 from visionlora.evaluation.report import report_to_json
 
@@ -132,3 +133,10 @@ def test_page_of_another_kind_is_refused_before_any_work() -> None:
 def test_folders_of_reports_are_taken(reports) -> None:
     files = reports["torch"], reports["onnx"]
     assert compare(*(file.parent for file in files)).text == compare(*files).text
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+def test_a_pipe_is_refused_without_waiting_for_it(tmp_path) -> None:
+    os.mkfifo(tmp_path / "report.json")
+    with pytest.raises(DataError, match="got a pipe"):
+        compare(tmp_path / "report.json", tmp_path / "report.json")

@@ -95,3 +95,11 @@ def test_existing_file_and_wrong_suffix_are_refused(merged, checkpoint, adapter,
         merge(checkpoint, adapter, merged.path)
     with pytest.raises(UsageError, match=r"ends in \.pt"):
         merge(checkpoint, adapter, tmp_path / "merged.pth")
+
+
+def test_a_base_is_not_replaced_by_what_is_made_of_it(checkpoint, adapter, tmp_path) -> None:
+    base = tmp_path / "base.pt"
+    base.write_bytes(checkpoint.read_bytes())
+    with pytest.raises(UsageError, match="another file than the base"):
+        merge(base, adapter, base, overwrite=True)
+    assert base.read_bytes() == checkpoint.read_bytes()

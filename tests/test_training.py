@@ -432,3 +432,12 @@ def test_many_pictures_without_labels_are_named(surface, tmp_path, caplog) -> No
 def test_all_hyperparameters_are_known_to_ultralytics() -> None:
     known = set(vars(get_cfg()))
     assert set(TUNABLE) <= known and set(RECIPE) <= set(TUNABLE)
+
+
+@pytest.mark.parametrize("option", ["model", "data", "out"])
+def test_a_path_that_is_no_utf8_is_refused_before_an_epoch(option, checkpoint, surface, tmp_path) -> None:
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    paths = {"model": checkpoint, "data": surface, "out": tmp_path / "run", option: odd}
+    with pytest.raises(UsageError, match=f"--{option} .*UTF-8"):
+        train(**paths, epochs=1, imgsz=96, batch=4, device="cpu")
+    assert not (tmp_path / "run").exists() and not Path(odd).exists()

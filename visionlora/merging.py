@@ -65,7 +65,7 @@ def merge(model: Path | str, adapter: Path | str, out: Path | str, *, overwrite:
         AdapterError: the adapter cannot be read, or belongs to another base.
         ModelError: the base cannot be used, or the written file does not reproduce the adapted base.
         OutputError: `out` exists, or cannot be written.
-        UsageError: `out` does not end in .pt.
+        UsageError: `out` does not end in .pt, or is the base.
 
     Example:
         >>> import visionlora as vl
@@ -74,6 +74,8 @@ def merge(model: Path | str, adapter: Path | str, out: Path | str, *, overwrite:
     out = refuse_existing(out, overwrite=overwrite)
     if out.suffix != ".pt":
         raise UsageError(f"--out {out}: expected a name that ends in .pt")
+    if out.resolve() == Path(model).resolve():
+        raise UsageError(f"--out {out}: expected another file than the base; it would be replaced")
     base, loaded = load_base(model), load_adapter(adapter)
     merged = with_adapter(base, loaded)
     image_size = int(loaded.card.preprocessing["image_size"])

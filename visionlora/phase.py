@@ -16,6 +16,7 @@ import psutil
 
 from visionlora.adapters import AdapterSettings, load_adapter
 from visionlora.cards import preprocessing_card
+from visionlora.console import say
 from visionlora.curves import draw_curves
 from visionlora.data import Dataset, LabelledImage, find_shared_images
 from visionlora.errors import OutputError, UsageError
@@ -121,8 +122,10 @@ def run_phase(base: Base, dataset: Dataset, out: Path, phase: Phase, *, device: 
             console=phase.console,
         )
         run_job(job, {**phase.hyperparameters, "device": device})
-    elif state:
-        restore_results(state, out / RESULTS_FILE)
+    else:
+        say(f"{out}: finished already; more --epochs would make it longer", phase.console)
+        if state:
+            restore_results(state, out / RESULTS_FILE)
     if not (out / CURVES_FILE).exists():
         draw_curves(out / RESULTS_FILE, out / CURVES_FILE)
     for name in (*([RESUME_FILE] if phase.fixed else []), *WORK_FILES):

@@ -30,6 +30,7 @@ from visionlora.phase import (
 )
 from visionlora.quantization.leak import calibration_images
 from visionlora.stages import refuse_clearing
+from visionlora.text import is_unicode
 from visionlora.training_settings import (
     MAX_SEED,
     RANGES,
@@ -169,6 +170,7 @@ def train(
         >>> vl.train("yolo11n.pt", "data.yaml", "runs/steel", rank=8, epochs=40, imgsz=320)  # doctest: +SKIP
     """
     started = time.monotonic()
+    _check_unicode(model=model, data=data, out=out)
     if resume and overwrite:
         raise UsageError("--resume and --overwrite: the first keeps an earlier run, the second removes it; give one")
     if verbose and quiet:
@@ -232,6 +234,17 @@ def train(
         with nullcontext() if resume else replacing(out, stages=overwrite), _telling_what_is_kept(out):
             _run_phases(base, dataset, out, phases, start=start, device=device, resume=resume, console=console)
         return _summary(out / ADAPTER_FILE, seconds=time.monotonic() - started)
+
+
+def _check_unicode(**paths: Path | str | None) -> None:
+    """Refuse paths that no card and no settings file can hold, before an epoch is lost with them.
+
+    Raises:
+        UsageError: one is no UTF-8.
+    """
+    for option, path in paths.items():
+        if path is not None and not is_unicode(str(Path(path).absolute())):
+            raise UsageError(f"--{option} {path}: expected a path in UTF-8, for it is written into files; rename it")
 
 
 def _float_phases(

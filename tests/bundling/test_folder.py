@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -215,3 +216,13 @@ def test_missing_bundle_is_no_more_than_missing(tmp_path) -> None:
     with pytest.raises(ModelError, match="cannot be read"):
         vl.open_bundle(tmp_path / "absent")
     assert not any(tmp_path.iterdir())
+
+
+def test_a_zip_that_is_no_bundle_is_not_replaced(exported, tmp_path) -> None:
+    out = tmp_path / "photos.zip"
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("holiday.jpg", b"precious")
+    before = out.read_bytes()
+    with pytest.raises(OutputError, match="expected a bundle to replace"):
+        vl.bundle(exported.path, out, overwrite=True)
+    assert out.read_bytes() == before

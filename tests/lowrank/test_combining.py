@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 
 import numpy as np
 import pytest
@@ -179,3 +180,18 @@ def test_a_recipe_that_the_result_has_not_is_warned_of(pair, tmp_path, caplog) -
     plain = write(tmp_path / "plain.safetensors", 0, quantization={})
     vl.rank_adapter(plain, tmp_path / "small.safetensors", rank=2)
     assert not caplog.records
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+def test_a_pipe_is_refused_without_waiting_for_it(tmp_path) -> None:
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    with pytest.raises(AdapterError, match="got a pipe"):
+        load_arrays(tmp_path / "pipe.safetensors")
+
+
+def test_an_adapter_is_not_replaced_by_what_is_made_of_it(adapter, tmp_path) -> None:
+    own = tmp_path / "own.safetensors"
+    own.write_bytes(adapter.read_bytes())
+    with pytest.raises(UsageError, match="another file than the adapters"):
+        vl.merge_adapters([own, adapter], own, overwrite=True)
+    assert own.read_bytes() == adapter.read_bytes()

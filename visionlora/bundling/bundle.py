@@ -33,7 +33,7 @@ from visionlora.bundling.manifest import (
 )
 from visionlora.bundling.signing import sign
 from visionlora.demonstration.surface import draw_surface
-from visionlora.errors import ModelError, UsageError
+from visionlora.errors import ModelError, OutputError, UsageError
 from visionlora.evaluation.machine import this_machine
 from visionlora.files import atomic_output, refuse_existing
 from visionlora.preprocess import IMAGE_SUFFIXES, read_image
@@ -100,7 +100,7 @@ def bundle(
     """
     model, out = Path(model), Path(out)
     if out.suffix == ".zip":
-        refuse_existing(out, overwrite=overwrite)
+        _check_zip(out, overwrite=overwrite)
     else:
         repair(out)
         check_replaceable(out, overwrite=overwrite)
@@ -212,6 +212,26 @@ def _try(files: Mapping[str, bytes]) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     if done.returncode:
         raise ModelError(f"the runner's self-test fails, no bundle is kept: {(done.stdout + done.stderr).strip()}")
+
+
+def _check_zip(out: Path, *, overwrite: bool) -> None:
+    """Refuse to replace a file that is no bundle.
+
+    Raises:
+        OutputError: `out` exists and is none, or `overwrite` is false.
+    """
+    refuse_existing(out, overwrite=overwrite)
+    if not out.exists():
+        return
+    try:
+        with zipfile.ZipFile(out) as archive:
+            own = out.is_file() and MANIFEST in archive.namelist()
+    except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError):
+        own = False
+    if not own:
+        raise OutputError(
+            f"{out}: expected a bundle to replace, got another file; nothing is changed: choose another --out"
+        )
 
 
 def _zip(files: Mapping[str, bytes]) -> bytes:

@@ -60,6 +60,8 @@ def print_report(report: Any) -> None:
     from visionlora.evaluation.markdown import summary_table
 
     print("\n" + summary_table(report) + "\n")
+    if len(report.complete_rows) < len(report.rows):
+        print("A star: on some of the classes alone, not comparable.")
     for sentence in report.warnings:
         print(f"Take care: {printable(sentence)}")
     for sentence in report.notes:

@@ -300,6 +300,8 @@ def read_report(path: Path | str) -> Report:
         DataError: the file is missing or no report.
     """
     try:
+        if Path(path).exists() and not (Path(path).is_file() or Path(path).is_dir()):  # a pipe could wait for ever
+            raise DataError(f"{path}: expected a report.json, got a pipe or a device; give a regular file")
         content = Path(path).read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error

@@ -126,6 +126,8 @@ def _combine(
     out = refuse_existing(out, overwrite=overwrite)
     if out.suffix != ".safetensors":
         raise UsageError(f"--out {out}: expected a name that ends in .safetensors")
+    if out.resolve() in {Path(path).resolve() for path in paths}:
+        raise UsageError(f"--out {out}: expected another file than the adapters; one would be replaced")
     if not paths or len(weights) != len(paths) or not all(map(math.isfinite, weights)):
         raise UsageError(f"weights: expected a finite number for each of {len(paths)} adapters, got {list(weights)}")
     if rank is not None and rank < 1:

@@ -114,6 +114,8 @@ def open_adapter(path: Path | str, framework: str) -> Iterator[tuple[AdapterCard
     other = {".onnx": "an ONNX file", ".pt": "a checkpoint", ".zip": "a bundle"}.get(Path(path).suffix)
     if other is not None:
         raise AdapterError(f"{path}: expected an adapter (.safetensors, as train writes it), got {other}")
+    if Path(path).exists() and not Path(path).is_file():  # opening a pipe could wait for ever
+        raise AdapterError(f"{path}: expected an adapter (.safetensors), got a pipe or a device; give a regular file")
     try:
         with safe_open(path, framework=framework) as file:
             metadata = file.metadata() or {}

@@ -118,6 +118,8 @@ def load_patchable(path: Path | str) -> PatchableBase:
 
 def _read(path: Path) -> bytes:
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):  # opening a pipe could wait for ever
+            raise ModelError(f"{path}: expected an ONNX file, got a pipe or a device; give a regular file")
         if path.stat().st_size > _LARGEST:
             raise ModelError(f"{path}: expected at most {_LARGEST} bytes, got {path.stat().st_size}")
         return path.read_bytes()

@@ -216,7 +216,7 @@ def _open_session(
         session = onnxruntime.InferenceSession(source, options, providers=providers, enable_fallback=0)
         # text that is no UTF-8 fails here
         properties, _, _ = session.get_modelmeta().custom_metadata_map, session.get_inputs(), session.get_outputs()
-    except (*ORT_ERRORS, ValueError, RuntimeError) as error:
+    except (*ORT_ERRORS, ValueError, RuntimeError, OSError) as error:
         raise ModelError(f"{path}: expected an ONNX file, onnxruntime cannot load it: {_one_line(error)}") from error
     check_entry(path, properties, sealed=sealed)
     check_started(path, session, providers)
