@@ -195,3 +195,15 @@ def test_an_adapter_is_not_replaced_by_what_is_made_of_it(adapter, tmp_path) -> 
     with pytest.raises(UsageError, match="another file than the adapters"):
         vl.merge_adapters([own, adapter], own, overwrite=True)
     assert own.read_bytes() == adapter.read_bytes()
+
+
+@pytest.mark.parametrize("alpha", [1e150, 1e308])
+def test_changes_beyond_all_arithmetic_are_refused_at_once(alpha, tmp_path) -> None:
+    write(tmp_path / "a.safetensors", 0)
+    loaded = load_arrays(tmp_path / "a.safetensors")
+    settings = dataclasses.replace(loaded.card.settings, method=LoRA(4, alpha))
+    save_arrays(
+        ArrayAdapter(dataclasses.replace(loaded.card, settings=settings), loaded.tensors), tmp_path / "b.safetensors"
+    )
+    with pytest.raises(AdapterError, match="expected changes of weights below"):
+        vl.merge_adapters([tmp_path / "a.safetensors", tmp_path / "b.safetensors"], tmp_path / "ab.safetensors")

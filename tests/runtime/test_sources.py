@@ -204,14 +204,14 @@ def test_names_that_are_no_utf8_are_read(tmp_path):
 
 
 HANGING = """
-import sys, time
+import os, sys, time
 import numpy as np
 from visionlora.detections import Detections
 from visionlora.runtime import stream
 
 def find(pixels):
-    print("hanging", flush=True)
-    time.sleep(1000)
+    os.write(1, b"hanging\\n")  # in one piece, whoever writes beside
+    time.sleep(100)
 
 for _ in stream([np.zeros((8, 8, 3), np.uint8)] * 9, find, workers=2):
     pass
@@ -224,10 +224,10 @@ def test_a_read_that_hangs_does_not_keep_a_stream_from_ending(number):
     with subprocess.Popen(
         [sys.executable, "-c", HANGING], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        assert process.stdout is not None and process.stdout.readline() == "hanging\n"
-        started = time.monotonic()
-        process.send_signal(number)
         try:
+            assert process.stdout is not None and process.stdout.readline() == "hanging\n"
+            started = time.monotonic()
+            process.send_signal(number)
             printed, said = process.communicate(timeout=30)
         finally:
             process.kill()

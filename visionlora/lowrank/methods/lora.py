@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from visionlora.errors import UsageError
+from visionlora.errors import AdapterError, UsageError
 from visionlora.lowrank.arithmetic import low_rank_delta
 from visionlora.lowrank.methods.method import Arrays, Method
 from visionlora.lowrank.shapes import layer_rank
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import torch
 
 _A, _B = "lora_A", "lora_B"
+_LARGEST = 1e100
+"""Change of a weight above which arithmetic in float64 says nothing any more."""
 Matrix = NDArray[np.float64]
 
 
@@ -197,7 +199,15 @@ def _weight(matrix: torch.Tensor, like: torch.Tensor, last: bool) -> torch.Tenso
 
 
 def _truncated(left: Matrix, right: Matrix, rank: int, scale: float) -> tuple[Matrix, Matrix]:
-    """Return B (outputs, rank) and A (rank, inputs) with scale * B @ A nearest to left @ right."""
+    """Return B (outputs, rank) and A (rank, inputs) with scale * B @ A nearest to left @ right.
+
+    Raises:
+        AdapterError: the product is beyond what can be computed.
+    """
+    with np.errstate(over="ignore"):
+        largest = np.abs(left).max() * np.abs(right).max() * left.shape[1]
+    if not largest < _LARGEST:  # nor a number that is none: LAPACK looks for singular values of such without an end
+        raise AdapterError(f"expected changes of weights below {_LARGEST:g}, got {largest:g}; its alpha or factors lie")
     left_basis, left_core = np.linalg.qr(left)
     right_basis, right_core = np.linalg.qr(right.T)
     u, values, v = np.linalg.svd(left_core @ right_core.T, full_matrices=False)
