@@ -99,7 +99,7 @@ class LoRA:
             lefts.append(factor * method.scale(len(tensors[_A])) * _matrix(tensors[_B]))
             rights.append(_matrix(tensors[_A]))
         shapes = self.shapes(self.weight_shape(parts[0][2]))
-        rank = len(parts) and shapes[_A][0]
+        rank = shapes[_A][0]
         left, right = _truncated(np.concatenate(lefts, axis=1), np.concatenate(rights), rank, self.scale(rank))
         return {_A: right.reshape(shapes[_A]), _B: left.reshape(shapes[_B])}
 
