@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.hostile import Call
 from visionlora import earlier, phase, training
 from visionlora.adapters import load_adapter
 from visionlora.errors import ModelError, OutputError, UsageError, VisionLoraError
@@ -136,6 +137,14 @@ def test_a_state_of_another_run_or_version_is_refused(tmp_path) -> None:
     torch.save({"format": 2}, path)
     with pytest.raises(ModelError, match="begun by another version"):
         read_resume_state(path, run="a")
+
+
+def test_what_the_process_allows_is_not_called_for_a_state(tmp_path) -> None:
+    path, marker = tmp_path / "resume.pt", tmp_path / "marker"
+    write_resume_state({"run": "a", "model": Call(exec, f"open({str(marker)!r}, 'w')")}, path)
+    with torch.serialization.safe_globals([exec]), pytest.raises(ModelError, match="cannot be read"):
+        read_resume_state(path, run="a")
+    assert not marker.exists()
 
 
 def test_every_damaged_file_of_settings_is_an_error(copied, checkpoint, surface, monkeypatch) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import IterableSimpleNamespace
 from ultralytics.utils.loss import v8DetectionLoss
 
@@ -33,6 +34,19 @@ def test_code_in_a_checkpoint_is_refused_by_name_and_not_run(kind: str, content,
     path.write_bytes(write(content, marker))
     with pytest.raises(ModelError, match=rf"refused: it needs .*{named}.*--trust"):
         load_base(path)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("entry", [DetectionModel, (DetectionModel, "ultralytics.nn.tasks.DetectionModel")])
+def test_a_layer_that_the_process_allows_is_not_built_either(entry, content, tmp_path: Path) -> None:
+    write, named = KINDS["built from a description"]
+    path, marker = tmp_path / "evil.pt", tmp_path / "marker"
+    path.write_bytes(write(content, marker))
+    with torch.serialization.safe_globals([entry]):
+        for _ in range(8):  # of two entries with one name torch takes either
+            with pytest.raises(ModelError, match=named):
+                load_base(path)
+        assert torch.serialization.get_safe_globals().count(entry) == 1
     assert not marker.exists()
 
 

@@ -13,6 +13,7 @@ import torch
 
 from visionlora.errors import ModelError
 from visionlora.files import atomic_output
+from visionlora.yolo.unpickling import only_allowed
 
 STATE_FORMAT = 3
 _HEAD = f"visionlora resume state {STATE_FORMAT}\n".encode()
@@ -60,7 +61,8 @@ def read_resume_state(path: Path, *, run: str) -> Mapping[str, Any]:
     if hashlib.sha256(content).digest() != digest:
         raise ModelError(f"{path}: damaged: its content does not have the checksum that was written with it; {_ANEW}")
     try:
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        with only_allowed([]):
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         own = state["run"]
     except _UNREADABLE as error:
         reason = (str(error).strip().splitlines() or [repr(error)])[0]

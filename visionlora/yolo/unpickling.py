@@ -9,6 +9,7 @@ tensors, containers and numbers.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import pathlib
 import pickle
@@ -44,7 +45,7 @@ _TORCHS_OWN = ("torch.", "collections.", "_codecs.", "builtins.set", "builtins.b
 """How names begin that torch decides about."""
 _ANYWAY = "--trust (in Python: with visionlora.trusted()) loads it anyway and runs the code in it"
 _SCAN_BYTES = 64 << 20
-_LOCK = threading.Lock()  # torch's allow-list belongs to the process
+_LOCK = threading.Lock()
 
 
 def read_restricted(path: Path) -> Any:
@@ -60,7 +61,7 @@ def read_restricted(path: Path) -> Any:
     foreign = sorted(name for name in names if name not in known and not name.startswith(_TORCHS_OWN))
     if foreign:
         raise _refusal(path, foreign)
-    with _LOCK, torch.serialization.safe_globals([(stand_in, name) for name, stand_in in known.items()]):
+    with only_allowed([(stand_in, name) for name, stand_in in known.items()]):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of a damaged file: what is told is the error
@@ -70,6 +71,25 @@ def read_restricted(path: Path) -> Any:
     for thing, kind in made:
         thing.__class__ = kind  # from here on an ordinary layer
     return content
+
+
+@contextlib.contextmanager
+def only_allowed(listed: list[Any]) -> Iterator[None]:
+    """Let torch's reader know these names alone.
+
+    Its allow-list belongs to the process, and Ultralytics leaves real layers on it, which would be taken in place of a
+    stand-in of the same name. What is on it is put back afterwards.
+    """
+    with _LOCK:
+        others = torch.serialization.get_safe_globals()
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(listed)
+        try:
+            yield
+        finally:
+            meanwhile = set(torch.serialization.get_safe_globals()) - set(listed)  # by other threads
+            torch.serialization.clear_safe_globals()
+            torch.serialization.add_safe_globals([*others, *meanwhile])
 
 
 def _stand_in(name: str, path: Path, made: list[tuple[object, type]]) -> Any | None:
