@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from visionlora.evaluation.machine import installed_versions
+from visionlora.machine import installed_versions
 
 ROOT = Path(__file__).parents[1]
 UNKNOWN = "unknown"

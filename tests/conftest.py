@@ -15,13 +15,12 @@ from hypothesis import settings
 from ultralytics.nn.tasks import DetectionModel
 
 from visionlora.demonstration.generate import write_dataset
-from visionlora.demonstration.run import BASE_PATH
 from visionlora.demonstration.surface import SURFACE_NAMES, draw_surface
-from visionlora.exporting import ExportedModel, export
-from visionlora.merging import MergedModel, merge
+from visionlora.detectors.ultralytics.toy_base import BaseCard, save_base, write_base
+from visionlora.exporting import ExportedModel, MergedModel, export, merge
 from visionlora.quantization import quantize
 from visionlora.training import train
-from visionlora.yolo.toy_base import BaseCard, save_base, write_base
+from visionlora.workflows.demonstrating import BASE_PATH
 
 settings.register_profile("project", deadline=None, derandomize=True)  # the same examples on any machine
 settings.load_profile("project")

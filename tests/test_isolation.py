@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from visionlora.detectors.ultralytics import checkpoint as checkpoints
+from visionlora.detectors.ultralytics import load_base
+from visionlora.detectors.ultralytics.loggers import chosen_loggers
 from visionlora.errors import ModelError, UsageError
-from visionlora.yolo import checkpoint as checkpoints
-from visionlora.yolo import load_base
-from visionlora.yolo.loggers import chosen_loggers
 
 ROOT = Path(__file__).parents[1]
 WATCH = """
@@ -89,7 +89,7 @@ def test_looking_at_a_checkpoint_leaves_no_trace(process: Process, merged) -> No
 
 def test_openvino_does_not_report_that_it_is_imported(process: Process) -> None:
     pytest.importorskip("openvino")
-    process.run("-c", "from visionlora.formats import require_converter; require_converter('openvino')")
+    process.run("-c", "from visionlora.exporting.converters import require_converter; require_converter('openvino')")
     assert process.traces() == []
 
 
@@ -98,14 +98,15 @@ def test_settings_of_the_user_are_neither_read_nor_changed(process: Process) -> 
     own.parent.mkdir(parents=True)
     own.write_text('{"sync": true, "weights_dir": "/nowhere"}')
     settings = process.run(
-        "-c", "import visionlora.yolo; from ultralytics import settings; print(settings['weights_dir'])"
+        "-c",
+        "import visionlora.detectors.ultralytics; from ultralytics import settings; print(settings['weights_dir'])",
     )
     assert settings.strip().endswith("weights") and own.read_text() == '{"sync": true, "weights_dir": "/nowhere"}'
 
 
 def test_nothing_is_installed(process: Process) -> None:
     code = (
-        "import subprocess, visionlora.yolo; from ultralytics.utils.checks import check_requirements; "
+        "import subprocess, visionlora.detectors.ultralytics; from ultralytics.utils.checks import check_requirements; "
         "subprocess.run = subprocess.check_output = subprocess.Popen = None; print(check_requirements('no-such-thing'))"
     )
     assert process.run("-c", code).strip().endswith("False")

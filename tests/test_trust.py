@@ -10,8 +10,8 @@ import torch
 
 from tests.hostile import KINDS, Harmless
 from visionlora.cli import main
+from visionlora.detectors.ultralytics.job import TrainingJob
 from visionlora.trust import trusted
-from visionlora.yolo.job import TrainingJob
 
 TAKES_A_CHECKPOINT = ("adapt", "plan", "train", "merge", "export", "eval", "eval with adapter", "predict")
 TAKES_OTHERS = ("quantize", "patch", "bundle", "unbundle", "compare")

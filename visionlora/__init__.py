@@ -16,12 +16,9 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from visionlora.adapting import AdaptedModel, adapt
+    from visionlora.adapters.combining import CombinedAdapter, merge_adapters, rank_adapter, scale_adapter
     from visionlora.benchmarking import Benchmark, bench
     from visionlora.bundling import Bundle, BundledModel, bundle, open_bundle, unbundle
-    from visionlora.comparing import Comparison, compare
-    from visionlora.demonstration.run import Demonstration, demo
-    from visionlora.detections import Detections
     from visionlora.errors import (
         AdapterError,
         DataError,
@@ -32,68 +29,70 @@ if TYPE_CHECKING:
         UsageError,
         VisionLoraError,
     )
-    from visionlora.evaluation import Report, evaluate
-    from visionlora.exporting import ExportedModel, export
-    from visionlora.inspection import FileCard, inspect
-    from visionlora.lowrank.combining import CombinedAdapter, merge_adapters, rank_adapter, scale_adapter
-    from visionlora.merging import MergedModel, merge
+    from visionlora.exporting import ExportedModel, MergedModel, export, merge
     from visionlora.patching import AdapterBank, PatchedModel, patch, rollback
-    from visionlora.planning import PlannedRun, TrainingPlan, plan
     from visionlora.prediction import Prediction, predict
     from visionlora.quantization import QuantizedModel, quantize
+    from visionlora.reporting import Report
     from visionlora.runtime import Detector
-    from visionlora.training import TrainedAdapter, train
+    from visionlora.training import PlannedRun, TrainedAdapter, TrainingPlan, plan, train
     from visionlora.trust import trusted
+    from visionlora.vision.detections import Detections
+    from visionlora.workflows.adapting import AdaptedModel, adapt
+    from visionlora.workflows.comparing import Comparison, compare
+    from visionlora.workflows.demonstrating import Demonstration, demo
+    from visionlora.workflows.evaluating import evaluate
+    from visionlora.workflows.inspecting import FileCard, inspect
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime reads it when it is imported, in any room
 
 _HOMES = {
-    "AdaptedModel": "adapting",
+    "AdaptedModel": "workflows.adapting",
     "AdapterBank": "patching",
     "AdapterError": "errors",
     "Benchmark": "benchmarking",
     "Bundle": "bundling",
     "BundledModel": "bundling",
-    "CombinedAdapter": "lowrank.combining",
-    "Comparison": "comparing",
+    "CombinedAdapter": "adapters.combining",
+    "Comparison": "workflows.comparing",
     "DataError": "errors",
-    "Demonstration": "demonstration.run",
-    "Detections": "detections",
+    "Demonstration": "workflows.demonstrating",
+    "Detections": "vision.detections",
     "Detector": "runtime",
     "ExportError": "errors",
     "ExportedModel": "exporting",
-    "FileCard": "inspection",
-    "MergedModel": "merging",
+    "FileCard": "workflows.inspecting",
+    "MergedModel": "exporting",
     "ModelError": "errors",
     "OutputError": "errors",
     "PatchedModel": "patching",
-    "PlannedRun": "planning",
+    "PlannedRun": "training",
     "Prediction": "prediction",
     "QuantizationError": "errors",
     "QuantizedModel": "quantization",
-    "Report": "evaluation",
+    "Report": "reporting",
     "TrainedAdapter": "training",
-    "TrainingPlan": "planning",
+    "TrainingPlan": "training",
     "UsageError": "errors",
     "VisionLoraError": "errors",
-    "adapt": "adapting",
+    "adapt": "workflows.adapting",
     "bench": "benchmarking",
     "bundle": "bundling",
-    "compare": "comparing",
-    "demo": "demonstration.run",
-    "evaluate": "evaluation",
+    "compare": "workflows.comparing",
+    "demo": "workflows.demonstrating",
+    "evaluate": "workflows.evaluating",
     "export": "exporting",
-    "inspect": "inspection",
-    "merge": "merging",
-    "merge_adapters": "lowrank.combining",
+    "inspect": "workflows.inspecting",
+    "merge": "exporting",
+    "merge_adapters": "adapters.combining",
     "open_bundle": "bundling",
     "patch": "patching",
-    "plan": "planning",
+    "plan": "training",
     "predict": "prediction",
     "quantize": "quantization",
-    "rank_adapter": "lowrank.combining",
+    "rank_adapter": "adapters.combining",
     "rollback": "patching",
-    "scale_adapter": "lowrank.combining",
+    "scale_adapter": "adapters.combining",
     "train": "training",
     "trusted": "trust",
     "unbundle": "bundling",

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
-from visionlora.preprocess import PADDING
+from visionlora.vision.preprocess import PADDING
 
 FORMAT = 1
 PREPROCESSING = {"letterbox": "square", "padding": PADDING, "channels": "RGB", "scale": "1/255"}

@@ -19,10 +19,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from jobs import report
 from rivals import rival
 
-import visionlora.training as training
 from visionlora.data import load_dataset
-from visionlora.evaluation.compare import score_model
-from visionlora.yolo import TorchNetwork
+from visionlora.detectors.ultralytics import TorchNetwork
+from visionlora.scoring import score_model
+from visionlora.training import training
 
 METHODS = ("lora", "full", "freeze10", "head", "peft")
 

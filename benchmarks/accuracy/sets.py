@@ -20,9 +20,8 @@ import cv2
 import numpy as np
 import yaml
 
-from visionlora.data import load_dataset
-from visionlora.data.dataset import LabelledImage
-from visionlora.preprocess import read_image
+from visionlora.data import LabelledImage, load_dataset
+from visionlora.vision.preprocess import read_image
 
 
 def threshold(image: np.ndarray) -> np.ndarray:

@@ -19,10 +19,10 @@ from provenance import UNKNOWN, commit
 import visionlora as vl
 from visionlora.data import load_dataset
 from visionlora.errors import QuantizationError
-from visionlora.evaluation.machine import installed_versions, this_machine
-from visionlora.evaluation.timing import time_networks
 from visionlora.files import atomic_output
+from visionlora.machine import installed_versions, this_machine
 from visionlora.runtime import OnnxNetwork
+from visionlora.scoring import time_networks
 
 MAX_DROP, MAX_CLASS_DROP = 0.003, 0.02
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 import visionlora as vl
-from visionlora.evaluation.machine import installed_versions, this_machine
+from visionlora.machine import installed_versions, this_machine
 from visionlora.runtime import OnnxNetwork
 
 

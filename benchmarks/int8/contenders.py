@@ -24,7 +24,7 @@ from provenance import provenance
 
 import visionlora as vl
 from visionlora.data import load_dataset
-from visionlora.preprocess import letterbox, read_image
+from visionlora.vision.preprocess import letterbox, read_image
 
 STOCK, OURS, OURS_INT8 = "Ultralytics FP32", "visionlora float", "visionlora INT8"
 STOCK_INT8, OPENVINO, OPENVINO_INT8 = "Ultralytics INT8", "OpenVINO FP32", "OpenVINO INT8 (NNCF)"

@@ -20,13 +20,15 @@ import onnx
 
 from visionlora.adapters import AdapterSettings
 from visionlora.data import load_dataset
-from visionlora.evaluation.machine import this_machine
-from visionlora.evaluation.timing import CALLS, time_networks
-from visionlora.exporting import write_graph
-from visionlora.quantization import build_int8, calibrate_detector, load_float_detector
-from visionlora.quantization.leak import calibration_images
+from visionlora.data.leakage import calibration_images
+from visionlora.detectors.ultralytics import Base, load_base, set_activations
+from visionlora.exporting.exporting import write_graph
+from visionlora.machine import this_machine
+from visionlora.quantization import build_int8, calibrate_detector
+from visionlora.quantization.float_detector import load_float_detector
 from visionlora.runtime import OnnxNetwork
-from visionlora.yolo import Base, load_base, set_activations
+from visionlora.scoring import time_networks
+from visionlora.scoring.timing import CALLS
 
 STOCK, RIVAL = "stock float32", "Ultralytics quantize=8"
 STAGES = {  # the words of --targets

@@ -29,13 +29,12 @@ from jobs import report
 from rivals import rival
 
 from visionlora.adapters import read_adapter_card
-from visionlora.evaluation import evaluate
-from visionlora.exporting import export
-from visionlora.merging import merge
+from visionlora.detectors.ultralytics import activation_swap as fading
+from visionlora.exporting import export, merge
 from visionlora.quantization import quantize
 from visionlora.runtime import OnnxNetwork
 from visionlora.training import train
-from visionlora.yolo import fading
+from visionlora.workflows.evaluating import evaluate
 
 EARLY = "relu:to:4"
 """The layers at a half to an eighth of the picture's size: most of the time of SiLU is there."""

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from jobs import result_of
 from way import WAYS
 
-from visionlora.evaluation.machine import installed_versions, this_machine
+from visionlora.machine import installed_versions, this_machine
 
 WAY = Path(__file__).with_name("way.py")
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import visionlora as vl
-from visionlora.evaluation import write_report
+from visionlora.reporting import write_report
 
 
 def main() -> None:

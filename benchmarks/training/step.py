@@ -21,10 +21,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from jobs import report
 from rivals import rival, write_untrained
 
-import visionlora.phase as phase
-import visionlora.training as training
-import visionlora.yolo.trainer as adapter_trainer
-from visionlora.yolo.trainer import AdapterTrainer
+from visionlora.detectors.ultralytics import trainer as adapter_trainer
+from visionlora.detectors.ultralytics.trainer import AdapterTrainer
+from visionlora.training import phase, training
 
 DRAWN, WARM = 6, 12
 

@@ -13,7 +13,7 @@ import re
 import sys
 from pathlib import Path
 
-from visionlora.data.labels import label_path
+from visionlora.data import label_path
 from visionlora.data.preparing import PreparedImage, SplitCounts, images_by_name, run_prepare
 from visionlora.data.problems import raise_problems, shown
 

@@ -12,11 +12,10 @@ import re
 import sys
 from pathlib import Path
 
+from visionlora.data import format_labels, label_path, voc_boxes
 from visionlora.data.images import image_size
-from visionlora.data.labels import format_labels, label_path
 from visionlora.data.preparing import PreparedImage, SplitCounts, images_by_name, run_prepare
 from visionlora.data.problems import raise_problems, shown
-from visionlora.data.voc import voc_boxes
 from visionlora.errors import DataError
 
 FOLDER = Path(__file__).resolve().parent

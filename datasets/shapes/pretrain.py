@@ -33,8 +33,8 @@ from ultralytics.utils import YAML
 
 from visionlora.demonstration.generate import count_labels, write_dataset
 from visionlora.demonstration.shapes import SHAPE_NAMES, draw_shapes
+from visionlora.detectors.ultralytics.toy_base import BaseCard, save_base
 from visionlora.files import refuse_existing
-from visionlora.yolo.toy_base import BaseCard, save_base
 
 DEPTH, WIDTH, MOST_CHANNELS = 0.5, 0.14, 896  # as yolo11n, but narrower: 1.9 MB in half precision
 RECIPE = {

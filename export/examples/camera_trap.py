@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 
 import visionlora as vl
-from visionlora.text import csv_cell, printable
+from visionlora.formats.text import csv_cell, printable
 
 COLUMNS = ("picture", "time", "species", "count")
 

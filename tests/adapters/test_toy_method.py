@@ -12,11 +12,10 @@ import pytest
 import torch
 from torch import nn
 
-from visionlora.adapters import (
+from visionlora.adapters import AdapterCard, AdapterSettings, card
+from visionlora.adapters.torch import (
     Adapter,
-    AdapterCard,
-    AdapterSettings,
-    WeightsTogether,
+    BatchedWeights,
     adapter_tensors,
     attach,
     load_adapter,
@@ -25,7 +24,6 @@ from visionlora.adapters import (
     plan_adapter,
     save_adapter,
 )
-from visionlora.lowrank import card
 
 
 @dataclass(frozen=True)
@@ -92,5 +90,5 @@ def test_a_method_of_one_value_goes_the_whole_way(model, tmp_path, monkeypatch) 
     assert not torch.allclose(trained(x), model(x), atol=1e-3)
     for other in (merged, resumed):
         torch.testing.assert_close(other(x), trained(x), atol=1e-5, rtol=1e-5)
-    with WeightsTogether(resumed).computed():
+    with BatchedWeights(resumed).computed():
         torch.testing.assert_close(resumed(x), trained(x), atol=1e-5, rtol=1e-5)

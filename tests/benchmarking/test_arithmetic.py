@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 
 from tests.tiny_onnx import write_detector
-from visionlora.benchmarking import benchmark, contestant, worker
-from visionlora.benchmarking.benchmark import CALLS, bench
+from visionlora.benchmarking import Benchmark, Spread, bench, benchmark, contestant, worker
+from visionlora.benchmarking.benchmark import CALLS
 from visionlora.benchmarking.contestant import Contestant, Turns
-from visionlora.benchmarking.results import Benchmark, Spread
 from visionlora.errors import ModelError
-from visionlora.evaluation.models import ModelSpec
+from visionlora.models import ModelSpec
 
 PARTS = (0.1, 0.2, 0.6, 0.1)
 """Shares of a frame: reading, letterbox, network, decoding."""

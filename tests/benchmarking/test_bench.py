@@ -15,11 +15,11 @@ import psutil
 import pytest
 
 from tests.tiny_onnx import write_detector
-from visionlora.benchmarking.benchmark import bench
+from visionlora.benchmarking import bench
 from visionlora.benchmarking.contestant import Contestant
 from visionlora.cli import main
 from visionlora.errors import DataError, ModelError, OutputError, UsageError
-from visionlora.evaluation.models import parse_spec
+from visionlora.models import parse_spec
 
 
 @pytest.fixture

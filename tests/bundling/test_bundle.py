@@ -16,7 +16,7 @@ import pytest
 import visionlora as vl
 from visionlora.bundling import opening
 from visionlora.errors import ModelError, OutputError, UsageError
-from visionlora.preprocess import read_image
+from visionlora.vision.preprocess import read_image
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from PIL import Image
 
 from visionlora.data.images import image_size
 from visionlora.errors import DataError
-from visionlora.preprocess import read_image
+from visionlora.vision.preprocess import read_image
 
 SUFFIXES = [".jpg", ".png", ".bmp", ".tif", ".webp"]
 

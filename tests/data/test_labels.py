@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from visionlora.data.labels import format_labels, label_path, parse_labels, read_labels
+from visionlora.data import format_labels, label_path
+from visionlora.data.labels import parse_labels, read_labels
 from visionlora.errors import DataError, UsageError
 
 WRONG_LINES = {

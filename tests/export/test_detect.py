@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.tiny_onnx import NAMES, own_metadata, write_constant, write_detector
-from visionlora import picture_size
-from visionlora.inference import detect
-from visionlora.preprocess import read_image
 from visionlora.runtime import OnnxNetwork
+from visionlora.vision import image_header
+from visionlora.vision.inference import detect
+from visionlora.vision.preprocess import read_image
 
 SCRIPT = Path(__file__).parents[2] / "export" / "detect.py"
 CONFIDENCE = 0.4
@@ -258,7 +258,7 @@ def test_the_stated_size_is_that_of_visionlora(suffix):
     script, generator = load("PIL"), np.random.default_rng(0)
     for side in (1, 77, 300):
         data = cv2.imencode(suffix, generator.integers(0, 256, (side, 2 * side, 3), dtype=np.uint8))[1].tobytes()
-        assert tuple(script.stated_size(data)) == picture_size.stated_size(data) == (2 * side, side)
+        assert tuple(script.stated_size(data)) == image_header.stated_size(data) == (2 * side, side)
         for cut in range(0, min(len(data), 60), 3):
             assert tuple(script.stated_size(data[:cut])) in ((0, 0), (2 * side, side))
 

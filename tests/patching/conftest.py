@@ -9,13 +9,13 @@ import onnx
 import pytest
 import torch
 
-from visionlora.adapters import Adapter, AdapterCard, AdapterSettings, save_adapter
-from visionlora.adapters.merge import expected_shapes
+from visionlora.adapters import AdapterCard, AdapterSettings
+from visionlora.adapters.methods import LoRA
+from visionlora.adapters.torch import Adapter, save_adapter
+from visionlora.adapters.torch.merge import expected_shapes
 from visionlora.cards import preprocessing_card
-from visionlora.exporting import export
-from visionlora.lowrank.methods import LoRA
-from visionlora.merging import merge
-from visionlora.yolo import load_base, plan_detector, set_classes
+from visionlora.detectors.ultralytics import load_base, plan_detector, set_classes
+from visionlora.exporting import export, merge
 
 IMAGE_SIZE = 96
 

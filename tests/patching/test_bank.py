@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from tests.patching.conftest import exported_merged, random_adapter
+from visionlora.adapters import load_arrays, save_arrays
 from visionlora.errors import AdapterError, UsageError
-from visionlora.lowrank import load_arrays, save_arrays
 from visionlora.patching import AdapterBank
-from visionlora.preprocess import read_image
 from visionlora.runtime import Detector
+from visionlora.vision.preprocess import read_image
 
 
 @pytest.fixture(scope="module")

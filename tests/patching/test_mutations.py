@@ -12,14 +12,14 @@ import pytest
 
 from tests.mutants import damaged
 from tests.tiny_onnx import NAMES, own_metadata, save
+from visionlora.adapters import AdapterCard, AdapterSettings, ArrayAdapter, FoldedBase, FoldedNorm, save_arrays
+from visionlora.adapters.folded_base import ENTRY
+from visionlora.adapters.methods import LoRA
 from visionlora.cards import preprocessing_card
 from visionlora.errors import VisionLoraError
-from visionlora.lowrank import AdapterCard, AdapterSettings, ArrayAdapter, save_arrays
-from visionlora.lowrank.folded_base import ENTRY, FoldedBase, FoldedNorm
-from visionlora.lowrank.methods import LoRA
+from visionlora.formats.seal import seal
 from visionlora.patching import AdapterBank, patch, rollback
 from visionlora.patching.patching import previous_of
-from visionlora.seal import seal
 
 ANCHORS, OLD = 64, ("a", "b", "c", "d", "e")
 BASE = {"name": "base.pt", "fingerprint": "ab" * 32}

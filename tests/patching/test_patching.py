@@ -13,21 +13,20 @@ import pytest
 import torch
 from onnx import numpy_helper
 
+from tests.detectors.ultralytics.test_detectors import random_detector
 from tests.patching.conftest import IMAGE_SIZE, exported_merged, graph_bytes, random_adapter
-from tests.yolo.test_detectors import random_detector
-from visionlora.adapters import AdapterSettings
+from visionlora.adapters import AdapterSettings, ArrayAdapter, load_arrays, read_folded_base, save_arrays
+from visionlora.adapters.folded_base import ENTRY
+from visionlora.adapters.methods import LoRA
+from visionlora.detectors.ultralytics import Base, pack_checkpoint
+from visionlora.detectors.ultralytics.checkpoint import fingerprint
 from visionlora.errors import AdapterError, ModelError, OutputError, UsageError, VisionLoraError
 from visionlora.exporting import export
-from visionlora.inspection import inspect
-from visionlora.lowrank import ArrayAdapter, load_arrays, read_folded_base, save_arrays
-from visionlora.lowrank.folded_base import ENTRY
-from visionlora.lowrank.methods import LoRA
+from visionlora.formats.seal import is_sealed, unseal
 from visionlora.patching import AdapterBank, patch, rollback
 from visionlora.patching.patching import previous_of
 from visionlora.runtime import Detector
-from visionlora.seal import is_sealed, unseal
-from visionlora.yolo import Base, pack_checkpoint
-from visionlora.yolo.checkpoint import fingerprint
+from visionlora.workflows.inspecting import inspect
 
 
 def test_trained_adapter_gives_the_exported_graph_to_the_bit(base_onnx, adapter, exported, tmp_path) -> None:

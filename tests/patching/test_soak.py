@@ -13,8 +13,8 @@ import pytest
 
 import visionlora as vl
 from tests.patching.conftest import random_adapter
-from visionlora.preprocess import read_image
 from visionlora.runtime import stream
+from visionlora.vision.preprocess import read_image
 
 FRAMES, PICTURES, SHIFT = 20_000, 6, 250
 LOW = 0.001

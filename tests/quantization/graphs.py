@@ -11,7 +11,7 @@ import onnxruntime
 from numpy.lib.stride_tricks import sliding_window_view
 from onnx import TensorProto, helper, numpy_helper
 
-from visionlora.quantization.ranges import ActivationRange
+from visionlora.int8.ranges import ActivationRange
 
 NAMES = ("scratch", "pit", "inclusion")
 IMAGE_SIZE = 64

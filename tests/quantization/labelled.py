@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 
 from tests.quantization.graphs import IMAGE_SIZE, NAMES, build, node, random_conv, save, silu
-from visionlora.inference import detect
-from visionlora.preprocess import read_image
 from visionlora.runtime import OnnxNetwork
+from visionlora.vision.inference import detect
+from visionlora.vision.preprocess import read_image
 
 SMALL, LARGE = 16, 48
 LABELLED = 0.3

@@ -11,10 +11,12 @@ import pytest
 
 from tests.quantization.graphs import build, conv, detector, node, random_conv
 from visionlora.data import LabelledImage
+from visionlora.data.leakage import choose_images
 from visionlora.errors import QuantizationError
-from visionlora.quantization.calibration import calibrate, choose_images, measure
-from visionlora.quantization.histogram import Histogram
-from visionlora.quantization.scheme import X86
+from visionlora.int8.histogram import Histogram
+from visionlora.int8.scheme import X86
+from visionlora.quantization import calibrate
+from visionlora.quantization.calibration import measure
 
 
 def images_of(*classes: list[int]) -> list[LabelledImage]:

@@ -8,12 +8,11 @@ import pytest
 
 from tests.quantization.graphs import build, node, random_conv, save
 from visionlora.errors import QuantizationError
+from visionlora.int8 import QuantizationRecipe, apply_recipe
+from visionlora.int8.plan import plan_quantization
+from visionlora.int8.ranges import ActivationRange
+from visionlora.int8.scheme import X86
 from visionlora.quantization.checks import check_int8_convs, check_scores, check_size
-from visionlora.quantization.plan import plan_quantization
-from visionlora.quantization.qdq import apply_recipe
-from visionlora.quantization.ranges import ActivationRange
-from visionlora.quantization.recipe import QuantizationRecipe
-from visionlora.quantization.scheme import X86
 
 
 class Constant:

@@ -14,12 +14,13 @@ from ultralytics import YOLO
 from tests.quantization.graphs import rounded, rounded_conv, run, sigmoid, tensors_of
 from visionlora.data import load_dataset
 from visionlora.errors import ModelError
-from visionlora.preprocess import letterbox, read_image
-from visionlora.quantization import apply_recipe, calibrate, load_float_model, quantize
-from visionlora.quantization.ranges import UNIT_RANGE
-from visionlora.quantization.scheme import X86
+from visionlora.formats.seal import unseal
+from visionlora.int8 import apply_recipe, load_float_model
+from visionlora.int8.ranges import UNIT_RANGE
+from visionlora.int8.scheme import X86
+from visionlora.quantization import calibrate, quantize
 from visionlora.runtime import OnnxNetwork
-from visionlora.seal import unseal
+from visionlora.vision.preprocess import letterbox, read_image
 
 SIDE = 96
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from tests.quantization.graphs import build, node
-from visionlora.quantization.float_model import load_float_model
+from visionlora.int8 import load_float_model
+from visionlora.int8.plan import plan_quantization
 from visionlora.quantization.groups import layer_groups
-from visionlora.quantization.plan import plan_quantization
 
 
 def test_blocks_are_groups_and_the_head_is_split_into_branches(exported) -> None:

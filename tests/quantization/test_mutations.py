@@ -12,10 +12,10 @@ import pytest
 from tests.mutants import damaged
 from tests.quantization.graphs import detector, save
 from visionlora.errors import VisionLoraError
-from visionlora.quantization import QuantizationRecipe, load_float_detector
-from visionlora.quantization.calibration import calibrate
-from visionlora.quantization.quantizing import build_int8
-from visionlora.quantization.scheme import X86
+from visionlora.int8 import QuantizationRecipe
+from visionlora.int8.scheme import X86
+from visionlora.quantization import build_int8, calibrate
+from visionlora.quantization.float_detector import load_float_detector
 
 SECONDS = 10
 """That the reading of one damaged file may take."""

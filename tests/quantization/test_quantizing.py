@@ -11,15 +11,15 @@ import pytest
 from tests.quantization.graphs import IMAGE_SIZE, NAMES, build, detector, node, random_conv, save
 from visionlora.errors import DataError, ModelError, OutputError, QuantizationError, UsageError
 from visionlora.files import sha256_of
-from visionlora.preprocess import letterbox, read_image
+from visionlora.formats.seal import is_sealed
+from visionlora.int8.histogram import Histogram
+from visionlora.int8.plan import Use
+from visionlora.int8.scheme import X86
 from visionlora.quantization import QuantizedModel, quantize, quantizing
 from visionlora.quantization.calibration import range_for
 from visionlora.quantization.checks import MAX_SIZE_RATIO
-from visionlora.quantization.histogram import Histogram
-from visionlora.quantization.plan import Use
-from visionlora.quantization.scheme import X86
 from visionlora.runtime import OnnxNetwork
-from visionlora.seal import is_sealed
+from visionlora.vision.preprocess import letterbox, read_image
 
 SHAPE = (1, 3, IMAGE_SIZE, IMAGE_SIZE)
 

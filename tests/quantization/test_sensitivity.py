@@ -7,10 +7,10 @@ import pytest
 
 from tests.quantization.graphs import IMAGE_SIZE
 from tests.quantization.labelled import outlying_detector
-from visionlora.quantization.calibration import calibrate
+from visionlora.int8.plan import plan_quantization
+from visionlora.int8.scheme import X86
+from visionlora.quantization import calibrate
 from visionlora.quantization.groups import layer_groups
-from visionlora.quantization.plan import plan_quantization
-from visionlora.quantization.scheme import X86
 from visionlora.quantization.sensitivity import group_errors, prediction_error
 
 

@@ -12,12 +12,12 @@ import pytest
 from tests.quantization.graphs import IMAGE_SIZE, save, tensors_of
 from tests.quantization.graphs import detector as graph_of_detector
 from visionlora.errors import ModelError, QuantizationError, UsageError
-from visionlora.preprocess import letterbox, read_image
+from visionlora.int8 import load_float_model
+from visionlora.int8.scheme import ARM, SCHEMES, X86
 from visionlora.quantization import quantize
 from visionlora.quantization.checks import check_speed
-from visionlora.quantization.float_model import load_float_model
-from visionlora.quantization.scheme import ARM, SCHEMES, X86
 from visionlora.runtime import Detector, OnnxNetwork
+from visionlora.vision.preprocess import letterbox, read_image
 
 DETECT = Path(__file__).parents[2] / "export" / "detect.py"
 

@@ -14,9 +14,9 @@ import pytest
 import visionlora as vl
 from tests.tiny_onnx import NAMES, own_metadata, write_constant, write_detector
 from visionlora.errors import DataError, ModelError, UsageError
-from visionlora.inference import detect
-from visionlora.preprocess import read_image
 from visionlora.runtime import OnnxNetwork
+from visionlora.vision.inference import detect
+from visionlora.vision.preprocess import read_image
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (48, 64, 3)).astype(np.uint8)
 

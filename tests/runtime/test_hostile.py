@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 import visionlora as vl
 from tests.tiny_onnx import NAMES, own_metadata, save, write_detector
 from visionlora.errors import DataError, ModelError
-from visionlora.preprocess import read_image
+from visionlora.vision.preprocess import read_image
 
 PACKAGE = Path(vl.__file__).parent
 STOCK = {"task": "detect", "names": str(dict(enumerate(NAMES))), "imgsz": "[64, 64]"}

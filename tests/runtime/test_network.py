@@ -13,10 +13,10 @@ import torch
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 
 from tests.tiny_onnx import NAMES, own_metadata, write_constant, write_detector
-from visionlora.detections import decode
 from visionlora.errors import ModelError, UsageError
-from visionlora.inference import Network, detect
 from visionlora.runtime import OnnxNetwork
+from visionlora.vision.detections import decode
+from visionlora.vision.inference import Network, detect
 
 pytestmark = pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 STOCK = {"task": "detect", "names": str(dict(enumerate(NAMES))), "imgsz": "[64, 64]"}

@@ -12,8 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 import visionlora as vl
 from tests.tiny_onnx import NAMES, own_metadata, save, write_constant, write_detector
 from visionlora.errors import ModelError
-from visionlora.inference import check_predictions, detect, try_out
 from visionlora.runtime import OnnxNetwork, open_exported
+from visionlora.vision.inference import check_predictions, detect, try_out
 
 STOCK = {"task": "detect", "names": str(dict(enumerate(NAMES))), "imgsz": "[64, 64]"}
 OWN = {"task": "detect", "visionlora": json.dumps(own_metadata())}

@@ -13,8 +13,8 @@ import cv2
 import pytest
 
 import visionlora as vl
-from visionlora.detections import IOU_THRESHOLD, MAX_DETECTIONS, PREDICTION_CONFIDENCE
-from visionlora.preprocess import MAX_FILE_BYTES, MAX_PIXELS
+from visionlora.vision.detections import IOU_THRESHOLD, MAX_DETECTIONS, PREDICTION_CONFIDENCE
+from visionlora.vision.preprocess import MAX_FILE_BYTES, MAX_PIXELS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "runtime.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.S)

@@ -22,11 +22,11 @@ from PIL import Image
 
 import visionlora as vl
 from tests.tiny_onnx import write_detector
-from visionlora.detections import Detections
 from visionlora.errors import DataError
 from visionlora.runtime import stream
 from visionlora.runtime.frames import find_images, is_camera, is_video
 from visionlora.runtime.pictures import pixels_of
+from visionlora.vision.detections import Detections
 
 ROOT = Path(__file__).parents[2]
 TIMES = [0, 100, 150, 700, 1500, 1550, 3000]

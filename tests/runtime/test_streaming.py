@@ -20,10 +20,10 @@ import pytest
 
 import visionlora as vl
 from tests.tiny_onnx import write_detector
-from visionlora.detections import Detections
 from visionlora.errors import DataError, UsageError
 from visionlora.runtime import stream
 from visionlora.runtime.frames import find_images, is_camera, is_video
+from visionlora.vision.detections import Detections
 
 
 def numbered(number: int) -> np.ndarray:

@@ -1,33 +1,24 @@
-"""Low-rank adapters on any torch module: which layers, the arithmetic, and the adapter file.
+"""The adapter without torch: card and file, arithmetic in numpy, and how a base was folded into an ONNX file.
 
-Knows no detector, no data set and no ONNX. W' = W + scale * B @ A on the base's own weights (LoRA, arXiv 2106.09685),
-with scale = alpha / sqrt(rank) (rsLoRA, arXiv 2312.03732).
+What a device needs to turn a base and an adapter into a detector. `visionlora.adapters.torch` does the same on torch
+modules, with this arithmetic.
 """
 
-from visionlora.adapters.attach import adapter_tensors, attach, load_adapter_tensors
-from visionlora.adapters.file import Adapter, load_adapter, save_adapter
-from visionlora.adapters.layers import Layer, SkippedLayer, adaptable_layers
-from visionlora.adapters.merge import merge
-from visionlora.adapters.plan import AdapterPlan, layer_selector, plan_adapter
-from visionlora.adapters.together import WeightsTogether
-from visionlora.lowrank import AdapterCard, AdapterSettings, read_adapter_card
+from visionlora.adapters.arithmetic import low_rank_delta
+from visionlora.adapters.card import AdapterCard, AdapterSettings
+from visionlora.adapters.file import ArrayAdapter, adapter_identity, load_arrays, read_adapter_card, save_arrays
+from visionlora.adapters.folded_base import FoldedBase, FoldedNorm, read_folded_base
 
 __all__ = [
-    "Adapter",
     "AdapterCard",
-    "AdapterPlan",
     "AdapterSettings",
-    "Layer",
-    "SkippedLayer",
-    "WeightsTogether",
-    "adaptable_layers",
-    "adapter_tensors",
-    "attach",
-    "layer_selector",
-    "load_adapter",
-    "load_adapter_tensors",
-    "merge",
-    "plan_adapter",
+    "ArrayAdapter",
+    "FoldedBase",
+    "FoldedNorm",
+    "adapter_identity",
+    "load_arrays",
+    "low_rank_delta",
     "read_adapter_card",
-    "save_adapter",
+    "read_folded_base",
+    "save_arrays",
 ]

@@ -19,14 +19,14 @@ from visionlora.benchmarking.contestant import Contestant
 from visionlora.benchmarking.results import Benchmark, Measured, Spread
 from visionlora.benchmarking.worker import PARTS
 from visionlora.data import load_dataset
-from visionlora.detections import PREDICTION_CONFIDENCE
 from visionlora.errors import ModelError, UsageError
-from visionlora.evaluation.machine import installed_versions, this_machine
-from visionlora.evaluation.models import ModelSpec, parse_specs
 from visionlora.files import atomic_output, refuse_existing, sha256_of
-from visionlora.prediction import find_images
-from visionlora.preprocess import read_image
-from visionlora.text import printable
+from visionlora.formats.text import printable
+from visionlora.machine import installed_versions, this_machine
+from visionlora.models import ModelSpec, parse_specs
+from visionlora.runtime.pictures import find_images
+from visionlora.vision.detections import PREDICTION_CONFIDENCE
+from visionlora.vision.preprocess import read_image
 
 CALLS = 5
 """Timed calls of a turn: long enough that what was warmed up counts, short enough that a slow spell hits all alike."""

@@ -20,10 +20,10 @@ import psutil
 from visionlora import errors
 from visionlora.benchmarking.worker import PARTS
 from visionlora.errors import ModelError
-from visionlora.evaluation.models import ModelSpec
-from visionlora.evaluation.timing import busy_seconds
-from visionlora.parsing import parse_json
-from visionlora.text import printable
+from visionlora.formats.parsing import parse_json
+from visionlora.formats.text import printable
+from visionlora.models import ModelSpec
+from visionlora.scoring.timing import busy_seconds
 from visionlora.trust import is_trusted
 
 _ROOT = Path(__file__).parents[2]

@@ -8,9 +8,8 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from visionlora.evaluation.machine import Machine
-from visionlora.evaluation.markdown import markdown_table
-from visionlora.evaluation.words import code, megabytes
+from visionlora.machine import Machine
+from visionlora.reporting.formatting import code, markdown_table, megabytes
 
 FORMAT = 1
 

@@ -18,10 +18,10 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from visionlora.detections import IOU_THRESHOLD, decode
 from visionlora.errors import VisionLoraError
-from visionlora.preprocess import Placement, letterbox, letterbox_pixels, read_image
 from visionlora.trust import trusted
+from visionlora.vision.detections import IOU_THRESHOLD, decode
+from visionlora.vision.preprocess import Placement, letterbox, letterbox_pixels, read_image
 
 PARTS = ("read", "letterbox", "network", "decode")
 """The parts of a frame: file to pixels, pixels to input, input to prediction, prediction to boxes (with NMS)."""
@@ -95,8 +95,8 @@ def _open(model: Mapping[str, Any], threads: int) -> Any:
         return open_exported(model["path"], model["runtime"], threads=threads)
     import torch
 
-    from visionlora.inference import try_out
-    from visionlora.yolo import TorchNetwork
+    from visionlora.detectors.ultralytics import TorchNetwork
+    from visionlora.vision.inference import try_out
 
     torch.set_num_threads(threads)
     with trusted(model["trust"]):

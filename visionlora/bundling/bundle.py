@@ -34,10 +34,10 @@ from visionlora.bundling.manifest import (
 from visionlora.bundling.signing import sign
 from visionlora.demonstration.surface import draw_surface
 from visionlora.errors import ModelError, OutputError, UsageError
-from visionlora.evaluation.machine import this_machine
 from visionlora.files import atomic_output, refuse_existing
-from visionlora.preprocess import IMAGE_SUFFIXES, read_image
+from visionlora.machine import this_machine
 from visionlora.runtime import Detector
+from visionlora.vision.preprocess import IMAGE_SUFFIXES, read_image
 
 RUNNER = "detect.py"
 REQUIREMENTS = ("numpy", "onnxruntime", "pillow")

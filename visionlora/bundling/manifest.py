@@ -13,8 +13,8 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 
 from visionlora.errors import ModelError, UsageError
-from visionlora.parsing import parse_json
-from visionlora.text import class_names
+from visionlora.formats.parsing import parse_json
+from visionlora.formats.text import class_names
 
 FORMAT = 1
 MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"

@@ -19,11 +19,11 @@ from typing import NoReturn
 
 from visionlora.cli.adapters import add_adapters
 from visionlora.cli.device import add_bundle, add_patch, add_rollback, add_unbundle
-from visionlora.cli.judging import add_bench, add_compare, add_demo, add_eval, add_inspect, add_predict
-from visionlora.cli.shipping import add_export, add_merge, add_quantize
+from visionlora.cli.evaluating import add_bench, add_compare, add_demo, add_eval, add_inspect, add_predict
+from visionlora.cli.exporting import add_export, add_merge, add_quantize
 from visionlora.cli.training import add_adapt, add_plan, add_train
 from visionlora.errors import UsageError, VisionLoraError
-from visionlora.text import printable
+from visionlora.formats.text import printable
 from visionlora.trust import trusted
 
 VERBS = (

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from visionlora.text import printable
+from visionlora.formats.text import printable
 
 
 def verb(verbs: Any, name: str, run: Callable, summary: str, example: str) -> argparse.ArgumentParser:
@@ -57,9 +57,7 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 def print_report(report: Any) -> None:
     """Print the table of a report, and its sentences."""
-    from visionlora.evaluation.markdown import summary_table
-
-    print("\n" + summary_table(report) + "\n")
+    print(f"\n{report}\n")
     if len(report.complete_rows) < len(report.rows):
         print("A star: on some of the classes alone, not comparable.")
     for sentence in report.warnings:

@@ -13,14 +13,14 @@ import yaml
 import visionlora as vl
 from visionlora.cli.options import chosen, overwrite, print_report, quantization_budget, trust, verb
 from visionlora.errors import UsageError
-from visionlora.text import printable
+from visionlora.formats.text import printable
 
 
 def add_adapt(verbs: Any) -> None:
     """Add `visionlora adapt`."""
 
     def run(options: argparse.Namespace) -> int:
-        from visionlora.adapting import BudgetMissed, int8_advice
+        from visionlora.workflows.adapting import BudgetMissed, int8_advice
 
         arguments = {**_training_arguments(options), **chosen(options, "max_drop", "max_class_drop")}
         try:

@@ -12,8 +12,8 @@ from typing import Any
 from visionlora.data.problems import excerpt, raise_problems, shown
 from visionlora.data.reading import read_bytes
 from visionlora.errors import DataError
-from visionlora.parsing import parse_json
-from visionlora.text import class_names
+from visionlora.formats.parsing import parse_json
+from visionlora.formats.text import class_names
 
 MAX_COCO_BYTES = 4 << 30
 _LARGEST = 1e12  # of a coordinate or an area: beyond any picture, and far from where float64 loses pixels

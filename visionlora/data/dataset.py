@@ -16,7 +16,7 @@ from visionlora.data.labels import Labels, label_path, read_labels
 from visionlora.data.listing import list_pictures
 from visionlora.data.problems import raise_problems, shown
 from visionlora.errors import DataError, UsageError
-from visionlora.preprocess import IMAGE_SUFFIXES, read_image, refuse_special
+from visionlora.vision.preprocess import IMAGE_SUFFIXES, read_image, refuse_special
 
 _THREADS = 8
 

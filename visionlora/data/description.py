@@ -12,8 +12,8 @@ from typing import Any
 from visionlora.data.problems import excerpt, raise_problems, shown
 from visionlora.data.reading import decode_utf8, read_bytes
 from visionlora.errors import DataError
-from visionlora.text import class_names, is_unicode, printable
-from visionlora.yaml_text import MAX_YAML_BYTES, parse_yaml
+from visionlora.formats.text import class_names, is_unicode, printable
+from visionlora.formats.yaml_text import MAX_YAML_BYTES, parse_yaml
 
 SPLITS = ("train", "val", "test")
 """The splits that a data.yaml may have."""

@@ -11,8 +11,8 @@ from PIL import BmpImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugi
 
 from visionlora.data.problems import shown
 from visionlora.errors import DataError
-from visionlora.picture_size import stated_size
-from visionlora.preprocess import decode_image, has_end, refuse_huge, refuse_special
+from visionlora.vision.image_header import stated_size
+from visionlora.vision.preprocess import decode_image, has_end, refuse_huge, refuse_special
 
 MIN_SIDE = 10
 """Pixels; Ultralytics leaves out smaller images, so that a model would not see them in training."""

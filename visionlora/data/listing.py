@@ -9,7 +9,7 @@ from pathlib import Path
 
 from visionlora.data.problems import shown
 from visionlora.errors import DataError
-from visionlora.preprocess import IMAGE_SUFFIXES, refuse_special
+from visionlora.vision.preprocess import IMAGE_SUFFIXES, refuse_special
 
 OTHER_SUFFIXES = (".avif", ".dng", ".heic", ".heif", ".jp2", ".mpo")
 """Of pictures that Ultralytics reads and `read_image` does not: refused by name, not left out."""

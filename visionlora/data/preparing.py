@@ -15,7 +15,7 @@ from visionlora.data.listing import pictures_below
 from visionlora.data.problems import raise_problems, shown
 from visionlora.errors import DataError, OutputError, VisionLoraError
 from visionlora.files import refuse_existing
-from visionlora.preprocess import IMAGE_SUFFIXES
+from visionlora.vision.preprocess import IMAGE_SUFFIXES
 
 _FOLDERS = ("images", "labels")
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from visionlora.errors import DataError
-from visionlora.text import printable
+from visionlora.formats.text import printable
 
 MAX_SHOWN = 5
 """Problems that a message spells out; the rest is counted."""

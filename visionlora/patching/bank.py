@@ -7,8 +7,8 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
+from visionlora.adapters import ArrayAdapter, adapter_identity, load_arrays
 from visionlora.errors import UsageError
-from visionlora.lowrank import ArrayAdapter, adapter_identity, load_arrays
 from visionlora.patching.base import load_patchable
 from visionlora.patching.patching import patched_content
 from visionlora.runtime import Detector, OnnxNetwork

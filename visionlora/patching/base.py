@@ -15,11 +15,11 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from visionlora.adapters import FoldedBase, read_folded_base
 from visionlora.errors import ModelError
-from visionlora.lowrank import FoldedBase, read_folded_base
-from visionlora.parsing import parse_json
-from visionlora.seal import check_entry, is_sealed, unseal
-from visionlora.text import class_names
+from visionlora.formats.parsing import parse_json
+from visionlora.formats.seal import check_entry, is_sealed, unseal
+from visionlora.formats.text import class_names
 
 _LOGGER = logging.getLogger("visionlora")
 

@@ -11,10 +11,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from visionlora.adapters import AdapterCard, ArrayAdapter
+from visionlora.adapters.folded_base import ENTRY
 from visionlora.cards import data_hashes, make_card
 from visionlora.errors import ModelError
-from visionlora.lowrank import AdapterCard, ArrayAdapter
-from visionlora.lowrank.folded_base import ENTRY
 from visionlora.patching.base import PREFIX, PatchableBase
 from visionlora.patching.weights import patched_weights, replaced_outputs
 

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import onnx
 
+from visionlora.adapters import ArrayAdapter, adapter_identity, load_arrays
 from visionlora.errors import OutputError, UsageError
 from visionlora.files import atomic_output, refuse_existing, sha256_of, sync
-from visionlora.lowrank import ArrayAdapter, adapter_identity, load_arrays
+from visionlora.formats.seal import seal
+from visionlora.int8.adapter_recipe import check_constants
 from visionlora.patching.base import PatchableBase, load_patchable
 from visionlora.patching.graph import patched_model
 from visionlora.patching.quantized import quantized_model
 from visionlora.patching.selftest import self_test
-from visionlora.quantization.adapter_recipe import check_constants
 from visionlora.runtime import OnnxNetwork
-from visionlora.seal import seal
 
 
 @dataclass(frozen=True)

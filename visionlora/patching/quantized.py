@@ -7,9 +7,9 @@ import json
 
 import onnx
 
-from visionlora.lowrank import AdapterCard
-from visionlora.quantization import apply_recipe, load_float_model
-from visionlora.quantization.adapter_recipe import recipe_of, thresholds_of
+from visionlora.adapters import AdapterCard
+from visionlora.int8 import apply_recipe, load_float_model
+from visionlora.int8.adapter_recipe import recipe_of, thresholds_of
 
 
 def quantized_model(model: onnx.ModelProto, card: AdapterCard) -> onnx.ModelProto:

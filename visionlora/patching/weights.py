@@ -7,9 +7,9 @@ from collections.abc import Iterable, Set
 import numpy as np
 from numpy.typing import NDArray
 
+from visionlora.adapters import ArrayAdapter
+from visionlora.adapters.shapes import BIAS, adapted_shapes, check_shapes, is_of_method, layer_of, tensors_of
 from visionlora.errors import AdapterError
-from visionlora.lowrank import ArrayAdapter
-from visionlora.lowrank.shapes import BIAS, adapted_shapes, check_shapes, is_of_method, layer_of, tensors_of
 from visionlora.patching.base import PatchableBase
 
 

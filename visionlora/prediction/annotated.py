@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visionlora.errors import OutputError
-from visionlora.text import is_unicode
+from visionlora.formats.text import is_unicode
 
 VIDEO_FILE = "annotated.mp4"
 CAMERA_RATE = 25.0

@@ -11,12 +11,12 @@ from typing import IO, Any
 
 import cv2
 
-from visionlora.detections import Detections
 from visionlora.errors import UsageError
+from visionlora.formats.text import csv_cell, is_unicode
 from visionlora.prediction.annotated import AnnotatedVideo
 from visionlora.runtime import Frame
 from visionlora.runtime.frames import is_video
-from visionlora.text import csv_cell, is_unicode
+from visionlora.vision.detections import Detections
 
 FILES = {
     "json": "detections.json",

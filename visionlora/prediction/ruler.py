@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from visionlora.detections import PREDICTION_CONFIDENCE
 from visionlora.errors import UsageError
+from visionlora.vision.detections import PREDICTION_CONFIDENCE
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from visionlora.data import LabelledImage
 from visionlora.errors import DataError
-from visionlora.preprocess import read_image
+from visionlora.vision.preprocess import read_image
 
 _LOGGER = logging.getLogger("visionlora")
 LEAST_DEVIATION = 2.0

@@ -12,57 +12,15 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import helper
 
-from visionlora.data import LabelledImage
 from visionlora.errors import QuantizationError
-from visionlora.quantization.histogram import Histogram
-from visionlora.quantization.plan import RangeGroup, Use, plan_quantization
-from visionlora.quantization.ranges import (
-    SCORE_LOGIT_RANGE,
-    UNIT_RANGE,
-    ActivationRange,
-    choose_range,
-    observed_range,
-    silu,
-)
-from visionlora.quantization.recipe import QuantizationRecipe
-from visionlora.quantization.scheme import Scheme
+from visionlora.int8 import QuantizationRecipe, Scheme
+from visionlora.int8.histogram import Histogram
+from visionlora.int8.plan import RangeGroup, Use, plan_quantization
+from visionlora.int8.ranges import SCORE_LOGIT_RANGE, UNIT_RANGE, ActivationRange, choose_range, observed_range, silu
 
 _LOGGER = logging.getLogger("visionlora")
 MEMORY = 256 * 2**20
 """Bytes of activations that are held at a time."""
-
-
-def choose_images(images: Sequence[LabelledImage], count: int, *, seed: int = 0) -> tuple[LabelledImage, ...]:
-    """Choose images so that every class is shown, the rare ones as often as the frequent ones where possible.
-
-    Each choice goes to a class that was shown least so far, the one with the fewest images first.
-
-    Args:
-        images: what to choose from.
-        count: how many; all where there are fewer.
-        seed: which of the equally good choices.
-
-    Returns:
-        The chosen images in the order of `images`.
-    """
-    order = np.random.default_rng(seed).permutation(len(images)).tolist()
-    classes = {index: set(images[index].class_ids.tolist()) for index in order}
-    left = {one: [index for index in order if one in classes[index]] for one in sorted(set().union(*classes.values()))}
-    shown = dict.fromkeys(left, 0)
-    chosen: dict[int, None] = {}
-    while len(chosen) < min(count, len(images)):
-        left = {one: [index for index in queue if index not in chosen] for one, queue in left.items()}
-        open_classes = [one for one in left if left[one]]
-        if open_classes:
-            needy = min(open_classes, key=lambda one: (shown[one], len(left[one])))
-            unseen = {one for one in shown if not shown[one]}
-            index = max(left[needy], key=lambda index: len(classes[index] & unseen))
-        else:
-            index = next(index for index in order if index not in chosen)
-        chosen[index] = None
-        for one in classes[index]:
-            shown[one] += 1
-    return tuple(images[index] for index in sorted(chosen))
 
 
 def calibrate(model: onnx.ModelProto, inputs: Iterable[NDArray[np.float32]], scheme: Scheme) -> QuantizationRecipe:

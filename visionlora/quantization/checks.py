@@ -12,11 +12,11 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from visionlora.detections import EVALUATION_CONFIDENCE
 from visionlora.errors import QuantizationError
-from visionlora.inference import Network
-from visionlora.quantization.scheme import Scheme
+from visionlora.int8 import Scheme
 from visionlora.runtime.network import ORT_ERRORS, OnnxNetwork
+from visionlora.vision.detections import EVALUATION_CONFIDENCE
+from visionlora.vision.inference import Network
 
 MAX_SIZE_RATIO = {"int8": 0.45, "int4": 0.25}
 """Largest allowed share of the float file's bytes. Weights in int8 alone make it 0.25, mostly in int4 0.15."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import onnx
 
 from visionlora.errors import QuantizationError
+from visionlora.int8.plan import layer_name
 from visionlora.quantization.calibration import bytes_of_tensors
-from visionlora.quantization.plan import layer_name
 
 _FLOAT_BYTES = 4
 _BLOCK_DEPTH, _BRANCH_DEPTH = 2, 3  # parts of /model/model.23/cv2.0/cv2.0.0/conv/Conv

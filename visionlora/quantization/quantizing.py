@@ -14,31 +14,30 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
+from visionlora.adapters.folded_base import ENTRY as BASE_ENTRY
 from visionlora.cards import RECIPE_KEY, data_hashes, make_card
 from visionlora.data import Dataset, LabelledImage, load_dataset
-from visionlora.detections import PREDICTION_CONFIDENCE
-from visionlora.errors import ModelError, QuantizationError, UsageError
-from visionlora.evaluation.domain import load_domain
-from visionlora.evaluation.report import Budget
-from visionlora.evaluation.thresholds import Keep
-from visionlora.evaluation.words import list_words
+from visionlora.data.leakage import calibration_images, choose_images
+from visionlora.errors import QuantizationError, UsageError
 from visionlora.files import atomic_output, refuse_existing, sha256_of
-from visionlora.lowrank.folded_base import ENTRY as BASE_ENTRY
-from visionlora.preprocess import letterbox, read_image
-from visionlora.quantization.adapter_recipe import attach_recipe, check_adapter_of
+from visionlora.formats.seal import seal
+from visionlora.int8 import QuantizationRecipe, Scheme, apply_recipe, attach_recipe
+from visionlora.int8.adapter_recipe import check_adapter_of
+from visionlora.int8.recipe import IMAGES
+from visionlora.int8.scheme import X86, scheme_for
+from visionlora.quantization.accuracy import SENSITIVITY_IMAGES, AccuracyTarget, keep_budget
 from visionlora.quantization.blank import warn_of_blank_images
-from visionlora.quantization.budget import SENSITIVITY_IMAGES, Asked, keep_budget
-from visionlora.quantization.calibration import calibrate, choose_images
+from visionlora.quantization.calibration import calibrate
 from visionlora.quantization.checks import check_int8_convs, check_scores, check_size, check_speed
-from visionlora.quantization.float_model import load_float_model
-from visionlora.quantization.leak import calibration_images
-from visionlora.quantization.qdq import apply_recipe
-from visionlora.quantization.recipe import IMAGES, QuantizationRecipe
+from visionlora.quantization.float_detector import FloatDetector, load_float_detector
 from visionlora.quantization.report import QuantizationReport, is_report
-from visionlora.quantization.scheme import X86, Scheme, scheme_for
+from visionlora.reporting.formatting import list_words
 from visionlora.runtime import OnnxNetwork
-from visionlora.runtime.network import ORT_ERRORS
-from visionlora.seal import seal
+from visionlora.scoring.budget import Budget
+from visionlora.scoring.split import load_split
+from visionlora.scoring.thresholds import Keep
+from visionlora.vision.detections import PREDICTION_CONFIDENCE
+from visionlora.vision.preprocess import letterbox, read_image
 
 _LOGGER = logging.getLogger("visionlora")
 _BEST_SUFFIX = ".best.onnx"
@@ -74,21 +73,6 @@ class QuantizedModel:
     report: QuantizationReport | None = None
     trained_ranges: bool = False
     int4_convs: int = 0
-
-
-@dataclass(frozen=True, eq=False)
-class FloatDetector:
-    """A float detector that can be quantized.
-
-    Attributes:
-        path: its file.
-        network: the file, executed by onnxruntime.
-        model: its graph, ready for `calibrate` and `apply_recipe`.
-    """
-
-    path: Path
-    network: OnnxNetwork
-    model: onnx.ModelProto
 
 
 def quantize(
@@ -166,7 +150,9 @@ def quantize(
     scheme = scheme_for(target, method, weights or "int8")
     if conf is not None and thresholds is None:
         raise UsageError("--conf: is the score threshold that --thresholds fits to; give both, or drop --conf")
-    asked = Asked(Budget(max_drop, max_class_drop), thresholds, PREDICTION_CONFIDENCE if conf is None else conf)
+    asked = AccuracyTarget(
+        Budget(max_drop, max_class_drop), thresholds, PREDICTION_CONFIDENCE if conf is None else conf
+    )
     model, out = Path(model), Path(out)
     if out.suffix != ".onnx":
         raise UsageError(f"--out {out}: expected a name that ends in .onnx")
@@ -183,7 +169,7 @@ def quantize(
         check_adapter_of(model, (source.network.metadata or {}).get("parents", {}), adapter)
     dataset = load_dataset(data, splits=("train",))
     chosen = calibration_images(dataset, images, seed=seed)
-    domain = load_domain(data) if asked.judged else None
+    domain = load_split(data) if asked.judged else None
     inputs = _Inputs(chosen, source.network.image_size)
     trained = None if recalibrate else trained_recipe(source, scheme, weights)
     if trained is None:
@@ -211,7 +197,7 @@ def quantize(
     return made
 
 
-def _checked_reference(path: Path, source: FloatDetector, asked: Asked) -> FloatDetector:
+def _checked_reference(path: Path, source: FloatDetector, asked: AccuracyTarget) -> FloatDetector:
     """Read the detector that the budget counts from.
 
     Raises:
@@ -343,23 +329,6 @@ def trained_recipe(
     return replace(recipe, scheme=replace(scheme, weights=recipe.scheme.weights))
 
 
-def load_float_detector(path: Path | str) -> FloatDetector:
-    """Read a detector that is to be quantized.
-
-    Raises:
-        ModelError: it is not a float detector that gives raw predictions.
-    """
-    if Path(path).suffix == ".pt":
-        raise ModelError(
-            f"{path}: expected an ONNX file, got a checkpoint; make an ONNX file of it first: visionlora export "
-            f"--model {path} --out {Path(path).with_suffix('.onnx')}"
-        )
-    network = OnnxNetwork(path)
-    model = load_float_model(path)
-    _refuse_end_to_end(Path(path), network)
-    return FloatDetector(Path(path), network, model)
-
-
 def build_int8(
     source: FloatDetector,
     recipe: QuantizationRecipe,
@@ -419,21 +388,6 @@ class _Inputs:
     def __iter__(self) -> Iterator[NDArray[np.float32]]:
         for image in self.images:
             yield letterbox(read_image(image.path), self.image_size)[0][None]
-
-
-def _refuse_end_to_end(path: Path, network: OnnxNetwork) -> None:
-    """Finished detections would need another contract with whoever runs the quantized file."""
-    blank = np.zeros((1, 3, network.image_size, network.image_size), dtype=np.float32)
-    try:
-        shape = network.session.run(None, {network.session.get_inputs()[0].name: blank})[0].shape
-    except ORT_ERRORS as error:
-        raise ModelError(f"{path}: onnxruntime cannot run it: {' '.join(str(error).split())}") from error
-    rows = 4 + len(network.names)
-    if len(shape) != 3 or shape[1] != rows:
-        raise ModelError(
-            f"{path}: expected raw predictions (1, {rows}, anchors), got {shape}; "
-            "export it with visionlora, or with nms=None"
-        )
 
 
 def _relative(path: Path, folder: Path) -> str:

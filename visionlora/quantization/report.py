@@ -11,9 +11,11 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from visionlora.evaluation.report import Budget, ClassChange, DataUsed, Difference
-from visionlora.evaluation.thresholds import Refit
-from visionlora.evaluation.words import change_words
+from visionlora.reporting.formatting import change_words
+from visionlora.scoring.budget import Budget
+from visionlora.scoring.model_scores import ClassChange, Difference
+from visionlora.scoring.split import DataUsed
+from visionlora.scoring.thresholds import Refit
 
 FORMAT = 1
 KIND = "quantization"

@@ -10,9 +10,8 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
+from visionlora.int8 import QuantizationRecipe, apply_recipe
 from visionlora.quantization.groups import LayerGroup
-from visionlora.quantization.qdq import apply_recipe
-from visionlora.quantization.recipe import QuantizationRecipe
 
 
 def group_errors(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from visionlora.inference import try_out
+from visionlora.vision.inference import try_out
 
 if TYPE_CHECKING:
     from visionlora.runtime.detector import Detector

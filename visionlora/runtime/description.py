@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from visionlora.errors import ModelError
-from visionlora.parsing import parse_json, parse_literal
-from visionlora.seal import check_entry, is_sealed
-from visionlora.text import class_names
+from visionlora.formats.parsing import parse_json, parse_literal
+from visionlora.formats.seal import check_entry, is_sealed
+from visionlora.formats.text import class_names
 
 METADATA = "metadata.yaml"
 """Beside the one OpenVINO or ncnn model of a folder: what Ultralytics writes about it."""
@@ -60,7 +60,7 @@ def described_beside(path: Path) -> Description:
     """
     if not path.is_file() or not path.with_suffix(".bin").is_file():
         raise ModelError(f"{path}: expected a model of two files, {path.suffix} and .bin, found none")
-    from visionlora.yaml_text import parse_yaml
+    from visionlora.formats.yaml_text import parse_yaml
 
     beside = _description_file(path)
     try:

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from visionlora.detections import (
+from visionlora.errors import DataError, ModelError, UsageError
+from visionlora.runtime.frames import Frame, Source
+from visionlora.runtime.network import OnnxNetwork
+from visionlora.runtime.pictures import pixels_of
+from visionlora.runtime.providers import CPU, Providers
+from visionlora.runtime.streaming import available_cores, stream
+from visionlora.vision.detections import (
     IOU_THRESHOLD,
     MAX_DETECTIONS,
     PREDICTION_CONFIDENCE,
@@ -21,14 +27,8 @@ from visionlora.detections import (
     check_thresholds,
     decode,
 )
-from visionlora.errors import DataError, ModelError, UsageError
-from visionlora.inference import check_predictions, try_out
-from visionlora.preprocess import Placement, letterbox, letterbox_pixels
-from visionlora.runtime.frames import Frame, Source
-from visionlora.runtime.network import OnnxNetwork
-from visionlora.runtime.pictures import pixels_of
-from visionlora.runtime.providers import CPU, Providers
-from visionlora.runtime.streaming import available_cores, stream
+from visionlora.vision.inference import check_predictions, try_out
+from visionlora.vision.preprocess import Placement, letterbox, letterbox_pixels
 
 if TYPE_CHECKING:
     import PIL.Image

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visionlora.errors import ModelError
-from visionlora.inference import SCORE_TOLERANCE
 from visionlora.runtime.description import Stated
+from visionlora.vision.inference import SCORE_TOLERANCE
 
 COLUMNS = 6
 """x1, y1, x2, y2, score, class: raw predictions never have six columns, the smallest input has 21 anchors."""

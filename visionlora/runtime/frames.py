@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visionlora.errors import DataError, UsageError
-from visionlora.preprocess import IMAGE_SUFFIXES
+from visionlora.formats.text import printable
 from visionlora.runtime.pictures import download_picture, find_images, pixels_of
 from visionlora.runtime.video import DamagedVideo, colour, is_live, is_picture_address, open_capture, read_video
-from visionlora.text import printable
+from visionlora.vision.preprocess import IMAGE_SUFFIXES
 
 Source: TypeAlias = Path | str | int | Iterable[Path | str | NDArray[np.uint8]]
 """A picture, a folder, a pattern, a video file, a camera's number or address; or pictures one after the other."""

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visionlora.errors import ModelError, UsageError
-from visionlora.parsing import parse_json
+from visionlora.formats.parsing import parse_json
+from visionlora.formats.text import class_names
 from visionlora.runtime.batch import check_batch
-from visionlora.text import class_names
 
 _MAX_METADATA_BYTES = 4 << 20
 

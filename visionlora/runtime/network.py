@@ -14,13 +14,13 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort
 
 from visionlora.cards import PREPROCESSING
 from visionlora.errors import ModelError, UsageError
-from visionlora.parsing import parse_json, parse_literal
+from visionlora.formats.parsing import parse_json, parse_literal
+from visionlora.formats.seal import check_entry, is_sealed
+from visionlora.formats.text import class_names, is_unicode
 from visionlora.runtime.batch import check_batch, run_in_steps
 from visionlora.runtime.description import Stated, stated
 from visionlora.runtime.finished import COLUMNS, is_finished, lowest_score, one_hot
 from visionlora.runtime.providers import Provider, Providers, check_started, resolve_providers
-from visionlora.seal import check_entry, is_sealed
-from visionlora.text import class_names, is_unicode
 
 ORT_ERRORS = (
     ort.EPFail,

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visionlora.errors import DataError
-from visionlora.preprocess import IMAGE_SUFFIXES, MAX_FILE_BYTES, MAX_PIXELS, as_pixels, read_image
+from visionlora.vision.preprocess import IMAGE_SUFFIXES, MAX_FILE_BYTES, MAX_PIXELS, as_pixels, read_image
 
 _TIMEOUT = 5.0
 """Seconds after which a server that is silent counts as lost."""

@@ -15,11 +15,11 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import NDArray
 
-from visionlora.detections import Detections
 from visionlora.errors import DataError, UsageError
+from visionlora.formats.text import printable
 from visionlora.runtime.frames import Frame, Pending, Source, is_camera, open_source
 from visionlora.runtime.video import DamagedVideo
-from visionlora.text import printable
+from visionlora.vision.detections import Detections
 
 _LOG = logging.getLogger(__name__)
 _WAIT = 0.1

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visionlora.errors import DataError
-from visionlora.preprocess import IMAGE_SUFFIXES, as_pixels
-from visionlora.text import is_unicode
+from visionlora.formats.text import is_unicode
+from visionlora.vision.preprocess import IMAGE_SUFFIXES, as_pixels
 
 TIMEOUT = 5.0
 """Seconds after which a server or a network camera that is silent counts as lost."""

@@ -1,0 +1,221 @@
+"""LoRA: W' = W + alpha / sqrt(rank) * B @ A."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from visionlora.adapters.arithmetic import low_rank_delta
+from visionlora.adapters.methods.method import Arrays, Method
+from visionlora.adapters.shapes import layer_rank
+from visionlora.errors import AdapterError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+_A, _B = "lora_A", "lora_B"
+_LARGEST = 1e100
+"""Change of a weight above which arithmetic in float64 says nothing any more."""
+Matrix = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """Low-rank adaptation ([LoRA](https://arxiv.org/abs/2106.09685)), scaled as in
+    [rsLoRA](https://arxiv.org/abs/2312.03732).
+
+    B is (outputs, rank) and zero at the start, A is (rank, ...) with the weight's other axes. So it works for every
+    convolution and every linear layer, and merging is exact.
+
+    Attributes:
+        rank: inner dimension of A and B; lowered on layers too small for it.
+        alpha: strength; the product B @ A counts alpha / sqrt(rank).
+
+    Raises:
+        UsageError: rank or alpha is not positive.
+    """
+
+    rank: int = 8
+    alpha: float = 4.0
+    name: ClassVar[str] = "lora"
+    tensors: ClassVar[tuple[str, ...]] = (_A, _B)
+
+    def __post_init__(self) -> None:
+        if type(self.rank) is not int or not 1 <= self.rank < 1 << 16:
+            raise UsageError(f"rank: expected a whole number of at least 1, got {self.rank!r}")
+        number = isinstance(self.alpha, int | float) and not isinstance(self.alpha, bool)
+        if not (number and math.isfinite(self.alpha) and self.alpha > 0):
+            raise UsageError(f"alpha: expected a positive number, got {self.alpha!r}")
+
+    @property
+    def words(self) -> str:
+        """The rank."""
+        return f"at rank {self.rank}"
+
+    def scale(self, rank: int) -> float:
+        """Return the factor of B @ A for a layer of this rank."""
+        return self.alpha / math.sqrt(rank)
+
+    # -- the file
+
+    def shapes(self, weight: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        """Return A as (rank, inputs, kernel...) and B as (outputs, rank, 1...), as PEFT has them."""
+        outputs, *rest = weight
+        rank = layer_rank(self.rank, outputs, math.prod(rest))
+        return {_A: (rank, *rest), _B: (outputs, rank, *(1 for _ in rest[1:]))}
+
+    def weight_shape(self, tensors: Arrays) -> tuple[int, ...]:
+        """Return the shape of the weight that A and B belong to."""
+        if set(tensors) != {_A, _B} or min(tensor.ndim for tensor in tensors.values()) < 2:
+            raise ValueError(f"expected the factors {_A} and {_B}, got {', '.join(sorted(tensors)) or 'none'}")
+        return (len(tensors[_B]), *tensors[_A].shape[1:])
+
+    # -- in NumPy, one order of operations
+
+    def merged(self, weight: NDArray[np.float32], tensors: Arrays) -> NDArray[np.float32]:
+        """Return W + scale * B @ A."""
+        delta = low_rank_delta(tensors[_B], tensors[_A], self.scale(len(tensors[_A])))
+        return weight + delta.reshape(weight.shape)
+
+    def change(self, tensors: Arrays) -> Matrix:
+        """Return scale * B @ A."""
+        return self.scale(len(tensors[_A])) * _matrix(tensors[_B]) @ _matrix(tensors[_A])
+
+    def summed(self, others: Sequence[Method], rank: int | None) -> LoRA:
+        """Return LoRA of a rank; of all ranks together where none is given."""
+        ranks = [method.rank for method in (self, *others) if isinstance(method, LoRA)]
+        return replace(self, rank=sum(ranks) if rank is None else rank)
+
+    def combined(self, parts: Sequence[tuple[float, Method, Arrays]]) -> dict[str, Matrix]:
+        """Return the factors of this rank whose product is nearest to the sum (Eckart and Young)."""
+        lefts, rights = [], []
+        for factor, method, tensors in parts:
+            assert isinstance(method, LoRA)
+            lefts.append(factor * method.scale(len(tensors[_A])) * _matrix(tensors[_B]))
+            rights.append(_matrix(tensors[_A]))
+        shapes = self.shapes(self.weight_shape(parts[0][2]))
+        rank = shapes[_A][0]
+        left, right = _truncated(np.concatenate(lefts, axis=1), np.concatenate(rights), rank, self.scale(rank))
+        return {_A: right.reshape(shapes[_A]), _B: left.reshape(shapes[_B])}
+
+    # -- in torch, for training
+
+    def start(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return A uniform (Kaiming, as in the LoRA paper's code) and B zero."""
+        import torch
+
+        shapes = self.shapes(tuple(weight.shape))
+        right = torch.empty(shapes[_A], device=weight.device)
+        torch.nn.init.kaiming_uniform_(right, a=math.sqrt(5))
+        return {_A: right, _B: torch.zeros(shapes[_B], device=weight.device)}
+
+    def adapted(
+        self, weight: torch.Tensor, tensors: Mapping[str, torch.Tensor], gain: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Return W + scale * (gain * B) @ A."""
+        right, left = tensors[_A], tensors[_B].reshape(len(weight), -1)
+        left = left if gain is None else left * gain
+        last = _channels_last(weight, right)
+        product = _columns(weight, last).addmm(left, _columns(right, last), alpha=self.scale(len(right)))
+        return _weight(product, weight, last)
+
+    def batch(self, layers: Sequence[Any]) -> _Batch:
+        """Join, scale and round the factors of all layers in one go; each layer keeps one matrix product.
+
+        The weights and their gradients are those of `adapted`, but for the rounding to half precision, which here
+        comes before the product.
+        """
+        return _Batch(self, layers)
+
+
+class _Batch:
+    def __init__(self, method: LoRA, layers: Sequence[Any]) -> None:
+        self._method, self._layers = method, layers
+        self._constants: dict[torch.dtype, tuple[list[torch.Tensor], torch.Tensor]] = {}
+
+    def compute(self, frozen: Sequence[torch.Tensor], dtype: torch.dtype) -> list[torch.Tensor]:
+        """Return the adapted weight of each layer in `dtype`."""
+        import torch
+
+        last = [_channels_last(weight, layer.lora_A) for weight, layer in zip(frozen, self._layers, strict=True)]
+        matrices, factors = self._rounded(frozen, last, dtype)
+        rights = [_columns(layer.lora_A, order) for layer, order in zip(self._layers, last, strict=True)]
+        lefts = [layer.lora_B for layer in self._layers]
+        joined_right = torch.cat([right.reshape(-1) for right in rights]).to(dtype)
+        joined_left = (torch.cat([left.reshape(-1) for left in lefts]) * factors).to(dtype)
+        split_right = joined_right.split([right.numel() for right in rights])
+        split_left = joined_left.split([left.numel() for left in lefts])
+        return [
+            _weight(torch.addmm(matrix, left.view(len(matrix), -1), right.view(like.shape)), weight, order)
+            for matrix, left, right, like, weight, order in zip(
+                matrices, split_left, split_right, rights, frozen, last, strict=True
+            )
+        ]
+
+    def _rounded(
+        self, frozen: Sequence[torch.Tensor], last: Sequence[bool], dtype: torch.dtype
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Return the frozen weights as matrices, and what each element of the joined B is multiplied with."""
+        import torch
+
+        if dtype not in self._constants:
+            matrices = [_columns(*pair).to(dtype).contiguous() for pair in zip(frozen, last, strict=True)]
+            factors = []
+            for layer in self._layers:
+                left = layer.lora_B.detach().reshape(len(layer.lora_B), -1)
+                factor = torch.ones_like(left) * self._method.scale(len(layer.lora_A))
+                factors.append((factor if layer.gain is None else factor * layer.gain).reshape(-1))
+            self._constants[dtype] = matrices, torch.cat(factors)
+        return self._constants[dtype]
+
+
+def _channels_last(weight: torch.Tensor, right: torch.Tensor) -> bool:
+    """Whether the columns of A lie in memory as the channels of an image do, with the kernel before them.
+
+    A pointwise A has no kernel, and the order of its columns is the same either way: the weight decides.
+    """
+    import torch
+
+    tensor = right if right.dim() == weight.dim() else weight
+    return tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+
+
+def _columns(weight: torch.Tensor, last: bool) -> torch.Tensor:
+    """Return a weight, or A, as a matrix whose columns lie as in memory: no copy for either memory format."""
+    return (weight.permute(0, 2, 3, 1) if last and weight.dim() == 4 else weight).reshape(len(weight), -1)
+
+
+def _weight(matrix: torch.Tensor, like: torch.Tensor, last: bool) -> torch.Tensor:
+    """Return a matrix (outputs, inputs) in the shape of a weight."""
+    if last:
+        outputs, inputs, *kernel = like.shape
+        return matrix.view(outputs, *kernel, inputs).permute(0, 3, 1, 2)
+    return matrix.view(like.shape)
+
+
+def _truncated(left: Matrix, right: Matrix, rank: int, scale: float) -> tuple[Matrix, Matrix]:
+    """Return B (outputs, rank) and A (rank, inputs) with scale * B @ A nearest to left @ right.
+
+    Raises:
+        AdapterError: the product is beyond what can be computed.
+    """
+    with np.errstate(over="ignore"):
+        largest = np.abs(left).max() * np.abs(right).max() * left.shape[1]
+    if not largest < _LARGEST:  # nor a number that is none: LAPACK looks for singular values of such without an end
+        raise AdapterError(f"expected changes of weights below {_LARGEST:g}, got {largest:g}; its alpha or factors lie")
+    left_basis, left_core = np.linalg.qr(left)
+    right_basis, right_core = np.linalg.qr(right.T)
+    u, values, v = np.linalg.svd(left_core @ right_core.T, full_matrices=False)
+    root = np.sqrt(values[:rank] / scale)
+    new_left, new_right = (left_basis @ u[:, :rank]) * root, root[:, None] * (v[:rank] @ right_basis.T)
+    spare = rank - len(root)
+    return np.pad(new_left, ((0, 0), (0, spare))), np.pad(new_right, ((0, spare), (0, 0)))
+
+
+def _matrix(tensor: NDArray[np.floating]) -> Matrix:
+    return tensor.reshape(len(tensor), -1).astype(np.float64)

@@ -1,0 +1,29 @@
+"""Low-rank adapters on any torch module: which layers, the arithmetic, and the adapter file.
+
+Knows no detector, no data set and no ONNX. W' = W + scale * B @ A on the base's own weights (LoRA, arXiv 2106.09685),
+with scale = alpha / sqrt(rank) (rsLoRA, arXiv 2312.03732).
+"""
+
+from visionlora.adapters.torch.attach import adapter_tensors, attach, load_adapter_tensors
+from visionlora.adapters.torch.batched import BatchedWeights
+from visionlora.adapters.torch.file import Adapter, load_adapter, save_adapter
+from visionlora.adapters.torch.layers import Layer, SkippedLayer, adaptable_layers
+from visionlora.adapters.torch.merge import merge
+from visionlora.adapters.torch.plan import AdapterPlan, layer_selector, plan_adapter
+
+__all__ = [
+    "Adapter",
+    "AdapterPlan",
+    "BatchedWeights",
+    "Layer",
+    "SkippedLayer",
+    "adaptable_layers",
+    "adapter_tensors",
+    "attach",
+    "layer_selector",
+    "load_adapter",
+    "load_adapter_tensors",
+    "merge",
+    "plan_adapter",
+    "save_adapter",
+]

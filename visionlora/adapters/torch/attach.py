@@ -1,0 +1,195 @@
+"""Attaching an adapter to a model for training.
+
+Training runs on the folded graph: batch normalization is multiplied into the convolution before it, so the convolution
+sees the adapted weight times gamma / sigma and nothing runs beside it. What is frozen becomes a buffer, so that no
+trainer can wake it and no optimizer, gradient clip or DDP bucket sees it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from visionlora.adapters.methods import Method
+from visionlora.adapters.shapes import check_shapes, method_tensor
+from visionlora.adapters.torch.layers import Layer
+from visionlora.adapters.torch.plan import AdapterPlan
+
+
+class AdaptedWeight(nn.Module):
+    """Parametrization of one weight of shape (outputs, ...) by an adapter method.
+
+    Its parameters are the method's tensors under their short names, such as `lora_A`, without kernel axes that are all
+    of length 1.
+
+    Attributes:
+        method: how the weight is adapted.
+        gain: (outputs, 1) factor gamma / sigma of the batch normalization folded into the weight, or None.
+    """
+
+    def __init__(self, method: Method, weight: torch.Tensor, gain: torch.Tensor | None) -> None:
+        super().__init__()
+        self.method = method
+        for name, tensor in method.start(weight).items():
+            self.register_parameter(name, nn.Parameter(tensor.reshape(_without_kernel(tuple(tensor.shape)))))
+        self.ready: torch.Tensor | None = None  # set by BatchedWeights while it computes for all layers
+        self.gain: torch.Tensor | None
+        self.register_buffer("gain", None if gain is None else gain.reshape(-1, 1))
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        """Return the adapted weight, of the shape and memory format of `weight`, in float32 also under autocast."""
+        if self.ready is not None:
+            return self.ready
+        with torch.autocast(weight.device.type, enabled=False):
+            return self.method.adapted(weight, dict(self.named_parameters()), self.gain)
+
+
+class TrainedBias(nn.Module):
+    """Parametrization of a trained bias that changes nothing, so that all biases can be rounded together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ready: torch.Tensor | None = None  # set by BatchedWeights while it computes for all layers
+
+    def forward(self, bias: torch.Tensor) -> torch.Tensor:
+        """Return the bias."""
+        return bias if self.ready is None else self.ready
+
+
+def attach(model: nn.Module, plan: AdapterPlan) -> None:
+    """Fold, freeze and adapt `model` in place, as `plan` says; the output does not change until it is trained.
+
+    Afterwards the only parameters of the model are the method's tensors, the biases of adapted layers (if
+    `train_bias`) and the layers trained whole.
+
+    Example:
+        >>> import torch
+        >>> from visionlora.adapters.torch import AdapterSettings, plan_adapter
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 4))
+        >>> attach(model, plan_adapter(model, AdapterSettings()))
+        >>> sorted(name for name, _ in model.named_parameters())  # doctest: +NORMALIZE_WHITESPACE
+        ['0.parametrizations.bias.original', '0.parametrizations.weight.0.lora_A',
+         '0.parametrizations.weight.0.lora_B']
+    """
+    gains = {name: _fold(model, name, norm) for name, norm in plan.norms.items()}
+    trained: set[int] = set()
+    for layer in plan.whole:
+        trained |= {id(parameter) for parameter in model.get_submodule(layer.name).parameters()}
+    for layer in plan.adapted:
+        owner, attribute = _locate(model, layer.weight)
+        _to_buffer(owner, attribute)
+        adapted = AdaptedWeight(plan.settings.method, getattr(owner, attribute), gains.get(layer.name))
+        parametrize.register_parametrization(owner, attribute, adapted)
+        trained |= {id(parameter) for parameter in adapted.parameters()}
+        bias = _bias(model, layer)
+        if plan.settings.train_bias and bias is not None:
+            owner.register_buffer(_FROZEN_BIAS.format(attribute), bias.detach().clone())
+            bias_owner, bias_attribute = _locate(model, layer.bias)
+            parametrize.register_parametrization(bias_owner, bias_attribute, TrainedBias())
+            trained.add(id(bias))
+    for module in list(model.modules()):
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if id(parameter) in trained:
+                parameter.requires_grad_(True)
+            else:
+                _to_buffer(module, name)
+
+
+def adapter_tensors(model: nn.Module, plan: AdapterPlan) -> dict[str, torch.Tensor]:
+    """Return what was trained, as float32 on the CPU, under the names of the adapter file.
+
+    The method's tensors of each adapted layer, `<layer>.bias_delta` (out,), trained minus base, and `<layer>.weight`
+    and `<layer>.bias` of the layers trained whole (see `visionlora.adapters.shapes`).
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    for layer in plan.adapted:
+        trained = dict(_adapted_weight(model, layer).named_parameters())
+        for name, shape in plan.settings.method.shapes(layer.shape).items():
+            tensors[method_tensor(layer.name, name)] = trained[name].reshape(shape)
+        frozen = _frozen_bias(model, layer)
+        if frozen is not None:
+            tensors[f"{layer.name}.bias_delta"] = cast(torch.Tensor, _bias(model, layer)) - frozen
+    for layer in plan.whole:
+        for name, parameter in model.get_submodule(layer.name).named_parameters():
+            tensors[f"{layer.name}.{name}"] = parameter
+    return {
+        name: tensor.detach().float().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
+
+
+@torch.no_grad()
+def load_adapter_tensors(model: nn.Module, plan: AdapterPlan, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Put `tensors`, as `adapter_tensors` returns them, into a model that `attach` prepared with the same plan.
+
+    Raises:
+        AdapterError: a tensor is missing, left over or of another shape; the model is unchanged then.
+    """
+    expected = {name: tuple(tensor.shape) for name, tensor in adapter_tensors(model, plan).items()}
+    check_shapes(expected, tensors)
+    for layer in plan.adapted:
+        for name, parameter in _adapted_weight(model, layer).named_parameters():
+            parameter.copy_(tensors[method_tensor(layer.name, name)].reshape(parameter.shape))
+        frozen = _frozen_bias(model, layer)
+        if frozen is not None:
+            delta = tensors[f"{layer.name}.bias_delta"].to(frozen)
+            cast(torch.Tensor, _bias(model, layer)).copy_(frozen + delta)
+    for layer in plan.whole:
+        for name, parameter in model.get_submodule(layer.name).named_parameters():
+            parameter.copy_(tensors[f"{layer.name}.{name}"])
+
+
+_FROZEN_BIAS = "{}_frozen_bias"  # beside the weight: the folded bias that bias_delta is measured from
+
+
+def _locate(model: nn.Module, path: str) -> tuple[nn.Module, str]:
+    parent, _, attribute = path.rpartition(".")
+    return model.get_submodule(parent), attribute
+
+
+def _bias(model: nn.Module, layer: Layer) -> torch.Tensor | None:
+    owner, attribute = _locate(model, layer.bias)
+    return getattr(owner, attribute, None)
+
+
+def _frozen_bias(model: nn.Module, layer: Layer) -> torch.Tensor | None:
+    owner, attribute = _locate(model, layer.weight)
+    return getattr(owner, _FROZEN_BIAS.format(attribute), None)
+
+
+def _adapted_weight(model: nn.Module, layer: Layer) -> AdaptedWeight:
+    owner, attribute = _locate(model, layer.weight)
+    return cast(AdaptedWeight, cast(nn.ModuleDict, owner.parametrizations)[attribute][0])  # type: ignore[index]
+
+
+def _without_kernel(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape[:2] if all(side == 1 for side in shape[2:]) else shape
+
+
+def _to_buffer(module: nn.Module, name: str) -> None:
+    tensor = getattr(module, name).detach()
+    del module._parameters[name]
+    module.register_buffer(name, tensor)
+
+
+def _fold(model: nn.Module, name: str, norm_path: str) -> torch.Tensor:
+    """Multiply the batch normalization at `norm_path` into layer `name`; return gamma / sigma, shape (outputs,)."""
+    layer, norm = model.get_submodule(name), cast(nn.BatchNorm2d, model.get_submodule(norm_path))
+    gain, shift = norm_affine(norm)
+    weight, bias = cast(nn.Parameter, layer.weight), cast("nn.Parameter | None", layer.bias)
+    weight.data = weight.data * gain.reshape(-1, *(1 for _ in weight.shape[1:]))
+    layer.bias = nn.Parameter(shift if bias is None else bias.data * gain + shift)
+    parent, attribute = _locate(model, norm_path)
+    setattr(parent, attribute, nn.Identity())
+    return gain
+
+
+def norm_affine(norm: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what a frozen affine batch normalization does, y = gain * x + shift, as two (channels,) tensors."""
+    mean, variance = cast(torch.Tensor, norm.running_mean), cast(torch.Tensor, norm.running_var)
+    gain = norm.weight.detach() * torch.rsqrt(variance + norm.eps)
+    return gain, norm.bias.detach() - mean * gain

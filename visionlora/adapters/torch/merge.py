@@ -1,0 +1,60 @@
+"""Merging an adapter into the weights of its base: afterwards the model is an ordinary one again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from torch import nn
+
+from visionlora.adapters.shapes import BIAS, adapted_shapes, check_shapes, tensors_of
+from visionlora.adapters.torch.plan import AdapterPlan
+
+
+@torch.no_grad()
+def merge(model: nn.Module, plan: AdapterPlan, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Put the adapted weights in place of those of `model`.
+
+    `model` is the base as it was loaded (not attached, batch normalization in place), with the class outputs that the
+    adapter brings. Batch normalization keeps its statistics and scale; a trained bias goes into its shift where a
+    layer has one, else into the layer's own bias.
+
+    Raises:
+        AdapterError: the tensors do not fit the plan; the model is unchanged then.
+    """
+    check_shapes(expected_shapes(model, plan), tensors)
+    for layer in plan.adapted:
+        weight = model.get_parameter(layer.weight)
+        own = tensors_of(plan.settings.method, layer.name, layer.shape, tensors)
+        arrays = {name: tensor.cpu().numpy() for name, tensor in own.items()}
+        merged = plan.settings.method.merged(weight.detach().float().cpu().numpy(), arrays)
+        weight.copy_(torch.from_numpy(merged))
+        if _trains_bias(model, plan, layer.name, layer.bias):
+            norm = plan.norms.get(layer.name)
+            bias = cast(nn.BatchNorm2d, model.get_submodule(norm)).bias if norm else model.get_parameter(layer.bias)
+            bias.add_(tensors[f"{layer.name}{BIAS}"].to(bias))
+    for layer in plan.whole:
+        for name, parameter in model.get_submodule(layer.name).named_parameters():
+            parameter.copy_(tensors[f"{layer.name}.{name}"])
+
+
+def _trains_bias(model: nn.Module, plan: AdapterPlan, name: str, path: str) -> bool:
+    if not plan.settings.train_bias:
+        return False
+    if name in plan.norms:
+        return True
+    owner, _, attribute = path.rpartition(".")
+    return getattr(model.get_submodule(owner), attribute, None) is not None
+
+
+def expected_shapes(model: nn.Module, plan: AdapterPlan) -> dict[str, tuple[int, ...]]:
+    """Return the names and shapes of the tensors of an adapter that `plan` makes for a base as it was loaded."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer in plan.adapted:
+        bias = _trains_bias(model, plan, layer.name, layer.bias)
+        shapes |= adapted_shapes(plan.settings.method, layer.name, layer.shape, bias=bias)
+    for layer in plan.whole:
+        for name, parameter in model.get_submodule(layer.name).named_parameters():
+            shapes[f"{layer.name}.{name}"] = tuple(parameter.shape)
+    return shapes

@@ -1,0 +1,94 @@
+"""What to adapt and how: the plan that the settings of a user make for one model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from visionlora.adapters import AdapterSettings
+from visionlora.adapters.torch.layers import Layer, SkippedLayer, adaptable_layers
+from visionlora.errors import UsageError
+
+
+@dataclass(frozen=True)
+class AdapterPlan:
+    """Which layers of one model are adapted, trained whole, or left as they are.
+
+    Attributes:
+        settings: the settings that the plan was made from.
+        adapted: layers with low-rank factors.
+        whole: names of layers that are trained whole (new class outputs).
+        skipped: layers left as they are, each with the reason.
+        norms: dotted path of the batch normalization behind a layer, by layer name; it is folded for training.
+    """
+
+    settings: AdapterSettings
+    adapted: tuple[Layer, ...]
+    whole: tuple[Layer, ...]
+    skipped: tuple[SkippedLayer, ...]
+    norms: Mapping[str, str]
+
+
+def plan_adapter(
+    model: nn.Module,
+    settings: AdapterSettings,
+    *,
+    norms: Mapping[str, str] | None = None,
+    whole: Collection[str] = (),
+    constants: Mapping[str, str] | None = None,
+    groups: Callable[[str, str], bool | None] | None = None,
+) -> AdapterPlan:
+    """Decide for every layer of `model` whether it is adapted, trained whole or skipped.
+
+    Args:
+        model: any module, not yet adapted.
+        settings: rank, alpha, targets, bias.
+        norms: path of the (affine) batch normalization that follows a layer, by layer name.
+        whole: names of the layers to train whole.
+        constants: names of layers that must never be trained, with the reason.
+        groups: `(word, layer name) -> bool`, or None where the word is no group name of this model.
+
+    Raises:
+        UsageError: the targets match no layer, or are not a valid regular expression.
+    """
+    constants = constants or {}
+    layers, skipped_list = adaptable_layers(model)
+    skipped = list(skipped_list)
+    chosen = layer_selector(settings.targets, groups)
+    adapted = []
+    for layer in layers:
+        if layer.name in whole:
+            continue
+        if layer.name in constants:
+            skipped.append(SkippedLayer(layer.name, constants[layer.name]))
+        elif chosen(layer.name):
+            adapted.append(layer)
+        else:
+            skipped.append(SkippedLayer(layer.name, f"not in targets {settings.targets!r}"))
+    if not adapted:
+        known = ", ".join(layer.name for layer in layers[:5]) or "none"
+        raise UsageError(f"targets {settings.targets!r} match no layer; the model's layers begin with: {known}")
+    trained_whole = tuple(layer for layer in layers if layer.name in whole)
+    return AdapterPlan(settings, tuple(adapted), trained_whole, tuple(skipped), dict(norms or {}))
+
+
+def layer_selector(targets: str, groups: Callable[[str, str], bool | None] | None) -> Callable[[str], bool]:
+    """Turn the targets text into a predicate on layer names.
+
+    Raises:
+        UsageError: it is neither a group of layers nor a regular expression.
+    """
+    targets = targets.strip()
+    if targets == "all":
+        return lambda name: True
+    words = targets.split("+")
+    if groups and all(groups(word, "") is not None for word in words):
+        return lambda name: any(groups(word, name) for word in words)
+    try:
+        pattern = re.compile(targets)
+    except re.error as error:
+        raise UsageError(f"targets {targets!r}: neither a group of layers nor a regular expression: {error}") from error
+    return lambda name: pattern.fullmatch(name) is not None

@@ -1,0 +1,1 @@
+"""The families of detectors, a room each."""

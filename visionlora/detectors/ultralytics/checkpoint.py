@@ -1,0 +1,314 @@
+"""Reading and writing Ultralytics detection checkpoints, and telling one base from another."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import io
+import json
+import pickle
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import ultralytics
+from torch import nn
+from ultralytics.nn.modules.head import Detect, v10Detect
+from ultralytics.nn.tasks import DetectionModel, guess_model_task, torch_safe_load
+from ultralytics.utils import ASSETS, DEFAULT_CFG_DICT, LOGGER
+from ultralytics.utils.checks import check_yolov5u_filename
+from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_asset
+
+from visionlora.detectors.ultralytics.classes import class_output_names
+from visionlora.detectors.ultralytics.unpickling import read_restricted
+from visionlora.errors import ModelError
+from visionlora.formats.text import class_names
+from visionlora.trust import is_trusted
+
+CARD_KEY = "visionlora"  # the entry of a checkpoint that holds our metadata as a plain dict
+
+
+@dataclass(frozen=True)
+class Base:
+    """An Ultralytics detector as it was loaded: float32, eval mode, batch normalization in place.
+
+    Attributes:
+        model: the detection model.
+        path: where it came from.
+        names: class names in the order of the class outputs.
+        image_size: pixels of the square that it was trained on.
+        fingerprint: SHA-256 of its weights (see `fingerprint`).
+        card: what visionlora wrote into the checkpoint, or None for a foreign one.
+    """
+
+    model: DetectionModel
+    path: Path
+    names: tuple[str, ...]
+    image_size: int
+    fingerprint: str
+    card: Mapping[str, Any] | None = None
+
+
+def load_base(path: Path | str) -> Base:
+    """Load an Ultralytics detection checkpoint; a bare name such as `yolo11n.pt` is downloaded as Ultralytics does.
+
+    The code in the file is not run, unless the caller is inside `visionlora.trusted()`.
+
+    Raises:
+        ModelError: the file is missing, unreadable, of another task, of an unsupported head, already fused, or needs
+            what is no part of a detector; its class names are not one for each class output.
+
+    Example:
+        >>> load_base("yolo11n.pt").names[:2]  # doctest: +SKIP
+        ('person', 'bicycle')
+    """
+    path = _found(Path(path))
+    try:
+        checkpoint = _read(path)
+        model = _model_of(checkpoint, path)
+        _check_detector(model, path)
+        names = _names_of(model, path)
+        _check_runs(model, len(names))
+        return Base(
+            model=model,
+            path=path,
+            names=names,
+            image_size=_image_size_of(checkpoint),
+            fingerprint=fingerprint(model),
+            card=_card_of(checkpoint),
+        )
+    except UNREADABLE as error:
+        reason = (str(error).strip().splitlines() or [repr(error)])[0]
+        raise ModelError(f"{path}: cannot be read as an Ultralytics checkpoint: {reason}") from error
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Return the SHA-256 of a model's weights: names, shapes and float32 values, without counters.
+
+    A checkpoint stored in half precision has the fingerprint of the same weights stored in float32.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if name.endswith("num_batches_tracked"):
+            continue
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def pack_checkpoint(base: Base, *, image_size: int, card: Mapping[str, Any]) -> bytes:
+    """Return `base.model` as the bytes of an ordinary Ultralytics checkpoint in float32, with `card` in its own entry.
+
+    `YOLO(path)` loads, validates, exports and fine-tunes such a file; Ultralytics ignores the extra entry.
+    """
+    model = copy.deepcopy(base.model).cpu().float().eval()
+    model.args = {"task": "detect", "imgsz": image_size, "model": base.path.name}
+    model.criterion = None
+    checkpoint = {
+        "epoch": -1,
+        "best_fitness": None,
+        "model": model,
+        "ema": None,
+        "optimizer": None,
+        "train_args": dict(model.args),
+        "date": datetime.now(timezone.utc).isoformat(),
+        "version": ultralytics.__version__,
+        "license": "AGPL-3.0 (https://ultralytics.com/license)",
+        "docs": "https://docs.ultralytics.com",
+        CARD_KEY: json.loads(json.dumps(card)),
+    }
+    return pack(checkpoint)
+
+
+def pack(content: object) -> bytes:
+    """Return what `torch.save` would write, so that a full disk is met where files are written."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the libraries that decide what a training gives."""
+    return {package: version(package) for package in ("torch", "torchvision", "ultralytics", "numpy")}
+
+
+UNREADABLE = (
+    OSError,
+    TypeError,
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    RuntimeError,
+    MemoryError,
+    EOFError,
+    ImportError,
+    pickle.UnpicklingError,
+    struct.error,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What reading and trying a damaged file can raise: its bytes may have become any other value of any field."""
+
+
+def _found(path: Path) -> Path:
+    """Return where a checkpoint is, downloaded if it was asked for by the bare name of a published one."""
+    if not path.suffix:
+        meant = f"; did you mean {path}.pt?" if path.with_suffix(".pt").is_file() or _is_published(f"{path}.pt") else ""
+        what = "a folder" if path.is_dir() else "a name without an ending"
+        raise ModelError(f"{path}: expected an Ultralytics checkpoint (.pt), got {what}{meant}")
+    if path.suffix != ".pt":
+        raise ModelError(f"{path}: expected an Ultralytics checkpoint (.pt), got a {path.suffix} file")
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise ModelError(f"{path}: expected an Ultralytics checkpoint (.pt), got a folder")
+    if path.parent != Path("."):
+        raise ModelError(f"{path}: no such file; give a checkpoint, or a bare name such as yolo11n.pt to download it")
+    if not _is_published(path.name):
+        raise ModelError(f"{path}: no such file, and no name of a published model such as yolo11n.pt; check --model")
+    try:
+        return Path(attempt_download_asset(path.name))
+    except OSError as error:
+        raise ModelError(f"{path}: no such file here, and it cannot be downloaded: {error}") from error
+
+
+def _is_published(name: str) -> bool:
+    """Whether Ultralytics finds a bare name among those that it downloads."""
+    return check_yolov5u_filename(name, verbose=False) in GITHUB_ASSETS_NAMES
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    """Return what a checkpoint holds."""
+    if is_trusted():
+        with quiet():
+            content = torch_safe_load(path, safe_only=False)[0]
+    else:
+        content = read_restricted(path)
+    if not isinstance(content, dict):
+        raise ModelError(
+            f"{path}: expected an Ultralytics checkpoint, got a file that holds a {type(content).__name__}"
+        )
+    return content
+
+
+def _model_of(checkpoint: Mapping[str, Any], path: Path) -> Any:
+    """Return the model in a checkpoint as Ultralytics' `load_checkpoint` does: the averaged one, float32, eval mode."""
+    model: Any = checkpoint.get("ema") or checkpoint.get("model")
+    if not isinstance(model, nn.Module):
+        parts = [checkpoint, *(part for part in checkpoint.values() if isinstance(part, dict))]
+        weights = any(isinstance(value, torch.Tensor) for part in parts for value in part.values())
+        got = "weights without the model that they belong to" if weights else "a file without a model"
+        raise ModelError(f"{path}: expected an Ultralytics checkpoint, got {got}")
+    if checkpoint.get("modelopt"):
+        raise ModelError(f"{path}: it was trained under another tool's quantization; give the float checkpoint")
+    model = model.float().eval()
+    model.args = {**DEFAULT_CFG_DICT, **(checkpoint.get("train_args") or {})}
+    model.pt_path = str(path)
+    model.task = getattr(model, "task", guess_model_task(model))
+    for module in model.modules():
+        if hasattr(module, "inplace"):
+            module.inplace = True
+        elif isinstance(module, nn.Upsample) and not hasattr(module, "recompute_scale_factor"):
+            module.recompute_scale_factor = None  # made before torch 1.11
+    return model
+
+
+def _names_of(model: DetectionModel, path: Path) -> tuple[str, ...]:
+    """Return the class names in the order of the class outputs, and put them into the model so."""
+    try:
+        names = class_names(model.names)
+    except ValueError as error:
+        raise ModelError(f"{path}: its class names cannot be used: {error}") from error
+    outputs = {int(model.get_submodule(layer).out_channels) for layer in class_output_names(model)}
+    if outputs != {len(names)} or model.model[-1].nc != len(names):
+        counts = " and ".join(map(str, sorted(outputs)))
+        raise ModelError(f"{path}: expected one class name for each class output, got {len(names)} names for {counts}")
+    if len({*names}) < len(names):
+        twice = next(name for index, name in enumerate(names) if name in names[:index])
+        raise ModelError(f"{path}: expected class names that differ, got {twice!r} more than once")
+    model.names = dict(enumerate(names))
+    return names
+
+
+@torch.no_grad()
+def _check_runs(model: DetectionModel, classes: int) -> None:
+    """Run the model on a small picture, so that a damaged one is met here; leave nothing behind.
+
+    Raises:
+        ValueError: its strides or what it returns have no meaning.
+        Exception: its parts do not fit (see `UNREADABLE`).
+    """
+    head = model.model[-1]
+    strides = [float(stride) for stride in head.stride]
+    if len(strides) != head.nl or not all(1 <= stride <= 256 for stride in strides):
+        raise ValueError(f"expected {head.nl} strides from 1 to 256, got {strides}")
+    before = dict(vars(head))
+    side = max(64, int(max(strides)))
+    try:
+        head.end2end = False
+        returned = model(torch.zeros(1, 3, side, side))[0]
+    finally:
+        vars(head).clear()
+        vars(head).update(before)  # the head keeps its grid
+    expected = (1, 4 + classes, sum(int(side // stride) ** 2 for stride in strides))
+    if returned.shape != expected:
+        raise ValueError(f"expected a prediction {expected}, got {tuple(returned.shape)}")
+
+
+def _image_size_of(checkpoint: Mapping[str, Any]) -> int:
+    """Return the side that a model was trained at; 640, Ultralytics' default, where the file does not say."""
+    size = (checkpoint.get("train_args") or {}).get("imgsz", 640)
+    size = max(size) if isinstance(size, list | tuple) else size
+    if isinstance(size, bool) or not isinstance(size, int | float) or not 1 <= size <= 65536:
+        raise ValueError(f"expected an image size in pixels, got {size!r:.60}")
+    return int(size)
+
+
+def _card_of(checkpoint: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return what visionlora wrote into a checkpoint."""
+    card = checkpoint.get(CARD_KEY)
+    if card is None:
+        return None
+    if not isinstance(card, dict) or not isinstance(card.get("kind"), str):
+        raise ValueError("expected visionlora's card to say what kind of file this is")
+    return json.loads(json.dumps(card))
+
+
+def _check_detector(model: Any, path: Path) -> None:
+    task = getattr(model, "task", None)
+    if not isinstance(model, DetectionModel) or task != "detect":
+        raise ModelError(f"{path}: expected a detection checkpoint, got one for {task or type(model).__name__}")
+    head = model.model[-1]
+    if type(head) not in (Detect, v10Detect):
+        supported = "YOLOv5u, YOLOv8, YOLOv9, YOLOv10, YOLO11, YOLO12 or YOLO26"
+        raise ModelError(f"{path}: its head is {type(head).__name__}; supported are the detectors of {supported}")
+    if model.is_fused() or head.cv2 is None:
+        raise ModelError(f"{path}: its batch normalization is fused already; give the checkpoint as it was trained")
+
+
+@contextlib.contextmanager
+def quiet(logger_level: int = 40) -> Iterator[None]:
+    """Hold back Ultralytics' log lines below `logger_level` (40: errors only)."""
+    before = LOGGER.level
+    LOGGER.setLevel(logger_level)
+    try:
+        yield
+    finally:
+        LOGGER.setLevel(before)
+
+
+def sample_pictures() -> tuple[Path, ...]:
+    """Return the photographs that the Ultralytics package carries."""
+    return tuple(sorted(Path(ASSETS).glob("*.jpg")))

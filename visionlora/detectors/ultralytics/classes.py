@@ -1,0 +1,56 @@
+"""Giving a detector the classes of a data set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from ultralytics.nn.tasks import DetectionModel
+
+from visionlora.formats.text import class_names
+
+
+def class_output_names(model: DetectionModel) -> tuple[str, ...]:
+    """Return the dotted names of the convolutions whose channels are the class scores, of every head."""
+    last = len(model.model) - 1
+    towers = [tower for tower in ("cv3", "one2one_cv3") if getattr(model.model[-1], tower, None) is not None]
+    return tuple(
+        f"model.{last}.{tower}.{level}.{len(getattr(model.model[-1], tower)[level]) - 1}"
+        for tower in towers
+        for level in range(model.model[-1].nl)
+    )
+
+
+@torch.no_grad()
+def set_classes(model: DetectionModel, names: Sequence[str]) -> tuple[str, ...]:
+    """Replace the class outputs of `model` in place by outputs for `names`; return the names of the new layers.
+
+    The towers before them keep their pretrained width. The row of a class that the model knows already, by name
+    without regard to case, is kept; the others start at random weights and the bias of a rare object, as Ultralytics
+    starts them. Where the classes are the model's own, in their order, nothing changes and () is returned.
+    """
+    old = [name.casefold() for name in class_names(model.names)]
+    new = [name.casefold() for name in names]
+    if old == new:
+        return ()
+    replaced = class_output_names(model)
+    for path in replaced:
+        parent, _, index = path.rpartition(".")
+        previous = model.get_submodule(path)
+        level = int(parent.rpartition(".")[2])
+        stride = float(model.stride[level])
+        layer = nn.Conv2d(previous.in_channels, len(new), 1)
+        assert layer.bias is not None
+        layer.bias.fill_(math.log(5 / len(new) / (640 / stride) ** 2))
+        for row, name in enumerate(new):
+            if name in old:
+                layer.weight[row] = previous.weight[old.index(name)]
+                layer.bias[row] = previous.bias[old.index(name)]
+        model.get_submodule(parent)[int(index)] = layer.to(previous.weight)
+    head = model.model[-1]
+    head.nc, head.no = len(new), len(new) + head.reg_max * 4
+    model.nc = model.yaml["nc"] = len(new)
+    model.names = dict(enumerate(names))
+    return replaced

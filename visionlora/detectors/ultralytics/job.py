@@ -1,0 +1,81 @@
+"""What a training is told to do, beyond Ultralytics' own hyperparameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from visionlora.adapters import AdapterSettings
+from visionlora.data import LabelledImage
+from visionlora.detectors.ultralytics.validating import Ruler
+from visionlora.fake_quant import FakeQuantSpec
+from visionlora.trust import is_trusted
+
+ADAPTER_FILE, RESUME_FILE, RESULTS_FILE = "adapter.safetensors", "resume.pt", "results.csv"
+"""In the folder of a run."""
+
+
+@dataclass(frozen=True)
+class Int8Phase:
+    """What training under fake quantization must know.
+
+    Attributes:
+        graph: the exported float graph (.onnx) of the base with the adapter that training starts with.
+        spec: what is int8 in it, with calibrated ranges.
+        recipe: the same as the adapter's card keeps it; training replaces its `ranges`.
+        learned: whether the ranges are trained too.
+    """
+
+    graph: Path
+    spec: FakeQuantSpec
+    recipe: Mapping[str, Any]
+    learned: bool = True
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """What the trainer must know beyond Ultralytics' own hyperparameters.
+
+    Attributes:
+        model: path or name of the base checkpoint.
+        fingerprint: SHA-256 of its weights.
+        out: folder of the run.
+        names: class names of the data set.
+        images: the checked pictures with their labels, by split (`train`, `val`).
+        ruler: what scores detections on the `val` pictures.
+        settings: shape of the adapter.
+        preprocessing: as the adapter's card keeps it.
+        training: the settings of the run, as the adapter's card keeps them.
+        run: names the settings that all epochs of the run have in common; its state says it too.
+        resume: go on from the run's last finished epoch.
+        lean: train in less memory and more time (see `TrainingStep`).
+        start: an adapter of the same shape whose tensors training begins with; None begins with the base.
+        teacher: an exported float graph (.onnx) whose predictions count as goals beside the labels; None for none.
+        distill: how much they count.
+        int8: train as the int8 file computes; None trains in float.
+        title: what the log says above the training.
+        trust: run the code in the checkpoint, in every process of the training (see `visionlora.trusted`).
+        console: how much is said meanwhile, one of `visionlora.progress.LEVELS`.
+    """
+
+    model: str
+    fingerprint: str
+    out: Path
+    names: tuple[str, ...]
+    images: Mapping[str, tuple[LabelledImage, ...]]
+    ruler: Ruler
+    settings: AdapterSettings
+    preprocessing: Mapping[str, Any]
+    training: Mapping[str, Any]
+    run: str
+    resume: bool = False
+    lean: bool = False
+    start: Path | None = None
+    teacher: Path | None = None
+    distill: float = 1.0
+    int8: Int8Phase | None = None
+    title: str = ""
+    trust: bool = field(default_factory=is_trusted)
+    console: str = "lines"

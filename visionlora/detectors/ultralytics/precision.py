@@ -1,0 +1,73 @@
+"""Some of Ultralytics' and torch's habits around precision and memory, replaced while a training is set up and runs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import ultralytics.engine.trainer as ultralytics_trainer
+from torch import nn
+from ultralytics.utils import LOGGER
+
+from visionlora.detectors.ultralytics.qat_detector import QatDetector
+
+
+@contextlib.contextmanager
+def no_fill() -> Iterator[None]:
+    """Keep deterministic mode from writing to all new memory first: a debugging aid that costs a launch each time."""
+    settings: Any = torch.utils.deterministic
+    before, settings.fill_uninitialized_memory = settings.fill_uninitialized_memory, False
+    try:
+        yield
+    finally:
+        settings.fill_uninitialized_memory = before
+
+
+@contextlib.contextmanager
+def exact_convolutions() -> Iterator[None]:
+    """Keep a GPU from rounding what convolutions multiply to 10 bits (TF32), its default in float32."""
+    cudnn = torch.backends.cudnn
+    before, cudnn.allow_tf32 = cudnn.allow_tf32, False
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32 = before
+
+
+@contextlib.contextmanager
+def own_amp_check() -> Iterator[None]:
+    """Replace Ultralytics' AMP check, which downloads a checkpoint, by one on the model at hand.
+
+    Answers ultralytics/engine/trainer.py, which calls `check_amp` of utils/checks.py; may go when that takes a model.
+    """
+    original = ultralytics_trainer.check_amp
+    ultralytics_trainer.check_amp = amp_is_sound
+    try:
+        yield
+    finally:
+        ultralytics_trainer.check_amp = original
+
+
+@torch.no_grad()
+def amp_is_sound(model: nn.Module) -> bool:
+    """Return whether half precision gives this model's scores on this GPU, within 0.05.
+
+    Where activations are rounded to 256 levels, half precision decides some ties otherwise: what it is good for was
+    seen when the float adapter was trained.
+    """
+    device = next(model.parameters()).device
+    if device.type != "cuda":
+        return False
+    if isinstance(model, QatDetector):
+        return True
+    model.eval()
+    images = torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(0)).to(device)
+    exact = model(images)[0]
+    with torch.autocast("cuda"):
+        half = model(images)[0].float()
+    sound = bool((half[:, 4:] - exact[:, 4:]).abs().max() < 0.05)  # false for NaN too
+    if not sound:
+        LOGGER.warning("AMP: half precision changes this model's scores on this GPU; training in float32")
+    return sound

@@ -1,0 +1,87 @@
+"""What the user sees of a training: a bar while an epoch runs on a terminal, and a line when it has ended."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import ultralytics.data.base as ultralytics_data
+import ultralytics.engine.trainer as ultralytics_trainer
+from tqdm import tqdm
+
+from visionlora.detectors.ultralytics.checkpoint import quiet
+
+_WARNINGS = 30  # logging's level
+
+
+class _Bar(tqdm):
+    """Batches of one epoch, on a terminal only; the line that follows it says the rest."""
+
+    def __init__(self, batches: Any, total: int) -> None:
+        super().__init__(batches, total=total, desc="epoch", unit="batch", leave=False, disable=None)
+
+    def set_description(self, desc: str | None = None, refresh: bool | None = True) -> None:
+        """Keep the first word of Ultralytics' row of numbers: the epoch."""
+        super().set_description(f"epoch {(desc or '?').split()[0]}", refresh)
+
+
+def _no_bar(rows: Any, total: int | None = None, **_: Any) -> tqdm:
+    """Return a bar that shows nothing: that of caching pictures asks for no log level."""
+    return tqdm(rows, total=total, disable=True)
+
+
+@contextlib.contextmanager
+def reporting(console: str) -> Iterator[None]:
+    """Hold back Ultralytics' lines and bars unless `console` is `verbose`, and its bar of an epoch by ours.
+
+    Answers ultralytics/engine/trainer.py, whose `TQDM` writes to standard output and shows a row of unnamed numbers.
+    """
+    if console == "verbose":
+        yield
+        return
+    originals = ultralytics_trainer.TQDM, ultralytics_data.TQDM
+    ultralytics_trainer.TQDM = _Bar if console == "lines" else _no_bar
+    ultralytics_data.TQDM = _no_bar
+    try:
+        with quiet(_WARNINGS):
+            yield
+    finally:
+        ultralytics_trainer.TQDM, ultralytics_data.TQDM = originals
+
+
+def without_graph_dump(callbacks: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+    """Return a trainer's callbacks but for TensorBoard's drawing of the model.
+
+    It traces the model, cannot follow ours, and prints all tensors of the batch as the reason. The curves stay.
+    """
+    kept = {name: list(calls) for name, calls in callbacks.items()}
+    kept["on_train_start"] = [call for call in kept.get("on_train_start", []) if "tensorboard" not in _home(call)]
+    return kept
+
+
+def _home(call: Any) -> str:
+    return str(getattr(call, "__module__", ""))
+
+
+def epoch_line(
+    epoch: int, epochs: int, losses: Mapping[str, float], scores: Mapping[str, float], seconds: float
+) -> str:
+    """Return the line of an epoch.
+
+    Args:
+        epoch: from 1.
+        epochs: of the run.
+        losses: means over the epoch, by name.
+        scores: of the validation behind it, by Ultralytics' names; empty if there was none.
+        seconds: of training and validation.
+
+    Example:
+        >>> epoch_line(3, 50, {"box_loss": 1.33, "cls_loss": 4.0}, {"metrics/mAP50-95(B)": 0.0768}, 1.24)
+        'epoch  3/50  loss 5.33 (box 1.33, cls 4.00)  val mAP50-95 0.077  1.2 s'
+    """
+    parts = ", ".join(f"{name.removesuffix('_loss')} {value:.2f}" for name, value in losses.items())
+    found = {name.removeprefix("metrics/").removesuffix("(B)"): value for name, value in scores.items()}
+    shown = ", ".join(f"{name} {found[name]:.3f}" for name in ("mAP50-95", "mAP50") if name in found)
+    words = [f"epoch {epoch:>{len(str(epochs))}}/{epochs}", f"loss {sum(losses.values()):.2f} ({parts})"]
+    return "  ".join([*words, *([f"val {shown}"] if shown else []), f"{seconds:.1f} s"])

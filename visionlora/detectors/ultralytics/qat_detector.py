@@ -1,0 +1,145 @@
+"""A detector that is trained as the graph that ships: its exported graph, int8 in the places where the file is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import onnx
+import torch
+from torch import nn
+from ultralytics.nn.modules.head import Detect
+from ultralytics.nn.tasks import DetectionModel
+from ultralytics.utils.loss import v8DetectionLoss
+
+from visionlora.errors import QuantizationError
+from visionlora.fake_quant import FakeQuantSpec, GraphNetwork
+from visionlora.fake_quant.graph import Constants
+
+_PREFIX = "model."  # of a weight's name in an exported graph: the detector is an attribute of what is exported
+_SAME_WEIGHT = 1e-3  # largest difference of a weight, as a share of the largest of its layer
+
+
+def raw_outputs(graph: onnx.GraphProto, head: Detect, index: int) -> list[str]:
+    """Return the tensors that the head's last convolutions give in an exported graph: boxes, then scores, by level.
+
+    Args:
+        graph: of a model that visionlora exported.
+        head: module `index` of the detector.
+        index: its number.
+
+    Raises:
+        QuantizationError: a convolution is not in the graph.
+    """
+    made = {node.input[1]: node.output[0] for node in graph.node if node.op_type == "Conv"}
+    names = [
+        f"{_PREFIX}model.{index}.{part}.{level}.{len(cast(nn.Sequential, branch)) - 1}.weight"
+        for part, branches in (("cv2", head.cv2), ("cv3", head.cv3))
+        for level, branch in enumerate(branches)
+    ]
+    missing = [name for name in names if name not in made]
+    if missing:
+        raise QuantizationError(
+            f"expected the exported graph of this detector, got one without {', '.join(missing[:3])}"
+        )
+    return [made[name] for name in names]
+
+
+def raw_predictions(outputs: Sequence[torch.Tensor]) -> dict[str, Any]:
+    """Return what Ultralytics' head gives in training, from its last convolutions: boxes, then scores, by level."""
+    levels = len(outputs) // 2
+    boxes, scores = (
+        torch.cat([part.flatten(2) for part in group], -1) for group in (outputs[:levels], outputs[levels:])
+    )
+    return {"boxes": boxes, "scores": scores, "feats": list(outputs[:levels])}
+
+
+class QatDetector(DetectionModel):
+    """Shares the modules of a detector that `attach` prepared, and computes its exported graph with their weights.
+
+    An end-to-end detector is trained by the head that ships, the one-to-many one.
+
+    Args:
+        detector: adapted, folded; it is not changed.
+        graph: its export.
+        spec: what is int8.
+        learned: whether the ranges are parameters.
+
+    Raises:
+        QuantizationError: the graph is not this detector's, or holds what cannot be trained through.
+    """
+
+    def __init__(
+        self, detector: DetectionModel, graph: onnx.GraphProto, spec: FakeQuantSpec, *, learned: bool = True
+    ) -> None:
+        nn.Module.__init__(self)
+        state = dict(detector.__dict__)
+        self.__dict__.update({**state, "_modules": dict(state["_modules"])})
+        head = cast(Detect, self.model[-1])
+        head.end2end = False
+        outputs = raw_outputs(graph, head, len(self.model) - 1)
+        self.shipped = GraphNetwork(graph, outputs, spec, learned=learned)
+        self._layers = tuple(name.removeprefix(_PREFIX).removesuffix(".weight") for name in self.shipped.weights)
+        self._check_weights()
+
+    def raw(self, images: torch.Tensor) -> dict[str, Any]:
+        """Return boxes, scores and levels before decoding for `images` (n, 3, S, S) in [0, 1]."""
+        return raw_predictions(self.shipped(images, self._constants()))
+
+    def predict(self, x: torch.Tensor, *unused: Any, **unused_too: Any) -> Any:
+        """Return what Ultralytics expects of a detector: raw predictions in training, else decoded ones and these."""
+        raw = self.raw(x)
+        return raw if self.training else (self.model[-1]._inference(raw), raw)
+
+    def init_criterion(self) -> v8DetectionLoss:
+        """Return the loss of the one-to-many head."""
+        return v8DetectionLoss(self)
+
+    def _constants(self) -> Constants:
+        layers = [self.get_submodule(name) for name in self._layers]
+        return [cast(torch.Tensor, layer.weight) for layer in layers], [
+            cast("torch.Tensor | None", layer.bias) for layer in layers
+        ]
+
+    @torch.no_grad()
+    def _check_weights(self) -> None:
+        """Refuse a graph that was made from other weights: the names would agree, the meaning would not."""
+        try:
+            live, _ = self._constants()
+        except AttributeError as error:
+            raise QuantizationError(f"the exported graph has a layer that the detector has not: {error}") from error
+        wrong = []
+        for name, mine, theirs in zip(self._layers, live, self.shipped.constants()[0], strict=True):
+            theirs = theirs.to(mine.device)
+            same = mine.shape == theirs.shape
+            if not (same and bool((mine - theirs).abs().max() <= _SAME_WEIGHT * theirs.abs().max() + 1e-6)):
+                wrong.append(name)
+        if wrong:
+            raise QuantizationError(
+                f"expected the exported graph of this adapter, got one with other weights in {len(wrong)} layers "
+                f"({', '.join(wrong[:3])})"
+            )
+
+
+def distillation(student: Mapping[str, Any], teacher: Mapping[str, Any], bins: int) -> torch.Tensor:
+    """Return how far raw predictions are from a teacher's, (2,): boxes and classes, as a mean over likely objects.
+
+    Classes: cross entropy with the teacher's scores, on every anchor. Boxes: cross entropy with the teacher's
+    distribution of each side (arXiv 2102.12252), or the distance of the sides where a head has no distribution,
+    weighted by the teacher's best score.
+
+    Args:
+        student, teacher: `boxes` (n, 4 * bins, anchors) and `scores` (n, classes, anchors), before decoding.
+        bins: of a side's distribution; 1 for none.
+    """
+    logits, wanted = student["scores"].float(), teacher["scores"].float().sigmoid()
+    weight = wanted.amax(1)
+    total = weight.sum().clamp(min=1)
+    classes = nn.functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none").sum() / total
+    boxes, goal = student["boxes"].float(), teacher["boxes"].float()
+    if bins > 1:
+        sides, goals = (each.view(len(each), 4, bins, -1) for each in (boxes, goal))
+        distance = -(goals.softmax(2) * sides.log_softmax(2)).sum(2).mean(1)
+    else:
+        distance = (boxes - goal).abs().mean(1)
+    return torch.stack(((distance * weight).sum() / total, classes))

@@ -1,0 +1,128 @@
+"""Validation while training, under the ruler of `visionlora eval`.
+
+Ultralytics' validator shows the network rectangles with a margin and interpolates precision in its own way; its numbers
+are not those of the file that ships, and the best epoch by them is the best for another input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import distributed
+from ultralytics.models.yolo.detect import DetectionValidator
+from ultralytics.utils import LOGGER, RANK
+from ultralytics.utils.metrics import DetMetrics
+
+from visionlora.data import LabelledImage
+from visionlora.vision.detections import EVALUATION_CONFIDENCE, IOU_THRESHOLD, MAX_DETECTIONS, Detections, decode
+from visionlora.vision.preprocess import Placement
+
+MAP50, MAP50_95 = "metrics/mAP50(B)", "metrics/mAP50-95(B)"
+"""Names of the scores in `results.csv` and in an adapter's card: Ultralytics', which its loggers know."""
+_DECODERS = 4
+
+
+class MeanPrecision(Protocol):
+    """What a ruler says of detections; None where no class has objects."""
+
+    @property
+    def map50(self) -> float | None: ...
+
+    @property
+    def map50_95(self) -> float | None: ...
+
+
+Ruler = Callable[[Sequence[Detections], Sequence[LabelledImage], Sequence[str]], MeanPrecision]
+"""Scores detections, one entry an image, against the labels, given the names of the classes."""
+
+
+class _Scores(DetMetrics):
+    """Where Ultralytics' trainer and its loggers look for names and values of the scores."""
+
+    values: Mapping[str, float] = {MAP50: 0.0, MAP50_95: 0.0}
+
+    @property
+    def keys(self) -> list[str]:
+        """The names."""
+        return list(self.values)
+
+    @property
+    def results_dict(self) -> dict[str, float]:
+        """Names and values, with the one that epochs are chosen by."""
+        return {**self.values, "fitness": self.values[MAP50_95]}
+
+
+class RulerValidator(DetectionValidator):
+    """Ultralytics' validator with the project's decoding, suppression and scores; the losses are Ultralytics'.
+
+    Set `images`, `classes` and `ruler` before it is called. It needs a loader over a `SquareDataset` of those images.
+    """
+
+    images: Sequence[LabelledImage] = ()
+    classes: Sequence[str] = ()
+    ruler: Ruler
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.metrics = _Scores()
+        self.found: dict[int, Detections] = {}
+
+    def init_metrics(self, model: torch.nn.Module) -> None:
+        """Forget what was found before."""
+        super().init_metrics(model)
+        self.found = {}
+
+    def get_desc(self) -> str:
+        """Return the head of the line of scores."""
+        return ("%22s" + "%11s" * 4) % ("Class", "Images", "Instances", "mAP50", "mAP50-95")
+
+    def postprocess(self, preds: Any) -> np.ndarray:
+        """Return the raw predictions (n, 4 + classes, anchors)."""
+        return (preds[0] if isinstance(preds, tuple | list) else preds).float().cpu().numpy()
+
+    def update_metrics(self, preds: np.ndarray, batch: dict[str, Any]) -> None:
+        """Note what was found in the pictures of a batch."""
+        with ThreadPoolExecutor(_DECODERS) as pool:
+            self.found.update(zip(batch["index"], pool.map(_detections, preds, batch["placement"]), strict=True))
+
+    def gather_stats(self) -> None:
+        """Bring together what all processes found."""
+        if RANK == -1:
+            return
+        gathered: list[Any] = [None] * distributed.get_world_size()
+        distributed.gather_object(self.found, gathered if RANK == 0 else None, dst=0)
+        if RANK == 0:
+            self.found = {index: one for found in gathered for index, one in found.items()}
+
+    def get_stats(self) -> dict[str, float]:
+        """Score what was found."""
+        found = [self.found[index] for index in range(len(self.images))]
+        scores = self.ruler(found, self.images, self.classes)
+        self.metrics.values = {MAP50: scores.map50 or 0.0, MAP50_95: scores.map50_95 or 0.0}
+        return self.metrics.results_dict
+
+    def finalize_metrics(self) -> None:
+        """Do nothing: there is no confusion matrix."""
+
+    def print_results(self) -> None:
+        """Log the scores under the head that `get_desc` wrote."""
+        objects = sum(int((~image.is_crowd).sum()) for image in self.images)
+        row = ("all", len(self.images), objects, *self.metrics.values.values())
+        LOGGER.info(("%22s" + "%11i" * 2 + "%11.3g" * 2) % row)
+
+
+def _detections(prediction: np.ndarray, placement: Placement) -> Detections:
+    """Return what a raw prediction (4 + classes, anchors) finds, in pixels of the picture."""
+    found = decode(
+        prediction,
+        nms=True,
+        confidence=EVALUATION_CONFIDENCE,
+        iou_threshold=IOU_THRESHOLD,
+        max_detections=MAX_DETECTIONS,
+    )
+    return replace(found, boxes_xyxy=placement.to_original(found.boxes_xyxy))

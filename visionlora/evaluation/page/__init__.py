@@ -1,5 +1,0 @@
-"""report.html: one page that needs nothing beside it, neither a network nor another file."""
-
-from visionlora.evaluation.page.page import report_page
-
-__all__ = ["report_page"]

@@ -1,0 +1,266 @@
+"""Exporting a detector: a fixed graph with folded batch normalization, checked against torch."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import helper, numpy_helper
+
+from visionlora.adapters.folded_base import ENTRY as BASE_ENTRY
+from visionlora.cards import RECIPE_KEY, data_hashes, make_card
+from visionlora.detectors.ultralytics import (
+    Base,
+    RawDetector,
+    check_image_size,
+    folded_base,
+    load_base,
+    sample_pictures,
+)
+from visionlora.errors import ExportError, ModelError, OutputError, UsageError
+from visionlora.exporting.converters import (
+    SUFFIXES,
+    files_of,
+    require_converter,
+    write_litert,
+    write_ncnn,
+    write_openvino,
+)
+from visionlora.files import atomic_output, refuse_existing, sha256_of
+from visionlora.formats.seal import seal
+from visionlora.int8.decode import simplify_decode
+from visionlora.int8.float_model import lift_constants
+from visionlora.runtime import OpenVinoNetwork, open_exported
+from visionlora.runtime.description import METADATA
+from visionlora.vision.inference import Network
+from visionlora.vision.preprocess import letterbox, read_image
+
+OPSET = 17
+OPSETS = range(13, 21)  # 13: quantization per channel; above 20 the exporter in use stops
+BOX_TOLERANCE, SCORE_TOLERANCE = 0.1, 1e-3  # pixels of the input, and scores in [0, 1]
+
+
+@dataclass(frozen=True)
+class ExportedModel:
+    """An exported file: where it is, its classes and input, and how far its output is from torch's.
+
+    Attributes:
+        path: the file.
+        names: its classes.
+        image_size: side of the square input in pixels.
+        box_error: largest difference of a box coordinate on real pictures, in pixels of the input.
+        score_error: largest difference of a score.
+        bytes: size of the file, with that of its weights where they are beside it.
+    """
+
+    path: Path
+    names: tuple[str, ...]
+    image_size: int
+    box_error: float
+    score_error: float
+    bytes: int
+
+
+def export(
+    model: Path | str,
+    out: Path | str,
+    *,
+    format: str = "onnx",
+    imgsz: int | None = None,
+    opset: int = OPSET,
+    overwrite: bool = False,
+) -> ExportedModel:
+    """Export a checkpoint to ONNX (contract: export/README.md) or another format; check it against torch on pictures.
+
+    Args:
+        model: a merged or any other Ultralytics detection checkpoint (.pt).
+        out: the file to write: .onnx; .xml for OpenVINO and .param for ncnn, with a .bin and a .metadata.yaml
+            beside it; .tflite for LiteRT.
+        format: `onnx`, `openvino`, `ncnn` or `litert`; the libraries of the others are optional.
+        imgsz: side of the square input in pixels; None takes what the checkpoint was trained at.
+        opset: ONNX operator set, also of the graph that OpenVINO's file is made from.
+        overwrite: replace an existing file.
+
+    Raises:
+        UsageError: an option is out of range, or the format's library is not installed.
+        ModelError: the checkpoint cannot be used.
+        ExportError: the exported graph does not give torch's output; no file is left.
+        OutputError: `out` or a file beside it exists, or cannot be written.
+
+    Example:
+        >>> import visionlora as vl
+        >>> vl.export("merged.pt", "model.onnx", imgsz=320)  # doctest: +SKIP
+    """
+    out = _check(Path(out), format, opset, overwrite=overwrite)
+    base = load_base(model)
+    image_size = base.image_size if imgsz is None else imgsz
+    check_image_size(image_size, base.model)
+    detector = RawDetector(base.model)
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / out.name
+        try:
+            _write(made, detector, base, format=format, image_size=image_size, opset=opset)
+        except OSError as error:
+            raise OutputError(f"{out}: cannot be written: {error.strerror or error}") from error
+        try:
+            box_error, score_error = _compare(detector, _open(made, format), out)
+        except ModelError as error:  # it names the temporary file
+            raise ExportError(str(error).replace(str(made), str(out))) from error
+        for file in files_of(out):
+            with atomic_output(file) as partial:
+                partial.write_bytes(made.with_name(file.name).read_bytes())
+    written = [file for file in files_of(out) if not file.name.endswith(METADATA)]
+    size = sum(file.stat().st_size for file in written)
+    return ExportedModel(out, base.names, image_size, box_error, score_error, size)
+
+
+def _check(out: Path, format: str, opset: int, *, overwrite: bool) -> Path:
+    """Refuse what cannot be exported, before any work; return `out`."""
+    if format not in SUFFIXES:
+        raise UsageError(f"format: expected {', '.join(SUFFIXES)}, got {format!r}")
+    if out.suffix != SUFFIXES[format]:
+        meant = next((name for name, suffix in SUFFIXES.items() if suffix == out.suffix), None)
+        advice = f", or --format {meant} for this one" if meant else ""
+        raise UsageError(f"--out {out}: expected a name that ends in {SUFFIXES[format]}{advice}")
+    if opset not in OPSETS:
+        raise UsageError(f"opset: expected {OPSETS.start} to {OPSETS.stop - 1}, got {opset}")
+    for other in map(out.with_suffix, SUFFIXES.values()):
+        if other != out and other.exists() and {*files_of(other)} & {*files_of(out)}:
+            raise OutputError(f"{out}: its weights would lie in the same file as those of {other}; choose another name")
+    for file in files_of(out):
+        refuse_existing(file, overwrite=overwrite)
+    if format != "onnx":
+        require_converter(format)
+    return out
+
+
+def _write(out: Path, detector: RawDetector, base: Base, *, format: str, image_size: int, opset: int) -> None:
+    """Write the files of a format."""
+    card = make_card(
+        format,
+        names=base.names,
+        image_size=image_size,
+        parents={"checkpoint": sha256_of(base.path), **(base.card or {}).get("parents", {})},
+        settings={
+            **({"opset": opset} if format in ("onnx", "openvino") else {}),
+            **data_hashes((base.card or {}).get("settings")),
+        },
+    )
+    stride = int(base.model.stride.max())
+    if format in ("onnx", "openvino"):
+        graph = _trace(detector, image_size=image_size, opset=opset)
+        graph = _described(graph, base, card, stride)
+        path = out.with_suffix(".onnx")
+        path.write_bytes(seal(graph.SerializeToString(deterministic=True)))
+        if format == "openvino":
+            write_openvino(path, out, _metadata_beside(card, stride))
+        return
+    images = torch.zeros(1, 3, image_size, image_size)
+    write = write_ncnn if format == "ncnn" else write_litert
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # constants that depend on the fixed input, as intended
+        detector(images)  # the head makes its anchors on the first call: not in the graph, then
+        write(detector, images, out, _metadata_beside(card, stride))
+
+
+def _open(path: Path, format: str) -> Network:
+    """Open an exported file, in float32 where its runtime would choose less."""
+    if format == "openvino":
+        return OpenVinoNetwork(path, float32=True)
+    network: Network = open_exported(path, {"onnx": "onnxruntime"}.get(format, format))
+    return network
+
+
+def _metadata_beside(card: Mapping[str, Any], stride: int) -> dict[str, Any]:
+    """Return what stands beside a file that cannot hold it, with the types that Ultralytics writes."""
+    image_size = card["preprocessing"]["image_size"]
+    typed = {"batch": 1, "stride": stride, "imgsz": [image_size] * 2, "names": dict(enumerate(card["names"]))}
+    return {**ultralytics_metadata(card, stride), **typed, "end2end": False}
+
+
+def write_graph(base: Base, out: Path, *, image_size: int, opset: int = OPSET) -> Path:
+    """Write the ONNX graph of a detector in memory, unchecked: what training under fake quantization runs on."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / "graph.onnx"
+        _write(made, RawDetector(base.model), base, format="onnx", image_size=image_size, opset=opset)
+        with atomic_output(out) as partial:
+            partial.write_bytes(made.read_bytes())
+    return out
+
+
+def _described(graph: onnx.ModelProto, base: Base, card: Mapping[str, Any], stride: int) -> onnx.ModelProto:
+    """Put the metadata into the graph: the card, how the base was folded, and ranges that its adapter brought."""
+    constants = {
+        tensor.name.removeprefix("model."): numpy_helper.to_array(tensor) for tensor in graph.graph.initializer
+    }
+    entries = {**ultralytics_metadata(card, stride), BASE_ENTRY: folded_base(base, constants).to_entry()}
+    carried = (base.card or {}).get("quantization")
+    if carried:
+        entries[RECIPE_KEY] = json.dumps(carried["recipe"], separators=(",", ":"))
+    helper.set_model_props(graph, entries)
+    onnx.checker.check_model(graph)
+    return graph
+
+
+def ultralytics_metadata(card: Mapping[str, Any], stride: int) -> dict[str, str]:
+    """Return a file's metadata entries: the card, and what Ultralytics' own readers look for."""
+    image_size = card["preprocessing"]["image_size"]
+    return {
+        "description": "object detector exported by visionlora",
+        "task": "detect",
+        "batch": "1",
+        "stride": str(stride),
+        "imgsz": str([image_size, image_size]),
+        "names": str(dict(enumerate(card["names"]))),
+        "end2end": "False",
+        "license": "AGPL-3.0",
+        "visionlora": json.dumps(card, sort_keys=True),
+    }
+
+
+def _trace(detector: RawDetector, *, image_size: int, opset: int) -> onnx.ModelProto:
+    """Return the graph with one input `images` (1, 3, S, S) and one output `output0` (1, 4 + classes, anchors)."""
+    import onnxslim  # here, so that training in float does not need it
+
+    images = torch.zeros(1, 3, image_size, image_size)
+    with torch.no_grad(), warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
+        warnings.simplefilter("ignore")  # constants that depend on the fixed input, as intended
+        detector(images)  # the head makes its anchors on the first call: not in the graph, then
+        traced = Path(folder) / "traced.onnx"
+        torch.onnx.export(
+            detector,
+            (images,),
+            traced,
+            input_names=["images"],
+            output_names=["output0"],
+            opset_version=opset,
+            dynamo=False,  # the graph of the other exporter needs onnxscript and is no smaller
+        )
+        model = onnxslim.slim(onnx.load(traced))  # folds the shape arithmetic of the fixed input
+        lift_constants(model.graph)
+        simplify_decode(model.graph)
+        return model
+
+
+@torch.no_grad()
+def _compare(detector: RawDetector, network: Network, out: Path) -> tuple[float, float]:
+    """Run both on real pictures; return the largest difference of boxes and of scores."""
+    pictures = [letterbox(read_image(path), network.image_size)[0] for path in sample_pictures()]
+    batch = np.stack(pictures)
+    expected = torch.cat([detector(torch.from_numpy(picture)[None]) for picture in pictures]).numpy()
+    difference = np.abs(network(batch) - expected)
+    box_error, score_error = float(difference[:, :4].max()), float(difference[:, 4:].max())
+    if not (box_error <= BOX_TOLERANCE and score_error <= SCORE_TOLERANCE):  # NaN fails too
+        raise ExportError(
+            f"{out}: the exported graph does not give torch's output: boxes differ by {box_error:.3g} px "
+            f"(allowed {BOX_TOLERANCE}), scores by {score_error:.3g} (allowed {SCORE_TOLERANCE}); no file is kept"
+        )
+    return box_error, score_error

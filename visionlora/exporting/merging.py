@@ -1,0 +1,123 @@
+"""Merging an adapter into its base: base.pt + adapter.safetensors -> an ordinary checkpoint."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from visionlora.adapters import adapter_identity
+from visionlora.adapters.torch import Adapter, attach, load_adapter, load_adapter_tensors
+from visionlora.cards import data_hashes, make_card
+from visionlora.detectors.ultralytics import (
+    Base,
+    load_base,
+    pack_checkpoint,
+    plan_detector,
+    set_activations,
+    set_classes,
+    with_adapter,
+)
+from visionlora.errors import ModelError, UsageError
+from visionlora.files import atomic_output, refuse_existing
+
+BOX_TOLERANCE, SCORE_TOLERANCE = 0.01, 1e-4  # pixels of the input, and scores in [0, 1]
+
+
+@dataclass(frozen=True)
+class MergedModel:
+    """A merged checkpoint: its file, classes, and how far its output is from the adapted base's.
+
+    Attributes:
+        path: the checkpoint.
+        base: the base's file, found where only its name was given.
+        names: its classes.
+        image_size: side of the square input that the adapter was trained at, in pixels.
+        box_error: largest difference of a box coordinate on the probe batch, in pixels of the input.
+        score_error: largest difference of a score.
+        bytes: size of the file.
+    """
+
+    path: Path
+    base: Path
+    names: tuple[str, ...]
+    image_size: int
+    box_error: float
+    score_error: float
+    bytes: int
+
+
+def merge(model: Path | str, adapter: Path | str, out: Path | str, *, overwrite: bool = False) -> MergedModel:
+    """Merge an adapter into its base and write an ordinary Ultralytics checkpoint in float32.
+
+    The file is read back and run on a probe batch beside the base with the adapter attached, as it was trained,
+    before it is kept.
+
+    Args:
+        model: the base (.pt) that the adapter was trained on.
+        adapter: the adapter file.
+        out: the checkpoint to write (.pt).
+        overwrite: replace an existing file.
+
+    Raises:
+        AdapterError: the adapter cannot be read, or belongs to another base.
+        ModelError: the base cannot be used, or the written file does not reproduce the adapted base.
+        OutputError: `out` exists, or cannot be written.
+        UsageError: `out` does not end in .pt, or is the base.
+
+    Example:
+        >>> import visionlora as vl
+        >>> vl.merge("yolo11n.pt", "runs/steel/adapter.safetensors", "merged.pt")  # doctest: +SKIP
+    """
+    out = refuse_existing(out, overwrite=overwrite)
+    if out.suffix != ".pt":
+        raise UsageError(f"--out {out}: expected a name that ends in .pt")
+    if out.resolve() == Path(model).resolve():
+        raise UsageError(f"--out {out}: expected another file than the base; it would be replaced")
+    base, loaded = load_base(model), load_adapter(adapter)
+    merged = with_adapter(base, loaded)
+    image_size = int(loaded.card.preprocessing["image_size"])
+    card = make_card(
+        "merged",
+        names=merged.names,
+        image_size=image_size,
+        parents={"base": base.fingerprint, "adapter": adapter_identity(adapter)},
+        settings={
+            "adapter": loaded.card.settings.to_fields(),
+            "base": base.path.name,
+            **data_hashes(loaded.card.training),
+        },
+    )
+    if loaded.card.quantization:
+        card["quantization"] = dict(loaded.card.quantization)  # trained ranges: export and quantize carry them on
+    with atomic_output(out) as partial:
+        partial.write_bytes(pack_checkpoint(merged, image_size=image_size, card=card))
+        box_error, score_error = _verify(base, loaded, partial, out)
+    return MergedModel(out, base.path, merged.names, image_size, box_error, score_error, out.stat().st_size)
+
+
+@torch.no_grad()
+def _verify(base: Base, adapter: Adapter, written: Path, out: Path) -> tuple[float, float]:
+    """Compare the written checkpoint with the base that carries the adapter unmerged; return box and score error."""
+    adapted = copy.deepcopy(base.model)
+    whole = set_classes(adapted, adapter.card.names)
+    plan = plan_detector(adapted, adapter.card.settings, whole=whole)
+    set_activations(adapted, adapter.card.settings)
+    attach(adapted, plan)
+    load_adapter_tensors(adapted, plan, adapter.tensors)
+    probe = torch.rand(2, 3, 256, 256, generator=torch.Generator().manual_seed(0))
+    try:
+        reread = load_base(written)
+    except ModelError as error:  # it names the temporary file
+        raise ModelError(f"{str(error).replace(str(written), str(out))}; no file is kept") from error
+    expected, got = adapted.eval()(probe)[0], reread.model(probe)[0]
+    box_error = float((got[:, :4] - expected[:, :4]).abs().max())
+    score_error = float((got[:, 4:] - expected[:, 4:]).abs().max())
+    if not (box_error <= BOX_TOLERANCE and score_error <= SCORE_TOLERANCE):  # NaN fails too
+        raise ModelError(
+            f"{out}: the merged checkpoint does not reproduce the adapted base: boxes differ by {box_error:.3g} px "
+            f"(allowed {BOX_TOLERANCE}), scores by {score_error:.3g} (allowed {SCORE_TOLERANCE}); no file is kept"
+        )
+    return box_error, score_error

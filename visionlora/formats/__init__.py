@@ -1,0 +1,1 @@
+"""Text and values in files that may be hostile: names, JSON, YAML, pickles looked at, and checksums of ONNX files."""

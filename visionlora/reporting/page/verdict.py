@@ -1,0 +1,102 @@
+"""What stands first on the page: a headline of one line, and the reasons under it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from visionlora.reporting.formatting import change_words, fraction
+from visionlora.reporting.report import Report
+from visionlora.scoring.budget import Check, Verdict
+
+SHOWN = 6
+"""Reasons at the top; all limits stand in a table below."""
+_LONGEST = 32  # characters of a model's name in the headline
+_SCORES = {"max_drop": "mAP50-95", "max_class_drop": "AP50-95", "min_map50": "mAP50"}
+
+
+def headline(report: Report) -> str:
+    """Return the line that stands first: whether the budget is kept, or what the last model reaches."""
+    if report.verdict is not None and report.verdict.checks:
+        return _judged(report.verdict)
+    last = report.rows[-1]
+    if last.scores is None:
+        return f"{_name(last.label)} knows none of the {len(report.data.names)} classes"
+    if last.scores.map50_95 is None:
+        return f"There is no object that {_name(last.label)} could find"
+    known = "1 class" if len(last.classes) == 1 else f"{len(last.classes)} classes"
+    return f"{_name(last.label)} has mAP50-95 {fraction(last.scores.map50_95)} on {known}"
+
+
+def reasons(report: Report) -> list[str]:
+    """Return what the headline rests on, a line each: the missed limits, the worst first, or what came nearest."""
+    if report.verdict is not None and report.verdict.checks:
+        failed = [check for check in report.verdict.checks if not check.passed]
+        if failed:
+            # What cannot be judged at all comes first, then what is farthest from its limit.
+            ordered = sorted(failed, key=lambda check: (check.measured is not None, -_excess(check)))
+            return list(dict.fromkeys(_failure(check, report) for check in ordered))
+        return [_nearest(report.verdict.checks, limit) for limit in _SCORES if _of(report.verdict.checks, limit)]
+    last, reference = report.rows[-1], report.reference
+    apart = None if reference is None else last.difference_to(reference.label)
+    if apart is None or reference is None:
+        return []
+    words = change_words(apart.map50_95)
+    name = _name(reference.label, whole=True)
+    return [f"the same as {name}" if words == "the same" else f"against {name} {words}"]
+
+
+def _judged(verdict: Verdict) -> str:
+    models = list(dict.fromkeys(check.model for check in verdict.checks))
+    failed = list(dict.fromkeys(check.model for check in verdict.checks if not check.passed))
+    if len(failed) > 1:
+        count = f"All {len(models)}" if failed == models else f"{len(failed)} of {len(models)}"
+        return f"{count} models miss the budget"
+    if failed:
+        of = "" if len(models) == 1 else f", 1 of {len(models)} models,"
+        return f"{_name(failed[0])}{of} misses the budget"
+    return f"{_name(models[0])} keeps the budget" if len(models) == 1 else f"All {len(models)} models keep the budget"
+
+
+def _failure(check: Check, report: Report) -> str:
+    name = _name(check.model, whole=True)
+    if check.measured is None:
+        row = next(row for row in report.rows if row.label == check.model)
+        if row not in report.complete_rows:
+            return f"{name} cannot be judged: it knows {len(row.classes)} of {len(report.data.names)} classes"
+        return f"{name} cannot be held to {check.limit}: there is nothing to measure it by"
+    if check.limit == "min_map50":
+        return f"{name} has mAP50 {check.measured:.3f}, at least {check.allowed:.3f} is asked for"
+    digits = 3 if round(check.measured, 3) != round(check.allowed, 3) else 5  # a miss must be seen to be one
+    return f"{name} loses {check.measured:.{digits}f} of {_what(check)}, {check.allowed:.{digits}f} is allowed"
+
+
+def _nearest(checks: Sequence[Check], limit: str) -> str:
+    """Return what came nearest to a limit that all keep."""
+    worst = max(_of(checks, limit), key=_excess)
+    measured, name = worst.measured or 0.0, _name(worst.model, whole=True)
+    if limit == "min_map50":
+        return f"lowest mAP50 {measured:.3f} ({name}), at least {worst.allowed:.3f} is asked for"
+    return f"largest loss of {_what(worst)} {max(measured, 0.0):.3f} ({name}), {worst.allowed:.3f} is allowed"
+
+
+def _of(checks: Sequence[Check], limit: str) -> list[Check]:
+    return [check for check in checks if check.limit == limit and check.measured is not None]
+
+
+def _excess(check: Check) -> float:
+    """Return how far a model is beyond its limit, as a fraction of 1; below zero where it keeps it."""
+    measured = check.measured or 0.0
+    return check.allowed - measured if check.limit == "min_map50" else measured - check.allowed
+
+
+def _what(check: Check) -> str:
+    score = _SCORES[check.limit]
+    return f"{score} of {_name(check.class_name, whole=True)}" if check.class_name else score
+
+
+def _name(text: str, *, whole: bool = False) -> str:
+    """Return a name as code; of a long one the middle is left out where it must fit into a line."""
+    text = text.replace("`", "'")
+    if not whole and len(text) > _LONGEST:
+        text = f"{text[: _LONGEST // 2]}…{text[-_LONGEST // 2 + 1 :]}"
+    return f"`{text}`"

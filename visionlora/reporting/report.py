@@ -1,0 +1,202 @@
+"""The report: numbers of several models on one data set, with what they belong to; as JSON and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from visionlora.errors import DataError
+from visionlora.formats.parsing import parse_json
+from visionlora.formats.text import printable
+from visionlora.machine import Machine
+from visionlora.reporting.header import ReportHeader
+from visionlora.reporting.row import Row
+from visionlora.reporting.summary import complete_rows, summary_html, summary_table
+from visionlora.scoring import DataUsed, Verdict
+from visionlora.scoring.bootstrap import Change
+
+FORMAT = 2
+"""Version of report.json; raised when a field changes its meaning."""
+_HIGHEST = 2**63
+"""Numbers stay below."""
+
+
+@dataclass(frozen=True)
+class Retained:
+    """What one model still knows of the retention set."""
+
+    label: str
+    known: int
+    """How many of the base's classes in the set it still knows."""
+    map50_95: float
+    """Over all the base's classes that have objects there; one that it does not know counts zero."""
+    retention: float | None
+    """`map50_95` over the base's; None if that is zero."""
+    shared: Change | None
+    """Difference to the base on the classes that both know; None if there is none with objects."""
+    unchanged: bool
+    """Whether every detection equals the base's bit for bit."""
+
+
+@dataclass(frozen=True)
+class Retention:
+    """What the models still know of the base's source domain, classes matched by name."""
+
+    data: DataUsed
+    base: str
+    """Label of the model that the others are held to: the first."""
+    known: int
+    """How many of the set's classes the base knows."""
+    map50_95: float
+    """The base's, over those that have objects."""
+    rows: tuple[Retained, ...]
+    sentence: str
+
+
+@dataclass(frozen=True)
+class PerImage:
+    """The file beside the report that holds every model's matches, for intervals of later comparisons."""
+
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """Several models under one ruler; `versions` are those of the packages that produced the numbers."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(use_attribute_docstrings=True)
+
+    data: DataUsed
+    machine: Machine
+    versions: Mapping[str, str]
+    rows: tuple[Row, ...]
+    format: int = FORMAT
+    created: str = ""
+    """When, in UTC, as ISO 8601 writes it."""
+    command: str = ""
+    """The command line that makes this report."""
+    seconds: float = 0.0
+    """How long it took."""
+    warnings: tuple[str, ...] = ()
+    """What a reader must know before trusting the numbers, a sentence each."""
+    notes: tuple[str, ...] = ()
+    """What is as expected but good to know, a sentence each."""
+    verdict: Verdict | None = None
+    """None where no limit was given."""
+    retention: Retention | None = None
+    per_image: PerImage | None = None
+    header: ReportHeader | None = None
+    """What whoever ordered the report wants to stand above it."""
+
+    @property
+    def complete_rows(self) -> tuple[Row, ...]:
+        """The models that know all the classes that have objects: only their means can be compared with each other."""
+        return complete_rows(self.rows, self.data)
+
+    @property
+    def reference(self) -> Row | None:
+        """The first model that knows all the classes that have objects; the differences are taken to it."""
+        return next(iter(self.complete_rows), None)
+
+    @property
+    def passed(self) -> bool:
+        """Whether no limit is missed; true where none was given."""
+        return self.verdict is None or self.verdict.passed
+
+    def __repr__(self) -> str:
+        """Return the scores in a line; `str` of it is the table, and `report_to_json` everything."""
+        scores = ", ".join(
+            f"{printable(row.label)} {'-' if (score := row.scores and row.scores.map50_95) is None else f'{score:.3f}'}"
+            for row in self.rows
+        )
+        verdict = "" if self.verdict is None else f", {'passed' if self.verdict.passed else 'not passed'}"
+        return f"<Report of {self.data.images} images, mAP50-95: {scores}{verdict}>"
+
+    def __str__(self) -> str:
+        """Return the table of the models, as the command prints it."""
+        return summary_table(self.rows, self.data)
+
+    def _repr_html_(self) -> str:
+        """Return the table of the models as HTML, for a notebook."""
+        return summary_html(self.rows, self.data)
+
+
+_ADAPTER: TypeAdapter[Report] = TypeAdapter(Report)
+
+
+def report_to_json(report: Report) -> str:
+    """Return the report as indented JSON; fractions are unrounded, missing scores are null."""
+    fields = _ADAPTER.dump_python(report, mode="json")
+    return json.dumps(fields, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def report_from_json(text: str | bytes) -> Report:
+    """Read what `report_to_json` wrote.
+
+    Raises:
+        DataError: the text is no report, or one of another format version.
+    """
+    try:
+        fields = parse_json(text)
+        version = fields["format"]
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise DataError(f"expected a report of visionlora, got something else: {error}") from error
+    if version != FORMAT or isinstance(version, bool):
+        raise DataError(
+            f"expected a report of format {FORMAT}, got {version!r:.40}; read it with the version that wrote it"
+        )
+    _check_numbers(fields)
+    try:
+        return _ADAPTER.validate_python(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise DataError(f"the report is damaged: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+
+def read_report(path: Path | str) -> Report:
+    """Read a report.json.
+
+    Raises:
+        DataError: the file is missing or no report.
+    """
+    try:
+        if Path(path).exists() and not (Path(path).is_file() or Path(path).is_dir()):  # a pipe could wait for ever
+            raise DataError(f"{path}: expected a report.json, got a pipe or a device; give a regular file")
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+    try:
+        return report_from_json(content)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def _check_numbers(fields: Any) -> None:
+    """Refuse numbers that no report has and no table can show: infinite, not a number, or of hundreds of digits.
+
+    Raises:
+        DataError: there is one.
+    """
+    waiting = [fields]
+    while waiting:  # not by recursion: the nesting may be as deep as JSON allows
+        value = waiting.pop()
+        if isinstance(value, dict | list):
+            waiting += value.values() if isinstance(value, dict) else value
+        elif isinstance(value, int | float) and not -_HIGHEST < value < _HIGHEST:  # also one that is no number
+            raise DataError("the report is damaged: it holds a number that is out of range")
+
+
+def report_schema() -> dict[str, Any]:
+    """Return the JSON Schema (2020-12) of report.json; `docs/report.schema.json` is this."""
+    schema = _ADAPTER.json_schema(mode="serialization")
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$comment": f"format {FORMAT}; written by visionlora.reporting.report.report_schema",
+        **schema,
+    }

@@ -1,0 +1,110 @@
+"""How sure a score and a difference of scores are: a paired bootstrap over images.
+
+The images are drawn again with replacement, a thousand times; every model is scored on the same draws, so what the
+models have in common (an easy image, a rare class) cancels in the difference. Intervals hold the middle 95 % of the
+draws (the percentile method of Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from visionlora.scoring.matches import Matches, average_precision
+
+RESAMPLES = 1000
+CONFIDENCE = 0.95
+FEWEST_IMAGES = 2
+"""With one image every draw is the same, and an interval would say that nothing is uncertain."""
+_BLOCK = 50  # weightings at a time: what bounds the memory
+_IOU_50 = 0
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Where the middle 95 % of the draws lie."""
+
+    low: float
+    high: float
+
+    @property
+    def covers_zero(self) -> bool:
+        """Whether zero lies in it."""
+        return self.low <= 0 <= self.high
+
+
+@dataclass(frozen=True)
+class Change:
+    """A difference of two scores on the same images; the interval is None where it cannot be had."""
+
+    difference: float
+    interval: Interval | None
+
+    @property
+    def measurable(self) -> bool:
+        """Whether the interval keeps clear of zero."""
+        return self.interval is not None and not self.interval.covers_zero
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """Average precision of each class in every draw, NaN where a draw holds none of its objects.
+
+    Attributes:
+        names: the classes, one a column.
+        ap50_95: (draws, classes).
+        ap50: (draws, classes).
+    """
+
+    names: tuple[str, ...]
+    ap50_95: NDArray[np.float64]
+    ap50: NDArray[np.float64]
+
+    def over(self, classes: Collection[str]) -> Draws:
+        """Return the named classes alone."""
+        columns = [index for index, name in enumerate(self.names) if name in classes]
+        names = tuple(self.names[index] for index in columns)
+        return Draws(names, self.ap50_95[:, columns], self.ap50[:, columns])
+
+
+def draw_images(images: int, *, draws: int = RESAMPLES, seed: int = 0) -> NDArray[np.int64]:
+    """Return how often each image comes in each draw: (draws, images), every row adding up to `images`."""
+    return np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=draws)
+
+
+def bootstrap(matches: Matches, weights: NDArray[np.int64]) -> Draws:
+    """Score every draw.
+
+    Args:
+        matches: of one model.
+        weights: (draws, images) of `draw_images`; models whose scores are compared must share it.
+    """
+    blocks = [average_precision(matches, weights[i : i + _BLOCK]) for i in range(0, len(weights), _BLOCK)]
+    precision = np.concatenate(blocks)  # (draws, 10, classes)
+    return Draws(matches.names, precision.mean(axis=1), precision[:, _IOU_50])
+
+
+def interval_of(samples: NDArray[np.float64]) -> Interval | None:
+    """Return the middle 95 % of samples, or None where there is none; NaN is left out."""
+    samples = samples[~np.isnan(samples)]
+    if not len(samples):
+        return None
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(samples, [tail, 1 - tail])
+    return Interval(settled(low), settled(high))
+
+
+def settled(value: float) -> float:
+    """Return a difference without the noise of summing in another order, which would make equal scores differ."""
+    return round(float(value), 12) + 0.0  # no negative zero
+
+
+def mean_over_classes(samples: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return (draws,) means over the classes that have objects in a draw; NaN where none has."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # "mean of empty slice": NaN is what is meant
+        return np.nanmean(samples, axis=1)

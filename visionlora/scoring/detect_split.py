@@ -1,0 +1,133 @@
+"""What a network finds on a data set, in the data set's classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from visionlora.data import LabelledImage, read_labelled
+from visionlora.errors import DataError
+from visionlora.vision.detections import EVALUATION_CONFIDENCE, IOU_THRESHOLD, MAX_DETECTIONS, Detections
+from visionlora.vision.inference import Network, detect_placed
+from visionlora.vision.preprocess import Placement, letterbox
+
+BATCH = 16
+_READERS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class SplitDetections:
+    """Detections of one model, one entry an image, and the data set's classes that the model knows.
+
+    Class ids index the data set's names. A model that knows no class is not run and has found nothing.
+    """
+
+    detections: tuple[Detections, ...]
+    classes: tuple[str, ...]
+
+
+class _SharedClasses:
+    """A network reduced to some of its classes: the others leave its output before suppression, not after."""
+
+    def __init__(self, network: Network, names: tuple[str, ...]) -> None:
+        self.names = names
+        self.image_size = network.image_size
+        self.nms = network.nms
+        self.path = getattr(network, "path", None)
+        self.batch, self.cut, self.precision = network.batch, network.cut, network.precision
+        self._network = network
+        row_of = {name: row for row, name in reversed(list(enumerate(network.names, start=4)))}  # the first of equals
+        self._rows = [0, 1, 2, 3, *(row_of[name] for name in names)]
+        self._all = names == tuple(network.names)
+
+    def __call__(self, batch: NDArray[np.float32], /) -> NDArray[np.float32]:
+        prediction = self._network(batch)
+        # (n, 4 + classes, anchors) -> (n, 4 + shared, anchors)
+        return prediction if self._all else prediction[:, self._rows]
+
+
+def shared_classes(network: Network, names: Sequence[str]) -> tuple[str, ...]:
+    """Return the data set's classes that a network knows by name, in the data set's order.
+
+    Raises:
+        DataError: `names` holds a name twice.
+    """
+    if len(set(names)) != len(names):
+        raise DataError(f"class names must differ, got {list(names)}")
+    known = set(network.names)
+    return tuple(name for name in names if name in known)
+
+
+def find_objects(
+    network: Network,
+    images: Sequence[LabelledImage],
+    names: Sequence[str],
+    *,
+    batch: int = BATCH,
+    progress: str | None = "",
+) -> SplitDetections:
+    """Run a network on images, on those of the data set's classes that it knows by name.
+
+    Images are read, letterboxed, decoded and suppressed in the same way for every kind of network. They are read by
+    threads while the network works on the batch before.
+
+    Args:
+        network: any Network.
+        images: the ground truth, with the paths of the pictures.
+        names: the class names of the data set.
+        batch: images a call; changes the speed, not the scores.
+        progress: a word before the count of images on a terminal's last line; None for no line.
+
+    Raises:
+        DataError: an image cannot be read or is not of its recorded size, or `names` holds a name twice.
+        ModelError: the network gives numbers that are not finite.
+    """
+    shared = shared_classes(network, names)
+    nothing = Detections(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int64))
+    if not shared:
+        return SplitDetections((nothing,) * len(images), ())
+    judged = _SharedClasses(network, shared)
+    id_of = {name: index for index, name in enumerate(names)}
+    to_data_set = np.array([id_of[name] for name in shared], dtype=np.int64)
+    found: list[Detections] = []
+    with tqdm(total=len(images), desc=progress, unit="image", leave=False, disable=_hidden(progress)) as bar:
+        for placed in _placed_batches(images, network.image_size, batch):
+            for detections in detect_placed(
+                judged,
+                placed,
+                confidence=EVALUATION_CONFIDENCE,
+                iou_threshold=IOU_THRESHOLD,
+                max_detections=MAX_DETECTIONS,
+            ):
+                found.append(replace(detections, class_ids=to_data_set[detections.class_ids]))
+            bar.update(len(placed))
+    return SplitDetections(tuple(found), shared)
+
+
+def _placed_batches(
+    images: Sequence[LabelledImage], image_size: int, batch: int
+) -> Iterator[list[tuple[NDArray[np.float32], Placement]]]:
+    """Yield letterboxed batches, the next one being read meanwhile; only letterboxed pictures wait in memory."""
+    starts = range(0, len(images), batch)
+    with ThreadPoolExecutor(_READERS) as pool:
+
+        def read(start: int) -> list:
+            return [
+                pool.submit(lambda one: letterbox(read_labelled(one), image_size), image)
+                for image in images[start : start + batch]
+            ]
+
+        waiting = read(0) if images else []
+        for start in starts:
+            ready = [future.result() for future in waiting]
+            waiting = read(start + batch)
+            yield ready
+
+
+def _hidden(progress: str | None) -> bool | None:
+    return True if progress is None else None  # None: silent where there is no terminal

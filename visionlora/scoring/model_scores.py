@@ -1,0 +1,158 @@
+"""One model's detections judged: scores with intervals, counts at a threshold, and the differences between models."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from visionlora.data import LabelledImage
+from visionlora.scoring.bootstrap import Change, Draws, Interval, bootstrap, interval_of, mean_over_classes, settled
+from visionlora.scoring.coco import Scores, score_and_match
+from visionlora.scoring.detect_split import SplitDetections
+from visionlora.scoring.matches import Matches
+from visionlora.scoring.operating import OperatingPoint, Outcome, operating_point, outcome_of
+from visionlora.scoring.score_calibration import Calibration, calibration
+
+
+@dataclass(frozen=True)
+class ClassChange:
+    """How AP50-95 of one class differs from another model's."""
+
+    name: str
+    change: Change
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How a model's scores differ from another model's on the classes that both know: this one minus the other."""
+
+    to: str
+    """The other model's label."""
+    classes: tuple[str, ...]
+    map50_95: Change
+    map50: Change
+    per_class: tuple[ClassChange, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class ModelScores:
+    """Everything that is known of one model on one data set.
+
+    Attributes:
+        scores: with intervals where there are draws.
+        matches: which detections are right.
+        draws: the scores of every draw of images; None where the images are too few.
+        outcomes: one an image, at the chosen threshold, on the classes that the model knows.
+        operating: the counts over all images.
+        calibration: of the detections above the threshold.
+    """
+
+    scores: Scores
+    matches: Matches
+    draws: Draws | None
+    outcomes: tuple[Outcome, ...]
+    operating: OperatingPoint
+    calibration: Calibration
+
+
+def judge(
+    found: SplitDetections,
+    images: Sequence[LabelledImage],
+    names: Sequence[str],
+    *,
+    weights: NDArray[np.int64] | None,
+    confidence: float,
+) -> ModelScores | None:
+    """Judge what a model found, on the classes that it knows; None if it knows none.
+
+    Args:
+        found: what it found.
+        images: the ground truth.
+        names: the class names of the data set.
+        weights: the draws of `draw_images`, the same for all models; None where the images are too few.
+        confidence: the score threshold of the counts.
+    """
+    if not found.classes:
+        return None
+    scores, matches = score_and_match(found.detections, images, names, classes=found.classes)
+    draws = None if weights is None else bootstrap(matches, weights)
+    known = [only_classes(image, names, found.classes) for image in images]
+    outcomes = tuple(
+        outcome_of(detections, image, confidence=confidence)
+        for detections, image in zip(found.detections, known, strict=True)
+    )
+    return ModelScores(
+        scores=scores if draws is None else with_intervals(scores, draws),
+        matches=matches,
+        draws=draws,
+        outcomes=outcomes,
+        operating=operating_point(outcomes, known, names, matches, confidence=confidence),
+        calibration=calibration(matches, confidence=confidence),
+    )
+
+
+def only_classes(image: LabelledImage, names: Sequence[str], classes: Collection[str]) -> LabelledImage:
+    """Return an image with the objects of some classes alone."""
+    if len(classes) == len(names):
+        return image
+    kept = np.isin(image.class_ids, [index for index, name in enumerate(names) if name in classes])
+    return replace(
+        image,
+        boxes_xyxy=image.boxes_xyxy[kept],
+        class_ids=image.class_ids[kept],
+        crowd=image.is_crowd[kept],
+        areas=image.object_areas[kept],
+    )
+
+
+def with_intervals(scores: Scores, draws: Draws) -> Scores:
+    """Return the scores with the 95 % intervals of their draws."""
+    per_class = tuple(
+        replace(one, interval=None if one.ap50_95 is None else interval_of(draws.ap50_95[:, column]))
+        for column, one in enumerate(scores.per_class)
+    )
+    mean = None if scores.map50_95 is None else interval_of(mean_over_classes(draws.ap50_95))
+    return replace(scores, per_class=per_class, interval=mean)
+
+
+def difference(
+    scores: Scores, other: Scores, *, draws: Draws | None, other_draws: Draws | None, to: str
+) -> Difference | None:
+    """Return how scores differ from another model's, on the classes that both have and that have objects.
+
+    Args:
+        scores: of the model.
+        other: of the other, on the same images.
+        draws: of the model.
+        other_draws: of the other, from the same draws of images.
+        to: the other's label.
+
+    Returns:
+        The difference, this model minus the other; None if they share no class with objects.
+    """
+    there = {one.name: one for one in other.per_class if one.ap50_95 is not None}
+    pairs = [(one, there[one.name]) for one in scores.per_class if one.ap50_95 is not None and one.name in there]
+    if not pairs:
+        return None
+    shared = [one.name for one, _ in pairs]
+    mean, mean50 = None, None
+    per_class: list[Interval | None] = [None] * len(pairs)
+    if draws is not None and other_draws is not None:
+        a, b = draws.over(shared), other_draws.over(shared)
+        order = [b.names.index(name) for name in a.names]
+        mean = interval_of(mean_over_classes(a.ap50_95) - mean_over_classes(b.ap50_95))
+        mean50 = interval_of(mean_over_classes(a.ap50) - mean_over_classes(b.ap50))
+        apart = a.ap50_95 - b.ap50_95[:, order]
+        per_class = [interval_of(apart[:, a.names.index(name)]) for name in shared]
+    changes = [settled((one.ap50_95 or 0.0) - (two.ap50_95 or 0.0)) for one, two in pairs]
+    changes50 = [(one.ap50 or 0.0) - (two.ap50 or 0.0) for one, two in pairs]
+    return Difference(
+        to=to,
+        classes=tuple(shared),
+        map50_95=Change(settled(sum(changes) / len(changes)), mean),
+        map50=Change(settled(sum(changes50) / len(changes50)), mean50),
+        per_class=tuple(map(ClassChange, shared, map(Change, changes, per_class))),
+    )

@@ -1,0 +1,337 @@
+"""Before training: what each way to train would cost on this machine, measured, and which one to take."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from visionlora.adapters import AdapterSettings
+from visionlora.adapters.methods import LoRA
+from visionlora.data import LabelledImage, load_dataset
+from visionlora.detectors.ultralytics import Base, check_image_size, load_base
+from visionlora.detectors.ultralytics.hyperparameters import check_device, default_device
+from visionlora.detectors.ultralytics.measuring import (
+    StepCost,
+    adapted_step,
+    full_model,
+    made_up_batch,
+    measure_in_turns,
+    measure_step,
+)
+from visionlora.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_MOSAIC = 4  # pictures in one training image
+_ROUNDS = 5
+_WIDE = 0.25  # of the median, between a way's fastest and slowest turn
+_LEAST = 0.03  # a smaller difference of times is none, however steady
+
+
+@dataclass(frozen=True, repr=False)
+class PlannedRun:
+    """One way to train, and what it costs here.
+
+    Attributes:
+        label: in words.
+        options: what to add to `visionlora train` for it; None where visionlora does not train this way.
+        trainable: parameters that are trained.
+        share: of the detector's parameters.
+        file_bytes: what has to be kept and shipped, about: an adapter, or a whole checkpoint.
+        milliseconds: a step, the median of its turns; None if it does not fit.
+        memory: bytes of a step (see `StepCost`); None if it does not fit.
+        turns_ms: the median of each turn; the ways are measured in turns.
+        fits: whether the step fits this machine's free GPU memory.
+    """
+
+    label: str
+    options: str | None
+    trainable: int
+    share: float
+    file_bytes: int
+    milliseconds: float | None
+    memory: int | None
+    fits: bool
+    turns_ms: tuple[float, ...] = ()
+
+    def __repr__(self) -> str:
+        time = "does not fit" if self.milliseconds is None else f"{self.milliseconds:.1f} ms a step"
+        return f"PlannedRun({self.label}: {self.trainable:,} parameters, {time})"
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How the times of two ways compare: the median over rounds of the ratio of their turns, its least and most."""
+
+    median: float
+    low: float
+    high: float
+
+    @property
+    def differs(self) -> bool:
+        """Whether there is a difference beyond noise: every round says so, and it is more than 3 %."""
+        return (self.low > 1 or self.high < 1) and abs(self.median - 1) > _LEAST
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f} ({self.low:.2f}-{self.high:.2f})" + ("" if self.differs else " ~")
+
+
+@dataclass(frozen=True, repr=False)
+class TrainingPlan:
+    """What `plan` measured.
+
+    Attributes:
+        rows: the ways to train; the first is full fine-tuning.
+        recommended: the label of the row to take.
+        command: the training command for it.
+        reason: why, in a sentence.
+        device: what it was measured on.
+        steps: training steps of one epoch.
+        noise: what disturbed the measurement, a sentence; empty if nothing did.
+    """
+
+    rows: tuple[PlannedRun, ...]
+    recommended: str
+    command: str
+    reason: str
+    device: str
+    steps: int
+    noise: str = ""
+
+    def __repr__(self) -> str:
+        return f"TrainingPlan({len(self.rows)} ways on {self.device}; recommended: {self.recommended})"
+
+    def __str__(self) -> str:
+        full = self.rows[0]
+        lines = [
+            f"one step on {self.device}, in {_ROUNDS} turns; {self.steps} steps an epoch",
+            "",
+            "| way to train | trainable | share | file, MB | ms a step | spread | GiB | time of full | GiB of full |",
+            "| --- | ---: | ---: | ---: | ---: | --- | ---: | --- | ---: |",
+        ]
+        for row in self.rows:
+            mark = " (recommended)" if row.label == self.recommended else ""
+            cells = [f"{row.label}{mark}", f"{row.trainable:,}", f"{row.share:.1%}", f"{row.file_bytes / 1e6:.2f}"]
+            if row.milliseconds is None or row.memory is None:
+                cells += ["does not fit", "-", "-", "-", "-"]
+            else:
+                spread = f"{min(row.turns_ms):.1f}-{max(row.turns_ms):.1f}" if row.turns_ms else "-"
+                cells += [f"{row.milliseconds:.1f}", spread, f"{row.memory / 2**30:.2f}", *_against(row, full)]
+            lines.append("| " + " | ".join(cells) + " |")
+        lines += ["", "~: no difference beyond noise."]
+        return "\n".join([*lines, *([f"NOISY: {self.noise}"] if self.noise else []), "", self.reason, self.command])
+
+    def to_json(self) -> str:
+        """Return the plan as one JSON object."""
+        return json.dumps(asdict(self), indent=2)
+
+
+def plan(
+    model: Path | str,
+    data: Path | str,
+    *,
+    imgsz: int = 640,
+    batch: int = 16,
+    device: str | None = None,
+) -> TrainingPlan:
+    """Measure a few steps of every way to train `model` on `data` here, and recommend one.
+
+    Full fine-tuning, two frozen ways and adapters of several ranks and places are each trained for a few steps on
+    noise with the data set's boxes; nothing is written. On a GPU, memory is the peak of a step; on a CPU, what is kept
+    for the backward pass. The ways take turns, and times are compared within a round: what else runs on the machine
+    slows all of them. What is no difference beyond noise is marked, and nothing is recommended for it.
+
+    Args:
+        model: Ultralytics detection checkpoint (.pt), or a bare name such as `yolo11n.pt`.
+        data: data.yaml with a train split.
+        imgsz: side of the network's square input in pixels.
+        batch: images a step.
+        device: `cpu` or the number of one GPU; the first GPU if there is one, else the CPU, if None.
+
+    Raises:
+        UsageError: a setting is wrong, or one batch of pictures does not fit into memory.
+        DataError, ModelError: the data set or the base cannot be used.
+
+    Example:
+        >>> import visionlora as vl
+        >>> print(vl.plan("yolo11n.pt", "data.yaml", imgsz=320))  # doctest: +SKIP
+    """
+    for option, value in (("--batch", batch), ("--imgsz", imgsz)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise UsageError(f"{option}: expected a whole number of at least 1, got {value!r}")
+    device = check_device(default_device() if device is None else device)
+    if "," in device:
+        raise UsageError(f"--device {device}: a plan is measured on one device; name one, such as {device[0]}")
+    place = torch.device(f"cuda:{device}" if device.isdecimal() else device)
+    base = load_base(model)
+    check_image_size(imgsz, base.model)
+    dataset = load_dataset(data, splits=("train",))
+    images = dataset.split("train")
+    sample = made_up_batch(_objects(images), batch=batch, image_size=imgsz, device=place)
+    rows = _measure(base, _ways(base, dataset.names, place), sample, place)
+    chosen, reason = recommend(rows)
+    words = ["visionlora", "train", "--model", str(model), "--data", str(data), "--out", "runs/adapter"]
+    words += ["--imgsz", str(imgsz), "--batch", str(batch), "--device", device]
+    return TrainingPlan(
+        rows=rows,
+        recommended=chosen.label,
+        command=f"{shlex.join(words)} {chosen.options or ''}".rstrip(),
+        reason=reason,
+        device=f"{_name(place)}, {imgsz} px, batch {batch}",
+        steps=math.ceil(len(images) / batch),
+        noise=_noise(rows),
+    )
+
+
+@dataclass(frozen=True)
+class _Way:
+    """A way to train: its label, the options of `visionlora train` (None for what that does not do), its step."""
+
+    label: str
+    options: str | None
+    build: Callable[[], nn.Module]
+
+
+def _ways(base: Base, names: Sequence[str], place: torch.device) -> tuple[_Way, ...]:
+    """Return full fine-tuning, two frozen ways, and adapters of several ranks and places."""
+
+    def frozen(label: str, modules: int) -> _Way:
+        return _Way(label, None, lambda: full_model(base.model, names, freeze=modules, device=place))
+
+    def adapter(options: str, *, lean: bool = False, rank: int = 8, targets: str = "all") -> _Way:
+        settings = AdapterSettings(LoRA(rank), targets=targets)
+        label = f"LoRA, rank {rank}, {targets}" + (", lean" if lean else "")
+        return _Way(label, options, lambda: adapted_step(base.model, names, settings, device=place, lean=lean))
+
+    return (
+        frozen("full fine-tuning", 0),
+        frozen("freeze=10", 10),
+        frozen("head only", len(base.model.model) - 1),
+        adapter("--rank 8"),
+        adapter("--rank 8 --lean", lean=True),
+        adapter("--rank 4", rank=4),
+        adapter("--rank 16", rank=16),
+        adapter("--rank 32", rank=32),
+        adapter("--rank 8 --targets from:5", targets="from:5"),
+        adapter("--rank 8 --targets neck+head", targets="neck+head"),
+    )
+
+
+def _measure(
+    base: Base, ways: Sequence[_Way], sample: Mapping[str, Any], place: torch.device
+) -> tuple[PlannedRun, ...]:
+    """Measure a few steps of each way, the count of ways on a terminal."""
+    free = torch.cuda.mem_get_info(place)[0] if place.type == "cuda" else None
+    whole = sum(parameter.numel() for parameter in base.model.parameters())
+    if place.type == "cuda":  # what CUDA's libraries allocate once belongs to no row
+        measure_step(ways[0].build, sample, place)
+    costs: tuple[StepCost, ...] = ()
+    turns = measure_in_turns([way.build for way in ways], sample, place, rounds=_ROUNDS)
+    total = _ROUNDS * len(ways)
+    for costs in tqdm(turns, desc="measuring", total=total, unit="turn", leave=False, disable=None):  # noqa: B007
+        pass
+    return tuple(
+        PlannedRun(
+            label=way.label,
+            options=way.options,
+            trainable=cost.trainable,
+            share=cost.trainable / whole,
+            file_bytes=2 * (whole if way.options is None else cost.trainable),  # either is kept in half precision
+            milliseconds=cost.milliseconds,
+            memory=cost.memory,
+            fits=cost.memory is not None and (free is None or cost.memory <= free),
+            turns_ms=cost.turns_ms,
+        )
+        for way, cost in zip(ways, costs, strict=True)
+    )
+
+
+def recommend(rows: tuple[PlannedRun, ...]) -> tuple[PlannedRun, str]:
+    """Return the row to take, and why in a sentence.
+
+    Adapters on all layers come first, because they are the ones whose accuracy was measured (benchmarks/accuracy): at
+    rank 8, then in less memory, then in fewer layers. `--lean` gives the same adapter, so where it is not slower beyond
+    noise, it is the one.
+    """
+    full = rows[0]
+    order = ("--rank 8", "--rank 8 --lean", "--rank 8 --targets from:5", "--rank 8 --targets neck+head")
+    by_options = {row.options: row for row in rows}
+    usual, lean = by_options["--rank 8"], by_options["--rank 8 --lean"]
+    if usual.fits and lean.fits and lean.memory < usual.memory:  # type: ignore[operator]
+        ratio = _ratio(lean, usual)
+        if ratio is not None and not (ratio.differs and ratio.median > 1):
+            why = "the same adapter as without --lean in less memory, and no difference of time beyond noise"
+            if ratio.differs:
+                why = "the same adapter as without --lean, in less time and memory"
+            return lean, f"Recommended: rank 8 in all layers with --lean: {why}. {_in_words(lean, full)}"
+    for options in order:
+        row = by_options[options]
+        if row.fits:
+            why = "rank 8 in all layers" if options == "--rank 8" else f"the first that fits, with {options}"
+            return row, f"Recommended: {why}. {_in_words(row, full)}"
+    return lean, "No way to train fits this machine; use a smaller --batch or --imgsz."
+
+
+def _ratio(row: PlannedRun, other: PlannedRun) -> Ratio | None:
+    """Compare the times of two ways, turn by turn of the same round; None where one does not fit."""
+    ratios = [own / its for own, its in zip(row.turns_ms, other.turns_ms, strict=False)]
+    return Ratio(statistics.median(ratios), min(ratios), max(ratios)) if ratios else None
+
+
+def _against(row: PlannedRun, full: PlannedRun) -> tuple[str, str]:
+    """Return the time and the memory of a way as shares of full fine-tuning's, for a table."""
+    ratio = _ratio(row, full)
+    if ratio is None or row.memory is None or full.memory is None:
+        return "full does not fit", "-"
+    return ("1", "1") if row is full else (str(ratio), f"{row.memory / full.memory:.2f}")
+
+
+def _in_words(row: PlannedRun, full: PlannedRun) -> str:
+    """Say how a way compares with full fine-tuning."""
+    ratio = _ratio(row, full)
+    if ratio is None or row.memory is None or full.memory is None:
+        return "Full fine-tuning does not fit."
+    time = f"{ratio.median:.2f} of the time" if ratio.differs else "no difference of time beyond noise"
+    return f"Against full fine-tuning: {time}, {row.memory / full.memory:.2f} of the memory."
+
+
+def _noise(rows: Sequence[PlannedRun]) -> str:
+    """Say that the machine was busy, if the turns of one way differ by more than a quarter of their median."""
+    spreads = {
+        row.label: (max(row.turns_ms) - min(row.turns_ms)) / statistics.median(row.turns_ms)
+        for row in rows
+        if row.turns_ms
+    }
+    wide = [label for label, spread in spreads.items() if spread > _WIDE]
+    if not wide:
+        return ""
+    return (
+        f"the turns of {len(wide)} of {len(spreads)} ways differ by more than {_WIDE:.0%} of their median, those of "
+        f"{wide[0]} by {spreads[wide[0]]:.0%}; measure again on an idle machine"
+    )
+
+
+def _objects(images: tuple[LabelledImage, ...]) -> list[np.ndarray]:
+    """Return the objects of mosaics of four training images each: class, then centre and size as fractions."""
+    rows = []
+    for image in images[:256]:
+        width, height = image.size_wh
+        left, top, right, bottom = (image.boxes_xyxy / np.array([width, height, width, height])).T
+        columns = (image.class_ids, (left + right) / 2, (top + bottom) / 2, right - left, bottom - top)
+        rows.append(np.stack(columns, 1))
+    return [np.concatenate(rows[i : i + _MOSAIC]) for i in range(0, len(rows), _MOSAIC)]
+
+
+def _name(place: torch.device) -> str:
+    return torch.cuda.get_device_name(place) if place.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"

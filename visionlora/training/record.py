@@ -1,0 +1,124 @@
+"""The settings of a run as training.json keeps them: what belongs to them, read again, and compared when it goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from visionlora.adapters import AdapterSettings
+from visionlora.data import Dataset, content_hash
+from visionlora.detectors.ultralytics import Base
+from visionlora.detectors.ultralytics.checkpoint import versions
+from visionlora.errors import ModelError, UsageError
+from visionlora.files import atomic_output
+from visionlora.formats.parsing import parse_json
+
+_PLACES = ("model", "data")  # of what the hashes beside them name by content
+_NEW = ("names", "order_sha256", "adapter.method")  # not in the settings of a run of version 0.2
+_LENGTH = ("hyperparameters.epochs", "hyperparameters.close_mosaic")
+
+
+def shared_settings(
+    base: Base, dataset: Dataset, adapter: AdapterSettings, hyperparameters: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what every part of a run has: model and data by place and content, adapter, hyperparameters, versions."""
+    return {
+        "model": str(base.path),
+        "data": str(dataset.yaml_path),
+        "names": list(dataset.names),
+        "adapter": adapter.to_fields(),
+        "hyperparameters": dict(hyperparameters),
+        "base": base.fingerprint,
+        "data_sha256": {split: content_hash(dataset.split(split)) for split in ("train", "val")},
+        "order_sha256": _order_hash(dataset),
+        "versions": versions(),
+    }
+
+
+def _order_hash(dataset: Dataset) -> str:
+    """Return the SHA-256 of the pictures' file names in their order, by which each is drawn; folders do not count."""
+    names = [[os.fsencode(image.path.name).hex() for image in dataset.split(split)] for split in ("train", "val")]
+    return hashlib.sha256(json.dumps(names).encode()).hexdigest()
+
+
+def identity(record: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of the settings that all epochs of a run have in common."""
+    kept = {name: value for name, value in record.items() if name not in (*_PLACES, "versions")}
+    settings = {name: value for name, value in kept["hyperparameters"].items() if name != "cache"}
+    settings = {name: value for name, value in settings.items() if f"hyperparameters.{name}" not in _LENGTH}
+    return hashlib.sha256(json.dumps({**kept, "hyperparameters": settings}, sort_keys=True).encode()).hexdigest()
+
+
+def write_settings(record: Mapping[str, Any], path: Path) -> None:
+    """Write them, whole or not at all."""
+    text = json.dumps(record, indent=2) + "\n"
+    with atomic_output(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Read what `write_settings` wrote.
+
+    Raises:
+        ModelError: it is damaged.
+    """
+    try:
+        settings = parse_json(path.read_bytes())
+        for name, kind in (("hyperparameters", dict), ("adapter", dict), ("base", str), ("data_sha256", dict)):
+            if not isinstance(settings[name], kind):
+                raise ValueError(f"expected {name} of a run, got {settings[name]!r}")
+        int(settings["hyperparameters"]["epochs"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"{path}: damaged: expected the settings of a run, got {error!r}; begin anew with --overwrite instead of "
+            "--resume, or choose another --out"
+        ) from error
+    return settings
+
+
+def check_same(before: Mapping[str, Any], record: Mapping[str, Any], out: Path, *, fixed: str) -> None:
+    """Compare the settings of the run to resume with those asked for; more epochs may be, and other places of files.
+
+    Args:
+        before: of the run.
+        record: asked for, as JSON gives them back.
+        out: folder of the run, for messages.
+        fixed: why no epochs can be added; empty where they can.
+
+    Raises:
+        UsageError: another setting differs, or the epochs of a phase that cannot be longer.
+    """
+    own, asked = (_kind(part) for part in (before, record))
+    if own != asked:
+        own, asked = (f"with --quantize {each}" if each else "without --quantize" for each in (own, asked))
+        raise UsageError(f"{out}: this run began {own}, not {asked}; pass the options that it began with")
+    free = (*_PLACES, "hyperparameters.cache")
+    changed = {
+        name: (old, new)
+        for name, old, new in _differences(before, record)
+        if not name.startswith("versions") and name not in free and not (old is None and name in _NEW)
+    }
+    epochs, more = changed.get(_LENGTH[0], (0, 0))
+    if isinstance(epochs, int) and more > epochs and not fixed:
+        changed = {name: pair for name, pair in changed.items() if name not in _LENGTH}
+    if changed:
+        listed = "; ".join(f"{name}: was {old}, now {new}" for name, (old, new) in changed.items())
+        reason = "" if _LENGTH[0] not in changed else f" ({fixed or 'a run cannot become shorter'})"
+        raise UsageError(f"{out}: resume with the settings that the run began with; {listed}{reason}")
+
+
+def _kind(record: Mapping[str, Any]) -> Any:
+    part = record.get("quantize")
+    return part.get("to") if isinstance(part, dict) else part
+
+
+def _differences(before: Any, now: Any, name: str = "") -> list[tuple[str, Any, Any]]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = list(before) + [key for key in now if key not in before]
+        nested = [_differences(before.get(key), now.get(key), f"{name}.{key}".lstrip(".")) for key in keys]
+        return [difference for differences in nested for difference in differences]
+    return [] if before == now else [(name, before, now)]

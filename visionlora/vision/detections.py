@@ -1,0 +1,331 @@
+"""Detections in pixels, and the one way to get them out of a network's raw output: numpy and OpenCV only."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from html import escape
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from visionlora.errors import UsageError
+from visionlora.formats.text import printable
+from visionlora.vision.boxes import nms as suppress  # `decode` has a flag of that name
+from visionlora.vision.drawing import class_colour, draw_boxes
+
+EVALUATION_CONFIDENCE = 0.001
+"""Lowest score that counts in an evaluation: average precision needs the low scores too."""
+PREDICTION_CONFIDENCE = 0.25
+"""Lowest score that is shown to a user."""
+IOU_THRESHOLD = 0.7
+"""Two boxes of one class that overlap more than this are one object."""
+MAX_DETECTIONS = 300
+"""Most detections of one image."""
+MAX_CANDIDATES = 30_000
+"""Most candidates that enter suppression, the best first; as Ultralytics' `max_nms`."""
+
+_SHOWN = 50
+"""Detections that a notebook shows."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long one image took, in seconds; an image of a batch has its share.
+
+    Attributes:
+        prepare: from pixels to the network's input.
+        network: the network itself.
+        decode: from its output to boxes.
+    """
+
+    prepare: float
+    network: float
+    decode: float
+
+    @property
+    def total(self) -> float:
+        """Seconds for the whole image; reading its file is not among them."""
+        return self.prepare + self.network + self.decode
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Detections:
+    """What a detector found in one image.
+
+    Attributes:
+        boxes_xyxy: (N, 4) float32, left, top, right, bottom in pixels of the original image.
+        scores: (N,) float32 in [0, 1].
+        class_ids: (N,) int64, index into the network's names.
+        names: the network's class names; empty where it is not known which network it was.
+        timing: how long it took; None where nobody measured.
+
+    Raises:
+        UsageError: the three arrays are not of these shapes, or a class id has no name.
+
+    Example:
+        >>> found = Detections([[0, 0, 9, 9], [5, 5, 7, 7]], [0.4, 0.9], [0, 1], names=("scratch", "pit"))
+        >>> found
+        Detections(2: 1 scratch, 1 pit)
+        >>> len(found), found.top(1).labels, len(found.above(0.5))
+        (2, ['pit'], 1)
+        >>> found.of("scratch").scores.tolist() == found.within([0, 0, 5, 5]).scores.tolist()
+        True
+    """
+
+    boxes_xyxy: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    class_ids: NDArray[np.int64]
+    names: tuple[str, ...] = ()
+    timing: Timing | None = None
+
+    def __post_init__(self) -> None:
+        boxes = np.asarray(self.boxes_xyxy, dtype=np.float32)
+        boxes = boxes.reshape(0, 4) if boxes.size == 0 else boxes
+        scores = np.asarray(self.scores, dtype=np.float32)
+        class_ids = np.asarray(self.class_ids, dtype=np.int64)
+        count = len(boxes)
+        if boxes.shape != (count, 4) or scores.shape != (count,) or class_ids.shape != (count,):
+            raise UsageError(
+                "Detections: expected boxes (N, 4), scores (N,) and class ids (N,), "
+                f"got {boxes.shape}, {scores.shape} and {class_ids.shape}"
+            )
+        if self.names and count and not 0 <= class_ids.min() <= class_ids.max() < len(self.names):
+            raise UsageError(f"Detections: expected class ids from 0 to {len(self.names) - 1}, got {class_ids}")
+        object.__setattr__(self, "boxes_xyxy", boxes)
+        object.__setattr__(self, "scores", scores)
+        object.__setattr__(self, "class_ids", class_ids)
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __repr__(self) -> str:
+        return f"Detections({len(self)}: {self.summary})" if len(self) else "Detections(0)"
+
+    def _repr_html_(self) -> str:
+        """A row a detection, for a notebook."""
+        shown = self.top(_SHOWN)
+        rows = "".join(
+            f"<tr><td>{escape(printable(name))}</td><td>{score:.3f}</td>"
+            f"<td>{', '.join(f'{side:.1f}' for side in box)}</td></tr>"
+            for name, score, box in zip(shown.labels, shown.scores.tolist(), shown.boxes_xyxy.tolist(), strict=True)
+        )
+        head = "<tr><th>class</th><th>score</th><th>left, top, right, bottom</th></tr>"
+        return f"<p>{escape(repr(self))}</p><table>{head}{rows}</table>"
+
+    @property
+    def summary(self) -> str:
+        """How many there are of which class, the most first: `2 zebra, 1 rhino`."""
+        return ", ".join(f"{count} {printable(name)}" for name, count in Counter(self.labels).most_common())
+
+    @property
+    def labels(self) -> list[str]:
+        """The class name of each detection; its class id as text where there are no names."""
+        return [self.names[class_id] if self.names else str(class_id) for class_id in self.class_ids.tolist()]
+
+    def top(self, n: int) -> Detections:
+        """Return the `n` best detections, best first; equal scores keep their order."""
+        return self._at(np.argsort(-self.scores, kind="stable")[: max(n, 0)])
+
+    def above(self, score: float) -> Detections:
+        """Return the detections whose score is greater than `score`, in the same order."""
+        return self._at(np.flatnonzero(self.scores > score))
+
+    def of(self, *classes: str | int) -> Detections:
+        """Return the detections of these classes, in the same order.
+
+        Args:
+            classes: class names or class ids.
+
+        Raises:
+            UsageError: there is no such class.
+        """
+        unknown = [one for one in classes if (one not in self.names if isinstance(one, str) else one < 0)]
+        unknown += [one for one in classes if self.names and isinstance(one, int) and one >= len(self.names)]
+        if unknown:
+            raise UsageError(f"classes: expected some of {', '.join(self.names)}, got {', '.join(map(str, unknown))}")
+        wanted = [self.names.index(one) if isinstance(one, str) else one for one in classes]
+        return self._at(np.flatnonzero(np.isin(self.class_ids, wanted)))
+
+    def within(self, region: ArrayLike) -> Detections:
+        """Return the detections whose centre lies in a region or on its edge, in the same order.
+
+        Args:
+            region: a box (4,), left, top, right, bottom; or a polygon (K, 2) of at least three corners; in pixels.
+
+        Raises:
+            UsageError: `region` is neither.
+        """
+        corners = np.asarray(region, dtype=np.float32)
+        if corners.shape == (4,):
+            corners = corners[[[0, 1], [2, 1], [2, 3], [0, 3]]]
+        if corners.ndim != 2 or corners.shape[1] != 2 or len(corners) < 3 or not np.isfinite(corners).all():
+            raise UsageError(f"region: expected a box (4,) or a polygon (K, 2) of at least 3 corners, got {region!r}")
+        centres = ((self.boxes_xyxy[:, :2] + self.boxes_xyxy[:, 2:]) / 2).tolist()
+        inside = [cv2.pointPolygonTest(corners, centre, measureDist=False) >= 0 for centre in centres]
+        return self._at(np.flatnonzero(inside))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what JSON can hold: boxes to 0.01 pixel, scores to 0.0001, and the milliseconds where measured."""
+        rows = zip(self.boxes_xyxy.tolist(), self.scores.tolist(), self.class_ids.tolist(), self.labels, strict=True)
+        detections = [
+            {
+                "box_xyxy": [round(side, 2) for side in box],
+                "score": round(score, 4),
+                "class_id": class_id,
+                "name": name,
+            }
+            for box, score, class_id, name in rows
+        ]
+        if self.timing is None:
+            return {"detections": detections}
+        times = {part: round(1000 * seconds, 3) for part, seconds in asdict(self.timing).items()}
+        return {"detections": detections, "milliseconds": times}
+
+    def to_coco(self, image_id: int) -> list[dict[str, Any]]:
+        """Return COCO results: image id, category id (the class id, from 0), box as x, y, width, height, and score."""
+        sides = np.concatenate([self.boxes_xyxy[:, :2], self.boxes_xyxy[:, 2:] - self.boxes_xyxy[:, :2]], axis=1)
+        rows = zip(sides.tolist(), self.scores.tolist(), self.class_ids.tolist(), strict=True)
+        return [
+            {"image_id": image_id, "category_id": class_id, "bbox": bbox, "score": score}
+            for bbox, score, class_id in rows
+        ]
+
+    def to_supervision(self) -> Any:
+        """Return them as `supervision.Detections`, with the class names under `class_name`.
+
+        Raises:
+            UsageError: supervision is not installed.
+        """
+        try:
+            import supervision
+        except ModuleNotFoundError as error:
+            raise UsageError("supervision is not installed; pip install supervision") from error
+        return supervision.Detections(
+            xyxy=self.boxes_xyxy.copy(),
+            confidence=self.scores.copy(),
+            class_id=self.class_ids.copy(),
+            data={"class_name": np.array(self.labels, dtype=np.str_)},
+        )
+
+    def draw(self, image_bgr: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return a copy of the image, (H, W, 3) uint8 BGR, with a box and a label for each detection."""
+        canvas = image_bgr.copy()
+        labels = [f"{name} {score:.2f}" for name, score in zip(self.labels, self.scores, strict=True)]
+        draw_boxes(canvas, list(self.boxes_xyxy), labels, [class_colour(i) for i in self.class_ids.tolist()])
+        return canvas
+
+    def _at(self, index: NDArray[np.intp]) -> Detections:
+        return replace(
+            self, boxes_xyxy=self.boxes_xyxy[index], scores=self.scores[index], class_ids=self.class_ids[index]
+        )
+
+
+def decode(
+    prediction: NDArray[np.float32],
+    *,
+    nms: bool,
+    confidence: float | Sequence[float] = PREDICTION_CONFIDENCE,
+    iou_threshold: float = IOU_THRESHOLD,
+    max_detections: int = MAX_DETECTIONS,
+    agnostic: bool = False,
+) -> Detections:
+    """Turn the raw output of a network for one image into detections.
+
+    One anchor may give several classes, as in Ultralytics' validator.
+
+    Args:
+        prediction: (4 + classes, anchors); centre x, centre y, width and height in pixels of the network's
+            input, then a score in [0, 1] for each class.
+        nms: whether the head predicts an object several times (YOLOv8, YOLO11) or once (YOLO26).
+        confidence: only scores greater than this count; one number, or one a class.
+        iou_threshold: see `visionlora.vision.boxes.nms`; without effect for an end-to-end head.
+        max_detections: how many detections to return at most.
+        agnostic: whether boxes of different classes suppress each other too.
+
+    Returns:
+        Detections, best first, in pixels of the network's input.
+
+    Raises:
+        UsageError: an option is out of range, or `prediction` is not of this shape.
+
+    Example:
+        >>> raw = np.array([[50, 50], [50, 51], [20, 20], [20, 20], [0.9, 0.8]], dtype=np.float32)
+        >>> decode(raw, nms=True).boxes_xyxy.tolist()
+        [[40.0, 40.0, 60.0, 60.0]]
+        >>> len(decode(raw, nms=False))
+        2
+    """
+    check_thresholds(confidence, iou_threshold, max_detections)
+    if prediction.ndim != 2 or len(prediction) < 5:
+        raise UsageError(f"decode: expected a prediction of shape (4 + classes, anchors), got {prediction.shape}")
+    limits = np.asarray(confidence, dtype=np.float32)
+    if limits.ndim and limits.shape != (len(prediction) - 4,):
+        raise UsageError(f"confidence: expected {len(prediction) - 4} numbers, one a class, got {len(limits)}")
+    # Over the flat array: np.nonzero of two dimensions takes ten times as long.
+    candidates = np.flatnonzero(prediction[4:] > limits.reshape(-1, 1))
+    class_ids, anchors = np.divmod(candidates, prediction.shape[1])
+    scores = prediction[4:][class_ids, anchors]
+    best = _best(scores, MAX_CANDIDATES if nms else max_detections)
+    boxes = _xyxy(prediction[:4, anchors[best]])
+    scores, class_ids = scores[best], class_ids[best]
+    if nms:
+        groups = np.zeros_like(class_ids) if agnostic else class_ids
+        kept = suppress(boxes, scores, groups, iou_threshold=iou_threshold, max_detections=max_detections)
+        boxes, scores, class_ids = boxes[kept], scores[kept], class_ids[kept]
+    return Detections(boxes, scores, class_ids)
+
+
+def check_thresholds(
+    confidence: float | Sequence[float], iou_threshold: float, max_detections: int, *, name: str = "confidence"
+) -> None:
+    """Refuse thresholds that no detector can mean.
+
+    Args:
+        confidence: the lowest score that counts, one number or one a class.
+        iou_threshold: of suppression.
+        max_detections: for each image.
+        name: what `confidence` is called where the user gives it.
+
+    Raises:
+        UsageError: a threshold is outside [0, 1] or `max_detections` is below 1; all problems at once.
+    """
+    problems = []
+    for what, values in ((name, confidence), ("iou_threshold", iou_threshold)):
+        given = as_numbers(values)
+        if given is None:
+            problems.append(f"{what}: expected a number in [0, 1], got {values!r:.60}")
+            continue
+        wrong = [value for value in given.ravel().tolist() if not 0 <= value <= 1]
+        problems += [f"{what}: expected a number in [0, 1], got {value:g}" for value in wrong[:1]]
+    if not isinstance(max_detections, int | np.integer) or isinstance(max_detections, bool) or max_detections < 1:
+        problems.append(f"max_detections: expected at least 1, got {max_detections}")
+    if problems:
+        raise UsageError("; ".join(problems))
+
+
+def as_numbers(values: Any) -> NDArray[Any] | None:
+    """Return one or several numbers as an array; None where they are something else, such as text."""
+    try:
+        given = np.asarray(values)
+    except ValueError:  # lists of different lengths
+        return None
+    return given if given.dtype.kind in "iuf" else None
+
+
+def _best(scores: NDArray[np.float32], limit: int) -> NDArray[np.intp]:
+    """Indices of the `limit` highest scores, best first, without sorting what is not wanted."""
+    if len(scores) <= limit:
+        return np.argsort(-scores, kind="stable")
+    lowest = np.partition(scores, len(scores) - limit)[len(scores) - limit]
+    candidates = np.flatnonzero(scores >= lowest)  # with the ties at the edge, so that the choice is stable
+    return candidates[np.argsort(-scores[candidates], kind="stable")[:limit]]
+
+
+def _xyxy(boxes_cxcywh: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(4, N) centres and sizes -> (N, 4) corners."""
+    centre, half = boxes_cxcywh[:2].T, boxes_cxcywh[2:].T / 2
+    return np.concatenate([centre - half, centre + half], axis=1)

@@ -1,0 +1,198 @@
+"""From images to detections with any network: one preprocessing and one decoding for every format."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from visionlora.errors import ModelError
+from visionlora.vision.detections import (
+    IOU_THRESHOLD,
+    MAX_DETECTIONS,
+    PREDICTION_CONFIDENCE,
+    Detections,
+    check_thresholds,
+    decode,
+)
+from visionlora.vision.preprocess import Placement, letterbox
+
+SCORE_TOLERANCE = 0.01
+"""How far a score may leave [0, 1]: half precision and integers round."""
+_FARTHEST = 1000
+"""Sides of the input that a box may reach: farther is no rounding but a broken file."""
+
+
+class Network(Protocol):
+    """A detector's arithmetic, whatever executes it.
+
+    Attributes:
+        names: one name a class.
+        image_size: side of the square input in pixels.
+        nms: whether its predictions need non-maximum suppression.
+        batch: how many pictures a call computes at least; None for as many as it is given.
+        cut: the score below which the file itself leaves out what it finds; None where it leaves out nothing.
+        precision: what it computes in on this machine, such as `f32` or `bf16`; None where the runtime does not say.
+    """
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    @property
+    def image_size(self) -> int: ...
+
+    @property
+    def nms(self) -> bool: ...
+
+    @property
+    def batch(self) -> int | None: ...
+
+    @property
+    def cut(self) -> float | None: ...
+
+    @property
+    def precision(self) -> str | None: ...
+
+    def __call__(self, batch: NDArray[np.float32], /) -> NDArray[np.float32]:
+        """Map (n, 3, S, S) RGB in [0, 1] to (n, 4 + classes, anchors): cx, cy, w, h in pixels, then scores."""
+        ...
+
+
+def detect(
+    network: Network,
+    images_bgr: Sequence[NDArray[np.uint8]],
+    *,
+    confidence: float | Sequence[float] = PREDICTION_CONFIDENCE,
+    iou_threshold: float = IOU_THRESHOLD,
+    max_detections: int = MAX_DETECTIONS,
+    agnostic: bool = False,
+) -> list[Detections]:
+    """Find the objects in some images; they go through the network as one batch.
+
+    Args:
+        network: what maps inputs to predictions.
+        images_bgr: (H, W, 3) uint8 each; sizes may differ.
+        confidence: only scores greater than this count, one number or one a class.
+        iou_threshold: two boxes of one class that overlap more are one object.
+        max_detections: how many detections an image may have.
+        agnostic: whether boxes of different classes suppress each other too.
+
+    Returns:
+        Detections an image, best first, in pixels of that image.
+
+    Raises:
+        DataError: an image is not (H, W, 3) of uint8.
+        UsageError: a threshold is out of range.
+        ModelError: the network gives what no detector gives, see `check_predictions`.
+
+    Example:
+        >>> class Blind:
+        ...     names, image_size, nms = ("scratch",), 32, True
+        ...
+        ...     def __call__(self, batch):
+        ...         return np.zeros((len(batch), 5, 21), dtype=np.float32)
+        >>> [len(found) for found in detect(Blind(), [np.zeros((20, 30, 3), dtype=np.uint8)])]
+        [0]
+    """
+    return detect_placed(
+        network,
+        [letterbox(image, network.image_size) for image in images_bgr],
+        confidence=confidence,
+        iou_threshold=iou_threshold,
+        max_detections=max_detections,
+        agnostic=agnostic,
+    )
+
+
+def detect_placed(
+    network: Network,
+    placed: Sequence[tuple[NDArray[np.float32], Placement]],
+    *,
+    confidence: float | Sequence[float] = PREDICTION_CONFIDENCE,
+    iou_threshold: float = IOU_THRESHOLD,
+    max_detections: int = MAX_DETECTIONS,
+    agnostic: bool = False,
+) -> list[Detections]:
+    """Find the objects in images that `letterbox` has placed already; otherwise as `detect`.
+
+    Raises:
+        UsageError: a threshold is out of range.
+        ModelError: the network gives what no detector gives, see `check_predictions`.
+    """
+    check_thresholds(confidence, iou_threshold, max_detections)
+    if not len(placed):
+        return []
+    predictions = network(np.stack([tensor for tensor, _ in placed]))
+    check_predictions(network, predictions)
+    results = []
+    for prediction, (_, placement) in zip(predictions, placed, strict=True):
+        found = decode(
+            prediction,
+            nms=network.nms,
+            confidence=confidence,
+            iou_threshold=iou_threshold,
+            max_detections=max_detections,
+            agnostic=agnostic,
+        )
+        results.append(replace(found, boxes_xyxy=placement.to_original(found.boxes_xyxy)))
+    return results
+
+
+def check_predictions(network: Network, predictions: NDArray[np.float32]) -> None:
+    """Refuse predictions that no detector gives, which decoding would turn into "nothing found".
+
+    Args:
+        network: what gave them; its file's name is in the message.
+        predictions: (n, 4 + classes, anchors).
+
+    Raises:
+        ModelError: values are no numbers, scores are outside [0, 1], or boxes are far outside of any picture.
+    """
+    if not predictions.size:
+        return
+    boxes, scores = predictions[:, :4], predictions[:, 4:]
+    low, high, farthest = scores.min(), scores.max(), max(boxes.max(), -boxes.min())  # each is NaN where a value is
+    if not np.isfinite([low, high, farthest]).all():
+        raise ModelError(f"{_name(network)}: the network gave values that are no numbers; its file is broken")
+    if low < -SCORE_TOLERANCE or high > 1 + SCORE_TOLERANCE:
+        raise ModelError(
+            f"{_name(network)}: expected scores in [0, 1], the network gave {low:g} to {high:g}; its file is "
+            "broken, or was exported without the last sigmoid"
+        )
+    if farthest > _FARTHEST * network.image_size:
+        raise ModelError(
+            f"{_name(network)}: expected boxes in pixels of a picture of {network.image_size}, the network gave "
+            f"{farthest:g}; its file is broken"
+        )
+
+
+def try_out(network: Network) -> None:
+    """Show a network two pictures that differ, grey and noise, and refuse it where it computes nonsense.
+
+    A file with its own suppression may rightly find nothing in both.
+
+    Raises:
+        ModelError: it gives what `check_predictions` refuses, nothing but zeros, or the same for both pictures; or it
+            cannot be run.
+    """
+    side = network.image_size
+    grey = network(np.full((1, 3, side, side), 0.5, dtype=np.float32))
+    check_predictions(network, grey)
+    noise = network(np.random.default_rng(0).random((1, 3, side, side), dtype=np.float32))
+    check_predictions(network, noise)
+    if not grey.any() and not noise.any():
+        if network.nms:
+            raise ModelError(f"{_name(network)}: the network gave zeros for every picture; its file is broken")
+    elif np.array_equal(grey, noise):
+        raise ModelError(
+            f"{_name(network)}: the network gave the same for two different pictures; its file is broken, its output "
+            "does not depend on its input"
+        )
+
+
+def _name(network: Any) -> str:
+    """The file of a network; its kind where it has none."""
+    return str(getattr(network, "path", None) or type(network).__name__)

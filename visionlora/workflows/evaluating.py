@@ -1,0 +1,334 @@
+"""Evaluate several models on one data set under one ruler."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from visionlora.adapters import adapter_identity, read_adapter_card
+from visionlora.errors import ModelError, UsageError
+from visionlora.files import sha256_of
+from visionlora.formats.text import printable
+from visionlora.machine import installed_versions, this_machine
+from visionlora.models import ModelSpec, open_network, parse_specs
+from visionlora.reporting import (
+    Column,
+    Report,
+    Row,
+    before_after,
+    refuse_existing_report,
+    representative_images,
+    write_report,
+)
+from visionlora.reporting.budget import judge_budget
+from visionlora.reporting.doubts import data_doubts, network_doubts, training_doubts
+from visionlora.reporting.header import report_header
+from visionlora.reporting.history import training_settings
+from visionlora.reporting.lineage import find_notes, find_warnings
+from visionlora.reporting.parameters import count_parameters
+from visionlora.reporting.report import Retention
+from visionlora.reporting.retention import RetentionInput, check_base, measure_retention
+from visionlora.reporting.writing import ReportInputs
+from visionlora.scoring import time_networks
+from visionlora.scoring.budget import Budget, check_budget
+from visionlora.scoring.detect_split import SplitDetections, find_objects, shared_classes
+from visionlora.scoring.model_scores import Difference, ModelScores, difference, judge
+from visionlora.scoring.split import EvaluationSplit, load_split
+from visionlora.scoring.timing import timing_of
+from visionlora.vision.detections import PREDICTION_CONFIDENCE, check_thresholds
+from visionlora.vision.inference import Network, detect
+from visionlora.vision.preprocess import read_image
+
+
+def evaluate(
+    models: Sequence[str | Path],
+    data: Path | str,
+    *,
+    split: str = "val",
+    imgsz: int | None = None,
+    conf: float = PREDICTION_CONFIDENCE,
+    retention: Path | str | None = None,
+    max_drop: float | None = None,
+    max_class_drop: float | None = None,
+    min_map50: float | None = None,
+    against: str | None = None,
+    out: Path | str | None = None,
+    html: bool = False,
+    title: str | None = None,
+    part: str | None = None,
+    customer: str | None = None,
+    cache: bool = True,
+    overwrite: bool = False,
+) -> Report:
+    """Score models of any kind on one data set: same images, same letterbox, same decoding, pycocotools.
+
+    Models run on the CPU, so that their milliseconds can be compared. The first model that knows all the classes is the
+    reference; every difference to it has a 95 % interval by a paired bootstrap over the images.
+
+    Args:
+        models: checkpoints, exported files (.onnx, OpenVINO's .xml, ncnn's .param, LiteRT's .tflite;
+            `openvino:model.onnx` runs it in OpenVINO), or `base.pt+adapter.safetensors`; `label=` before one names it.
+        data: the data.yaml, or a COCO ground truth (.json) with its pictures beside it.
+        split: which of its splits; a COCO file has one.
+        imgsz: side of the input in pixels; None takes what the files say, which must be one size.
+        conf: the score threshold for precision, recall, misses and false alarms.
+        retention: data.yaml of the base's source domain; its val split shows what the models have forgotten.
+        max_drop: budget: how much mAP50-95 a model may lose against the reference, as a fraction of 1.
+        max_class_drop: budget: how much AP50-95 of any class it may lose.
+        min_map50: budget: the mAP50 that it must reach.
+        against: label of the model that the budget counts losses from and that the models held to it follow; None is
+            the reference.
+        out: a folder for report.json, report.md and pictures; None writes nothing.
+        html: write report.html too, one page that needs no network.
+        title: what to call the report, on top of it.
+        part: what the models are to look at, such as a part's number, under the title.
+        customer: whom it is for, under the title.
+        cache: take what a model found on these images from an earlier evaluation, if nothing has changed since.
+        overwrite: replace an earlier report.
+
+    Returns:
+        The report; `report.passed` says whether the budget is kept.
+
+    Raises:
+        UsageError: a model is named wrongly, the models differ in image size, or an option is out of range.
+        DataError: the data set or an image cannot be used.
+        ModelError: a model cannot be used, or gives numbers that mean nothing; then there is no report of the others.
+        OutputError: there is a report already, or it cannot be written.
+
+    Example:
+        >>> report = evaluate(["base=yolo11n.pt", "runs/steel/model.onnx"], "data.yaml", out="report")  # doctest: +SKIP
+        >>> report.rows[1].scores.map50_95  # doctest: +SKIP
+        0.408
+    """
+    started = time.monotonic()
+    budget = Budget(max_drop, max_class_drop, min_map50)
+    check_budget(budget)
+    check_thresholds(conf, 0, 1, name="--conf")
+    header = report_header(title, part, customer)
+    specs = parse_specs(models)
+    if against not in (None, *(spec.label for spec in specs)):
+        raise UsageError(f"against: expected one of {', '.join(spec.label for spec in specs)}, got {against!r}")
+    if out is None and html:
+        raise UsageError("html: expected a folder to write report.html into; give --out")
+    if out is not None:
+        refuse_existing_report(out, overwrite=overwrite)
+    domain = load_split(data, split)
+    source = None if retention is None else load_split(retention, "val")
+    networks = [open_network(spec, image_size=imgsz) for spec in specs]
+    _check(specs, networks)
+    if source is not None:
+        check_base(specs[0].label, shared_classes(networks[0], source.names), source.used)
+    found = [_find(spec, network, domain, cache=cache) for spec, network in zip(specs, networks, strict=True)]
+    judgements = [_judge(one, domain, conf) for one in found]
+    rows = tuple(map(_row, specs, networks, found, judgements))
+    report = Report(
+        data=domain.used,
+        machine=this_machine(),
+        versions=installed_versions(),
+        rows=rows,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        command=_command(
+            models,
+            {
+                "data": data,
+                "split": split,
+                "imgsz": imgsz,
+                "conf": conf,
+                "retention": retention,
+                "max-drop": max_drop,
+                "max-class-drop": max_class_drop,
+                "min-map50": min_map50,
+                "against": against,
+                "title": title,
+                "part": part,
+                "customer": customer,
+                "out": out,
+            },
+            html=html,
+        ),
+        retention=None if source is None else _retention(specs, networks, source, conf=conf, cache=cache),
+        header=header,
+    )
+    report = replace(report, rows=_with_differences(report, judgements, against))
+    report = replace(report, rows=_with_times(report, networks, domain))
+    labels = [spec.label for spec in specs]
+    names = {label: network.names for label, network in zip(labels, networks, strict=True)}
+    pictures = [_relative(one.path, Path(data).parent) for one in domain.images]
+    report = replace(
+        report,
+        warnings=(
+            *data_doubts(data, split, domain.images, domain.hashes),
+            *training_doubts(
+                report, {spec.label: _trained_on(spec, row) for spec, row in zip(specs, rows, strict=True)}
+            ),
+            *network_doubts(dict(zip(labels, found, strict=True))),
+            *find_warnings(report, pictures, names),
+        ),
+        notes=find_notes(report, names),
+        verdict=judge_budget(report, budget, against),
+        seconds=round(time.monotonic() - started, 1),
+    )
+    if out is not None:
+        sheet = _sheet(specs, networks, domain)
+        evidence = ReportInputs(domain.images, domain.hashes, tuple(judgements), sheet)
+        report = write_report(report, out, evidence=evidence, html=html, overwrite=overwrite)
+    return report
+
+
+def _check(specs: Sequence[ModelSpec], networks: Sequence[Network]) -> None:
+    """Refuse models that cannot stand in one report, before any time is spent on them."""
+    if len({network.image_size for network in networks}) > 1:
+        sizes = ", ".join(f"{spec.label} {one.image_size} px" for spec, one in zip(specs, networks, strict=True))
+        raise UsageError(
+            f"expected models of one image size, got {sizes}; pass --imgsz, or export the ONNX files again"
+        )
+    missing = [str(path) for spec in specs for path in spec.parts if not path.is_file()]
+    if missing:  # a bare name may have been found in another folder
+        raise ModelError(f"expected the files of all models, found none at {', '.join(missing)}; give their paths")
+
+
+def _find(spec: ModelSpec, network: Network, domain: EvaluationSplit, *, cache: bool) -> SplitDetections:
+    return domain.find(network, [spec.path, *spec.parts], progress=spec.label, runtime=spec.runtime, cache=cache)
+
+
+def _judge(found: SplitDetections, domain: EvaluationSplit, confidence: float) -> ModelScores | None:
+    return judge(found, domain.images, domain.names, weights=domain.weights, confidence=confidence)
+
+
+def _row(spec: ModelSpec, network: Network, found: SplitDetections, judgement: ModelScores | None) -> Row:
+    """Return what is known of a model by itself."""
+    kind, parents, settings = _provenance(spec, network)
+    return Row(
+        label=spec.label,
+        file=printable(spec.file),
+        kind=kind,
+        sha256=sha256_of(*spec.parts),
+        bytes=sum(path.stat().st_size for path in spec.parts),
+        image_size=network.image_size,
+        classes=found.classes,
+        scores=judgement.scores if judgement else None,
+        ms_per_image=0.0,  # measured when all rows are known
+        parents=parents,
+        parameters=count_parameters(spec, network),
+        settings=settings,
+        operating=judgement.operating if judgement else None,
+        calibration=judgement.calibration if judgement else None,
+        precision=network.precision,
+        cut=network.cut,
+    )
+
+
+def _provenance(spec: ModelSpec, network: Network) -> tuple[str, Mapping[str, str], Mapping[str, Any]]:
+    """Return what the file is, role and SHA-256 of the files that it says it was made from, and how it was made."""
+    if spec.adapter is not None:
+        card = read_adapter_card(spec.adapter)
+        parents = {"base": card.base["fingerprint"], "adapter": adapter_identity(spec.adapter)}
+        return "adapter", parents, training_settings(card, spec.adapter)
+    metadata = getattr(network, "metadata", None) or {}
+    kind = {"torch": "checkpoint", "onnxruntime": "onnx"}.get(spec.runtime, spec.runtime)
+    kind, parents = metadata.get("kind", kind), metadata.get("parents", {})
+    settings = metadata.get("settings", {})
+    texts = isinstance(parents, Mapping) and all(isinstance(one, str) for one in (kind, *parents, *parents.values()))
+    if not texts or not isinstance(settings, Mapping) or not _is_json(settings):
+        raise ModelError(
+            f"{spec.path}: its visionlora metadata is broken: kind, parents or settings is of a wrong type"
+        )
+    return kind, parents, settings
+
+
+def _is_json(fields: Mapping[str, Any]) -> bool:
+    """Whether a report can hold what a file says about itself."""
+    try:
+        json.dumps(fields, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
+
+
+def _trained_on(spec: ModelSpec, row: Row) -> Any:
+    """Return what a model's card calls the content of its training data; None where it does not say."""
+    said = row.settings if spec.adapter is None else read_adapter_card(spec.adapter).training
+    hashes = said.get("data_sha256")
+    return hashes.get("train") if isinstance(hashes, Mapping) else None
+
+
+def _with_times(report: Report, networks: Sequence[Network], domain: EvaluationSplit) -> tuple[Row, ...]:
+    """Return the rows with their milliseconds, measured in turns, beside those of the reference or of the first."""
+    origin = report.rows.index(report.reference) if report.reference else 0
+    measured = time_networks(networks, domain.images)
+    rows = []
+    for index, (row, turns) in enumerate(zip(report.rows, measured, strict=True)):
+        other = None if index == origin else measured[origin]
+        timing = timing_of(turns, other, to=report.rows[origin].label)
+        rows.append(replace(row, ms_per_image=timing.median, timing=timing))
+    return tuple(rows)
+
+
+def _with_differences(report: Report, judgements: Sequence[ModelScores | None], against: str | None) -> tuple[Row, ...]:
+    """Return the rows with their differences to the reference, to the complete model before, and to `against`."""
+    rows = report.rows
+    complete = [index for index, row in enumerate(rows) if row in report.complete_rows]
+    origin = [index for index in complete if rows[index].label == against]
+    result = []
+    for index, row in enumerate(rows):
+        before = [other for other in complete if other < index and index in complete]
+        others = dict.fromkeys([*complete[:1], *before[-1:], *origin])
+        pairs = [
+            _difference(judgements[index], judgements[other], rows[other].label) for other in others if other != index
+        ]
+        result.append(replace(row, differences=tuple(one for one in pairs if one is not None)))
+    return tuple(result)
+
+
+def _difference(a: ModelScores | None, b: ModelScores | None, to: str) -> Difference | None:
+    if a is None or b is None:
+        return None
+    return difference(a.scores, b.scores, draws=a.draws, other_draws=b.draws, to=to)
+
+
+def _retention(
+    specs: Sequence[ModelSpec], networks: Sequence[Network], source: EvaluationSplit, *, conf: float, cache: bool
+) -> Retention:
+    """Run every model on the retention set, and every adapter switched off."""
+    remembered = []
+    for spec, network in zip(specs, networks, strict=True):
+        found = _find(spec, network, source, cache=cache)
+        remembered.append(RetentionInput(spec.label, found, _judge(found, source, conf)))
+        if spec.adapter is not None:
+            off: Any = network
+            found = find_objects(off.adapter_off(), source.images, source.names, progress=f"{spec.label} off")
+            remembered.append(RetentionInput(f"{spec.label} switched off", found, _judge(found, source, conf)))
+    return measure_retention(remembered, source.used)
+
+
+def _sheet(specs: Sequence[ModelSpec], networks: Sequence[Network], domain: EvaluationSplit) -> NDArray[np.uint8]:
+    """Return the contact sheet of the first model and the last: before and after."""
+    shown = representative_images(domain.images)
+    pixels = [read_image(image.path) for image in shown]
+    columns = [
+        Column(title=specs[index].label, names=networks[index].names, detections=detect(networks[index], pixels))
+        for index in dict.fromkeys((0, len(networks) - 1))
+    ]
+    return before_after(shown, domain.names, columns)
+
+
+def _relative(path: Path, folder: Path) -> str:
+    """Return a path as the cards of quantized files name their calibration images."""
+    return Path(os.path.relpath(path, folder)).as_posix()
+
+
+def _command(models: Sequence[str | Path], options: Mapping[str, Any], *, html: bool) -> str:
+    """Return the command line that makes the same report; options that are None are left out."""
+    words = [word for model in models for word in ("--model", str(model))]
+    words += [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
+    return printable(shlex.join(["visionlora", "eval", *words, *(["--html"] if html else [])]))
