@@ -28,7 +28,7 @@ from visionlora.detectors.ultralytics.activation_swap import SiLUToReLU, fade
 from visionlora.detectors.ultralytics.qat_detector import QatDetector
 from visionlora.errors import AdapterError, DataError, OutputError, QuantizationError, UsageError
 from visionlora.exporting import export, merge
-from visionlora.fake_quant import GraphNetwork
+from visionlora.fake_quant import GraphNetwork, fake_quant_spec
 from visionlora.int8 import QuantizationRecipe, load_float_model
 from visionlora.patching import patch
 from visionlora.quantization import calibrate_detector, quantize
@@ -36,7 +36,6 @@ from visionlora.quantization.checks import _optimised_nodes
 from visionlora.quantization.float_detector import load_float_detector
 from visionlora.runtime import OnnxNetwork
 from visionlora.training import phase, train, training
-from visionlora.training.phase import simulation_spec
 from visionlora.vision.preprocess import letterbox, read_image
 from visionlora.workflows.adapting import adapt
 
@@ -71,7 +70,7 @@ def simulated(checkpoint: Path, trained: Path, files: Path) -> QatDetector:
     load_adapter_tensors(model, plan, loaded.tensors)
     graph = load_float_model(files / "model.onnx").graph
     recipe = QuantizationRecipe.from_json(json.dumps(loaded.card.quantization["recipe"]))
-    return QatDetector(model, graph, simulation_spec(graph, recipe)).eval()
+    return QatDetector(model, graph, fake_quant_spec(graph, recipe)).eval()
 
 
 def picture(surface: Path) -> np.ndarray:
@@ -229,7 +228,7 @@ def test_a_graph_of_other_weights_is_refused(checkpoint, adapter, files) -> None
     graph = load_float_model(files / "model.onnx").graph
     recipe = QuantizationRecipe.from_json(json.dumps(load_base(files / "merged.pt").card["quantization"]["recipe"]))
     with pytest.raises(QuantizationError, match=r"other weights in \d+ layers"):
-        QatDetector(model, graph, simulation_spec(graph, recipe))
+        QatDetector(model, graph, fake_quant_spec(graph, recipe))
 
 
 def test_relu_is_trained_shipped_and_costs_no_operation(checkpoint, surface, adapter, tmp_path) -> None:
@@ -267,7 +266,7 @@ def test_int4_weights_are_trained_shipped_and_patched_alike(checkpoint, surface,
     assert made.recipe.scheme.weights == "int4" and made.int8_convs == made.convs
 
     graph = load_float_model(tmp_path / "model.onnx").graph
-    spec = simulation_spec(graph, recipe)
+    spec = fake_quant_spec(graph, recipe)
     network = GraphNetwork(graph, [graph.output[0].name], spec)
     for memory in (torch.contiguous_format, torch.channels_last):
         network.to(memory_format=memory)
@@ -352,12 +351,13 @@ def test_the_images_that_were_checked_calibrate(checkpoint, surface, adapter, tm
     assert [image.path for image in seen] == [image.path for image in checked]
 
 
-def test_each_part_has_its_title_and_one_that_ends_far_below_is_named(
+def test_each_phase_has_its_title_and_one_that_ends_far_below_is_named(
     checkpoint, surface, adapter, tmp_path, monkeypatch, caplog
 ) -> None:
     titles, scores, loaded = [], [0.6, 0.1, 0.09], load_adapter(adapter)
 
-    def noted(base, dataset, out, phase, **options) -> Path:
+    def noted(run, phase, **options) -> Path:
+        out = phase.folder(run.folder).path
         card = replace(loaded.card, scores={**loaded.card.scores, "metrics/mAP50-95(B)": scores[len(titles)]})
         titles.append(phase.title)
         out.mkdir(parents=True, exist_ok=True)
@@ -367,9 +367,9 @@ def test_each_part_has_its_title_and_one_that_ends_far_below_is_named(
     monkeypatch.setattr(training, "run_phase", noted)
     train(checkpoint, surface, tmp_path / "run", activation="relu", **INT8)
     assert titles == [
-        "part 1 of 3: float (epochs: 1)",
-        "part 2 of 3: ReLU in place of SiLU (epochs: 1)",
-        "part 3 of 3: the arithmetic that ships (epochs: 2)",
+        "phase 1 of 3: float (epochs: 1)",
+        "phase 2 of 3: ReLU in place of SiLU (epochs: 1)",
+        "phase 3 of 3: the arithmetic that ships (epochs: 2)",
     ]
     (warning,) = [record.getMessage() for record in caplog.records if "more epochs" in record.getMessage()]
     assert "mAP50-95 0.100 after ReLU in place of SiLU, 0.600 before" in warning

@@ -19,6 +19,7 @@ from visionlora.detectors.ultralytics.resume import read_resume_state, write_res
 from visionlora.errors import ModelError, OutputError, UsageError, VisionLoraError
 from visionlora.files import exclusive
 from visionlora.training import earlier, phase, train, training
+from visionlora.training.run_folder import RunFolder
 
 QUICK = {"imgsz": 96, "batch": 4, "device": "cpu", "rank": 2, "quiet": True, "hyperparameters": {"close_mosaic": 1}}
 
@@ -211,16 +212,16 @@ def test_an_earlier_run_survives_a_kill_while_it_is_put_aside(at, copied, monkey
         replace(*names)
 
     monkeypatch.setattr(earlier.os, "replace", killed)
-    with pytest.raises(Killed), earlier.replacing(copied, stages=True):
+    with pytest.raises(Killed), earlier.replacing(RunFolder(copied), stages=True):
         pass
     monkeypatch.undo()
-    earlier.settle(copied)
+    earlier.settle(RunFolder(copied))
     assert files(copied) == before
 
 
 def test_an_earlier_run_comes_back_with_the_next_run_after_a_kill(copied, checkpoint, surface) -> None:
     before = files(copied)
-    earlier._put_aside(copied, stages=True)
+    earlier._put_aside(RunFolder(copied), stages=True)
     (copied / "training.json").write_text("of the new run, which was killed")
     with pytest.raises(OutputError, match="holds a training run already"):
         train(checkpoint, surface, copied, epochs=1, **QUICK)

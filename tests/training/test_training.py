@@ -23,6 +23,7 @@ from ultralytics.models.yolo.detect import DetectionTrainer
 
 from visionlora.adapters.torch import attach, load_adapter
 from visionlora.data import load_dataset
+from visionlora.data.doubts import warn_of_doubtful_data
 from visionlora.detectors.ultralytics import load_base, plan_detector, set_classes, trainer, with_adapter
 from visionlora.detectors.ultralytics.hyperparameters import RECIPE, TUNABLE, check_device, check_hyperparameters
 from visionlora.detectors.ultralytics.trainer import AdapterTrainer
@@ -235,8 +236,8 @@ def test_pictures_are_kept_in_memory_where_those_of_both_splits_fit_once_a_proce
     """Of 12 pictures to train on and 6 to validate."""
     seen = []
 
-    def noted(base, dataset, out, phase, **options) -> None:
-        seen.append(phase.hyperparameters["cache"])
+    def noted(run, phase, **options) -> None:
+        seen.append(phase.schedule.for_trainer(cache=run.cache)["cache"])
         raise KeyboardInterrupt
 
     monkeypatch.setattr(training, "run_phase", noted)
@@ -422,7 +423,7 @@ def test_many_pictures_without_labels_are_named(surface, tmp_path, caplog) -> No
     dataset = load_dataset(surface)
     images = list(dataset.split("train"))
     bare = [replace(image, boxes_xyxy=image.boxes_xyxy[:0], class_ids=image.class_ids[:0]) for image in images[1:]]
-    phase.warn_of_doubtful_data(replace(dataset, splits={"train": (images[0], *bare), "val": dataset.split("val")}))
+    warn_of_doubtful_data(replace(dataset, splits={"train": (images[0], *bare), "val": dataset.split("val")}), batch=1)
     assert f"{len(bare)} of {len(images)} pictures of train show no object" in caplog.text
     assert "pictures of val" not in caplog.text
 

@@ -69,7 +69,7 @@ def test_a_file_of_an_earlier_budget_is_refused_before_training(name, checkpoint
 
 
 def test_a_budget_that_cannot_be_meant_is_refused_before_training(checkpoint, surface, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(adapting, "train", lambda *_, **__: pytest.fail("it trained"))
+    monkeypatch.setattr(adapting, "run_training", lambda *_, **__: pytest.fail("it trained"))
     with pytest.raises(UsageError, match="max_drop: expected a fraction"):
         adapt(checkpoint, surface, tmp_path / "run", max_drop=5, **SETTINGS)
 
@@ -85,7 +85,9 @@ def test_a_stage_that_is_made_anew_leaves_nothing_of_later_ones(way, surface, tm
     def fail(*_: object, **__: object) -> None:
         raise ModelError("stopped")
 
-    monkeypatch.setattr(adapting, "train", lambda *_, **__: SimpleNamespace(path=tmp_path / "adapter.safetensors"))
+    monkeypatch.setattr(
+        adapting, "run_training", lambda *_, **__: SimpleNamespace(path=tmp_path / "adapter.safetensors")
+    )
     monkeypatch.setattr(adapting, "merge", fail)
     with pytest.raises(ModelError, match="stopped"):
         adapt("base.pt", surface, tmp_path, **{way: True})

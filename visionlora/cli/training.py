@@ -92,7 +92,7 @@ def _training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quantize", choices=["int8", "int4"], help="then train on under INT8 rounding, or with INT4 weights"
     )
-    parser.add_argument("--qat-epochs", type=int, default=10, help="passes over the images of that second part")
+    parser.add_argument("--qat-epochs", type=int, default=10, help="passes over the images of that second phase")
     parser.add_argument("--qat-lr0", type=float, help="its learning rate; if not given 0.0002 for int8, 0.001 for int4")
     parser.add_argument("--ranges", choices=["learned", "fixed"], default="learned", help="ranges of INT8 activations")
     parser.add_argument(

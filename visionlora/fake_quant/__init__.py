@@ -4,6 +4,7 @@ from visionlora.fake_quant.fake import fake_quantize, quantized_silu
 from visionlora.fake_quant.graph import GraphNetwork
 from visionlora.fake_quant.layers import LayerConstants
 from visionlora.fake_quant.ranges import FakeQuantSpec, LearnedRanges, RangeSpec
+from visionlora.fake_quant.spec import fake_quant_spec
 
 __all__ = [
     "FakeQuantSpec",
@@ -11,6 +12,7 @@ __all__ = [
     "LayerConstants",
     "LearnedRanges",
     "RangeSpec",
+    "fake_quant_spec",
     "fake_quantize",
     "quantized_silu",
 ]

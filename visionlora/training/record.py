@@ -1,4 +1,4 @@
-"""The settings of a run as training.json keeps them: what belongs to them, read again, and compared when it goes on."""
+"""The record of a run, training.json: what it is known by, read again, and compared when it goes on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from visionlora.data import Dataset, content_hash
 from visionlora.detectors.ultralytics import Base
 from visionlora.detectors.ultralytics.checkpoint import versions
 from visionlora.errors import ModelError, UsageError
-from visionlora.files import atomic_output
+from visionlora.files import atomic_output, sha256_of
 from visionlora.formats.parsing import parse_json
 
 _PLACES = ("model", "data")  # of what the hashes beside them name by content
@@ -22,11 +22,28 @@ _NEW = ("names", "order_sha256", "adapter.method")  # not in the settings of a r
 _LENGTH = ("hyperparameters.epochs", "hyperparameters.close_mosaic")
 
 
-def shared_settings(
-    base: Base, dataset: Dataset, adapter: AdapterSettings, hyperparameters: Mapping[str, Any]
+def run_record(
+    base: Base,
+    dataset: Dataset,
+    adapter: AdapterSettings,
+    hyperparameters: Mapping[str, Any],
+    *,
+    start: Path | None = None,
+    teacher: tuple[Path, float] | None = None,
+    qat: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return what every part of a run has: model and data by place and content, adapter, hyperparameters, versions."""
-    return {
+    """Return what a phase is known by: model and data by place and content, settings, adapters by content, versions.
+
+    Args:
+        base: the frozen detector.
+        dataset: with train and val.
+        adapter: shape of the adapter.
+        hyperparameters: of the trainer.
+        start: adapter to begin with.
+        teacher: adapter to learn from, and how much it counts.
+        qat: what quantization-aware training is told.
+    """
+    record: dict[str, Any] = {
         "model": str(base.path),
         "data": str(dataset.yaml_path),
         "names": list(dataset.names),
@@ -37,6 +54,13 @@ def shared_settings(
         "order_sha256": _order_hash(dataset),
         "versions": versions(),
     }
+    if start is not None:
+        record["start"] = sha256_of(start)
+    if teacher is not None:
+        record["teacher"] = {"adapter": sha256_of(teacher[0]), "distill": teacher[1]}
+    if qat is not None:
+        record["quantize"] = dict(qat)
+    return record
 
 
 def _order_hash(dataset: Dataset) -> str:
@@ -53,15 +77,15 @@ def identity(record: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps({**kept, "hyperparameters": settings}, sort_keys=True).encode()).hexdigest()
 
 
-def write_settings(record: Mapping[str, Any], path: Path) -> None:
+def write_record(record: Mapping[str, Any], path: Path) -> None:
     """Write them, whole or not at all."""
     text = json.dumps(record, indent=2) + "\n"
     with atomic_output(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
-def read_settings(path: Path) -> dict[str, Any]:
-    """Read what `write_settings` wrote.
+def read_record(path: Path) -> dict[str, Any]:
+    """Read what `write_record` wrote.
 
     Raises:
         ModelError: it is damaged.
@@ -92,7 +116,7 @@ def check_same(before: Mapping[str, Any], record: Mapping[str, Any], out: Path, 
     Raises:
         UsageError: another setting differs, or the epochs of a phase that cannot be longer.
     """
-    own, asked = (_kind(part) for part in (before, record))
+    own, asked = (_kind(each) for each in (before, record))
     if own != asked:
         own, asked = (f"with --quantize {each}" if each else "without --quantize" for each in (own, asked))
         raise UsageError(f"{out}: this run began {own}, not {asked}; pass the options that it began with")
@@ -112,8 +136,8 @@ def check_same(before: Mapping[str, Any], record: Mapping[str, Any], out: Path, 
 
 
 def _kind(record: Mapping[str, Any]) -> Any:
-    part = record.get("quantize")
-    return part.get("to") if isinstance(part, dict) else part
+    qat = record.get("quantize")
+    return qat.get("to") if isinstance(qat, dict) else qat
 
 
 def _differences(before: Any, now: Any, name: str = "") -> list[tuple[str, Any, Any]]:

@@ -1,21 +1,35 @@
-"""The settings of a training, checked before anything is removed, written or trained."""
+"""The settings of a training: frozen values, checked when they are made, before anything is removed or trained."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from visionlora.adapters import AdapterSettings, read_adapter_card
+from visionlora.adapters.methods import LoRA
 from visionlora.data import Dataset
 from visionlora.detectors.ultralytics import Base
-from visionlora.detectors.ultralytics.hyperparameters import process_count
+from visionlora.detectors.ultralytics.hyperparameters import (
+    RECIPE,
+    check_batch,
+    check_device,
+    check_hyperparameters,
+    check_learning_rate,
+    check_precision,
+    default_device,
+    process_count,
+)
 from visionlora.errors import UsageError
 from visionlora.int8.scheme import WEIGHTS
 
 RANGES = ("learned", "fixed")
 MAX_SEED = 2**32 - 1025  # NumPy takes 32 bits, and each process adds its number
+QAT_EPOCHS = 10
+QAT_RATES: Mapping[str, float] = {"int8": 0.0002, "int4": 0.001}
+"""Learning rates of quantization-aware training, by what the weights become."""
 
 
 def check_count(value: Any, option: str, *, least: int = 1, most: int | None = None) -> None:
@@ -31,13 +45,191 @@ def check_count(value: Any, option: str, *, least: int = 1, most: int | None = N
         raise UsageError(f"{option}: expected a whole number of at least {least}{above}, got {value}")
 
 
-def checked_start(path: Path, settings: AdapterSettings) -> Path:
-    """Return the adapter to go on with if it has the shape that was asked for.
+@dataclass(frozen=True)
+class Schedule:
+    """How long a phase trains, and in what steps.
+
+    Attributes:
+        epochs: passes over the training images.
+        imgsz: side of the network's square input in pixels.
+        batch: images a step, over all devices.
+        seed: of everything drawn at random.
+        lr0: learning rate after warm-up.
+        hyperparameters: any other of the trainer's that were chosen.
 
     Raises:
-        AdapterError: it cannot be read.
-        UsageError: it has another shape.
+        UsageError: a count is none, or the trainer would not take a value.
     """
+
+    epochs: int = 50
+    imgsz: int = 640
+    batch: int = 16
+    seed: int = 0
+    lr0: float = 0.001
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch", "imgsz"):
+            check_count(getattr(self, name), f"--{name}")
+        check_count(self.seed, "--seed", least=0, most=MAX_SEED)
+        object.__setattr__(self, "lr0", check_learning_rate(self.lr0, "--lr0"))
+        object.__setattr__(self, "hyperparameters", check_hyperparameters(self.hyperparameters))
+
+    def for_trainer(self, *, cache: str | bool) -> dict[str, Any]:
+        """Return all that the trainer is told: our defaults, what was chosen, and how pictures are kept."""
+        own = {name: getattr(self, name) for name in ("epochs", "imgsz", "batch", "seed", "lr0")}
+        return {**RECIPE, "nbs": self.batch, "cache": cache, **self.hyperparameters, **own}
+
+
+@dataclass(frozen=True)
+class QatSettings:
+    """How a training goes on under the rounding of the file that is to be shipped.
+
+    Attributes:
+        weights: `int8` or `int4`.
+        epochs: its length.
+        lr0: its learning rate; None for the usual one of the weights.
+        ranges: `learned` trains the ranges of the activations too, `fixed` keeps the calibrated ones.
+
+    Raises:
+        UsageError: one of them is not of these.
+    """
+
+    weights: str
+    epochs: int = QAT_EPOCHS
+    lr0: float | None = None
+    ranges: str = RANGES[0]
+
+    def __post_init__(self) -> None:
+        if self.weights not in WEIGHTS:
+            raise UsageError(f"--quantize: expected {' or '.join(WEIGHTS)}, got {self.weights!r}")
+        if self.ranges not in RANGES:
+            raise UsageError(f"--ranges: expected {' or '.join(RANGES)}, got {self.ranges!r}")
+        check_count(self.epochs, "--qat-epochs")
+        rate = QAT_RATES[self.weights] if self.lr0 is None else check_learning_rate(self.lr0, "--qat-lr0")
+        object.__setattr__(self, "lr0", rate)
+
+    def schedule(self, before: Schedule) -> Schedule:
+        """Return the schedule of this phase behind another one's: without warm-up, for it goes on from an adapter."""
+        extra = {"warmup_epochs": 0, "close_mosaic": max(self.epochs // 2, 1), **before.hyperparameters}
+        return replace(
+            before, epochs=self.epochs, lr0=check_learning_rate(self.lr0, "--qat-lr0"), hyperparameters=extra
+        )
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """What a training does, whatever the base and the data set.
+
+    Attributes:
+        adapter: shape of the adapter.
+        schedule: of the float phases.
+        device: `cpu`, `0`, `0,1`, or torch's `cuda:0`; None for the first GPU, else the CPU.
+        qat: training under the rounding of the shipped file; None for none.
+        distill: how much the float model's predictions count beside the labels; None for the usual.
+        lean: less memory, more time.
+        start: a float adapter of this shape to go on with; None trains one first.
+        images: how many training images calibrate int8.
+
+    Raises:
+        UsageError: a setting is wrong in itself or with another.
+        AdapterError: `start` cannot be read.
+    """
+
+    adapter: AdapterSettings
+    schedule: Schedule
+    device: str | None = None
+    qat: QatSettings | None = None
+    distill: float | None = None
+    lean: bool = False
+    start: Path | None = None
+    images: int = 32
+
+    @classmethod
+    def from_keywords(cls, given: Mapping[str, Any]) -> TrainingSettings:
+        """Return what the keywords of `train` mean, which `adapt` has too; others among those given do not count."""
+        adapter = AdapterSettings(
+            LoRA(given["rank"], given["alpha"]), targets=given["targets"], activation=given["activation"]
+        )
+        schedule = Schedule(
+            **{name: given[name] for name in ("epochs", "imgsz", "batch", "seed", "lr0")},
+            hyperparameters=given["hyperparameters"] or {},
+        )
+        asked = {"epochs": given["qat_epochs"], "lr0": given["qat_lr0"], "ranges": given["ranges"]}
+        if given["quantize"] is None and asked != {"epochs": QAT_EPOCHS, "lr0": None, "ranges": RANGES[0]}:
+            QatSettings("int8", **asked)  # what is wrong in itself first
+            raise UsageError(
+                "--qat-epochs, --qat-lr0 and --ranges: only with --quantize int8 or int4; add it or drop them"
+            )
+        return cls(
+            adapter,
+            schedule,
+            qat=None if given["quantize"] is None else QatSettings(given["quantize"], **asked),
+            start=None if given["adapter"] is None else Path(given["adapter"]),
+            **{name: given[name] for name in ("device", "distill", "lean", "images")},
+        )
+
+    def __post_init__(self) -> None:
+        check_count(self.images, "--images")
+        if self.start is not None:
+            _check_start(self.start, self.adapter)
+        self._check_distill()
+        if self.start is not None and not (self.qat or self.adapter.relu_targets):
+            raise UsageError("--adapter: goes on with an adapter for --quantize or --activation; give one of them")
+        device = check_device(default_device() if self.device is None else self.device)
+        object.__setattr__(self, "device", device)
+        check_batch(self.schedule.batch, device)
+        check_precision(self.schedule.hyperparameters.get("amp"), device)
+        self._check_step(device)
+
+    def _check_distill(self) -> None:
+        """Refuse a weight of predictions that is none or would have no effect; put the usual one in its place."""
+        if self.distill and not (self.qat or self.adapter.relu_targets):
+            raise UsageError("--distill: only with --quantize or --activation; add one of them or drop it")
+        if self.distill is None:
+            usual = 1.0 if self.adapter.relu_targets or (self.qat and self.qat.weights == "int4") else 0.0
+            object.__setattr__(self, "distill", usual)
+        weight: Any = self.distill
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
+            raise UsageError(f"--distill: expected a number of at least 0, got {weight!r}")
+
+    def _check_step(self, device: str) -> None:
+        """Refuse what the step of a phase could not do, before the first phase is trained."""
+        extra = self.schedule.hyperparameters
+        if (self.lean or self.qat or self.adapter.relu_targets) and extra.get("compile"):
+            name = "--lean" if self.lean else "--quantize" if self.qat else "--activation"
+            raise UsageError(f"{name}: works without torch.compile; drop it or --set compile")
+        if extra.get("compile") and process_count(device) > 1:
+            raise UsageError("--set compile: works on one GPU only; drop it, or name one in --device")
+        if (self.qat or self.distill) and extra.get("multi_scale"):
+            way = "--quantize trains" if self.qat else "--activation learns from"
+            advice = "drop one of them" if self.qat else "pass --distill 0 to learn from the labels alone, or drop it"
+            raise UsageError(f"--set multi_scale: {way} a graph of one image size; {advice}")
+        if self.lean and self.qat:
+            raise UsageError(
+                "--lean: has no effect on int8 training, which keeps little anyway; drop --lean or --quantize"
+            )
+
+    def check_belongs(self, base: Base, dataset: Dataset) -> None:
+        """Refuse an adapter to go on with that is of another base or finds other classes.
+
+        Raises:
+            AdapterError: it is of another base.
+            UsageError: its classes are not those of the data set, in their order.
+        """
+        if self.start is None:
+            return
+        card = read_adapter_card(self.start)
+        card.check_base(base.fingerprint, str(base.path))
+        if card.names != dataset.names:
+            own, asked = (", ".join(names) for names in (card.names, dataset.names))
+            raise UsageError(
+                f"--adapter {self.start}: it finds {own}; {dataset.yaml_path} names {asked}; pass its data set"
+            )
+
+
+def _check_start(path: Path, settings: AdapterSettings) -> None:
+    """Refuse an adapter to go on with that has another shape than was asked for."""
     own = read_adapter_card(path).settings
     wanted, given = ({**each.to_fields(), "activation": None} for each in (settings, own))
     changed = [name for name, value in wanted.items() if given.get(name) != value]
@@ -46,63 +238,3 @@ def checked_start(path: Path, settings: AdapterSettings) -> Path:
         raise UsageError(f"--adapter {path}: it has {', '.join(differ)}; pass what it has")
     if own.activation not in ("silu", settings.activation):
         raise UsageError(f"--adapter {path}: it has --activation {own.activation}; pass the same")
-    return path
-
-
-def check_belongs(path: Path, base: Base, dataset: Dataset) -> None:
-    """Refuse an adapter to go on with that is of another base or finds other classes.
-
-    Raises:
-        AdapterError: it is of another base.
-        UsageError: its classes are not those of the data set, in their order.
-    """
-    card = read_adapter_card(path)
-    card.check_base(base.fingerprint, str(base.path))
-    if card.names != dataset.names:
-        own, asked = (", ".join(names) for names in (card.names, dataset.names))
-        raise UsageError(f"--adapter {path}: it finds {own}; {dataset.yaml_path} names {asked}; pass its data set")
-
-
-def check_ways(
-    *, quantize: str | None, ranges: str, distill: float, start: Path | None, settings: AdapterSettings
-) -> None:
-    """Refuse ways to train that are not known, or do not go together.
-
-    Raises:
-        UsageError: one of them is or does not.
-    """
-    if quantize not in (None, *WEIGHTS):
-        raise UsageError(f"--quantize: expected {' or '.join(WEIGHTS)}, got {quantize!r}")
-    if ranges not in RANGES:
-        raise UsageError(f"--ranges: expected {' or '.join(RANGES)}, got {ranges!r}")
-    if isinstance(distill, bool) or not isinstance(distill, (int, float)) or not 0 <= distill < math.inf:
-        raise UsageError(f"--distill: expected a number of at least 0, got {distill!r}")
-    if start is not None and not (quantize or settings.relu_targets):
-        raise UsageError("--adapter: goes on with an adapter for --quantize or --activation; give one of them")
-
-
-def check_step(
-    extra: Mapping[str, Any],
-    *,
-    lean: bool,
-    quantize: str | None,
-    distill: float,
-    device: str,
-    settings: AdapterSettings,
-) -> None:
-    """Refuse what the step of a part could not do, before the first part is trained.
-
-    Raises:
-        UsageError: it could not.
-    """
-    if (lean or quantize or settings.relu_targets) and extra.get("compile"):
-        name = "--lean" if lean else "--quantize" if quantize else "--activation"
-        raise UsageError(f"{name}: works without torch.compile; drop it or --set compile")
-    if extra.get("compile") and process_count(device) > 1:
-        raise UsageError("--set compile: works on one GPU only; drop it, or name one in --device")
-    if (quantize or distill) and extra.get("multi_scale"):
-        way = "--quantize trains" if quantize else "--activation learns from"
-        advice = "drop one of them" if quantize else "pass --distill 0 to learn from the labels alone, or drop it"
-        raise UsageError(f"--set multi_scale: {way} a graph of one image size; {advice}")
-    if lean and quantize:
-        raise UsageError("--lean: has no effect on int8 training, which keeps little anyway; drop --lean or --quantize")

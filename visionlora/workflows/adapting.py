@@ -12,29 +12,21 @@ from typing import Any
 
 from visionlora.data import load_dataset
 from visionlora.data.leakage import calibration_images
-from visionlora.detectors.ultralytics.job import ADAPTER_FILE
 from visionlora.errors import QuantizationError
 from visionlora.exporting import ExportedModel, MergedModel, export, merge
 from visionlora.files import exclusive
-from visionlora.progress import LEVELS, say
+from visionlora.progress import say
 from visionlora.quantization import QuantizedModel, int8_files
 from visionlora.quantization import quantize as quantize_model
 from visionlora.reporting import Report
 from visionlora.reporting.formatting import change_words
 from visionlora.scoring.budget import Budget, check_budget
-from visionlora.training import TrainedAdapter, train
+from visionlora.training import TrainedAdapter
 from visionlora.training.earlier import settle
-from visionlora.training.phase import FLOAT_FOLDER
-from visionlora.training.run_folder import (
-    INT4_FILE,
-    INT8_FILE,
-    MERGED_FILE,
-    ONNX_FILE,
-    clear_later_stages,
-    refuse_clearing,
-    refuse_earlier_stages,
-)
-from visionlora.training.settings import check_count
+from visionlora.training.phase import FLOAT
+from visionlora.training.run_folder import RunFolder
+from visionlora.training.settings import TrainingSettings
+from visionlora.training.training import RunCall, run_training
 from visionlora.workflows.evaluating import evaluate
 
 _LOGGER = logging.getLogger("visionlora")
@@ -107,8 +99,8 @@ def adapt(
     instead), `report.html`, `report.json`, `report.md` and pictures in `out`. The arguments are those of `train`;
     `images` are the calibration images of `quantize` too, and `max_drop` and `max_class_drop` its budget: then its
     report, `model.int8.json`, lies there too. After `quantize` or `activation` the budget counts from the float adapter
-    that these parts began with, `float` in the report. With `resume` and another budget the trained adapter is taken as
-    it is.
+    that these phases began with, `float` in the report. With `resume` and another budget the trained adapter is taken
+    as it is.
 
     Raises:
         BudgetMissed: the budget cannot be kept (a QuantizationError that has the report); the best file is
@@ -120,132 +112,122 @@ def adapt(
         >>> import visionlora as vl
         >>> vl.adapt("yolo11n.pt", "data.yaml", "runs/steel", imgsz=320).report  # doctest: +SKIP
     """
-    out = Path(out)
-    check_budget(Budget(max_drop, max_class_drop))
-    check_count(images, "--images")
-    replace = overwrite or resume  # an interrupted run's later stages are made again
-    with exclusive(out):
-        settle(out)
-        refuse_earlier_stages(out, overwrite=replace)
-        refuse_clearing(Path(model), out)
-        if quantize is None:  # else training looks too; refused now, not after it
+    settings, call = TrainingSettings.from_keywords(locals()), RunCall.from_keywords(locals())
+    budget = Budget(max_drop, max_class_drop)
+    check_budget(budget)
+    folder = RunFolder(Path(out))
+    way = _Way(model, data, folder, settings, call, budget)
+    with exclusive(folder.path):
+        settle(folder)
+        folder.refuse_earlier_stages(overwrite=way.replaces)
+        folder.refuse_as_base(Path(model))
+        if settings.qat is None:  # else training looks too; refused now, not after it
             calibration_images(load_dataset(data, splits=("train",)), images, seed=seed)
-        trained = train(
-            model,
-            data,
-            out,
-            rank=rank,
-            alpha=alpha,
-            targets=targets,
-            epochs=epochs,
-            imgsz=imgsz,
-            batch=batch,
-            device=device,
-            seed=seed,
-            lr0=lr0,
-            lean=lean,
-            quantize=quantize,
-            qat_epochs=qat_epochs,
-            qat_lr0=qat_lr0,
-            ranges=ranges,
-            distill=distill,
-            activation=activation,
-            adapter=adapter,
-            images=images,
-            hyperparameters=hyperparameters,
-            resume=resume,
-            overwrite=overwrite,
-            verbose=verbose,
-            quiet=quiet,
-        )
+        trained = run_training(model, data, out, settings, call)
         try:
-            return _later_stages(
-                trained,
-                model,
-                data,
-                out,
-                before=_float_adapter(out, adapter),
-                weights=quantize or "int8",
-                imgsz=imgsz,
-                images=images,
-                seed=seed,
-                budget=Budget(max_drop, max_class_drop),
-                replace=replace,
-                console=LEVELS[1 + verbose - quiet],
-            )
+            return way.later_stages(trained)
         except KeyboardInterrupt:
             _LOGGER.warning("%s: the trained adapter is kept; the same command with --resume makes what follows", out)
             raise
 
 
-def _later_stages(
-    trained: TrainedAdapter,
-    model: Path | str,
-    data: Path | str,
-    out: Path,
-    *,
-    before: Path | None,
-    weights: str,
-    imgsz: int,
-    images: int,
-    seed: int,
-    budget: Budget,
-    replace: bool,
-    console: str,
-) -> AdaptedModel:
-    """Merge, export, quantize and judge; `before` is the float adapter that the budget counts from, if another."""
-    clear_later_stages(out)
-    merged = merge(model, trained.path, out / MERGED_FILE, overwrite=replace)
-    say(f"merge: {merged.path}, {_megabytes(merged.bytes)}", console)
-    exported = export(merged.path, out / ONNX_FILE, imgsz=imgsz, overwrite=replace)
-    say(f"export: {exported.path}, {_megabytes(exported.bytes)}", console)
-    shipped = out / (INT4_FILE if weights == "int4" else INT8_FILE)
-    stages = [
-        f"base={merged.base}",
-        f"adapter={merged.base}+{trained.path}",
-        f"merged={merged.path}",
-        f"onnx={exported.path}",
-        *([] if before is None else [f"float={merged.base}+{before}"]),  # what the next one is held against
-    ]
-    limited = budget != Budget()
+@dataclass(frozen=True)
+class _Way:
+    """What the stages after training need to know."""
 
-    def judge(file: Path) -> Report:
-        say(f"judge: {len(stages) + 1} models on val", console)
+    model: Path | str
+    data: Path | str
+    folder: RunFolder
+    settings: TrainingSettings
+    call: RunCall
+    budget: Budget
+
+    @property
+    def replaces(self) -> bool:
+        """Whether files of these stages are replaced: an interrupted run's are made again."""
+        return self.call.overwrite or self.call.resume
+
+    @property
+    def weights(self) -> str:
+        """What the weights of the shipped file are kept in."""
+        return self.settings.qat.weights if self.settings.qat else "int8"
+
+    @property
+    def before(self) -> Path | None:
+        """The float adapter that the last phase began with, which the budget counts from; None where it trained one."""
+        if self.settings.start is not None:
+            return self.settings.start
+        path = self.folder.before[FLOAT].adapter
+        return path if path.is_file() else None
+
+    def later_stages(self, trained: TrainedAdapter) -> AdaptedModel:
+        """Merge, export, quantize and judge."""
+        folder, imgsz = self.folder, self.settings.schedule.imgsz
+        folder.clear_later()
+        merged = merge(self.model, trained.path, folder.merged, overwrite=self.replaces)
+        self._say("merge", merged.path, merged.bytes)
+        exported = export(merged.path, folder.onnx, imgsz=imgsz, overwrite=self.replaces)
+        self._say("export", exported.path, exported.bytes)
+        try:
+            quantized = self._quantize(merged.base)
+        except QuantizationError as error:
+            best = int8_files(folder.quantized(self.weights))[2]
+            if not best.is_file():
+                raise
+            report = self._judge(merged.base, best)  # it passed every check but the budget
+            raise BudgetMissed(
+                _broken_limits(report) or str(error),
+                report=report,
+                page=folder.path / "report.html",
+                advice=str(error),
+            ) from error
+        self._say("quantize", quantized.path, quantized.bytes, f", {quantized.images} calibration pictures")
+        return AdaptedModel(trained, merged, exported, quantized, self._judge(merged.base, quantized.path))
+
+    def _quantize(self, base: Path) -> QuantizedModel:
+        """Quantize the exported file within the budget."""
+        limited = self.budget != Budget()
+        imgsz, before = self.settings.schedule.imgsz, self.before
+        with _exported(base, before, imgsz) if limited and before else nullcontext() as reference:
+            return quantize_model(
+                self.folder.onnx,
+                self.data,
+                self.folder.quantized(self.weights),
+                images=self.settings.images,
+                seed=self.settings.schedule.seed,
+                max_drop=self.budget.max_drop,
+                max_class_drop=self.budget.max_class_drop,
+                reference=reference,
+                overwrite=self.replaces,
+            )
+
+    def _judge(self, base: Path, shipped: Path) -> Report:
+        """Judge every stage on val."""
+        folder, before = self.folder, self.before
+        stages = [
+            f"base={base}",
+            f"adapter={base}+{folder.adapter}",
+            f"merged={folder.merged}",
+            f"onnx={folder.onnx}",
+            *([] if before is None else [f"float={base}+{before}"]),  # what the next one is held against
+            f"{self.weights}={shipped}",
+        ]
+        say(f"judge: {len(stages)} models on val", self.call.console)
+        limited = self.budget != Budget()
         return evaluate(
-            [*stages, f"{weights}={file}"],
-            data,
-            imgsz=imgsz,
-            max_drop=budget.max_drop,
-            max_class_drop=budget.max_class_drop,
+            stages,
+            self.data,
+            imgsz=self.settings.schedule.imgsz,
+            max_drop=self.budget.max_drop,
+            max_class_drop=self.budget.max_class_drop,
             against=None if not limited else "onnx" if before is None else "float",
-            out=out,
+            out=folder.path,
             html=True,
-            overwrite=replace,
+            overwrite=self.replaces,
         )
 
-    try:
-        with _exported(merged.base, before, imgsz) if limited and before else nullcontext() as reference:
-            quantized = quantize_model(
-                exported.path,
-                data,
-                shipped,
-                images=images,
-                seed=seed,
-                max_drop=budget.max_drop,
-                max_class_drop=budget.max_class_drop,
-                reference=reference,
-                overwrite=replace,
-            )
-    except QuantizationError as error:
-        best = int8_files(shipped)[2]
-        if not best.is_file():
-            raise
-        report = judge(best)  # it passed every check but the budget
-        raise BudgetMissed(
-            _broken_limits(report) or str(error), report=report, page=out / "report.html", advice=str(error)
-        ) from error
-    say(f"quantize: {quantized.path}, {_megabytes(quantized.bytes)}, {quantized.images} calibration pictures", console)
-    return AdaptedModel(trained, merged, exported, quantized, judge(quantized.path))
+    def _say(self, stage: str, path: Path, size: int, more: str = "") -> None:
+        say(f"{stage}: {path}, {size / 1e6:.2f} MB{more}", self.call.console)
 
 
 def _broken_limits(report: Report) -> str:
@@ -284,21 +266,9 @@ def int8_advice(report: Report, *, max_drop: float | None, quantize: str | None)
     return f"{last.label} loses against {apart.to}: {change_words(apart.map50_95)}; better with {', or '.join(ways)}"
 
 
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:.2f} MB"
-
-
-def _float_adapter(out: Path, adapter: Path | str | None) -> Path | None:
-    """Return the float adapter that the last part of a training began with; None where that trained it."""
-    if adapter is not None:
-        return Path(adapter)
-    path = out / FLOAT_FOLDER / ADAPTER_FILE
-    return path if path.is_file() else None
-
-
 @contextmanager
 def _exported(base: Path | str, adapter: Path, imgsz: int) -> Iterator[Path]:
     """Write the ONNX file of a base and an adapter for a while."""
     with tempfile.TemporaryDirectory() as folder:
-        merged = merge(base, adapter, Path(folder) / MERGED_FILE)
-        yield export(merged.path, Path(folder) / ONNX_FILE, imgsz=imgsz).path
+        merged = merge(base, adapter, Path(folder) / "merged.pt")
+        yield export(merged.path, Path(folder) / "model.onnx", imgsz=imgsz).path

@@ -13,7 +13,7 @@ from visionlora.demonstration.surface import SURFACE_NAMES, draw_surface
 from visionlora.detectors.ultralytics.toy_base import write_base
 from visionlora.errors import OutputError
 from visionlora.files import refuse_existing
-from visionlora.training.run_folder import refuse_earlier_stages
+from visionlora.training.run_folder import RunFolder
 from visionlora.workflows.adapting import AdaptedModel, adapt
 
 BASE_PATH = Path(__file__).parents[1] / "demonstration" / "base.safetensors"
@@ -54,7 +54,7 @@ def demo(out: Path | str = "runs/demo", *, overwrite: bool = False) -> Demonstra
     base, pictures = out / "base.pt", out / "demo_pictures"
     for path in (base, pictures):
         refuse_existing(path, overwrite=overwrite)
-    refuse_earlier_stages(out, overwrite=overwrite)
+    RunFolder(out).refuse_earlier_stages(overwrite=overwrite)
     clear_pictures(pictures)
     write_base(base, BASE_PATH)
     data = write_dataset(draw_surface, SURFACE_NAMES, pictures, counts=COUNTS, size=SIZE, seed=0)
