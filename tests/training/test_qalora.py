@@ -317,7 +317,7 @@ def test_an_adapter_that_does_not_belong_touches_no_earlier_run(
 
 
 @pytest.mark.parametrize("option", [{"qat_epochs": 3}, {"qat_lr0": 0.1}, {"ranges": "fixed"}, {"distill": 1.0}])
-def test_options_of_a_part_that_is_not_asked_for_are_refused(checkpoint, surface, tmp_path, option) -> None:
+def test_options_of_a_phase_that_is_not_asked_for_are_refused(checkpoint, surface, tmp_path, option) -> None:
     with pytest.raises(UsageError, match="only with --quantize"):
         train(checkpoint, surface, tmp_path / "run", **QUICK, **option)
     assert not (tmp_path / "run").exists()
@@ -389,7 +389,8 @@ def test_an_adapter_is_not_overwritten_by_the_run_that_begins_with_it(checkpoint
 def test_an_interrupted_run_says_how_to_go_on_or_can_be_begun_anew(
     finished, checkpoint, surface, adapter, tmp_path, monkeypatch, caplog
 ) -> None:
-    def interrupted(base, dataset, out, phase, **options):
+    def interrupted(run, phase, **options):
+        out = phase.folder(run.folder).path
         settings = {"quantize": None, "hyperparameters": {"epochs": 1}, "adapter": {}, "base": "", "data_sha256": {}}
         (out / "training.json").write_text(json.dumps(settings))
         if finished:
@@ -410,34 +411,34 @@ def test_an_interrupted_run_says_how_to_go_on_or_can_be_begun_anew(
 
 
 @pytest.mark.parametrize(("rows", "resumed"), [(1, False), (2, True)])
-def test_a_part_killed_in_its_first_save_begins_anew(
+def test_a_phase_killed_in_its_first_save_begins_anew(
     rows, resumed, checkpoint, surface, adapter, tmp_path, monkeypatch
 ) -> None:
     (tmp_path / "float").mkdir()
     for folder in (tmp_path, tmp_path / "float"):
         (folder / "adapter.safetensors").write_bytes(adapter.read_bytes())
     (tmp_path / "results.csv").write_text("epoch\n" + "1\n" * rows)
-    parts = []
+    phases = []
 
-    def noted(base, dataset, out, phase, *, resume, **options) -> Path:
-        parts.append((out, resume))
+    def noted(run, phase, *, resume, **options) -> Path:
+        phases.append((phase.folder(run.folder).path, resume))
         return adapter
 
     monkeypatch.setattr(training, "run_phase", noted)
     train(checkpoint, surface, tmp_path, resume=True, **INT8)
-    assert parts == [(tmp_path / "float", True), (tmp_path, resumed)]
+    assert phases == [(tmp_path / "float", True), (tmp_path, resumed)]
 
 
 @pytest.mark.parametrize(
     ("there", "options", "message"),
     [
-        (["float", "activation"], {"activation": "relu"}, "has the parts activation, float before its last one, and"),
+        (["float", "activation"], {"activation": "relu"}, "has the phases activation, float before its last one, and"),
         (["float"], {}, "these options ask for none; pass the --quantize and --activation that it began with"),
         (["."], {"quantize": "int8"}, "began without --quantize and --activation; give these with --adapter"),
     ],
     ids=["without quantize", "without either", "with quantize"],
 )
-def test_resuming_with_other_parts_is_refused_before_any_is_trained(
+def test_resuming_with_other_phases_is_refused_before_any_is_trained(
     there, options, message, checkpoint, surface, adapter, tmp_path, monkeypatch
 ) -> None:
     monkeypatch.setattr(training, "run_phase", lambda *args, **options: pytest.fail("trained"))
@@ -458,21 +459,21 @@ def test_what_cannot_be_meant_is_refused_at_once(checkpoint, surface, tmp_path) 
 
 @pytest.mark.parametrize("verb", [train, adapt])
 @pytest.mark.parametrize("part", ["float", "activation"])
-def test_a_finished_part_is_not_overwritten_unasked(verb, part, checkpoint, surface, tmp_path) -> None:
+def test_a_finished_phase_is_not_overwritten_unasked(verb, part, checkpoint, surface, tmp_path) -> None:
     kept = tmp_path / part / "adapter.safetensors"
     kept.parent.mkdir()
-    kept.write_text("of a run that was interrupted in its last part")
+    kept.write_text("of a run that was interrupted in its last phase")
     with pytest.raises(OutputError, match=rf"{part}/adapter\.safetensors.*--resume to go on"):
         verb(checkpoint, surface, tmp_path, activation="relu", **INT8)
     assert kept.is_file()
 
 
-def test_writing_over_a_run_puts_all_of_its_parts_aside_first(
+def test_writing_over_a_run_puts_all_of_its_phases_aside_first(
     checkpoint, surface, adapter, tmp_path, monkeypatch
 ) -> None:
     left = []
 
-    def killed(base, dataset, out, *args, **options):
+    def killed(*args, **options):
         left.extend(path for path in tmp_path.rglob("*") if path.is_file() and ".earlier" not in path.parts)
         raise KeyboardInterrupt
 
@@ -488,7 +489,7 @@ def test_writing_over_a_run_puts_all_of_its_parts_aside_first(
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == before
 
 
-def test_the_activation_part_ends_with_relu_alone(checkpoint, surface, adapter, tmp_path, monkeypatch) -> None:
+def test_the_activation_phase_ends_with_relu_alone(checkpoint, surface, adapter, tmp_path, monkeypatch) -> None:
     shares = []
 
     def noted(model, epoch, epochs):

@@ -249,7 +249,7 @@ def test_half_written_files_of_ended_processes_are_removed(copied, checkpoint, s
     assert not stale.exists() and live.exists()
 
 
-def test_the_int8_part_becomes_longer(adapter, checkpoint, surface, tmp_path) -> None:
+def test_the_int8_phase_becomes_longer(adapter, checkpoint, surface, tmp_path) -> None:
     settings = {**QUICK, "quantize": "int8", "adapter": adapter, "images": 2}
     train(checkpoint, surface, tmp_path, qat_epochs=1, **settings)
     first = load_adapter(tmp_path / "adapter.safetensors").card.quantization["recipe"]
@@ -258,9 +258,9 @@ def test_the_int8_part_becomes_longer(adapter, checkpoint, surface, tmp_path) ->
     assert load_adapter(tmp_path / "adapter.safetensors").card.quantization["recipe"].keys() == first.keys()
 
 
-def test_a_part_that_another_goes_on_from_is_not_made_longer(copied, checkpoint, surface, tmp_path) -> None:
-    (tmp_path / "parts").mkdir()
-    copied.rename(tmp_path / "parts" / "float")
+def test_a_phase_that_another_goes_on_from_is_not_made_longer(copied, checkpoint, surface, tmp_path) -> None:
+    (tmp_path / "run2").mkdir()
+    copied.rename(tmp_path / "run2" / "float")
     settings = {**QUICK, "quantize": "int8", "images": 2}
-    with pytest.raises(UsageError, match=r"epochs: was 2, now 3 \(another part goes on from this one"):
-        train(checkpoint, surface, tmp_path / "parts", epochs=3, resume=True, **settings)
+    with pytest.raises(UsageError, match=r"epochs: was 2, now 3 \(another phase goes on from this one"):
+        train(checkpoint, surface, tmp_path / "run2", epochs=3, resume=True, **settings)

@@ -156,18 +156,18 @@ class TrainingSettings:
             hyperparameters=given["hyperparameters"] or {},
         )
         asked = {"epochs": given["qat_epochs"], "lr0": given["qat_lr0"], "ranges": given["ranges"]}
-        if given["quantize"] is None and asked != {"epochs": QAT_EPOCHS, "lr0": None, "ranges": RANGES[0]}:
-            QatSettings("int8", **asked)  # what is wrong in itself first
-            raise UsageError(
-                "--qat-epochs, --qat-lr0 and --ranges: only with --quantize int8 or int4; add it or drop them"
-            )
-        return cls(
+        settings = cls(
             adapter,
             schedule,
             qat=None if given["quantize"] is None else QatSettings(given["quantize"], **asked),
             start=None if given["adapter"] is None else Path(given["adapter"]),
             **{name: given[name] for name in ("device", "distill", "lean", "images")},
         )
+        if given["quantize"] is None and asked != {"epochs": QAT_EPOCHS, "lr0": None, "ranges": RANGES[0]}:
+            raise UsageError(
+                "--qat-epochs, --qat-lr0 and --ranges: only with --quantize int8 or int4; add it or drop them"
+            )
+        return settings
 
     def __post_init__(self) -> None:
         check_count(self.images, "--images")
