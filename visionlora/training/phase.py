@@ -18,10 +18,10 @@ from visionlora.adapters import AdapterSettings
 from visionlora.adapters.torch import load_adapter
 from visionlora.cards import preprocessing_card
 from visionlora.data import Dataset, LabelledImage, find_shared_images
-from visionlora.detectors.ultralytics import Base, with_adapter
-from visionlora.detectors.ultralytics.job import ADAPTER_FILE, RESULTS_FILE, RESUME_FILE, Int8Phase, TrainingJob
-from visionlora.detectors.ultralytics.resume import read_resume_state, restore_results
-from visionlora.detectors.ultralytics.trainer import run_job
+from visionlora.detectors import family_of
+from visionlora.detectors.family import Base
+from visionlora.detectors.job import ADAPTER_FILE, RESULTS_FILE, RESUME_FILE, Int8Phase, TrainingJob
+from visionlora.detectors.resume import read_resume_state, restore_results
 from visionlora.errors import OutputError, UsageError
 from visionlora.exporting.exporting import write_graph
 from visionlora.fake_quant import FakeQuantSpec, RangeSpec
@@ -114,6 +114,7 @@ def run_phase(base: Base, dataset: Dataset, out: Path, phase: Phase, *, device: 
             settings=phase.settings,
             preprocessing=preprocessing_card(imgsz),
             training=record,
+            hyperparameters={**phase.hyperparameters, "device": device},
             run=identity(record),
             resume=resume,
             lean=phase.lean,
@@ -124,7 +125,7 @@ def run_phase(base: Base, dataset: Dataset, out: Path, phase: Phase, *, device: 
             title=phase.title,
             console=phase.console,
         )
-        run_job(job, {**phase.hyperparameters, "device": device})
+        family_of(base).train(job)
     else:
         say(f"{out}: finished already; more --epochs would make it longer", phase.console)
         if state:
@@ -188,14 +189,16 @@ def _teacher(base: Base, phase: Phase, imgsz: int, out: Path) -> Path | None:
     """Write the graph of the adapter to learn from."""
     if phase.teacher is None:
         return None
-    return write_graph(with_adapter(base, load_adapter(phase.teacher)), out / TEACHER_FILE, image_size=imgsz)
+    adapted = family_of(base).with_adapter(base, load_adapter(phase.teacher))
+    return write_graph(adapted, out / TEACHER_FILE, image_size=imgsz)
 
 
 def _int8(base: Base, phase: Phase, imgsz: int, out: Path, state: Mapping[str, Any] | None) -> Int8Phase | None:
     """Write the float graph to begin with and calibrate it; a resumed run has its recipe in its state."""
     if phase.quantize is None or phase.start is None:
         return None
-    path = write_graph(with_adapter(base, load_adapter(phase.start)), out / GRAPH_FILE, image_size=imgsz)
+    adapted = family_of(base).with_adapter(base, load_adapter(phase.start))
+    path = write_graph(adapted, out / GRAPH_FILE, image_size=imgsz)
     source = load_float_detector(path)
     if state is not None:
         recipe = QuantizationRecipe.from_json(state["recipe"])

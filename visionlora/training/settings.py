@@ -9,8 +9,8 @@ from typing import Any
 
 from visionlora.adapters import AdapterSettings, read_adapter_card
 from visionlora.data import Dataset
-from visionlora.detectors.ultralytics import Base
-from visionlora.detectors.ultralytics.hyperparameters import process_count
+from visionlora.detectors.device import process_count
+from visionlora.detectors.family import Base
 from visionlora.errors import UsageError
 from visionlora.int8.scheme import WEIGHTS
 
@@ -29,6 +29,17 @@ def check_count(value: Any, option: str, *, least: int = 1, most: int | None = N
     if value < least or (most is not None and value > most):
         above = "" if most is None else f" and at most {most}"
         raise UsageError(f"{option}: expected a whole number of at least {least}{above}, got {value}")
+
+
+def check_learning_rate(rate: Any, option: str) -> float:
+    """Return a learning rate.
+
+    Raises:
+        UsageError: it is not in (0, 1].
+    """
+    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate <= 1:
+        raise UsageError(f"{option}: expected a learning rate above 0 and at most 1, such as 0.001, got {rate!r}")
+    return float(rate)
 
 
 def checked_start(path: Path, settings: AdapterSettings) -> Path:

@@ -14,19 +14,10 @@ from visionlora.adapters import AdapterSettings, read_adapter_card
 from visionlora.adapters.methods import LoRA
 from visionlora.data import Dataset, load_dataset
 from visionlora.data.leakage import calibration_images
-from visionlora.detectors.ultralytics import Base, check_image_size, check_targets, load_base
-from visionlora.detectors.ultralytics.hyperparameters import (
-    RECIPE,
-    check_batch,
-    check_device,
-    check_hyperparameters,
-    check_learning_rate,
-    check_precision,
-    default_device,
-    memory_cache,
-    process_count,
-)
-from visionlora.detectors.ultralytics.job import ADAPTER_FILE
+from visionlora.detectors import family_of
+from visionlora.detectors.device import check_batch, check_device, default_device, process_count
+from visionlora.detectors.family import Base, check_targets
+from visionlora.detectors.job import ADAPTER_FILE
 from visionlora.errors import UsageError
 from visionlora.files import exclusive
 from visionlora.formats.text import is_unicode
@@ -49,6 +40,7 @@ from visionlora.training.settings import (
     RANGES,
     check_belongs,
     check_count,
+    check_learning_rate,
     check_step,
     check_ways,
     checked_start,
@@ -58,7 +50,6 @@ INT8_FOLDER = "int8"
 TITLES = {FLOAT_FOLDER: "float", ACTIVATION_FOLDER: "ReLU in place of SiLU", INT8_FOLDER: "the arithmetic that ships"}
 _FAR = 0.8  # of the score before a part; below, something is unfinished
 _LOGGER = logging.getLogger("visionlora")
-INT8_RECIPE: Mapping[str, Any] = {"warmup_epochs": 0}  # it goes on from a trained adapter
 QAT_EPOCHS = 10
 QAT_RATES: Mapping[str, float] = {"int8": 0.0002, "int4": 0.001}
 """Learning rates of the second part, by what the weights become."""
@@ -181,7 +172,6 @@ def train(
     check_count(imgsz, "--imgsz")
     check_count(seed, "--seed", least=0, most=MAX_SEED)
     lr0 = check_learning_rate(lr0, "--lr0")
-    extra = check_hyperparameters(hyperparameters or {})
     settings = AdapterSettings(LoRA(rank, alpha), targets=targets, activation=activation)
     start = None if adapter is None else checked_start(Path(adapter), settings)
     if distill and not (quantize or settings.relu_targets):
@@ -194,7 +184,8 @@ def train(
     qat_lr0 = QAT_RATES[quantize or "int8"] if qat_lr0 is None else check_learning_rate(qat_lr0, "--qat-lr0")
     device = check_device(default_device() if device is None else device)
     check_batch(batch, device)
-    check_precision(extra.get("amp"), device)
+    family = family_of(model)
+    extra = family.check_hyperparameters(hyperparameters or {}, device)
     check_step(extra, lean=lean, quantize=quantize, distill=distill, device=device, settings=settings)
     out = Path(out)
     with exclusive(out):
@@ -202,23 +193,21 @@ def train(
         clear_partials(out)
         if not resume:
             refuse_earlier_run(out, overwrite=overwrite)
-        base = load_base(model)
-        check_image_size(imgsz, base.model)
+        base = family.load(model)
+        family.check_image_size(imgsz, base)
         dataset = load_dataset(data)
         if start is not None:
             check_belongs(start, base, dataset)
         shown = calibration_images(dataset, images, seed=seed) if quantize else ()  # refused now, not after a part
         warn_of_doubtful_data(dataset)
         _warn_of_large_batch(dataset, batch)
-        check_targets(base.model, dataset.names, settings)
+        check_targets(family, base, dataset.names, settings)
         pictures = sum(len(dataset.split(split)) for split in ("train", "val"))
-        cache = memory_cache(pictures, imgsz, processes=process_count(device))
-        chosen = {**RECIPE, "nbs": batch, "cache": cache, **extra}
-        chosen |= {"epochs": epochs, "imgsz": imgsz, "batch": batch, "seed": seed, "lr0": lr0}
+        schedule = {"epochs": epochs, "imgsz": imgsz, "batch": batch, "seed": seed, "lr0": lr0}
+        chosen = family.hyperparameters(extra, schedule, pictures=pictures, processes=process_count(device))
         phases = _float_phases(settings, start, chosen, lean=lean, distill=distill)
         if quantize:
-            second = {**chosen, **INT8_RECIPE, "close_mosaic": max(qat_epochs // 2, 1), **extra}
-            second |= {"epochs": qat_epochs, "lr0": qat_lr0}
+            second = family.int8_hyperparameters(chosen, extra, epochs=qat_epochs, lr0=qat_lr0)
             int8 = Phase(
                 settings, second, quantize=quantize, distill=distill, images=shown, learned=ranges == "learned"
             )

@@ -12,7 +12,7 @@ from typing import Any
 
 from visionlora.data import load_dataset
 from visionlora.data.leakage import calibration_images
-from visionlora.detectors.ultralytics.job import ADAPTER_FILE
+from visionlora.detectors.job import ADAPTER_FILE
 from visionlora.errors import QuantizationError
 from visionlora.exporting import ExportedModel, MergedModel, export, merge
 from visionlora.files import exclusive
