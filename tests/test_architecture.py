@@ -39,6 +39,10 @@ ORDER = (
 )
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 ULTRALYTICS_ROOM = PACKAGE / "detectors" / "ultralytics"
+INTO_A_FAMILY = {
+    "visionlora.detectors": {"visionlora.detectors.ultralytics.family"},  # the composition
+    "visionlora.workflows.demonstrating": {"visionlora.detectors.ultralytics.toy_base"},  # writes its toy
+}
 
 
 def room_of(module: str) -> str:
@@ -87,6 +91,13 @@ def test_only_one_room_imports_ultralytics(path: Path) -> None:
     assert not uses or ULTRALYTICS_ROOM in path.parents
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_family_is_reached_through_its_protocol(path: Path) -> None:
+    here, room = module_of(path), module_of(ULTRALYTICS_ROOM / "__init__.py")
+    inside = {name for name in imports(path) if f"{name}.".startswith(f"{room}.")}
+    assert ULTRALYTICS_ROOM in path.parents or inside == INTO_A_FAMILY.get(here, set())
+
+
 @pytest.mark.parametrize(
     "module",
     [
@@ -94,6 +105,8 @@ def test_only_one_room_imports_ultralytics(path: Path) -> None:
         "visionlora.runtime",
         "visionlora.data",
         "visionlora.int8",
+        "visionlora.detectors",
+        "visionlora.models",
         "visionlora.scoring",
         "visionlora.reporting",
         "visionlora.quantization",

@@ -10,7 +10,7 @@ import torch
 
 from tests.hostile import KINDS, Harmless
 from visionlora.cli import main
-from visionlora.detectors.ultralytics.job import TrainingJob
+from visionlora.detectors.job import TrainingJob
 from visionlora.trust import trusted
 
 TAKES_A_CHECKPOINT = ("adapt", "plan", "train", "merge", "export", "eval", "eval with adapter", "predict")

@@ -38,6 +38,12 @@ def data_hashes(fields: Any) -> dict[str, dict[str, str]]:
     return {"data_sha256": hashes} if hashes and all(isinstance(one, str) for one in hashes.values()) else {}
 
 
+def family_in(card: Mapping[str, Any] | None) -> str | None:
+    """Return the family that a file's card names, for the card of what is made from it; None where it names none."""
+    named = (card or {}).get("family")
+    return named if isinstance(named, str) else None
+
+
 def make_card(
     kind: str,
     *,
@@ -45,6 +51,7 @@ def make_card(
     image_size: int,
     parents: Mapping[str, str],
     settings: Mapping[str, Any],
+    family: str | None,
 ) -> dict[str, Any]:
     """Return the card of a detector file.
 
@@ -54,10 +61,12 @@ def make_card(
         image_size: side of the square input in pixels.
         parents: SHA-256 by role of what the file was made from.
         settings: the settings that made it.
+        family: name of the family of detectors that it is of; None leaves it out.
     """
     return {
         "format": FORMAT,
         "kind": kind,
+        **({} if family is None else {"family": family}),
         "names": list(names),
         "preprocessing": preprocessing_card(image_size),
         "nms": True,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from visionlora.detectors import family_of
 from visionlora.errors import UsageError
 from visionlora.formats.text import printable
 from visionlora.vision.inference import Network, try_out
@@ -144,8 +145,6 @@ def open_network(
                 f"export it again with --imgsz {image_size}"
             )
         return network
-    from visionlora.detectors.ultralytics import TorchNetwork
-
-    checkpoint = TorchNetwork(spec.path, adapter=spec.adapter, image_size=image_size, device=device)
+    checkpoint = family_of(spec.path).open(spec.path, adapter=spec.adapter, image_size=image_size, device=device)
     try_out(checkpoint)
     return checkpoint

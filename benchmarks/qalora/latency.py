@@ -14,6 +14,7 @@ import argparse
 import copy
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -21,7 +22,7 @@ import onnx
 from visionlora.adapters import AdapterSettings
 from visionlora.data import load_dataset
 from visionlora.data.leakage import calibration_images
-from visionlora.detectors.ultralytics import Base, load_base, set_activations
+from visionlora.detectors.ultralytics import load_base, set_activations
 from visionlora.exporting.exporting import write_graph
 from visionlora.machine import this_machine
 from visionlora.quantization import build_int8, calibrate_detector
@@ -98,7 +99,7 @@ def make_files(args: argparse.Namespace, folder: Path) -> dict[str, tuple[Path, 
             replaced = set_activations(model, AdapterSettings(activation=f"relu:{targets}"))
         path = folder / f"{name}.onnx".replace(" ", "-")
         if not path.with_suffix(".int8.onnx").exists():
-            write_graph(Base(model, base.path, base.names, args.imgsz, base.fingerprint), path, image_size=args.imgsz)
+            write_graph(replace(base, model=model, image_size=args.imgsz, card=None), path, image_size=args.imgsz)
             source = load_float_detector(path)
             recipe = calibrate_detector(source, calibration_images(dataset, args.images, seed=0))
             path.with_suffix(".int8.onnx").write_bytes(build_int8(source, recipe).SerializeToString())

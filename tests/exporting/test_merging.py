@@ -8,8 +8,9 @@ from ultralytics import YOLO
 
 from visionlora.adapters.torch import Adapter, load_adapter, save_adapter
 from visionlora.detectors.ultralytics import TorchNetwork, load_base
+from visionlora.detectors.ultralytics.family import ULTRALYTICS
 from visionlora.errors import AdapterError, ModelError, OutputError, UsageError
-from visionlora.exporting import merge, merging
+from visionlora.exporting import merge
 from visionlora.workflows.evaluating import evaluate
 
 
@@ -69,21 +70,21 @@ def test_adapter_with_a_missing_tensor_is_refused(checkpoint, adapter, tmp_path)
 
 
 def test_file_that_differs_from_the_adapted_base_is_not_kept(checkpoint, adapter, tmp_path, monkeypatch) -> None:
-    original = merging.with_adapter
+    original = ULTRALYTICS.with_adapter
 
     def wrong(base, loaded):
         result = original(base, loaded)
         result.model.model[0].conv.weight.data *= 1.5
         return result
 
-    monkeypatch.setattr(merging, "with_adapter", wrong)
+    monkeypatch.setattr(ULTRALYTICS, "with_adapter", wrong)
     with pytest.raises(ModelError, match="does not reproduce"):
         merge(checkpoint, adapter, tmp_path / "x.pt")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_file_that_cannot_be_read_back_is_called_by_its_own_name(checkpoint, adapter, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(merging, "pack_checkpoint", lambda *_, **__: b"no checkpoint")
+    monkeypatch.setattr(ULTRALYTICS, "pack", lambda *_, **__: b"no checkpoint")
     with pytest.raises(ModelError, match=r"/x\.pt: cannot be read .*; no file is kept") as refused:
         merge(checkpoint, adapter, tmp_path / "x.pt")
     assert "partial" not in str(refused.value) and not list(tmp_path.iterdir())

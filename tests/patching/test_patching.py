@@ -18,7 +18,8 @@ from tests.patching.conftest import IMAGE_SIZE, exported_merged, graph_bytes, ra
 from visionlora.adapters import AdapterSettings, ArrayAdapter, load_arrays, read_folded_base, save_arrays
 from visionlora.adapters.folded_base import ENTRY
 from visionlora.adapters.methods import LoRA
-from visionlora.detectors.ultralytics import Base, pack_checkpoint
+from visionlora.detectors.family import Base
+from visionlora.detectors.ultralytics import pack_checkpoint
 from visionlora.detectors.ultralytics.checkpoint import fingerprint
 from visionlora.errors import AdapterError, ModelError, OutputError, UsageError, VisionLoraError
 from visionlora.exporting import export
@@ -84,7 +85,7 @@ def write_random(family: str, path: Path) -> Path:
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):  # equal biases, as a new head has, become one constant in the graph
                 parameter.add_(torch.randn_like(parameter) * 0.1)
-    base = Base(model, path, tuple(model.names.values()), IMAGE_SIZE, fingerprint(model))
+    base = Base(model, path, tuple(model.names.values()), IMAGE_SIZE, fingerprint(model), 32, "ultralytics")
     path.write_bytes(pack_checkpoint(base, image_size=IMAGE_SIZE, card={"kind": "merged"}))
     return path
 

@@ -14,11 +14,12 @@ import torch
 
 from tests.hostile import Call
 from visionlora.adapters.torch import load_adapter
+from visionlora.detectors.resume import read_resume_state, write_resume_state
 from visionlora.detectors.ultralytics import trainer
-from visionlora.detectors.ultralytics.resume import read_resume_state, write_resume_state
+from visionlora.detectors.ultralytics.family import ULTRALYTICS
 from visionlora.errors import ModelError, OutputError, UsageError, VisionLoraError
 from visionlora.files import exclusive
-from visionlora.training import earlier, phase, train, training
+from visionlora.training import earlier, train, training
 from visionlora.training.run_folder import RunFolder
 
 QUICK = {"imgsz": 96, "batch": 4, "device": "cpu", "rank": 2, "quiet": True, "hyperparameters": {"close_mosaic": 1}}
@@ -53,7 +54,7 @@ def test_a_finished_run_goes_on_with_more_epochs(copied, checkpoint, surface) ->
 
 
 def test_an_extension_killed_before_its_first_epoch_goes_on(copied, checkpoint, surface, monkeypatch) -> None:
-    monkeypatch.setattr(phase, "run_job", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(ULTRALYTICS, "train", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         train(checkpoint, surface, copied, epochs=3, resume=True, **QUICK)
     monkeypatch.undo()
@@ -148,12 +149,12 @@ def test_what_the_process_allows_is_not_called_for_a_state(tmp_path) -> None:
 
 
 def test_every_damaged_file_of_settings_is_an_error(copied, checkpoint, surface, monkeypatch) -> None:
-    monkeypatch.setattr(phase, "run_job", lambda *_: pytest.fail("it trained"))
+    monkeypatch.setattr(ULTRALYTICS, "train", lambda *_: pytest.fail("it trained"))
     path = copied / "training.json"
     content = path.read_bytes()
-    base = training.load_base(checkpoint)
+    base = ULTRALYTICS.load(checkpoint)
     dataset = training.load_dataset(surface)
-    monkeypatch.setattr(training, "load_base", lambda _: base)
+    monkeypatch.setattr(ULTRALYTICS, "load", lambda _: base)
     monkeypatch.setattr(training, "load_dataset", lambda _: dataset)
     monkeypatch.setattr(training, "check_targets", lambda *_: None)
     ended = {"same": 0, "refused": 0}

@@ -24,11 +24,13 @@ from ultralytics.models.yolo.detect import DetectionTrainer
 from visionlora.adapters.torch import attach, load_adapter
 from visionlora.data import load_dataset
 from visionlora.data.doubts import warn_of_doubtful_data
+from visionlora.detectors.device import check_device
 from visionlora.detectors.ultralytics import load_base, plan_detector, set_classes, trainer, with_adapter
-from visionlora.detectors.ultralytics.hyperparameters import RECIPE, TUNABLE, check_device, check_hyperparameters
+from visionlora.detectors.ultralytics.family import ULTRALYTICS
+from visionlora.detectors.ultralytics.hyperparameters import RECIPE, TUNABLE, check_hyperparameters
 from visionlora.detectors.ultralytics.trainer import AdapterTrainer
 from visionlora.errors import ModelError, OutputError, UsageError, VisionLoraError
-from visionlora.training import phase, train, training
+from visionlora.training import train, training
 
 QUICK = {"epochs": 2, "imgsz": 96, "batch": 4, "device": "cpu", "rank": 2, "hyperparameters": {"close_mosaic": 1}}
 
@@ -37,17 +39,17 @@ QUICK = {"epochs": 2, "imgsz": 96, "batch": 4, "device": "cpu", "rank": 2, "hype
 def run(checkpoint: Path, surface: Path, tmp_path_factory: pytest.TempPathFactory):
     """Return a finished run: its summary and the trainer that made it."""
     trainers = []
-    original = phase.run_job
+    original = ULTRALYTICS.train
 
-    def keep(job, hyperparameters) -> AdapterTrainer:
-        trainers.append(original(job, hyperparameters))
+    def keep(job) -> AdapterTrainer:
+        trainers.append(original(job))
         return trainers[-1]
 
-    phase.run_job = keep
+    ULTRALYTICS.train = keep
     try:
         trained = train(checkpoint, surface, tmp_path_factory.mktemp("run") / "a", **QUICK)
     finally:
-        phase.run_job = original
+        ULTRALYTICS.train = original
     return trained, trainers[0]
 
 
@@ -62,7 +64,7 @@ def test_run_leaves_adapter_results_and_curves(run) -> None:
 
 def test_adapter_says_what_it_belongs_to(run, checkpoint) -> None:
     card = load_adapter(run[0].path).card
-    assert card.base == {"name": "base.pt", "fingerprint": load_base(checkpoint).fingerprint}
+    assert card.base == {"name": "base.pt", "fingerprint": load_base(checkpoint).fingerprint, "family": "ultralytics"}
     assert card.names[0] == "scratch" and card.preprocessing["image_size"] == 96
     assert card.training["hyperparameters"]["epochs"] == 2 and 0 <= card.scores["metrics/mAP50-95(B)"] <= 1
 
@@ -237,7 +239,7 @@ def test_pictures_are_kept_in_memory_where_those_of_both_splits_fit_once_a_proce
     seen = []
 
     def noted(run, phase, **options) -> None:
-        seen.append(phase.schedule.for_trainer(cache=run.cache)["cache"])
+        seen.append(run.hyperparameters["cache"])
         raise KeyboardInterrupt
 
     monkeypatch.setattr(training, "run_phase", noted)
@@ -359,7 +361,7 @@ def test_a_momentum_is_refused_where_a_step_with_it_fails(name, momentum) -> Non
 
     def taken() -> bool:
         try:
-            check_hyperparameters({"optimizer": name, "momentum": momentum})
+            check_hyperparameters({"optimizer": name, "momentum": momentum}, "cpu")
         except UsageError:
             return False
         return True

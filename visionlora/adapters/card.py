@@ -83,7 +83,8 @@ class AdapterCard:
     Attributes:
         settings: method, targets, bias, activation.
         names: class names in the order of the class outputs.
-        base: `name` (file name) and `fingerprint` (SHA-256 of the weights) of the base it belongs to.
+        base: `name` (file name), `fingerprint` (SHA-256 of the weights) and `family` of the base it belongs to; a file
+            that names no family is of Ultralytics'.
         preprocessing: as in an exported model's metadata; `image_size` in pixels.
         training: the settings of the run that made it.
         scores: what the run measured on its validation images.

@@ -18,6 +18,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
+from visionlora.detectors import family_of
 from visionlora.errors import VisionLoraError
 from visionlora.trust import trusted
 from visionlora.vision.detections import IOU_THRESHOLD, decode
@@ -95,12 +96,12 @@ def _open(model: Mapping[str, Any], threads: int) -> Any:
         return open_exported(model["path"], model["runtime"], threads=threads)
     import torch
 
-    from visionlora.detectors.ultralytics import TorchNetwork
     from visionlora.vision.inference import try_out
 
+    family = family_of(model["path"])
     torch.set_num_threads(threads)
     with trusted(model["trust"]):
-        network = TorchNetwork(model["path"], adapter=model["adapter"], image_size=model["image_size"])
+        network = family.open(model["path"], adapter=model["adapter"], image_size=model["image_size"])
     try_out(network)
     return network
 

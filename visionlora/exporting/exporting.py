@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,12 @@ import numpy as np
 import onnx
 import torch
 from onnx import helper, numpy_helper
+from torch import nn
 
 from visionlora.adapters.folded_base import ENTRY as BASE_ENTRY
 from visionlora.cards import RECIPE_KEY, data_hashes, make_card
-from visionlora.detectors.ultralytics import (
-    Base,
-    RawDetector,
-    check_image_size,
-    folded_base,
-    load_base,
-    sample_pictures,
-)
+from visionlora.detectors import family_of
+from visionlora.detectors.family import Base
 from visionlora.errors import ExportError, ModelError, OutputError, UsageError
 from visionlora.exporting.converters import (
     SUFFIXES,
@@ -100,10 +95,11 @@ def export(
         >>> vl.export("merged.pt", "model.onnx", imgsz=320)  # doctest: +SKIP
     """
     out = _check(Path(out), format, opset, overwrite=overwrite)
-    base = load_base(model)
+    family = family_of(model)
+    base = family.load(model)
     image_size = base.image_size if imgsz is None else imgsz
-    check_image_size(image_size, base.model)
-    detector = RawDetector(base.model)
+    family.check_image_size(image_size, base)
+    detector = family.raw_detector(base.model)
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / out.name
         try:
@@ -111,7 +107,7 @@ def export(
         except OSError as error:
             raise OutputError(f"{out}: cannot be written: {error.strerror or error}") from error
         try:
-            box_error, score_error = _compare(detector, _open(made, format), out)
+            box_error, score_error = _compare(detector, _open(made, format), family.sample_pictures(), out)
         except ModelError as error:  # it names the temporary file
             raise ExportError(str(error).replace(str(made), str(out))) from error
         for file in files_of(out):
@@ -142,7 +138,7 @@ def _check(out: Path, format: str, opset: int, *, overwrite: bool) -> Path:
     return out
 
 
-def _write(out: Path, detector: RawDetector, base: Base, *, format: str, image_size: int, opset: int) -> None:
+def _write(out: Path, detector: nn.Module, base: Base, *, format: str, image_size: int, opset: int) -> None:
     """Write the files of a format."""
     card = make_card(
         format,
@@ -153,8 +149,9 @@ def _write(out: Path, detector: RawDetector, base: Base, *, format: str, image_s
             **({"opset": opset} if format in ("onnx", "openvino") else {}),
             **data_hashes((base.card or {}).get("settings")),
         },
+        family=base.family,
     )
-    stride = int(base.model.stride.max())
+    stride = base.stride
     if format in ("onnx", "openvino"):
         graph = _trace(detector, image_size=image_size, opset=opset)
         graph = _described(graph, base, card, stride)
@@ -190,7 +187,7 @@ def write_graph(base: Base, out: Path, *, image_size: int, opset: int = OPSET) -
     """Write the ONNX graph of a detector in memory, unchecked: what training under fake quantization runs on."""
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "graph.onnx"
-        _write(made, RawDetector(base.model), base, format="onnx", image_size=image_size, opset=opset)
+        _write(made, family_of(base).raw_detector(base.model), base, format="onnx", image_size=image_size, opset=opset)
         with atomic_output(out) as partial:
             partial.write_bytes(made.read_bytes())
     return out
@@ -201,7 +198,10 @@ def _described(graph: onnx.ModelProto, base: Base, card: Mapping[str, Any], stri
     constants = {
         tensor.name.removeprefix("model."): numpy_helper.to_array(tensor) for tensor in graph.graph.initializer
     }
-    entries = {**ultralytics_metadata(card, stride), BASE_ENTRY: folded_base(base, constants).to_entry()}
+    entries = {
+        **ultralytics_metadata(card, stride),
+        BASE_ENTRY: family_of(base).folded_base(base, constants).to_entry(),
+    }
     carried = (base.card or {}).get("quantization")
     if carried:
         entries[RECIPE_KEY] = json.dumps(carried["recipe"], separators=(",", ":"))
@@ -226,7 +226,7 @@ def ultralytics_metadata(card: Mapping[str, Any], stride: int) -> dict[str, str]
     }
 
 
-def _trace(detector: RawDetector, *, image_size: int, opset: int) -> onnx.ModelProto:
+def _trace(detector: nn.Module, *, image_size: int, opset: int) -> onnx.ModelProto:
     """Return the graph with one input `images` (1, 3, S, S) and one output `output0` (1, 4 + classes, anchors)."""
     import onnxslim  # here, so that training in float does not need it
 
@@ -251,11 +251,10 @@ def _trace(detector: RawDetector, *, image_size: int, opset: int) -> onnx.ModelP
 
 
 @torch.no_grad()
-def _compare(detector: RawDetector, network: Network, out: Path) -> tuple[float, float]:
+def _compare(detector: nn.Module, network: Network, pictures: Sequence[Path], out: Path) -> tuple[float, float]:
     """Run both on real pictures; return the largest difference of boxes and of scores."""
-    pictures = [letterbox(read_image(path), network.image_size)[0] for path in sample_pictures()]
-    batch = np.stack(pictures)
-    expected = torch.cat([detector(torch.from_numpy(picture)[None]) for picture in pictures]).numpy()
+    batch = np.stack([letterbox(read_image(path), network.image_size)[0] for path in pictures])
+    expected = torch.cat([detector(torch.from_numpy(picture)[None]) for picture in batch]).numpy()
     difference = np.abs(network(batch) - expected)
     box_error, score_error = float(difference[:, :4].max()), float(difference[:, 4:].max())
     if not (box_error <= BOX_TOLERANCE and score_error <= SCORE_TOLERANCE):  # NaN fails too

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from visionlora.adapters import adapter_identity
-from visionlora.adapters.torch import Adapter, attach, load_adapter, load_adapter_tensors
+from visionlora.adapters.torch import Adapter, load_adapter
 from visionlora.cards import data_hashes, make_card
-from visionlora.detectors.ultralytics import (
-    Base,
-    load_base,
-    pack_checkpoint,
-    plan_detector,
-    set_activations,
-    set_classes,
-    with_adapter,
-)
+from visionlora.detectors import family_of
+from visionlora.detectors.family import Base, Family
 from visionlora.errors import ModelError, UsageError
 from visionlora.files import atomic_output, refuse_existing
 
@@ -76,8 +68,9 @@ def merge(model: Path | str, adapter: Path | str, out: Path | str, *, overwrite:
         raise UsageError(f"--out {out}: expected a name that ends in .pt")
     if out.resolve() == Path(model).resolve():
         raise UsageError(f"--out {out}: expected another file than the base; it would be replaced")
-    base, loaded = load_base(model), load_adapter(adapter)
-    merged = with_adapter(base, loaded)
+    family = family_of(model)
+    base, loaded = family.load(model), load_adapter(adapter)
+    merged = family.with_adapter(base, loaded)
     image_size = int(loaded.card.preprocessing["image_size"])
     card = make_card(
         "merged",
@@ -89,30 +82,27 @@ def merge(model: Path | str, adapter: Path | str, out: Path | str, *, overwrite:
             "base": base.path.name,
             **data_hashes(loaded.card.training),
         },
+        family=family.name,
     )
     if loaded.card.quantization:
         card["quantization"] = dict(loaded.card.quantization)  # trained ranges: export and quantize carry them on
     with atomic_output(out) as partial:
-        partial.write_bytes(pack_checkpoint(merged, image_size=image_size, card=card))
-        box_error, score_error = _verify(base, loaded, partial, out)
+        partial.write_bytes(family.pack(merged, image_size=image_size, card=card))
+        box_error, score_error = _verify(family, base, loaded, partial, out)
     return MergedModel(out, base.path, merged.names, image_size, box_error, score_error, out.stat().st_size)
 
 
 @torch.no_grad()
-def _verify(base: Base, adapter: Adapter, written: Path, out: Path) -> tuple[float, float]:
+def _verify(family: Family, base: Base, adapter: Adapter, written: Path, out: Path) -> tuple[float, float]:
     """Compare the written checkpoint with the base that carries the adapter unmerged; return box and score error."""
-    adapted = copy.deepcopy(base.model)
-    whole = set_classes(adapted, adapter.card.names)
-    plan = plan_detector(adapted, adapter.card.settings, whole=whole)
-    set_activations(adapted, adapter.card.settings)
-    attach(adapted, plan)
-    load_adapter_tensors(adapted, plan, adapter.tensors)
+    adapted = family.adapted(base, adapter.card.names, adapter.card.settings)
+    adapted.attach(adapter.tensors)
     probe = torch.rand(2, 3, 256, 256, generator=torch.Generator().manual_seed(0))
     try:
-        reread = load_base(written)
+        reread = family.load(written)
     except ModelError as error:  # it names the temporary file
         raise ModelError(f"{str(error).replace(str(written), str(out))}; no file is kept") from error
-    expected, got = adapted.eval()(probe)[0], reread.model(probe)[0]
+    expected, got = (family.raw_prediction(each, probe) for each in (adapted.model.eval(), reread.model))
     box_error = float((got[:, :4] - expected[:, :4]).abs().max())
     score_error = float((got[:, 4:] - expected[:, 4:]).abs().max())
     if not (box_error <= BOX_TOLERANCE and score_error <= SCORE_TOLERANCE):  # NaN fails too

@@ -13,7 +13,7 @@ from onnx import numpy_helper
 
 from visionlora.adapters import AdapterCard, ArrayAdapter
 from visionlora.adapters.folded_base import ENTRY
-from visionlora.cards import data_hashes, make_card
+from visionlora.cards import data_hashes, family_in, make_card
 from visionlora.errors import ModelError
 from visionlora.patching.base import PREFIX, PatchableBase
 from visionlora.patching.weights import patched_weights, replaced_outputs
@@ -102,6 +102,7 @@ def _describe(model: onnx.ModelProto, base: PatchableBase, adapter: AdapterCard,
         image_size=base.image_size,
         parents={"base_onnx": base.sha256, "base": base.folded.fingerprint, "adapter": parent},
         settings={**_settings(base.card), **data_hashes(adapter.training)},
+        family=family_in(base.card),
     )
     entries = {entry.key: entry.value for entry in model.metadata_props}
     entries |= {"names": str(dict(enumerate(adapter.names))), "visionlora": json.dumps(card, sort_keys=True)}

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from visionlora.adapters.folded_base import ENTRY as BASE_ENTRY
-from visionlora.cards import RECIPE_KEY, data_hashes, make_card
+from visionlora.cards import RECIPE_KEY, data_hashes, family_in, make_card
 from visionlora.data import Dataset, LabelledImage, load_dataset
 from visionlora.data.leakage import calibration_images, choose_images
 from visionlora.errors import QuantizationError, UsageError
@@ -357,6 +357,7 @@ def build_int8(
             **data_hashes((network.metadata or {}).get("settings")),
             **(settings or {}),
         },
+        family=family_in(network.metadata),
     )
     card["nms"] = network.nms
     if thresholds is not None:

@@ -13,10 +13,9 @@ from visionlora.adapters import AdapterSettings, read_adapter_card
 from visionlora.adapters.torch import load_adapter
 from visionlora.cards import preprocessing_card
 from visionlora.data import Dataset, LabelledImage
-from visionlora.detectors.ultralytics import Base, with_adapter
-from visionlora.detectors.ultralytics.job import Int8Phase, TrainingJob
-from visionlora.detectors.ultralytics.resume import read_resume_state, restore_results
-from visionlora.detectors.ultralytics.trainer import run_job
+from visionlora.detectors.family import Base
+from visionlora.detectors.job import Int8Phase, TrainingJob
+from visionlora.detectors.resume import read_resume_state, restore_results
 from visionlora.errors import UsageError
 from visionlora.exporting import write_graph
 from visionlora.fake_quant import fake_quant_spec
@@ -105,20 +104,20 @@ class Run:
     """What all phases of a training share.
 
     Attributes:
+        settings: of all phases.
         base: the frozen detector.
         dataset: with train and val.
         folder: of the run.
-        device: as Ultralytics names it.
-        cache: how the trainer keeps pictures.
+        hyperparameters: of the trainer, in float.
         images: the training images that calibrate the ranges which int8 training begins with.
         console: how much is said meanwhile, one of `visionlora.progress.LEVELS`.
     """
 
+    settings: TrainingSettings
     base: Base
     dataset: Dataset
     folder: RunFolder
-    device: str
-    cache: str | bool
+    hyperparameters: Mapping[str, Any]
     images: Sequence[LabelledImage] = ()
     console: str = "lines"
 
@@ -148,7 +147,7 @@ def run_phase(run: Run, phase: Phase, *, start: Path | None, teacher: Path | Non
     else:
         _begin(record, here, resume=resume)
         job = _job(run, phase, record, start=start, teacher=teacher, resume=resume, state=state)
-        run_job(job, {**record["hyperparameters"], "device": run.device})
+        run.settings.family.train(job)
     if not here.curves.exists():
         draw_curves(here.results, here.curves)
     for path in (*([here.state] if phase.fixed else []), *here.temporary):
@@ -160,15 +159,18 @@ def run_phase(run: Run, phase: Phase, *, start: Path | None, teacher: Path | Non
 
 def _record(run: Run, phase: Phase, start: Path | None, teacher: Path | None) -> dict[str, Any]:
     """Return the settings of the phase, as training.json and the adapter's card keep them."""
-    qat = None
+    qat, hyperparameters = None, run.hyperparameters
     if phase.qat:
+        hyperparameters = run.settings.family.int8_hyperparameters(
+            hyperparameters, run.settings.hyperparameters, epochs=phase.schedule.epochs, lr0=phase.schedule.lr0
+        )
         learned = phase.qat.ranges == "learned"
         qat = {"to": phase.qat.weights, "images": len(run.images), "learned": learned}
     return run_record(
         run.base,
         run.dataset,
         phase.adapter,
-        phase.schedule.for_trainer(cache=run.cache),
+        hyperparameters,
         start=start,
         teacher=None if teacher is None else (teacher, phase.distill),
         qat=qat,
@@ -197,6 +199,7 @@ def _job(
         settings=phase.adapter,
         preprocessing=preprocessing_card(phase.schedule.imgsz),
         training=record,
+        hyperparameters={**record["hyperparameters"], "device": run.settings.device},
         run=identity(record),
         resume=resume,
         lean=phase.lean,
@@ -211,7 +214,8 @@ def _job(
 
 def _graph(run: Run, phase: Phase, adapter: Path, out: Path) -> Path:
     """Write the float graph of the base with an adapter."""
-    return write_graph(with_adapter(run.base, load_adapter(adapter)), out, image_size=phase.schedule.imgsz)
+    adapted = run.settings.family.with_adapter(run.base, load_adapter(adapter))
+    return write_graph(adapted, out, image_size=phase.schedule.imgsz)
 
 
 def _int8(run: Run, phase: Phase, qat: QatSettings, start: Path, state: Mapping[str, Any] | None) -> Int8Phase:

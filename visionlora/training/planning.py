@@ -6,10 +6,9 @@ import json
 import math
 import shlex
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,20 +17,10 @@ from tqdm import tqdm
 from visionlora.adapters import AdapterSettings
 from visionlora.adapters.methods import LoRA
 from visionlora.data import LabelledImage, load_dataset
-from visionlora.detectors.ultralytics import Base, check_image_size, load_base
-from visionlora.detectors.ultralytics.hyperparameters import check_device, default_device
-from visionlora.detectors.ultralytics.measuring import (
-    StepCost,
-    adapted_step,
-    full_model,
-    made_up_batch,
-    measure_in_turns,
-    measure_step,
-)
+from visionlora.detectors import family_of
+from visionlora.detectors.device import check_device, default_device
+from visionlora.detectors.family import Base, StepCost, StepSample, StepSpec
 from visionlora.errors import UsageError
-
-if TYPE_CHECKING:
-    from torch import nn
 
 _MOSAIC = 4  # pictures in one training image
 _ROUNDS = 5
@@ -174,12 +163,12 @@ def plan(
     if "," in device:
         raise UsageError(f"--device {device}: a plan is measured on one device; name one, such as {device[0]}")
     place = torch.device(f"cuda:{device}" if device.isdecimal() else device)
-    base = load_base(model)
-    check_image_size(imgsz, base.model)
+    family = family_of(model)
+    base = family.load(model)
+    family.check_image_size(imgsz, base)
     dataset = load_dataset(data, splits=("train",))
     images = dataset.split("train")
-    sample = made_up_batch(_objects(images), batch=batch, image_size=imgsz, device=place)
-    rows = _measure(base, _ways(base, dataset.names, place), sample, place)
+    rows = _measure(base, StepSample(dataset.names, _objects(images), batch, imgsz, place))
     chosen, reason = recommend(rows)
     words = ["visionlora", "train", "--model", str(model), "--data", str(data), "--out", "runs/adapter"]
     words += ["--imgsz", str(imgsz), "--batch", str(batch), "--device", device]
@@ -200,24 +189,18 @@ class _Way:
 
     label: str
     options: str | None
-    build: Callable[[], nn.Module]
+    step: StepSpec
 
 
-def _ways(base: Base, names: Sequence[str], place: torch.device) -> tuple[_Way, ...]:
-    """Return full fine-tuning, two frozen ways, and adapters of several ranks and places."""
-
-    def frozen(label: str, modules: int) -> _Way:
-        return _Way(label, None, lambda: full_model(base.model, names, freeze=modules, device=place))
+def _ways(base: Base) -> tuple[_Way, ...]:
+    """Return the usual ways to fine-tune the detector itself, and adapters of several ranks and places."""
 
     def adapter(options: str, *, lean: bool = False, rank: int = 8, targets: str = "all") -> _Way:
-        settings = AdapterSettings(LoRA(rank), targets=targets)
         label = f"LoRA, rank {rank}, {targets}" + (", lean" if lean else "")
-        return _Way(label, options, lambda: adapted_step(base.model, names, settings, device=place, lean=lean))
+        return _Way(label, options, StepSpec(AdapterSettings(LoRA(rank), targets=targets), lean=lean))
 
     return (
-        frozen("full fine-tuning", 0),
-        frozen("freeze=10", 10),
-        frozen("head only", len(base.model.model) - 1),
+        *(_Way(label, None, step) for label, step in family_of(base).fine_tunings(base).items()),
         adapter("--rank 8"),
         adapter("--rank 8 --lean", lean=True),
         adapter("--rank 4", rank=4),
@@ -228,16 +211,13 @@ def _ways(base: Base, names: Sequence[str], place: torch.device) -> tuple[_Way, 
     )
 
 
-def _measure(
-    base: Base, ways: Sequence[_Way], sample: Mapping[str, Any], place: torch.device
-) -> tuple[PlannedRun, ...]:
+def _measure(base: Base, sample: StepSample) -> tuple[PlannedRun, ...]:
     """Measure a few steps of each way, the count of ways on a terminal."""
-    free = torch.cuda.mem_get_info(place)[0] if place.type == "cuda" else None
+    ways = _ways(base)
+    free = torch.cuda.mem_get_info(sample.device)[0] if sample.device.type == "cuda" else None
     whole = sum(parameter.numel() for parameter in base.model.parameters())
-    if place.type == "cuda":  # what CUDA's libraries allocate once belongs to no row
-        measure_step(ways[0].build, sample, place)
     costs: tuple[StepCost, ...] = ()
-    turns = measure_in_turns([way.build for way in ways], sample, place, rounds=_ROUNDS)
+    turns = family_of(base).measure_steps(base, [way.step for way in ways], sample, rounds=_ROUNDS)
     total = _ROUNDS * len(ways)
     for costs in tqdm(turns, desc="measuring", total=total, unit="turn", leave=False, disable=None):  # noqa: B007
         pass

@@ -11,8 +11,8 @@ from typing import Any
 
 from visionlora.adapters import AdapterSettings
 from visionlora.data import Dataset, content_hash
-from visionlora.detectors.ultralytics import Base
-from visionlora.detectors.ultralytics.checkpoint import versions
+from visionlora.detectors import family_of
+from visionlora.detectors.family import Base
 from visionlora.errors import ModelError, UsageError
 from visionlora.files import atomic_output, sha256_of
 from visionlora.formats.parsing import parse_json
@@ -52,7 +52,7 @@ def run_record(
         "base": base.fingerprint,
         "data_sha256": {split: content_hash(dataset.split(split)) for split in ("train", "val")},
         "order_sha256": _order_hash(dataset),
-        "versions": versions(),
+        "versions": family_of(base).versions(),
     }
     if start is not None:
         record["start"] = sha256_of(start)

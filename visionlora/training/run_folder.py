@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from visionlora.detectors.ultralytics.job import ADAPTER_FILE, RESULTS_FILE, RESUME_FILE
+from visionlora.detectors.job import ADAPTER_FILE, RESULTS_FILE, RESUME_FILE
 from visionlora.errors import OutputError, UsageError
 from visionlora.files import refuse_existing
 from visionlora.quantization import int8_files

@@ -11,17 +11,9 @@ from typing import Any
 from visionlora.adapters import AdapterSettings, read_adapter_card
 from visionlora.adapters.methods import LoRA
 from visionlora.data import Dataset
-from visionlora.detectors.ultralytics import Base
-from visionlora.detectors.ultralytics.hyperparameters import (
-    RECIPE,
-    check_batch,
-    check_device,
-    check_hyperparameters,
-    check_learning_rate,
-    check_precision,
-    default_device,
-    process_count,
-)
+from visionlora.detectors import family_of
+from visionlora.detectors.device import check_batch, check_device, default_device, process_count
+from visionlora.detectors.family import Base, Family
 from visionlora.errors import UsageError
 from visionlora.int8.scheme import WEIGHTS
 
@@ -45,6 +37,17 @@ def check_count(value: Any, option: str, *, least: int = 1, most: int | None = N
         raise UsageError(f"{option}: expected a whole number of at least {least}{above}, got {value}")
 
 
+def check_learning_rate(rate: Any, option: str) -> float:
+    """Return a learning rate.
+
+    Raises:
+        UsageError: it is not in (0, 1].
+    """
+    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate <= 1:
+        raise UsageError(f"{option}: expected a learning rate above 0 and at most 1, such as 0.001, got {rate!r}")
+    return float(rate)
+
+
 @dataclass(frozen=True)
 class Schedule:
     """How long a phase trains, and in what steps.
@@ -55,10 +58,9 @@ class Schedule:
         batch: images a step, over all devices.
         seed: of everything drawn at random.
         lr0: learning rate after warm-up.
-        hyperparameters: any other of the trainer's that were chosen.
 
     Raises:
-        UsageError: a count is none, or the trainer would not take a value.
+        UsageError: a count or the rate is none.
     """
 
     epochs: int = 50
@@ -66,19 +68,12 @@ class Schedule:
     batch: int = 16
     seed: int = 0
     lr0: float = 0.001
-    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch", "imgsz"):
             check_count(getattr(self, name), f"--{name}")
         check_count(self.seed, "--seed", least=0, most=MAX_SEED)
         object.__setattr__(self, "lr0", check_learning_rate(self.lr0, "--lr0"))
-        object.__setattr__(self, "hyperparameters", check_hyperparameters(self.hyperparameters))
-
-    def for_trainer(self, *, cache: str | bool) -> dict[str, Any]:
-        """Return all that the trainer is told: our defaults, what was chosen, and how pictures are kept."""
-        own = {name: getattr(self, name) for name in ("epochs", "imgsz", "batch", "seed", "lr0")}
-        return {**RECIPE, "nbs": self.batch, "cache": cache, **self.hyperparameters, **own}
 
 
 @dataclass(frozen=True)
@@ -110,20 +105,19 @@ class QatSettings:
         object.__setattr__(self, "lr0", rate)
 
     def schedule(self, before: Schedule) -> Schedule:
-        """Return the schedule of this phase behind another one's: without warm-up, for it goes on from an adapter."""
-        extra = {"warmup_epochs": 0, "close_mosaic": max(self.epochs // 2, 1), **before.hyperparameters}
-        return replace(
-            before, epochs=self.epochs, lr0=check_learning_rate(self.lr0, "--qat-lr0"), hyperparameters=extra
-        )
+        """Return the schedule of this phase behind another one's."""
+        return replace(before, epochs=self.epochs, lr0=check_learning_rate(self.lr0, "--qat-lr0"))
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """What a training does, whatever the base and the data set.
+    """What a training does, whatever the base of a family and the data set.
 
     Attributes:
+        family: of the base.
         adapter: shape of the adapter.
         schedule: of the float phases.
+        hyperparameters: any other of the family's trainer that were chosen.
         device: `cpu`, `0`, `0,1`, or torch's `cuda:0`; None for the first GPU, else the CPU.
         qat: training under the rounding of the shipped file; None for none.
         distill: how much the float model's predictions count beside the labels; None for the usual.
@@ -136,8 +130,10 @@ class TrainingSettings:
         AdapterError: `start` cannot be read.
     """
 
+    family: Family
     adapter: AdapterSettings
     schedule: Schedule
+    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     device: str | None = None
     qat: QatSettings | None = None
     distill: float | None = None
@@ -151,14 +147,13 @@ class TrainingSettings:
         adapter = AdapterSettings(
             LoRA(given["rank"], given["alpha"]), targets=given["targets"], activation=given["activation"]
         )
-        schedule = Schedule(
-            **{name: given[name] for name in ("epochs", "imgsz", "batch", "seed", "lr0")},
-            hyperparameters=given["hyperparameters"] or {},
-        )
+        schedule = Schedule(**{name: given[name] for name in ("epochs", "imgsz", "batch", "seed", "lr0")})
         asked = {"epochs": given["qat_epochs"], "lr0": given["qat_lr0"], "ranges": given["ranges"]}
         settings = cls(
+            family_of(given["model"]),
             adapter,
             schedule,
+            given["hyperparameters"] or {},
             qat=None if given["quantize"] is None else QatSettings(given["quantize"], **asked),
             start=None if given["adapter"] is None else Path(given["adapter"]),
             **{name: given[name] for name in ("device", "distill", "lean", "images")},
@@ -179,7 +174,8 @@ class TrainingSettings:
         device = check_device(default_device() if self.device is None else self.device)
         object.__setattr__(self, "device", device)
         check_batch(self.schedule.batch, device)
-        check_precision(self.schedule.hyperparameters.get("amp"), device)
+        checked = self.family.check_hyperparameters(self.hyperparameters, device)
+        object.__setattr__(self, "hyperparameters", checked)
         self._check_step(device)
 
     def _check_distill(self) -> None:
@@ -195,7 +191,7 @@ class TrainingSettings:
 
     def _check_step(self, device: str) -> None:
         """Refuse what the step of a phase could not do, before the first phase is trained."""
-        extra = self.schedule.hyperparameters
+        extra = self.hyperparameters
         if (self.lean or self.qat or self.adapter.relu_targets) and extra.get("compile"):
             name = "--lean" if self.lean else "--quantize" if self.qat else "--activation"
             raise UsageError(f"{name}: works without torch.compile; drop it or --set compile")

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from visionlora.adapters import read_adapter_card
 from visionlora.data import load_dataset
 from visionlora.data.doubts import warn_of_doubtful_data
 from visionlora.data.leakage import calibration_images
-from visionlora.detectors.ultralytics import Base, check_image_size, check_targets, load_base
-from visionlora.detectors.ultralytics.hyperparameters import memory_cache, process_count
+from visionlora.detectors.device import process_count
+from visionlora.detectors.family import Base, check_targets
 from visionlora.errors import UsageError
 from visionlora.files import exclusive
 from visionlora.formats.text import is_unicode
@@ -174,27 +174,30 @@ def run_training(
     started = time.monotonic()
     _check_unicode(model=model, data=data, out=out)
     folder = RunFolder(Path(out))
-    schedule = settings.schedule
+    family, schedule = settings.family, settings.schedule
     with exclusive(folder.path):
         settle(folder)
         folder.clear_partials()
         if not call.resume:
             folder.refuse_earlier_run(overwrite=call.overwrite)
-        base = load_base(model)
-        check_image_size(schedule.imgsz, base.model)
+        base = family.load(model)
+        family.check_image_size(schedule.imgsz, base)
         dataset = load_dataset(data)
         settings.check_belongs(base, dataset)
         images = calibration_images(dataset, settings.images, seed=schedule.seed) if settings.qat else ()
         warn_of_doubtful_data(dataset, schedule.batch)
-        check_targets(base.model, dataset.names, settings.adapter)
+        check_targets(family, base, dataset.names, settings.adapter)
         phases = plan_phases(settings)
         if call.resume:
             _check_phases(folder, phases)
         else:
             _check_kept(folder, base, settings.start, overwrite=call.overwrite)
         pictures = sum(len(dataset.split(split)) for split in ("train", "val"))
-        cache = memory_cache(pictures, schedule.imgsz, processes=process_count(str(settings.device)))
-        run = Run(base, dataset, folder, str(settings.device), cache, images, call.console)
+        processes = process_count(str(settings.device))
+        chosen = family.hyperparameters(
+            settings.hyperparameters, asdict(schedule), pictures=pictures, processes=processes
+        )
+        run = Run(settings, base, dataset, folder, chosen, images, call.console)
         with nullcontext() if call.resume else replacing(folder, stages=call.overwrite), _telling_what_is_kept(folder):
             _run_phases(run, phases, settings.start, resume=call.resume)
         return _summary(folder.adapter, seconds=time.monotonic() - started)

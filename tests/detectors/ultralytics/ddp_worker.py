@@ -86,8 +86,8 @@ def main(job_file: str, out: str) -> None:
         return draw(dataset, index)
 
     SeededDataset.__getitem__ = record  # type: ignore[method-assign]
-    job, hyperparameters = pickle.loads(Path(job_file).read_bytes())
-    overrides = {**hyperparameters, "model": job.model, "save_dir": str(job.out), "exist_ok": True, "plots": False}
+    job = pickle.loads(Path(job_file).read_bytes())
+    overrides = {**job.hyperparameters, "model": job.model, "save_dir": str(job.out), "exist_ok": True, "plots": False}
     trainer = TwoCpuTrainer(overrides=overrides, _callbacks={**get_default_callbacks(), _JOB: [job]})
     trainer.train()
     assert not distributed.is_initialized()

@@ -15,11 +15,12 @@ from ultralytics.data.utils import load_dataset_cache_file
 
 import visionlora as vl
 from visionlora.data import LabelledImage, load_dataset
+from visionlora.detectors.ultralytics.family import ULTRALYTICS
 from visionlora.detectors.ultralytics.sampling import SeededDataset
 from visionlora.detectors.ultralytics.squares import SquareDataset
 from visionlora.errors import DataError, UsageError, VisionLoraError
 from visionlora.scoring import mean_precision
-from visionlora.training import phase, train
+from visionlora.training import train
 from visionlora.vision.preprocess import letterbox, read_image
 
 SETTINGS = {"rank": 2, "epochs": 1, "imgsz": 96, "batch": 4, "device": "cpu", "lr0": 0.01}
@@ -85,8 +86,8 @@ def test_training_runs_nothing_writes_nothing_and_takes_the_checked_labels(
     hostile: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache
 ) -> None:
     trainers = []
-    original = phase.run_job
-    monkeypatch.setattr(phase, "run_job", lambda *job: trainers.append(original(*job)))
+    original = ULTRALYTICS.train
+    monkeypatch.setattr(ULTRALYTICS, "train", lambda job: trainers.append(original(job)))
     before = contents(hostile.parent)
 
     trained = train(checkpoint, hostile, tmp_path / "run", **SETTINGS, hyperparameters={"cache": cache, "mosaic": 0.0})
@@ -127,13 +128,13 @@ def test_a_picture_that_changed_after_the_check_ends_training_by_name(
 ) -> None:
     shutil.copytree(surface.parent, tmp_path / "set")
     picture = sorted((tmp_path / "set/images/train").iterdir())[3]
-    original = phase.run_job
+    original = ULTRALYTICS.train
 
-    def shrink(*job) -> None:
+    def shrink(job) -> None:
         write_jpeg(picture, np.zeros((50, 60, 3), np.uint8), trailer=b"")
-        original(*job)
+        original(job)
 
-    monkeypatch.setattr(phase, "run_job", shrink)
+    monkeypatch.setattr(ULTRALYTICS, "train", shrink)
     hyperparameters = {"cache": False, "workers": 1}
     with pytest.raises(DataError) as caught:
         train(checkpoint, tmp_path / "set/data.yaml", tmp_path / "run", **SETTINGS, hyperparameters=hyperparameters)
@@ -209,7 +210,7 @@ def test_a_square_is_what_the_device_sees_with_its_boxes(tmp_path: Path, in_memo
 
 def test_the_ruler_of_training_is_the_one_of_eval(checkpoint, surface, tmp_path, monkeypatch) -> None:
     jobs = []
-    monkeypatch.setattr(phase, "run_job", lambda job, _: jobs.append(job))
+    monkeypatch.setattr(ULTRALYTICS, "train", jobs.append)
     with pytest.raises(FileNotFoundError):  # nothing was trained
         train(checkpoint, surface, tmp_path / "run", **SETTINGS)
     assert jobs[0].ruler is mean_precision

@@ -18,8 +18,9 @@ import ultralytics.utils.dist
 from ultralytics.utils.patches import torch_load
 
 from visionlora.detectors.ultralytics import trainer as trainer_module
+from visionlora.detectors.ultralytics.family import ULTRALYTICS
 from visionlora.detectors.ultralytics.trainer import AdapterTrainer
-from visionlora.training import phase, training
+from visionlora.training import training
 
 PARALLEL = "visionlora.detectors.ultralytics.parallel"
 WORKER = Path(__file__).with_name("ddp_worker.py")
@@ -46,11 +47,11 @@ def test_two_processes_end_with_equal_adapters(options, exchanges, checkpoint, s
         given = training.train(checkpoint, surface, tmp_path / "float", epochs=1, **settings)
         options = {**options, "adapter": given.path, "qat_epochs": 2}
 
-    def capture(job, hyperparameters) -> None:
-        (tmp_path / "job.pkl").write_bytes(pickle.dumps((job, hyperparameters)))
+    def capture(job) -> None:
+        (tmp_path / "job.pkl").write_bytes(pickle.dumps(job))
         raise _Captured
 
-    monkeypatch.setattr(phase, "run_job", capture)
+    monkeypatch.setattr(ULTRALYTICS, "train", capture)
     with pytest.raises(_Captured):
         training.train(checkpoint, surface, tmp_path / "run", epochs=2, **{**settings, **options})
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]

@@ -12,7 +12,7 @@ from visionlora.adapters import AdapterSettings
 from visionlora.adapters.methods import LoRA
 from visionlora.adapters.torch import adapter_tensors, attach, merge
 from visionlora.detectors.ultralytics import RawDetector, TorchNetwork, load_base, plan_detector, set_classes
-from visionlora.detectors.ultralytics.checkpoint import fingerprint
+from visionlora.detectors.ultralytics.checkpoint import fingerprint, raw_prediction
 from visionlora.errors import ModelError, UsageError
 
 FAMILIES = ("yolov5n", "yolov8n", "yolov9t", "yolov10n", "yolo11n", "yolo12n", "yolo26n")
@@ -52,6 +52,18 @@ def test_merged_detector_equals_the_adapted_one(family: str) -> None:
     merge(merged, plan, adapter_tensors(adapted, plan))
     assert not torch.allclose(output(adapted), before, atol=1e-2)
     torch.testing.assert_close(output(merged), output(adapted), atol=1e-3, rtol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_raw_prediction_is_of_the_head_that_ships_and_changes_nothing(family: str) -> None:
+    model, images = random_detector(family), torch.rand(1, 3, 64, 64)
+    before = output(model)
+    expected = RawDetector(model)(images)
+    got = raw_prediction(model, images)
+    assert got.shape == (1, 4 + 3, 84)
+    torch.testing.assert_close(got, expected, atol=1e-3, rtol=1e-4)
+    assert torch.equal(output(model), before)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

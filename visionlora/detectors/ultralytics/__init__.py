@@ -9,18 +9,17 @@ from visionlora.isolation import isolating_ultralytics
 with isolating_ultralytics():
     import ultralytics.utils  # noqa: F401
 
-from visionlora.detectors.ultralytics.checkpoint import Base, load_base, pack_checkpoint, sample_pictures
+from visionlora.detectors.ultralytics.checkpoint import load_base, pack_checkpoint, sample_pictures
 from visionlora.detectors.ultralytics.classes import set_classes
 from visionlora.detectors.ultralytics.folding import folded_base
-from visionlora.detectors.ultralytics.layout import check_targets, plan_detector, set_activations
+from visionlora.detectors.ultralytics.layout import adapted, plan_detector, set_activations
 from visionlora.detectors.ultralytics.network import RawDetector, TorchNetwork, check_image_size, with_adapter
 
 __all__ = [
-    "Base",
     "RawDetector",
     "TorchNetwork",
+    "adapted",
     "check_image_size",
-    "check_targets",
     "folded_base",
     "load_base",
     "pack_checkpoint",

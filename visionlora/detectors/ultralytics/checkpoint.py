@@ -13,11 +13,10 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import ultralytics
@@ -28,34 +27,15 @@ from ultralytics.utils import ASSETS, DEFAULT_CFG_DICT, LOGGER
 from ultralytics.utils.checks import check_yolov5u_filename
 from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_asset
 
+from visionlora.detectors.family import Base
 from visionlora.detectors.ultralytics.classes import class_output_names
 from visionlora.detectors.ultralytics.unpickling import read_restricted
 from visionlora.errors import ModelError
 from visionlora.formats.text import class_names
 from visionlora.trust import is_trusted
 
+FAMILY = "ultralytics"
 CARD_KEY = "visionlora"  # the entry of a checkpoint that holds our metadata as a plain dict
-
-
-@dataclass(frozen=True)
-class Base:
-    """An Ultralytics detector as it was loaded: float32, eval mode, batch normalization in place.
-
-    Attributes:
-        model: the detection model.
-        path: where it came from.
-        names: class names in the order of the class outputs.
-        image_size: pixels of the square that it was trained on.
-        fingerprint: SHA-256 of its weights (see `fingerprint`).
-        card: what visionlora wrote into the checkpoint, or None for a foreign one.
-    """
-
-    model: DetectionModel
-    path: Path
-    names: tuple[str, ...]
-    image_size: int
-    fingerprint: str
-    card: Mapping[str, Any] | None = None
 
 
 def load_base(path: Path | str) -> Base:
@@ -84,6 +64,8 @@ def load_base(path: Path | str) -> Base:
             names=names,
             image_size=_image_size_of(checkpoint),
             fingerprint=fingerprint(model),
+            stride=int(model.stride.max()),
+            family=FAMILY,
             card=_card_of(checkpoint),
         )
     except UNREADABLE as error:
@@ -105,12 +87,27 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def raw_prediction(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Return the raw prediction (n, 4 + classes, anchors) of the one-to-many head in eval mode; leave nothing behind.
+
+    The model may carry an adapter that is not merged.
+    """
+    head = cast(DetectionModel, model).model[-1]
+    before = dict(vars(head))
+    try:
+        head.end2end = False
+        return model(images)[0]
+    finally:
+        vars(head).clear()
+        vars(head).update(before)  # the head keeps its grid
+
+
 def pack_checkpoint(base: Base, *, image_size: int, card: Mapping[str, Any]) -> bytes:
     """Return `base.model` as the bytes of an ordinary Ultralytics checkpoint in float32, with `card` in its own entry.
 
     `YOLO(path)` loads, validates, exports and fine-tunes such a file; Ultralytics ignores the extra entry.
     """
-    model = copy.deepcopy(base.model).cpu().float().eval()
+    model: Any = copy.deepcopy(base.model).cpu().float().eval()
     model.args = {"task": "detect", "imgsz": image_size, "model": base.path.name}
     model.criterion = None
     checkpoint = {
@@ -244,7 +241,7 @@ def _names_of(model: DetectionModel, path: Path) -> tuple[str, ...]:
 
 @torch.no_grad()
 def _check_runs(model: DetectionModel, classes: int) -> None:
-    """Run the model on a small picture, so that a damaged one is met here; leave nothing behind.
+    """Run the model on a small picture, so that a damaged one is met here.
 
     Raises:
         ValueError: its strides or what it returns have no meaning.
@@ -254,14 +251,8 @@ def _check_runs(model: DetectionModel, classes: int) -> None:
     strides = [float(stride) for stride in head.stride]
     if len(strides) != head.nl or not all(1 <= stride <= 256 for stride in strides):
         raise ValueError(f"expected {head.nl} strides from 1 to 256, got {strides}")
-    before = dict(vars(head))
     side = max(64, int(max(strides)))
-    try:
-        head.end2end = False
-        returned = model(torch.zeros(1, 3, side, side))[0]
-    finally:
-        vars(head).clear()
-        vars(head).update(before)  # the head keeps its grid
+    returned = raw_prediction(model, torch.zeros(1, 3, side, side))
     expected = (1, 4 + classes, sum(int(side // stride) ** 2 for stride in strides))
     if returned.shape != expected:
         raise ValueError(f"expected a prediction {expected}, got {tuple(returned.shape)}")

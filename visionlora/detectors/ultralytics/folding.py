@@ -12,7 +12,7 @@ from torch import nn
 
 from visionlora.adapters import FoldedBase, FoldedNorm
 from visionlora.adapters.torch import Layer, adaptable_layers
-from visionlora.detectors.ultralytics.checkpoint import Base
+from visionlora.detectors.family import Base
 from visionlora.detectors.ultralytics.classes import class_output_names
 from visionlora.detectors.ultralytics.layout import constant_layers, norms_behind_layers
 
@@ -30,7 +30,7 @@ def folded_base(base: Base, constants: Mapping[str, NDArray]) -> FoldedBase:
         constants: the exported weights and biases under their names in the checkpoint, such as `model.0.conv.weight`.
     """
     norms, fixed = norms_behind_layers(base.model), set(constant_layers(base.model))
-    one_to_one = f"model.{len(base.model.model) - 1}.one2one_"
+    one_to_one = f"model.{len(cast(nn.Sequential, base.model.model)) - 1}.one2one_"
     layers = [layer for layer in adaptable_layers(base.model)[0] if layer.name not in fixed]
     unused = tuple(layer.name for layer in layers if layer.name.startswith(one_to_one))
     folded: dict[str, FoldedNorm] = {}

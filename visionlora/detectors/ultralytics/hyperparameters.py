@@ -58,8 +58,8 @@ _AT_LEAST_0 = ("box", "close_mosaic", "cls", "dfl", "degrees", "shear", "warmup_
 """Ultralytics checks neither these nor the choices: it fails behind the first picture, or computes nonsense."""
 
 
-def check_hyperparameters(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `asked` if every name may be set and every value is one that Ultralytics takes.
+def check_hyperparameters(asked: Mapping[str, Any], device: str) -> dict[str, Any]:
+    """Return `asked` if every name may be set and every value is one that Ultralytics takes on `device`.
 
     Raises:
         UsageError: a name is unknown (the nearest is named), set elsewhere or without effect here, or a value is wrong;
@@ -69,7 +69,30 @@ def check_hyperparameters(asked: Mapping[str, Any]) -> dict[str, Any]:
     if problems:
         raise UsageError("--set " + "; ".join(problems))
     _check_momentum({"momentum": get_cfg().momentum, **RECIPE, **asked})
+    _check_precision(asked.get("amp"), device)
     return dict(asked)
+
+
+def hyperparameters(
+    asked: Mapping[str, Any], schedule: Mapping[str, Any], *, pictures: int, processes: int
+) -> dict[str, Any]:
+    """Return all hyperparameters that a training in float sets.
+
+    Args:
+        asked: by the user.
+        schedule: `epochs`, `imgsz`, `batch`, `seed`, `lr0`.
+        pictures: of all splits that are read.
+        processes: how many train.
+    """
+    cache = _memory_cache(pictures, schedule["imgsz"], processes=processes)
+    return {**RECIPE, "nbs": schedule["batch"], "cache": cache, **asked, **schedule}
+
+
+def int8_hyperparameters(
+    chosen: Mapping[str, Any], asked: Mapping[str, Any], *, epochs: int, lr0: float
+) -> dict[str, Any]:
+    """Return those of an int8 phase behind a training in float with `chosen`: it goes on from a trained adapter."""
+    return {**chosen, "warmup_epochs": 0, "close_mosaic": max(epochs // 2, 1), **asked, "epochs": epochs, "lr0": lr0}
 
 
 def _problems(name: str, value: Any) -> list[str]:
@@ -105,99 +128,17 @@ def _check_momentum(settings: Mapping[str, Any]) -> None:
         raise UsageError(f"--set momentum: expected one below 1 for optimizer {name}, got {momentum}")
 
 
-def check_learning_rate(rate: Any, option: str) -> float:
-    """Return a learning rate that Ultralytics takes.
-
-    Raises:
-        UsageError: it is not in (0, 1].
-    """
-    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate <= 1:
-        raise UsageError(f"{option}: expected a learning rate above 0 and at most 1, such as 0.001, got {rate!r}")
-    return float(rate)
-
-
-def memory_cache(images: int, image_size: int, *, processes: int = 1) -> str | bool:
-    """Return Ultralytics' `cache` setting: `ram` where all pictures fit a quarter of the free memory.
-
-    Args:
-        images: of all splits that are read.
-        image_size: longer side of a picture in pixels.
-        processes: how many keep all of them.
-    """
+def _memory_cache(images: int, image_size: int, *, processes: int) -> str | bool:
+    """Return Ultralytics' `cache`: `ram` where all pictures, once a process, fit a quarter of the free memory."""
     needed = processes * images * image_size * image_size * 3
     return "ram" if needed < psutil.virtual_memory().available / 4 else False
 
 
-def check_device(device: str | int) -> str:
-    """Return the name of a device that is there: `cpu`, `mps`, or numbers of GPUs such as `0` or `0,1`.
-
-    Args:
-        device: one of these; torch's `cuda`, `cuda:0` and `cuda:0,1` too.
-
-    Raises:
-        UsageError: it is not of this form, names a GPU twice, or there is no such device.
-
-    Example:
-        >>> check_device("CPU")
-        'cpu'
-    """
-    asked = device
-    device = "".join(str(device).lower().split())
-    device = "0" if device == "cuda" else ",".join(part.removeprefix("cuda:") for part in device.split(","))
-    numbers = device.split(",")
-    if all(number.isascii() and number.isdecimal() for number in numbers):
-        if len(set(map(int, numbers))) < len(numbers):
-            raise UsageError(f"--device {asked}: expected different GPUs; name each one once")
-        count = torch.cuda.device_count()
-        if all(int(number) < count for number in numbers):
-            return ",".join(str(int(number)) for number in numbers)
-        here = "there is no GPU that torch can use here" if not count else f"the GPUs here are {_range(count)}"
-        raise UsageError(f"--device {asked}: {here}; use cpu" + (" or one of them" if count else ""))
-    if device == "cpu" or (device == "mps" and torch.backends.mps.is_available()):
-        return device
-    raise UsageError(
-        f"--device {asked}: expected cpu, 0 or 0,1 (or cuda:0)" + ("; there is no MPS here" if device == "mps" else "")
-    )
-
-
-def _range(count: int) -> str:
-    return "0" if count == 1 else f"0 to {count - 1}"
-
-
-def check_precision(amp: bool | str | None, device: str) -> None:
-    """Refuse `bf16` as Ultralytics' `amp` where autocast would: on a device without bfloat16 arithmetic.
-
-    Raises:
-        UsageError: it is asked for and `device` has none.
-    """
+def _check_precision(amp: bool | str | None, device: str) -> None:
+    """Refuse `bf16` as Ultralytics' `amp` where autocast would: on a device without bfloat16 arithmetic."""
     if str(amp).lower() != "bf16":
         return
     try:
         autocast(torch.bfloat16, device=device if device in ("cpu", "mps") else "cuda")
     except RuntimeError as error:
         raise UsageError(f"--set amp=bf16: not on --device {device}: {error}; use amp=true or amp=false") from error
-
-
-def process_count(device: str) -> int:
-    """Return how many processes train on `device`: one a GPU."""
-    return len(device.split(","))
-
-
-def check_batch(batch: int, device: str) -> None:
-    """Refuse a batch that cannot be shared equally by the processes on `device`.
-
-    Raises:
-        UsageError: their number does not divide it.
-    """
-    count = process_count(device)
-    if batch % count:
-        below = batch // count * count
-        nearest = f"{below} or {below + count}" if below else f"{count}"
-        raise UsageError(
-            f"--batch {batch}: expected a multiple of {count}, a share for each GPU of --device {device}; try {nearest}"
-        )
-
-
-def default_device() -> str:
-    """Return `0` where torch sees a GPU, else `cpu`."""
-    return "0" if torch.cuda.is_available() else "cpu"

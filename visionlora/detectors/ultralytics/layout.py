@@ -5,16 +5,32 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable, Collection, Sequence
+from typing import cast
 
-import torch
 from torch import nn
 from ultralytics.nn.modules.block import DFL
 from ultralytics.nn.tasks import DetectionModel
 
 from visionlora.adapters import AdapterSettings
 from visionlora.adapters.torch import AdapterPlan, layer_selector, plan_adapter
+from visionlora.detectors.family import AdaptedDetector, Base, StepSpec
 from visionlora.detectors.ultralytics.classes import set_classes
 from visionlora.errors import UsageError
+
+
+def adapted(
+    base: Base, names: Sequence[str], settings: AdapterSettings, *, relu: Callable[[], nn.Module] = nn.ReLU
+) -> AdaptedDetector:
+    """Return a copy of `base` with the classes and activations that an adapter has, and its plan (see `Family`).
+
+    Raises:
+        UsageError: the settings match no layer.
+    """
+    model = cast(DetectionModel, copy.deepcopy(base.model))
+    whole = set_classes(model, names)
+    plan = plan_detector(model, settings, whole=whole)
+    set_activations(model, settings, kind=relu)
+    return AdaptedDetector(model, plan)
 
 
 def plan_detector(model: DetectionModel, settings: AdapterSettings, *, whole: Collection[str]) -> AdapterPlan:
@@ -60,16 +76,10 @@ def set_activations(
     return len(blocks)
 
 
-def check_targets(model: DetectionModel, names: Sequence[str], settings: AdapterSettings) -> None:
-    """Plan an adapter for these classes on a copy of the model, to learn early whether its targets match.
-
-    Raises:
-        UsageError: they match nothing.
-    """
-    copied = copy.deepcopy(model)
-    with torch.random.fork_rng(devices=[]):
-        plan_detector(copied, settings, whole=set_classes(copied, names))
-        set_activations(copied, settings)
+def fine_tunings(base: Base) -> dict[str, StepSpec]:
+    """Return the ways in which Ultralytics' users fine-tune: all of it, with frozen modules, the head alone."""
+    head = len(cast(DetectionModel, base.model).model) - 1
+    return {"full fine-tuning": StepSpec(), "freeze=10": StepSpec(frozen=10), "head only": StepSpec(frozen=head)}
 
 
 def norms_behind_layers(model: nn.Module) -> dict[str, str]:

@@ -8,9 +8,8 @@ import statistics
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -18,33 +17,16 @@ from ultralytics.cfg import get_cfg
 from ultralytics.nn.tasks import DetectionModel
 
 from visionlora.adapters import AdapterSettings
-from visionlora.adapters.torch import attach
+from visionlora.detectors.family import Base, StepCost, StepSample, StepSpec
+from visionlora.detectors.ultralytics.activation_swap import SiLUToReLU
 from visionlora.detectors.ultralytics.classes import set_classes
-from visionlora.detectors.ultralytics.layout import plan_detector
+from visionlora.detectors.ultralytics.layout import adapted
 from visionlora.detectors.ultralytics.step import TrainingStep, freeze_norms, to_unit
 from visionlora.errors import UsageError
 
 _WARM, _TIMED, _SECONDS = 2, 5, 1.0  # steps before and while timing a turn; fewer where they take longer together
 
 _CPU_ALLOCATOR = "DefaultCPUAllocator"  # in the message where a CPU has no memory left: a plain RuntimeError
-
-
-@dataclass(frozen=True)
-class StepCost:
-    """The cost of one training step.
-
-    Attributes:
-        trainable: parameters that are trained.
-        milliseconds: median of a step: forward, loss, backward, clipping, optimizer; None if it does not fit.
-        memory: on a GPU the peak of the step in bytes, everything but the CUDA context; on a CPU the bytes that are
-            kept from the forward for the backward pass. None if it does not fit.
-        turns_ms: the median of each turn, in their order; empty if it does not fit.
-    """
-
-    trainable: int
-    milliseconds: float | None
-    memory: int | None
-    turns_ms: tuple[float, ...] = ()
 
 
 def made_up_batch(objects: Sequence[Any], *, batch: int, image_size: int, device: torch.device) -> dict[str, Any]:
@@ -83,9 +65,12 @@ def _noise(batch: int, image_size: int, *, pinned: bool) -> torch.Tensor:
         ) from error
 
 
-def full_model(base: DetectionModel, names: Sequence[str], *, freeze: int, device: torch.device) -> nn.Module:
+def full_model(base: Base, names: Sequence[str], *, freeze: int, device: torch.device) -> nn.Module:
     """Return a copy of `base` as Ultralytics fine-tunes it, its first `freeze` modules frozen."""
-    model = _prepared(base, names)[0]
+    model = cast(DetectionModel, copy.deepcopy(base.model))
+    with torch.random.fork_rng(devices=[]):
+        set_classes(model, names)
+    model.args = get_cfg()
     frozen = tuple(f"model.{number}." for number in range(freeze))
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not name.startswith(frozen) and ".dfl" not in name)
@@ -94,19 +79,44 @@ def full_model(base: DetectionModel, names: Sequence[str], *, freeze: int, devic
 
 
 def adapted_step(
-    base: DetectionModel, names: Sequence[str], settings: AdapterSettings, *, device: torch.device, lean: bool = False
+    base: Base, names: Sequence[str], settings: AdapterSettings, *, device: torch.device, lean: bool = False
 ) -> TrainingStep:
-    """Return a copy of `base` with an adapter, as `visionlora train` trains it on this device.
+    """Return a copy of `base` with an adapter, as `visionlora train` trains it in float on this device.
 
     Raises:
         UsageError: the targets of `settings` match nothing.
     """
-    model, whole = _prepared(base, names)
-    attach(model, plan_detector(model, settings, whole=whole))
+    with torch.random.fork_rng(devices=[]):
+        detector = adapted(base, names, settings, relu=SiLUToReLU)
+    detector.attach()
+    model = cast(DetectionModel, detector.model)
+    model.args = get_cfg()
     cuda = device.type == "cuda"
     layout = torch.preserve_format if device.type == "mps" else torch.channels_last
     model = model.to(device).to(memory_format=layout)
     return TrainingStep(model, graph=cuda, lean=lean, precision=torch.float16 if cuda else None)
+
+
+def measure_steps(
+    base: Base, steps: Sequence[StepSpec], sample: StepSample, *, rounds: int
+) -> Iterator[tuple[StepCost, ...]]:
+    """Measure steps on images of noise, in turns (see `Family`).
+
+    Raises:
+        UsageError: the images do not fit into memory.
+    """
+    names, device = sample.names, sample.device
+
+    def build(step: StepSpec) -> nn.Module:
+        if step.adapter is None:
+            return full_model(base, names, freeze=step.frozen, device=device)
+        return adapted_step(base, names, step.adapter, device=device, lean=step.lean)
+
+    batch = made_up_batch(sample.objects, batch=sample.batch, image_size=sample.image_size, device=device)
+    builds = [partial(build, step) for step in steps]
+    if device.type == "cuda":  # what CUDA's libraries allocate once belongs to no step
+        measure_step(builds[0], batch, device)
+    return measure_in_turns(builds, batch, device, rounds=rounds)
 
 
 def measure_in_turns(
@@ -236,14 +246,6 @@ class _AsUltralytics(nn.Module):
 
     def forward(self, batch: Mapping[str, Any]) -> tuple[torch.Tensor, Any]:
         return self.model({**batch, "img": to_unit(batch["img"])})
-
-
-def _prepared(base: DetectionModel, names: Sequence[str]) -> tuple[DetectionModel, tuple[str, ...]]:
-    model = copy.deepcopy(base)
-    with torch.random.fork_rng(devices=[]):
-        whole = set_classes(model, names)
-    model.args = get_cfg()
-    return model, whole
 
 
 def _note(kept: dict[int, int], own: Collection[int], tensor: torch.Tensor) -> torch.Tensor:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from torch import nn
 from ultralytics.nn.tasks import DetectionModel
 
-from visionlora.adapters.torch import Adapter, load_adapter, merge
-from visionlora.detectors.ultralytics.checkpoint import Base, load_base, quiet
-from visionlora.detectors.ultralytics.classes import set_classes
-from visionlora.detectors.ultralytics.hyperparameters import check_device
-from visionlora.detectors.ultralytics.layout import plan_detector, set_activations
+from visionlora.adapters.torch import Adapter, load_adapter
+from visionlora.detectors.device import check_device
+from visionlora.detectors.family import Base
+from visionlora.detectors.ultralytics.checkpoint import load_base, quiet
+from visionlora.detectors.ultralytics.layout import adapted
 from visionlora.errors import AdapterError, UsageError
 
 
@@ -26,12 +28,12 @@ class RawDetector(nn.Module):
     end-to-end branch too, as Ultralytics does by default.
     """
 
-    def __init__(self, model: DetectionModel) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        model = copy.deepcopy(model).float().eval()
-        model.end2end = False
+        own = cast(DetectionModel, copy.deepcopy(model).float().eval())
+        own.end2end = False
         with quiet():
-            self.model = model.fuse(verbose=False)
+            self.model = own.fuse(verbose=False)
         self.model.model[-1].export = True
         self.eval()
 
@@ -78,7 +80,7 @@ class TorchNetwork:
             own_size = int(loaded.card.preprocessing["image_size"])
             base = with_adapter(base, loaded)
         self.image_size = own_size if image_size is None else image_size
-        check_image_size(self.image_size, base.model)
+        check_image_size(self.image_size, base)
         self.names = base.names
         self.metadata = base.card  # what a merged checkpoint says about itself
         device = check_device(device)
@@ -105,24 +107,21 @@ def with_adapter(base: Base, adapter: Adapter) -> Base:
         AdapterError: the adapter belongs to another base, or its tensors do not fit.
     """
     adapter.check_base(base.fingerprint, str(base.path))
-    model = copy.deepcopy(base.model)
-    whole = set_classes(model, adapter.card.names)
     try:
-        plan = plan_detector(model, adapter.card.settings, whole=whole)
-        set_activations(model, adapter.card.settings)
+        detector = adapted(base, adapter.card.names, adapter.card.settings)
     except UsageError as error:
         raise AdapterError(f"the adapter's targets do not fit {base.path}: {error}") from error
-    merge(model, plan, adapter.tensors)
-    return Base(model, base.path, adapter.card.names, base.image_size, base.fingerprint)
+    detector.merge(adapter.tensors)
+    return replace(base, model=detector.model, names=adapter.card.names, card=None)
 
 
-def check_image_size(image_size: int, model: DetectionModel) -> None:
+def check_image_size(image_size: int, base: Base) -> None:
     """Refuse a side that the detector's strides do not divide.
 
     Raises:
         UsageError: `image_size` is no positive multiple of the largest stride.
     """
-    stride = max(int(model.stride.max()), 32)
+    stride = max(base.stride, 32)
     if image_size < stride or image_size % stride:
         below = max(image_size // stride, 1) * stride
         raise UsageError(f"imgsz: expected a multiple of {stride}, got {image_size}; try {below} or {below + stride}")

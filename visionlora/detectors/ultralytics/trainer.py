@@ -16,7 +16,7 @@ from copy import copy
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -36,16 +36,15 @@ from visionlora.adapters.torch import (
     Adapter,
     AdapterPlan,
     adapter_tensors,
-    attach,
     load_adapter,
     load_adapter_tensors,
     save_adapter,
 )
+from visionlora.detectors.job import ADAPTER_FILE, RESULTS_FILE, RESUME_FILE, TrainingJob
+from visionlora.detectors.resume import read_resume_state, restore_results, write_resume_state
 from visionlora.detectors.ultralytics.activation_swap import SiLUToReLU, fade
-from visionlora.detectors.ultralytics.checkpoint import load_base, quiet
-from visionlora.detectors.ultralytics.classes import set_classes
-from visionlora.detectors.ultralytics.job import ADAPTER_FILE, RESULTS_FILE, RESUME_FILE, TrainingJob
-from visionlora.detectors.ultralytics.layout import plan_detector, set_activations
+from visionlora.detectors.ultralytics.checkpoint import FAMILY, load_base, quiet
+from visionlora.detectors.ultralytics.layout import adapted
 from visionlora.detectors.ultralytics.loggers import only_chosen_loggers
 from visionlora.detectors.ultralytics.measuring import out_of_memory
 from visionlora.detectors.ultralytics.parallel import (
@@ -59,7 +58,6 @@ from visionlora.detectors.ultralytics.parallel import (
 from visionlora.detectors.ultralytics.precision import exact_convolutions, no_fill, own_amp_check
 from visionlora.detectors.ultralytics.progress import epoch_line, reporting, without_graph_dump
 from visionlora.detectors.ultralytics.qat_detector import QatDetector, raw_outputs
-from visionlora.detectors.ultralytics.resume import read_resume_state, restore_results, write_resume_state
 from visionlora.detectors.ultralytics.sampling import (
     EpochSampler,
     SeededDataset,
@@ -78,7 +76,7 @@ from visionlora.trust import trusted
 _JOB = "visionlora_job"  # Ultralytics hands callbacks, and nothing else of ours, to its DDP processes
 
 
-def run_job(job: TrainingJob, hyperparameters: Mapping[str, Any]) -> AdapterTrainer | None:
+def run_job(job: TrainingJob) -> AdapterTrainer | None:
     """Train the adapter of `job`; return the trainer, or None where other processes trained (DDP).
 
     Raises:
@@ -87,7 +85,7 @@ def run_job(job: TrainingJob, hyperparameters: Mapping[str, Any]) -> AdapterTrai
             made.
     """
     callbacks = {**get_default_callbacks(), _JOB: [job]}
-    overrides = {**hyperparameters, "model": job.model, "save_dir": str(job.out), "exist_ok": True, "plots": False}
+    overrides = {**job.hyperparameters, "model": job.model, "save_dir": str(job.out), "exist_ok": True, "plots": False}
     trainer = AdapterTrainer(overrides=overrides, _callbacks=callbacks)
     try:
         trainer.train()
@@ -175,23 +173,22 @@ class AdapterTrainer(DetectionTrainer):
         if base.fingerprint != self.job.fingerprint:
             raise ModelError(f"{self.job.model}: its weights changed since this run began; start a new run")
         seed_everything(self.args.seed)
-        whole = set_classes(base.model, self.job.names)
-        self.plan = plan_detector(base.model, self.job.settings, whole=whole)
-        parameters = sum(parameter.numel() for parameter in base.model.parameters())
         # Trained in float, ReLU comes step by step; an int8 phase begins with what such a one ended with.
-        set_activations(base.model, self.job.settings, kind=nn.ReLU if self.job.int8 else SiLUToReLU)
-        attach(base.model, self.plan)
-        if self.job.start is not None:
-            load_adapter_tensors(base.model, self.plan, load_adapter(self.job.start).tensors)
+        relu = nn.ReLU if self.job.int8 else SiLUToReLU
+        detector = adapted(base, self.job.names, self.job.settings, relu=relu)
+        self.plan = detector.plan
+        model = cast(DetectionModel, detector.model)
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        detector.attach(None if self.job.start is None else load_adapter(self.job.start).tensors)
         if self.device.type == "cpu" and self.args.channels_last is not False:
-            base.model.to(memory_format=torch.channels_last)  # Ultralytics does it on GPUs only; it pays here too
-        self.model = base.model
+            model.to(memory_format=torch.channels_last)  # Ultralytics does it on GPUs only; it pays here too
+        self.model = model
         if self.job.int8 is not None:
             graph = load_graph(self.job.int8.graph)
-            self.model = QatDetector(base.model, graph, self.job.int8.spec, learned=self.job.int8.learned)
+            self.model = QatDetector(model, graph, self.job.int8.spec, learned=self.job.int8.learned)
         if RANK in {-1, 0}:
             title = f"{self.job.title}\n" if self.job.title else ""
-            say(title + describe(self.plan, base.model, parameters), self.job.console)
+            say(title + describe(self.plan, model, parameters), self.job.console)
         return read_resume_state(self.last, run=self.job.run) if self.job.resume else None
 
     def _setup_train(self) -> None:
@@ -345,7 +342,7 @@ class AdapterTrainer(DetectionTrainer):
         card = AdapterCard(
             settings=self.job.settings,
             names=self.job.names,
-            base={"name": Path(self.job.model).name, "fingerprint": self.job.fingerprint},
+            base={"name": Path(self.job.model).name, "fingerprint": self.job.fingerprint, "family": FAMILY},
             preprocessing=self.job.preprocessing,
             training={**self.job.training, "epoch": self.epoch + 1},
             scores=scores,

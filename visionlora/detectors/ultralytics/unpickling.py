@@ -9,14 +9,12 @@ tensors, containers and numbers.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import pathlib
 import pickle
 import pickletools
 import re
 import tarfile
-import threading
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
@@ -30,6 +28,7 @@ from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import IterableSimpleNamespace
 from ultralytics.utils.loss import E2EDetectLoss
 
+from visionlora.detectors.safe_globals import only_allowed
 from visionlora.errors import ModelError
 
 _LAYERS = ("torch.nn.modules", "ultralytics.nn.modules", "ultralytics.nn.tasks")
@@ -45,7 +44,6 @@ _TORCHS_OWN = ("torch.", "collections.", "_codecs.", "builtins.set", "builtins.b
 """How names begin that torch decides about."""
 _ANYWAY = "--trust (in Python: with visionlora.trusted()) loads it anyway and runs the code in it"
 _SCAN_BYTES = 64 << 20
-_LOCK = threading.Lock()
 
 
 def read_restricted(path: Path) -> Any:
@@ -71,25 +69,6 @@ def read_restricted(path: Path) -> Any:
     for thing, kind in made:
         thing.__class__ = kind  # from here on an ordinary layer
     return content
-
-
-@contextlib.contextmanager
-def only_allowed(listed: list[Any]) -> Iterator[None]:
-    """Let torch's reader know these names alone.
-
-    Its allow-list belongs to the process, and Ultralytics leaves real layers on it, which would be taken in place of a
-    stand-in of the same name. What is on it is put back afterwards.
-    """
-    with _LOCK:
-        others = torch.serialization.get_safe_globals()
-        torch.serialization.clear_safe_globals()
-        torch.serialization.add_safe_globals(listed)
-        try:
-            yield
-        finally:
-            meanwhile = set(torch.serialization.get_safe_globals()) - set(listed)  # by other threads
-            torch.serialization.clear_safe_globals()
-            torch.serialization.add_safe_globals([*others, *meanwhile])
 
 
 def _stand_in(name: str, path: Path, made: list[tuple[object, type]]) -> Any | None:

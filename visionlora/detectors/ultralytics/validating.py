@@ -6,10 +6,10 @@ are not those of the file that ships, and the best epoch by them is the best for
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,26 +19,13 @@ from ultralytics.utils import LOGGER, RANK
 from ultralytics.utils.metrics import DetMetrics
 
 from visionlora.data import LabelledImage
+from visionlora.detectors.job import Ruler
 from visionlora.vision.detections import EVALUATION_CONFIDENCE, IOU_THRESHOLD, MAX_DETECTIONS, Detections, decode
 from visionlora.vision.preprocess import Placement
 
 MAP50, MAP50_95 = "metrics/mAP50(B)", "metrics/mAP50-95(B)"
 """Names of the scores in `results.csv` and in an adapter's card: Ultralytics', which its loggers know."""
 _DECODERS = 4
-
-
-class MeanPrecision(Protocol):
-    """What a ruler says of detections; None where no class has objects."""
-
-    @property
-    def map50(self) -> float | None: ...
-
-    @property
-    def map50_95(self) -> float | None: ...
-
-
-Ruler = Callable[[Sequence[Detections], Sequence[LabelledImage], Sequence[str]], MeanPrecision]
-"""Scores detections, one entry an image, against the labels, given the names of the classes."""
 
 
 class _Scores(DetMetrics):

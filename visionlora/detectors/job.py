@@ -1,20 +1,34 @@
-"""What a training is told to do, beyond Ultralytics' own hyperparameters."""
+"""What a training is told to do, whichever family's trainer does it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from visionlora.adapters import AdapterSettings
 from visionlora.data import LabelledImage
-from visionlora.detectors.ultralytics.validating import Ruler
 from visionlora.fake_quant import FakeQuantSpec
 from visionlora.trust import is_trusted
+from visionlora.vision.detections import Detections
 
 ADAPTER_FILE, RESUME_FILE, RESULTS_FILE = "adapter.safetensors", "resume.pt", "results.csv"
 """In the folder of a run."""
+
+
+class MeanPrecision(Protocol):
+    """What a ruler says of detections; None where no class has objects."""
+
+    @property
+    def map50(self) -> float | None: ...
+
+    @property
+    def map50_95(self) -> float | None: ...
+
+
+Ruler = Callable[[Sequence[Detections], Sequence[LabelledImage], Sequence[str]], MeanPrecision]
+"""Scores detections, one entry an image, against the labels, given the names of the classes."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +50,7 @@ class Int8Phase:
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """What the trainer must know beyond Ultralytics' own hyperparameters.
+    """What a family's training must know.
 
     Attributes:
         model: path or name of the base checkpoint.
@@ -48,9 +62,10 @@ class TrainingJob:
         settings: shape of the adapter.
         preprocessing: as the adapter's card keeps it.
         training: the settings of the run, as the adapter's card keeps them.
+        hyperparameters: of the family's trainer, under its own names (see `Family.check_hyperparameters`).
         run: names the settings that all epochs of the run have in common; its state says it too.
         resume: go on from the run's last finished epoch.
-        lean: train in less memory and more time (see `TrainingStep`).
+        lean: train in less memory and more time.
         start: an adapter of the same shape whose tensors training begins with; None begins with the base.
         teacher: an exported float graph (.onnx) whose predictions count as goals beside the labels; None for none.
         distill: how much they count.
@@ -69,6 +84,7 @@ class TrainingJob:
     settings: AdapterSettings
     preprocessing: Mapping[str, Any]
     training: Mapping[str, Any]
+    hyperparameters: Mapping[str, Any]
     run: str
     resume: bool = False
     lean: bool = False

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from visionlora.detectors.ultralytics.unpickling import only_allowed
+from visionlora.detectors.safe_globals import only_allowed
 from visionlora.errors import ModelError
 from visionlora.files import atomic_output
 

@@ -1,0 +1,49 @@
+"""Ultralytics' detectors as a family: what each function of the protocol is in this room."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from visionlora.detectors.family import Base, Family, StepCost, StepSample, StepSpec
+from visionlora.detectors.ultralytics import checkpoint, folding, hyperparameters, layout, network
+
+if TYPE_CHECKING:
+    from visionlora.detectors.job import TrainingJob
+
+
+class _Ultralytics:
+    """See `Family`. What trains is imported where it is called: opening a detector needs none of it."""
+
+    name = checkpoint.FAMILY
+
+    load = staticmethod(checkpoint.load_base)
+    pack = staticmethod(checkpoint.pack_checkpoint)
+    raw_prediction = staticmethod(checkpoint.raw_prediction)
+    sample_pictures = staticmethod(checkpoint.sample_pictures)
+    versions = staticmethod(checkpoint.versions)
+    adapted = staticmethod(layout.adapted)
+    fine_tunings = staticmethod(layout.fine_tunings)
+    with_adapter = staticmethod(network.with_adapter)
+    raw_detector = staticmethod(network.RawDetector)
+    open = staticmethod(network.TorchNetwork)
+    check_image_size = staticmethod(network.check_image_size)
+    folded_base = staticmethod(folding.folded_base)
+    check_hyperparameters = staticmethod(hyperparameters.check_hyperparameters)
+    int8_hyperparameters = staticmethod(hyperparameters.int8_hyperparameters)
+    hyperparameters = staticmethod(hyperparameters.hyperparameters)
+
+    def train(self, job: TrainingJob) -> object:
+        from visionlora.detectors.ultralytics.trainer import run_job
+
+        return run_job(job)
+
+    def measure_steps(
+        self, base: Base, steps: Sequence[StepSpec], sample: StepSample, *, rounds: int
+    ) -> Iterator[tuple[StepCost, ...]]:
+        from visionlora.detectors.ultralytics.measuring import measure_steps
+
+        return measure_steps(base, steps, sample, rounds=rounds)
+
+
+ULTRALYTICS: Family = _Ultralytics()
