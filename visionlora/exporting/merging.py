@@ -22,6 +22,7 @@ from visionlora.detectors.ultralytics import (
 )
 from visionlora.errors import ModelError, UsageError
 from visionlora.files import atomic_output, refuse_existing
+from visionlora.tasks.task import difference
 
 BOX_TOLERANCE, SCORE_TOLERANCE = 0.01, 1e-4  # pixels of the input, and scores in [0, 1]
 
@@ -113,8 +114,7 @@ def _verify(base: Base, adapter: Adapter, written: Path, out: Path) -> tuple[flo
     except ModelError as error:  # it names the temporary file
         raise ModelError(f"{str(error).replace(str(written), str(out))}; no file is kept") from error
     expected, got = adapted.eval()(probe)[0], reread.model(probe)[0]
-    box_error = float((got[:, :4] - expected[:, :4]).abs().max())
-    score_error = float((got[:, 4:] - expected[:, 4:]).abs().max())
+    box_error, score_error = difference(reread.task, got, expected)
     if not (box_error <= BOX_TOLERANCE and score_error <= SCORE_TOLERANCE):  # NaN fails too
         raise ModelError(
             f"{out}: the merged checkpoint does not reproduce the adapted base: boxes differ by {box_error:.3g} px "

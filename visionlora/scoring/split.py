@@ -83,7 +83,7 @@ class EvaluationSplit:
             imgsz=network.image_size,
             runtime=runtime,
         )
-        kept = load_found(key)
+        kept = load_found(key, network.task)
         if kept is None:
             kept = find_objects(network, self.images, self.names, progress=progress)
             keep_found(key, kept)

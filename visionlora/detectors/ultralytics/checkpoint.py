@@ -32,6 +32,7 @@ from visionlora.detectors.ultralytics.classes import class_output_names
 from visionlora.detectors.ultralytics.unpickling import read_restricted
 from visionlora.errors import ModelError
 from visionlora.formats.text import class_names
+from visionlora.tasks import DETECT, TASKS, Task, task_of
 from visionlora.trust import is_trusted
 
 CARD_KEY = "visionlora"  # the entry of a checkpoint that holds our metadata as a plain dict
@@ -57,6 +58,11 @@ class Base:
     fingerprint: str
     card: Mapping[str, Any] | None = None
 
+    @property
+    def task(self) -> Task:
+        """What it finds."""
+        return task_of(getattr(self.model, "task", DETECT.name), self.path)
+
 
 def load_base(path: Path | str) -> Base:
     """Load an Ultralytics detection checkpoint; a bare name such as `yolo11n.pt` is downloaded as Ultralytics does.
@@ -77,7 +83,7 @@ def load_base(path: Path | str) -> Base:
         model = _model_of(checkpoint, path)
         _check_detector(model, path)
         names = _names_of(model, path)
-        _check_runs(model, len(names))
+        _check_runs(model, TASKS[model.task].rows(len(names)))
         return Base(
             model=model,
             path=path,
@@ -111,7 +117,7 @@ def pack_checkpoint(base: Base, *, image_size: int, card: Mapping[str, Any]) -> 
     `YOLO(path)` loads, validates, exports and fine-tunes such a file; Ultralytics ignores the extra entry.
     """
     model = copy.deepcopy(base.model).cpu().float().eval()
-    model.args = {"task": "detect", "imgsz": image_size, "model": base.path.name}
+    model.args = {"task": base.task.name, "imgsz": image_size, "model": base.path.name}
     model.criterion = None
     checkpoint = {
         "epoch": -1,
@@ -243,8 +249,12 @@ def _names_of(model: DetectionModel, path: Path) -> tuple[str, ...]:
 
 
 @torch.no_grad()
-def _check_runs(model: DetectionModel, classes: int) -> None:
+def _check_runs(model: DetectionModel, rows: int) -> None:
     """Run the model on a small picture, so that a damaged one is met here; leave nothing behind.
+
+    Args:
+        model: the detector.
+        rows: of its raw prediction.
 
     Raises:
         ValueError: its strides or what it returns have no meaning.
@@ -262,7 +272,7 @@ def _check_runs(model: DetectionModel, classes: int) -> None:
     finally:
         vars(head).clear()
         vars(head).update(before)  # the head keeps its grid
-    expected = (1, 4 + classes, sum(int(side // stride) ** 2 for stride in strides))
+    expected = (1, rows, sum(int(side // stride) ** 2 for stride in strides))
     if returned.shape != expected:
         raise ValueError(f"expected a prediction {expected}, got {tuple(returned.shape)}")
 
@@ -288,7 +298,7 @@ def _card_of(checkpoint: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 def _check_detector(model: Any, path: Path) -> None:
     task = getattr(model, "task", None)
-    if not isinstance(model, DetectionModel) or task != "detect":
+    if not isinstance(model, DetectionModel) or task not in TASKS:
         raise ModelError(f"{path}: expected a detection checkpoint, got one for {task or type(model).__name__}")
     head = model.model[-1]
     if type(head) not in (Detect, v10Detect):
