@@ -176,7 +176,7 @@ def plan(
     place = torch.device(f"cuda:{device}" if device.isdecimal() else device)
     base = load_base(model)
     check_image_size(imgsz, base.model)
-    dataset = load_dataset(data, splits=("train",))
+    dataset = load_dataset(data, splits=("train",), task=base.task)
     images = dataset.split("train")
     sample = made_up_batch(_objects(images), batch=batch, image_size=imgsz, device=place)
     rows = _measure(base, _ways(base, dataset.names, place), sample, place)

@@ -204,7 +204,7 @@ def train(
             refuse_earlier_run(out, overwrite=overwrite)
         base = load_base(model)
         check_image_size(imgsz, base.model)
-        dataset = load_dataset(data)
+        dataset = load_dataset(data, task=base.task)
         if start is not None:
             check_belongs(start, base, dataset)
         shown = calibration_images(dataset, images, seed=seed) if quantize else ()  # refused now, not after a part
