@@ -16,6 +16,8 @@ ORDER = (
     ("files", "formats", "isolation", "machine", "trust"),
     ("progress", "demonstration"),
     ("vision",),
+    ("tasks",),
+    ("vision.inference",),
     ("cards",),
     ("adapters",),
     ("data",),

@@ -13,12 +13,13 @@ from visionlora.int8.plan import plan_quantization
 from visionlora.int8.ranges import ActivationRange
 from visionlora.int8.scheme import X86
 from visionlora.quantization.checks import check_int8_convs, check_scores, check_size
+from visionlora.tasks import DETECT
 
 
 class Constant:
     """A network that sees the same everywhere."""
 
-    names, image_size, nms = ("one", "two"), 64, True
+    task, names, image_size, nms = DETECT, ("one", "two"), 64, True
 
     def __init__(self, score: float) -> None:
         self._output = np.full((1, 6, 9), score, dtype=np.float32)

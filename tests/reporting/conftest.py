@@ -21,6 +21,7 @@ from visionlora.scoring.bootstrap import Change, Interval
 from visionlora.scoring.coco import ClassCount
 from visionlora.scoring.model_scores import ClassChange, Difference
 from visionlora.scoring.split import DataUsed
+from visionlora.tasks import DETECT
 from visionlora.vision.detections import Detections
 
 SIZE = 64
@@ -31,6 +32,7 @@ CHANNEL = {"red": 0, "green": 1, "blue": 2}  # of an RGB tensor
 class ColourNetwork:
     """Finds at most one rectangle of each colour that it has a name for; other names never fire."""
 
+    task = DETECT
     nms = True
     batch: int | None = None
     cut: float | None = None

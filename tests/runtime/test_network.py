@@ -15,7 +15,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantiz
 from tests.tiny_onnx import NAMES, own_metadata, write_constant, write_detector
 from visionlora.errors import ModelError, UsageError
 from visionlora.runtime import OnnxNetwork
-from visionlora.vision.detections import decode
+from visionlora.tasks import DETECT
 from visionlora.vision.inference import Network, detect
 
 pytestmark = pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
@@ -241,7 +241,7 @@ def test_a_stock_end_to_end_export_gives_the_detections_of_torch(stock_export, d
     model.end2end = True
     with torch.no_grad():
         rows = model(torch.from_numpy(pictures(1)))[0][0].numpy()  # (boxes, 6), best first
-    found = decode(network(pictures(1))[0], nms=False, confidence=0)
+    found = DETECT.decode(network(pictures(1))[0], nms=False, confidence=0)
     gaps = -np.diff(rows[:, 4], prepend=2, append=-1)
     clear = (gaps[:-1] > 1e-5) & (gaps[1:] > 1e-5)  # their rank is no accident of rounding
     assert len(found) == len(rows) and clear.sum() > 5

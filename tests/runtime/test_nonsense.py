@@ -13,6 +13,7 @@ import visionlora as vl
 from tests.tiny_onnx import NAMES, own_metadata, save, write_constant, write_detector
 from visionlora.errors import ModelError
 from visionlora.runtime import OnnxNetwork, open_exported
+from visionlora.tasks import DETECT
 from visionlora.vision.inference import check_predictions, detect, try_out
 
 STOCK = {"task": "detect", "names": str(dict(enumerate(NAMES))), "imgsz": "[64, 64]"}
@@ -62,7 +63,7 @@ def test_boxes_far_outside_of_any_picture_are_refused(tmp_path):
 
 def test_what_a_network_gives_later_is_checked_too():
     class Turning:
-        names, image_size, nms, path = ("one",), 32, True, "turning.onnx"
+        task, names, image_size, nms, path = DETECT, ("one",), 32, True, "turning.onnx"
 
         def __call__(self, batch, /):
             found = np.full((len(batch), 5, 21), 0.5, np.float32)

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 
 from visionlora.errors import DataError, UsageError
+from visionlora.tasks import DETECT
 from visionlora.vision.inference import Network, detect
 
 
 class BrightSpot:
     """A network with one anchor: a box of 8 x 8 around the brightest pixel, scored by its brightness."""
 
+    task = DETECT
     names = ("spot", "never")
     image_size = 64
 

@@ -12,6 +12,7 @@ from visionlora.cards import PREPROCESSING
 from visionlora.errors import AdapterError, UsageError
 from visionlora.formats.parsing import parse_json
 from visionlora.formats.text import class_names, printable
+from visionlora.tasks import DETECT, TASKS
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -88,7 +89,7 @@ class AdapterCard:
         preprocessing: as in an exported model's metadata; `image_size` in pixels.
         training: the settings of the run that made it.
         scores: what the run measured on its validation images.
-        task: always `detect`.
+        task: what its detector finds, one of `TASKS`.
         version: visionlora's version.
         quantization: how its merged model becomes int8 (docs/files.md); empty where nobody has calibrated it.
     """
@@ -99,7 +100,7 @@ class AdapterCard:
     preprocessing: Mapping[str, Any]
     training: Mapping[str, Any] = field(default_factory=dict)
     scores: Mapping[str, float] = field(default_factory=dict)
-    task: str = "detect"
+    task: str = DETECT.name
     version: str = ""
     quantization: Mapping[str, Any] = field(default_factory=dict)
 
@@ -151,8 +152,8 @@ class AdapterCard:
 
     def _check_types(self) -> None:
         """Raise a ValueError where a file lies about what it holds, or holds what nobody here can use."""
-        if self.task != "detect":
-            raise ValueError(f"task: expected detect, got {self.task!r:.80}")
+        if not isinstance(self.task, str) or self.task not in TASKS:
+            raise ValueError(f"task: expected {' or '.join(TASKS)}, got {self.task!r:.80}")
         base, given = self.base, self.preprocessing
         if not isinstance(base, dict) or not all(isinstance(text, str) for text in base.values()):
             raise ValueError(f"base: expected a name and a fingerprint, got {base!r:.80}")

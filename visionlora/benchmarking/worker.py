@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from visionlora.detectors import family_of
 from visionlora.errors import VisionLoraError
 from visionlora.trust import trusted
-from visionlora.vision.detections import IOU_THRESHOLD, decode
+from visionlora.vision.detections import IOU_THRESHOLD
 from visionlora.vision.preprocess import Placement, letterbox, letterbox_pixels, read_image
 
 PARTS = ("read", "letterbox", "network", "decode")
@@ -69,8 +69,13 @@ class Stage:
         times.append(time.perf_counter())
         prediction = self.run(filled)[0]
         times.append(time.perf_counter())
-        found = decode(prediction, nms=self.network.nms, confidence=self.confidence, iou_threshold=IOU_THRESHOLD)
-        placement.to_original(found.boxes_xyxy)
+        self.network.task.decode(
+            prediction,
+            nms=self.network.nms,
+            confidence=self.confidence,
+            iou_threshold=IOU_THRESHOLD,
+            placement=placement,
+        )
         times.append(time.perf_counter())
         parts = np.diff(times)
         parts[PARTS.index("network")] /= self.batch

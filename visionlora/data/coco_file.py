@@ -12,9 +12,9 @@ import numpy as np
 from visionlora.data.coco_fields import CocoPicture, read_coco
 from visionlora.data.dataset import Dataset, LabelledImage
 from visionlora.data.images import image_size
-from visionlora.data.labels import SLACK
 from visionlora.data.problems import excerpt, raise_problems, shown
 from visionlora.errors import DataError
+from visionlora.tasks.task import SLACK
 
 _FOLDERS = (".", "images", "..", "../images")
 

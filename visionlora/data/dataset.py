@@ -16,6 +16,7 @@ from visionlora.data.labels import Labels, label_path, read_labels
 from visionlora.data.listing import list_pictures
 from visionlora.data.problems import raise_problems, shown
 from visionlora.errors import DataError, UsageError
+from visionlora.tasks import DETECT, Task
 from visionlora.vision.preprocess import IMAGE_SUFFIXES, read_image, refuse_special
 
 _THREADS = 8
@@ -117,7 +118,7 @@ class Dataset:
         return tuple(name for name, count in self.count_objects(split).items() if count == 0)
 
 
-def load_dataset(yaml_path: Path | str, *, splits: Sequence[str] = ("train", "val")) -> Dataset:
+def load_dataset(yaml_path: Path | str, *, splits: Sequence[str] = ("train", "val"), task: Task = DETECT) -> Dataset:
     """Load and check splits of a data set in Ultralytics' layout.
 
     Labels lie where the last folder `images` of an image's path is `labels`, with the suffix `.txt`; an image without a
@@ -126,6 +127,7 @@ def load_dataset(yaml_path: Path | str, *, splits: Sequence[str] = ("train", "va
     Args:
         yaml_path: the data.yaml.
         splits: which of train, val and test to load; the others may be absent.
+        task: what a line of a label file holds.
 
     Raises:
         DataError: anything is wrong with the data.yaml, the images or the labels; the first few problems of the
@@ -149,7 +151,7 @@ def load_dataset(yaml_path: Path | str, *, splits: Sequence[str] = ("train", "va
         except DataError as error:
             problems += str(error).splitlines()
             continue
-        images, found, highest_here = _load_images(paths, class_count=len(description.names))
+        images, found, highest_here = _load_images(paths, len(description.names), task)
         highest = max(highest, highest_here)
         if not found and not any(len(image.class_ids) for image in images):
             found.append(
@@ -194,16 +196,18 @@ def image_paths(yaml_path: Path | str, split: str) -> tuple[Path, ...]:
         return ()
 
 
-def _load_images(paths: Sequence[Path], *, class_count: int) -> tuple[tuple[LabelledImage, ...], list[str], int]:
+def _load_images(
+    paths: Sequence[Path], class_count: int, task: Task
+) -> tuple[tuple[LabelledImage, ...], list[str], int]:
     """Return the images that are right, what is wrong with the others, and the highest class id of any label."""
     with ThreadPoolExecutor(_THREADS) as pool:
-        results = list(pool.map(lambda path: _load_image(path, class_count), paths))
+        results = list(pool.map(lambda path: _load_image(path, class_count, task), paths))
     images = tuple(image for image, _, _ in results if image is not None)
     problems = [problem for _, problems, _ in results for problem in problems]
     return images, problems, max(highest for _, _, highest in results)
 
 
-def _load_image(path: Path, class_count: int) -> tuple[LabelledImage | None, list[str], int]:
+def _load_image(path: Path, class_count: int, task: Task) -> tuple[LabelledImage | None, list[str], int]:
     """Return an image with its labels or what is wrong with them, and the highest class id in them."""
     problems = []
     size_wh = (1, 1)
@@ -216,7 +220,7 @@ def _load_image(path: Path, class_count: int) -> tuple[LabelledImage | None, lis
             size_wh = image_size(path)
         except DataError as error:
             problems.append(str(error))
-    labels = _labels_of(path, class_count)
+    labels = _labels_of(path, class_count, task)
     problems += labels.problems
     image = None
     if not problems:
@@ -224,7 +228,7 @@ def _load_image(path: Path, class_count: int) -> tuple[LabelledImage | None, lis
     return image, problems, labels.highest_class
 
 
-def _labels_of(path: Path, class_count: int) -> Labels:
+def _labels_of(path: Path, class_count: int, task: Task) -> Labels:
     """Return the labels of an image; a label file that is a pipe or a device is not opened."""
     labels = label_path(path)
     try:
@@ -235,4 +239,4 @@ def _labels_of(path: Path, class_count: int) -> Labels:
         return Labels()  # an image without objects
     except OSError:
         pass  # told by whoever opens it
-    return read_labels(labels, class_count=class_count)
+    return read_labels(labels, class_count=class_count, task=task)

@@ -12,17 +12,12 @@ from numpy.typing import ArrayLike, NDArray
 from visionlora.data.problems import excerpt, raise_problems, shown
 from visionlora.data.reading import decode_utf8, read_bytes
 from visionlora.errors import DataError, UsageError
-
-SLACK = 0.01
-"""How far a coordinate may lie outside [0, 1]: the tolerance of Ultralytics' `verify_image_label`."""
+from visionlora.tasks import DETECT, Task
 
 MAX_LABEL_BYTES = 16 << 20
 MAX_OBJECTS = 100_000
 """Lines of a label file; what has more is another file, and would fill memory with what is wrong with each line."""
 _NO_CLASS = 1e9  # no data set has so many classes: a first column like that is no class id
-_BOX_COLUMNS = 5
-_POLYGON_COLUMNS = 7  # class and three points
-_BOX_NAMES = ("x centre", "y centre", "width", "height")
 _EMPTY = np.zeros((0, 4))
 
 
@@ -43,7 +38,7 @@ class Labels:
     highest_class: int = -1
 
 
-def read_labels(path: Path | str, *, class_count: int) -> Labels:
+def read_labels(path: Path | str, *, class_count: int, task: Task = DETECT) -> Labels:
     """Read a label file; a missing file is an image without objects.
 
     Problems, also that the file cannot be read, are returned and not raised, so that a caller can collect those of
@@ -56,19 +51,20 @@ def read_labels(path: Path | str, *, class_count: int) -> Labels:
         if isinstance(error.__cause__, FileNotFoundError) and not path.is_symlink():  # a link to nothing is an error
             return Labels()
         return Labels(problems=(str(error),))
-    return parse_labels(text, shown(path), class_count=class_count)
+    return parse_labels(text, shown(path), class_count=class_count, task=task)
 
 
-def parse_labels(text: str, where: str, *, class_count: int) -> Labels:
-    """Parse the lines of a label file: `class x y width height`, or `class x1 y1 x2 y2 x3 y3 ...`.
+def parse_labels(text: str, where: str, *, class_count: int, task: Task = DETECT) -> Labels:
+    """Parse the lines of a label file: the class, and what the task says, such as `class x y width height`.
 
-    All numbers but the class are fractions of the image's width and height. A file holds boxes or polygons, not both;
-    polygons become the box around them. Repeated lines count once. Both as in Ultralytics' `verify_image_label`.
+    All numbers but the class are fractions of the image's width and height. Repeated lines count once, as in
+    Ultralytics' `verify_image_label`.
 
     Args:
         text: the file's content.
         where: the file's name in messages.
         class_count: classes are 0 to `class_count` - 1.
+        task: what a line holds.
 
     Example:
         >>> parse_labels("2 0.5 0.5 0.2 0.4", "a.txt", class_count=3).boxes_xyxy.round(2).tolist()
@@ -81,16 +77,17 @@ def parse_labels(text: str, where: str, *, class_count: int) -> Labels:
     if len(lines) > MAX_OBJECTS:
         problem = f"{where}: expected at most {MAX_OBJECTS} objects in a picture, got {len(lines)}; is it another file?"
         return Labels(problems=(problem,))
-    polygons = any(len(words) > _BOX_COLUMNS + 1 for _, words in lines)
+    most = max((len(words) for _, words in lines), default=0)
     boxes: dict[tuple[float, ...], NDArray[np.float64]] = {}
     problems, highest = [], -1
     for number, words in lines:
         try:
-            values = _numbers(words, polygons=polygons)
+            task.check_columns(len(words), most)
+            values = _numbers(words)
             if abs(values[0]) < _NO_CLASS:
                 highest = max(highest, math.floor(values[0]))
             class_id = _class_id(values[0], class_count)
-            box = _polygon_box(values[1:]) if polygons else _box(values[1:])
+            box = task.label_box(values[1:])
         except ValueError as error:
             problems.append(f"{where}:{number}: {error}")
         else:
@@ -159,18 +156,8 @@ def label_path(image_path: Path | str) -> Path:
     return Path(*parts).with_suffix(".txt")
 
 
-def _numbers(words: list[str], *, polygons: bool) -> list[float]:
+def _numbers(words: list[str]) -> list[float]:
     """Return a line's columns as finite numbers, or raise ValueError."""
-    columns = len(words)
-    if polygons and (columns < _POLYGON_COLUMNS or columns % 2 == 0):
-        hint = "this file holds polygons, which cannot be mixed with boxes" if columns == _BOX_COLUMNS else ""
-        hint = hint or "a polygon has at least 3 points of two columns each"
-        raise ValueError(
-            f"expected a class and an even number of at least 6 coordinates, got {columns} columns; {hint}"
-        )
-    if not polygons and columns != _BOX_COLUMNS:
-        hint = "labels hold no confidence" if columns == _BOX_COLUMNS + 1 else "write one object a line"
-        raise ValueError(f"expected 5 columns (class, x, y, width, height), got {columns}; {hint}")
     values = []
     for word in words:
         try:
@@ -193,42 +180,3 @@ def _class_id(value: float, class_count: int) -> int:
             f"expected a class id from 0 to {class_count - 1}, got {value:.15g}; data.yaml names {class_count} {plural}"
         )
     return int(value)
-
-
-def _box(values: list[float]) -> NDArray[np.float64]:
-    """Return x, y, width, height as a clipped (4,) xyxy, or raise ValueError."""
-    for name, value in zip(_BOX_NAMES, values, strict=True):
-        _check_fraction(name, value)
-    for name, value in zip(_BOX_NAMES[2:], values[2:], strict=True):
-        if value <= 0:
-            raise ValueError(f"expected {name} above 0, got {value:g}; delete the line or draw the box again")
-    x, y, width, height = values
-    return _clip(np.array([x - width / 2, y - height / 2, x + width / 2, y + height / 2]))
-
-
-def _polygon_box(values: list[float]) -> NDArray[np.float64]:
-    """Return the clipped (4,) xyxy around a polygon's points, or raise ValueError."""
-    for index, value in enumerate(values):
-        _check_fraction(f"{'xy'[index % 2]} of point {index // 2 + 1}", value)
-    points = np.array(values, dtype=np.float32).reshape(-1, 2)
-    low, high = points.min(axis=0), points.max(axis=0)
-    for name, extent in zip(_BOX_NAMES[2:], high - low, strict=True):
-        if not 0 < extent <= 1 + SLACK:
-            raise ValueError(f"expected a polygon with {name} in (0, 1], got {extent:g}; draw it again")
-    return _clip(np.concatenate([low, high]).astype(np.float64))
-
-
-def _check_fraction(name: str, value: float) -> None:
-    """Raise ValueError if a coordinate lies outside the image by more than the tolerance."""
-    low = -SLACK if not name.startswith(_BOX_NAMES[2:]) else -math.inf  # a negative size has its own message
-    if not low <= value <= 1 + SLACK:
-        axis = "height" if name.startswith(("y", "height")) else "width"
-        raise ValueError(f"expected {name} in [0, 1], got {value:g}; coordinates are fractions of the image {axis}")
-
-
-def _clip(box_xyxy: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the part of a (4,) box inside the image, or raise ValueError if there is none."""
-    clipped = np.clip(box_xyxy, 0, 1)
-    if not (clipped[:2] < clipped[2:]).all():
-        raise ValueError(f"expected a box inside the image, got {box_xyxy.round(6).tolist()}; delete the line")
-    return clipped

@@ -14,6 +14,7 @@ from torch import nn
 
 from visionlora.adapters import AdapterSettings, FoldedBase
 from visionlora.adapters.torch import Adapter, AdapterPlan, attach, load_adapter_tensors, merge
+from visionlora.tasks import DETECT, Task
 from visionlora.vision.inference import Network
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Base:
         stride: pixels of the input that one cell of its coarsest output spans.
         family: name of its family, by which `visionlora.detectors.FAMILIES` has it.
         card: what visionlora wrote into the checkpoint, or None for a foreign one.
+        task: what it finds.
     """
 
     model: nn.Module
@@ -43,6 +45,7 @@ class Base:
     stride: int
     family: str
     card: Mapping[str, Any] | None = None
+    task: Task = DETECT
 
 
 @dataclass(frozen=True)
@@ -141,8 +144,7 @@ class TorchNetwork(Network, Protocol):
 class Family(Protocol):
     """Detectors of one framework: how they are read, adapted, trained, run and written.
 
-    A raw prediction is (n, 4 + classes, anchors): cx, cy, w, h in input pixels, then scores in [0, 1]. Images are
-    (n, 3, S, S) RGB in [0, 1].
+    A raw prediction is (n, rows, anchors), as the task of a base lays it out. Images are (n, 3, S, S) RGB in [0, 1].
 
     Attributes:
         name: as cards have it.

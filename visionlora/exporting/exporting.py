@@ -35,6 +35,8 @@ from visionlora.int8.decode import simplify_decode
 from visionlora.int8.float_model import lift_constants
 from visionlora.runtime import OpenVinoNetwork, open_exported
 from visionlora.runtime.description import METADATA
+from visionlora.tasks import Task
+from visionlora.tasks.task import difference
 from visionlora.vision.inference import Network
 from visionlora.vision.preprocess import letterbox, read_image
 
@@ -158,14 +160,14 @@ def _write(out: Path, detector: nn.Module, base: Base, *, format: str, image_siz
         path = out.with_suffix(".onnx")
         path.write_bytes(seal(graph.SerializeToString(deterministic=True)))
         if format == "openvino":
-            write_openvino(path, out, _metadata_beside(card, stride))
+            write_openvino(path, out, _metadata_beside(card, stride, base.task))
         return
     images = torch.zeros(1, 3, image_size, image_size)
     write = write_ncnn if format == "ncnn" else write_litert
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # constants that depend on the fixed input, as intended
         detector(images)  # the head makes its anchors on the first call: not in the graph, then
-        write(detector, images, out, _metadata_beside(card, stride))
+        write(detector, images, out, _metadata_beside(card, stride, base.task))
 
 
 def _open(path: Path, format: str) -> Network:
@@ -176,11 +178,11 @@ def _open(path: Path, format: str) -> Network:
     return network
 
 
-def _metadata_beside(card: Mapping[str, Any], stride: int) -> dict[str, Any]:
+def _metadata_beside(card: Mapping[str, Any], stride: int, task: Task) -> dict[str, Any]:
     """Return what stands beside a file that cannot hold it, with the types that Ultralytics writes."""
     image_size = card["preprocessing"]["image_size"]
     typed = {"batch": 1, "stride": stride, "imgsz": [image_size] * 2, "names": dict(enumerate(card["names"]))}
-    return {**ultralytics_metadata(card, stride), **typed, "end2end": False}
+    return {**ultralytics_metadata(card, stride, task), **typed, "end2end": False}
 
 
 def write_graph(base: Base, out: Path, *, image_size: int, opset: int = OPSET) -> Path:
@@ -199,7 +201,7 @@ def _described(graph: onnx.ModelProto, base: Base, card: Mapping[str, Any], stri
         tensor.name.removeprefix("model."): numpy_helper.to_array(tensor) for tensor in graph.graph.initializer
     }
     entries = {
-        **ultralytics_metadata(card, stride),
+        **ultralytics_metadata(card, stride, base.task),
         BASE_ENTRY: family_of(base).folded_base(base, constants).to_entry(),
     }
     carried = (base.card or {}).get("quantization")
@@ -210,12 +212,12 @@ def _described(graph: onnx.ModelProto, base: Base, card: Mapping[str, Any], stri
     return graph
 
 
-def ultralytics_metadata(card: Mapping[str, Any], stride: int) -> dict[str, str]:
+def ultralytics_metadata(card: Mapping[str, Any], stride: int, task: Task) -> dict[str, str]:
     """Return a file's metadata entries: the card, and what Ultralytics' own readers look for."""
     image_size = card["preprocessing"]["image_size"]
     return {
         "description": "object detector exported by visionlora",
-        "task": "detect",
+        "task": task.name,
         "batch": "1",
         "stride": str(stride),
         "imgsz": str([image_size, image_size]),
@@ -227,7 +229,7 @@ def ultralytics_metadata(card: Mapping[str, Any], stride: int) -> dict[str, str]
 
 
 def _trace(detector: nn.Module, *, image_size: int, opset: int) -> onnx.ModelProto:
-    """Return the graph with one input `images` (1, 3, S, S) and one output `output0` (1, 4 + classes, anchors)."""
+    """Return the graph with one input `images` (1, 3, S, S) and one output `output0` (1, rows, anchors)."""
     import onnxslim  # here, so that training in float does not need it
 
     images = torch.zeros(1, 3, image_size, image_size)
@@ -255,8 +257,7 @@ def _compare(detector: nn.Module, network: Network, pictures: Sequence[Path], ou
     """Run both on real pictures; return the largest difference of boxes and of scores."""
     batch = np.stack([letterbox(read_image(path), network.image_size)[0] for path in pictures])
     expected = torch.cat([detector(torch.from_numpy(picture)[None]) for picture in batch]).numpy()
-    difference = np.abs(network(batch) - expected)
-    box_error, score_error = float(difference[:, :4].max()), float(difference[:, 4:].max())
+    box_error, score_error = difference(network.task, network(batch), expected)
     if not (box_error <= BOX_TOLERANCE and score_error <= SCORE_TOLERANCE):  # NaN fails too
         raise ExportError(
             f"{out}: the exported graph does not give torch's output: boxes differ by {box_error:.3g} px "

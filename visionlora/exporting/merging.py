@@ -14,6 +14,7 @@ from visionlora.detectors import family_of
 from visionlora.detectors.family import Base, Family
 from visionlora.errors import ModelError, UsageError
 from visionlora.files import atomic_output, refuse_existing
+from visionlora.tasks.task import difference
 
 BOX_TOLERANCE, SCORE_TOLERANCE = 0.01, 1e-4  # pixels of the input, and scores in [0, 1]
 
@@ -103,8 +104,7 @@ def _verify(family: Family, base: Base, adapter: Adapter, written: Path, out: Pa
     except ModelError as error:  # it names the temporary file
         raise ModelError(f"{str(error).replace(str(written), str(out))}; no file is kept") from error
     expected, got = (family.raw_prediction(each, probe) for each in (adapted.model.eval(), reread.model))
-    box_error = float((got[:, :4] - expected[:, :4]).abs().max())
-    score_error = float((got[:, 4:] - expected[:, 4:]).abs().max())
+    box_error, score_error = difference(reread.task, got, expected)
     if not (box_error <= BOX_TOLERANCE and score_error <= SCORE_TOLERANCE):  # NaN fails too
         raise ModelError(
             f"{out}: the merged checkpoint does not reproduce the adapted base: boxes differ by {box_error:.3g} px "

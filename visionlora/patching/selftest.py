@@ -25,7 +25,7 @@ def self_test(path: Path, names: Sequence[str]) -> None:
     noise = np.random.default_rng(0).random((1, 3, side, side), dtype=np.float32)
     pictures = (np.zeros_like(noise), np.full_like(noise, 0.5), noise)
     predictions = np.concatenate([network(picture) for picture in pictures])
-    scores = predictions[:, 4:]
+    scores = network.task.split(predictions)[1]
     if not np.isfinite(predictions).all() or scores.min() < 0 or scores.max() > 1:
         raise ModelError(f"{path}: expected finite boxes and scores in [0, 1], got others; the file is not used")
     if (scores == scores[0]).all():

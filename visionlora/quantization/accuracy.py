@@ -206,7 +206,7 @@ def _search(
     shown = list(inputs)
 
     def measured(recipe: QuantizationRecipe) -> NDArray[np.float64]:
-        return group_errors(source.model, recipe, groups, shown)[:, columns].mean(axis=1)
+        return group_errors(source.network.task, source.model, recipe, groups, shown)[:, columns].mean(axis=1)
 
     errors = measured(judge.recipe)
     scheme = judge.recipe.scheme
@@ -227,7 +227,9 @@ def _search(
 
 def _score(network: Network, path: Path, domain: EvaluationSplit, word: str) -> _Scored:
     found = domain.find(network, [path], progress=word)
-    scores, matches = score_and_match(found.detections, domain.images, domain.names, classes=found.classes)
+    scores, matches = score_and_match(
+        found.detections, domain.images, domain.names, classes=found.classes, task=found.task
+    )
     if scores.map50_95 is None:
         raise DataError(
             f"{domain.used.path}: expected objects in split {domain.used.split!r} of classes that the model knows, got "

@@ -94,8 +94,8 @@ def check_scores(float_network: Network, int8_network: Network, inputs: Iterable
         output = int8_network(tensor)
         if not np.isfinite(output).all():
             raise QuantizationError("the quantized network gives NaN or infinity on a calibration image")
-        best_int8 = max(best_int8, float(np.max(output[:, 4:])))
-        best_float = max(best_float, float(np.max(float_network(tensor)[:, 4:])))
+        best_int8 = max(best_int8, float(np.max(int8_network.task.split(output)[1])))
+        best_float = max(best_float, float(np.max(float_network.task.split(float_network(tensor))[1])))
     if best_int8 <= EVALUATION_CONFIDENCE < best_float:
         raise QuantizationError(
             f"the quantized network finds nothing: its best score on the calibration images is {best_int8:.4f}, "

@@ -53,7 +53,7 @@ def _refuse_end_to_end(path: Path, network: OnnxNetwork) -> None:
         shape = network.session.run(None, {network.session.get_inputs()[0].name: blank})[0].shape
     except ORT_ERRORS as error:
         raise ModelError(f"{path}: onnxruntime cannot run it: {' '.join(str(error).split())}") from error
-    rows = 4 + len(network.names)
+    rows = network.task.rows(len(network.names))
     if len(shape) != 3 or shape[1] != rows:
         raise ModelError(
             f"{path}: expected raw predictions (1, {rows}, anchors), got {shape}; "

@@ -167,9 +167,9 @@ def quantize(
     against = source if reference is None else _checked_reference(Path(reference), source, asked)
     if adapter is not None:
         check_adapter_of(model, (source.network.metadata or {}).get("parents", {}), adapter)
-    dataset = load_dataset(data, splits=("train",))
+    dataset = load_dataset(data, splits=("train",), task=source.network.task)
     chosen = calibration_images(dataset, images, seed=seed)
-    domain = load_split(data) if asked.judged else None
+    domain = load_split(data, task=source.network.task) if asked.judged else None
     inputs = _Inputs(chosen, source.network.image_size)
     trained = None if recalibrate else trained_recipe(source, scheme, weights)
     if trained is None:

@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 from visionlora.int8 import QuantizationRecipe, apply_recipe
 from visionlora.quantization.groups import LayerGroup
+from visionlora.tasks import Task
 
 
 def group_errors(
+    task: Task,
     model: onnx.ModelProto,
     recipe: QuantizationRecipe,
     groups: Sequence[LayerGroup],
@@ -26,6 +28,7 @@ def group_errors(
     add up as far as they are independent of each other.
 
     Args:
+        task: of the model.
         model: the float model, as `load_float_model` reads it.
         recipe: how to quantize it.
         groups: of its layers.
@@ -41,41 +44,36 @@ def group_errors(
         others = tuple(sorted(everything - set(group.layers)))
         only = replace(recipe, float_layers=others, image="float32")  # as the inputs are
         got = _outputs(apply_recipe(model, only), inputs)
-        errors.append(prediction_error(wanted, got))
+        errors.append(prediction_error(task, wanted, got))
     return np.array(errors)
 
 
-def prediction_error(wanted: Sequence[NDArray[np.float32]], got: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
+def prediction_error(
+    task: Task, wanted: Sequence[NDArray[np.float32]], got: Sequence[NDArray[np.float32]]
+) -> NDArray[np.float64]:
     """Return the mean squared error of each class's predictions, those with high scores counting most.
 
-    The error of a prediction is that of its score, and how far the IoU of its box with what it should be is from 1.
+    The error of a prediction is that of its score, and how far its overlap with what it should be is from 1.
     Each counts by the square of the score that it should have: what will be no detection does not count.
 
     Args:
-        wanted: (1, 4 + classes, anchors) each; centre x, centre y, width, height, then scores in [0, 1].
+        task: what is predicted; it says what overlap is, of boxes their IoU.
+        wanted: raw predictions (1, rows, anchors).
         got: as many of the same shapes.
 
     Returns:
         (classes,); zero for a class that no score was above zero of.
     """
-    total, weight = np.zeros(wanted[0].shape[1] - 4), np.zeros(wanted[0].shape[1] - 4)
+    classes = task.split(wanted[0])[1].shape[1]
+    total, weight = np.zeros(classes), np.zeros(classes)
     for one, other in zip(wanted, got, strict=True):
-        scores = one[0, 4:].astype(np.float64)  # (classes, anchors)
-        apart = 1 - _iou(one[0, :4], other[0, :4])
-        error = (other[0, 4:] - scores) ** 2 + apart**2
+        (geometry, scores), (other_geometry, other_scores) = task.split(one[0]), task.split(other[0])
+        scores = scores.astype(np.float64)  # (classes, anchors)
+        apart = 1 - task.overlap(geometry, other_geometry)
+        error = (other_scores - scores) ** 2 + apart**2
         total += (scores**2 * error).sum(axis=1)
         weight += (scores**2).sum(axis=1)
     return np.divide(total, weight, out=np.zeros_like(total), where=weight > 0)
-
-
-def _iou(a_cxcywh: NDArray[np.float32], b_cxcywh: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the IoU of each of (4, N) boxes with the one at the same place."""
-    a, b = a_cxcywh.astype(np.float64), b_cxcywh.astype(np.float64)
-    low = np.maximum(a[:2] - a[2:] / 2, b[:2] - b[2:] / 2)
-    high = np.minimum(a[:2] + a[2:] / 2, b[:2] + b[2:] / 2)
-    shared = np.prod(np.maximum(high - low, 0), axis=0)
-    union = np.prod(np.maximum(a[2:], 0), axis=0) + np.prod(np.maximum(b[2:], 0), axis=0) - shared
-    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
 
 
 def _outputs(model: onnx.ModelProto, inputs: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:

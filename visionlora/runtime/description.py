@@ -11,6 +11,7 @@ from visionlora.errors import ModelError
 from visionlora.formats.parsing import parse_json, parse_literal
 from visionlora.formats.seal import check_entry, is_sealed
 from visionlora.formats.text import class_names
+from visionlora.tasks import DETECT, Task, task_of
 
 METADATA = "metadata.yaml"
 """Beside the one OpenVINO or ncnn model of a folder: what Ultralytics writes about it."""
@@ -41,8 +42,9 @@ class Stated:
 
 @dataclass(frozen=True)
 class Description:
-    """Class names, side of the square input in pixels, the form of the output, and the card, None of another maker."""
+    """The task, class names, side of the square input in pixels, the card, None of another maker, and the output."""
 
+    task: Task
     names: tuple[str, ...]
     image_size: int
     card: Mapping[str, Any] | None
@@ -120,7 +122,7 @@ def described(path: Path, fields: Mapping[str, Any]) -> Description:
     card = parse_json(fields["visionlora"]) if isinstance(fields.get("visionlora"), str) else None
     if card is not None and not isinstance(card, dict):
         raise ValueError("expected the visionlora entry to be an object")
-    task = fields.get("task", "detect")
+    task = stated_task(path, fields, card)
     if card is not None and "names" in card:
         names, size = card["names"], _image_size(card)
     else:
@@ -129,9 +131,20 @@ def described(path: Path, fields: Mapping[str, Any]) -> Description:
     if len(sides) != 2 or not all(_whole(side) for side in sides):
         raise ValueError(f"expected imgsz to be height and width in pixels, got {size!r:.60}")
     height, width = (int(side) for side in sides)
-    if task != "detect" or height != width:
-        raise ModelError(f"{path}: expected a detector of a square input, got task {task!r}, {height} x {width} pixels")
-    return Description(class_names(names), height, card, stated(fields))
+    if height != width:
+        raise ModelError(
+            f"{path}: expected a detector of a square input, got task {task.name!r}, {height} x {width} pixels"
+        )
+    return Description(task, class_names(names), height, card, stated(fields))
+
+
+def stated_task(path: Path, fields: Mapping[str, Any], card: Mapping[str, Any] | None) -> Task:
+    """Return the task that a file's card or metadata fields name; detection where they name none.
+
+    Raises:
+        ModelError: there is no such task.
+    """
+    return task_of((card or {}).get("task", fields.get("task", DETECT.name)), path)
 
 
 def stated(fields: Mapping[str, Any]) -> Stated:

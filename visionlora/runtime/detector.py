@@ -25,7 +25,6 @@ from visionlora.vision.detections import (
     Timing,
     as_numbers,
     check_thresholds,
-    decode,
 )
 from visionlora.vision.inference import check_predictions, try_out
 from visionlora.vision.preprocess import Placement, letterbox, letterbox_pixels
@@ -201,21 +200,21 @@ class Detector:
         count, results = len(placed), []
         for prediction, (_, placement) in zip(predictions, placed, strict=True):
             begun = time.perf_counter()
-            found = decode(
+            found = network.task.decode(
                 prediction,
                 nms=network.nms,
                 confidence=limits,
                 iou_threshold=self._iou_threshold,
                 max_detections=self._max_detections,
                 agnostic=self._agnostic,
+                placement=placement,
             )
-            boxes = placement.to_original(found.boxes_xyxy)
             timing = Timing(
                 prepare=(prepared - started) / count,
                 network=(predicted - prepared) / count,
                 decode=time.perf_counter() - begun,
             )
-            results.append(replace(found, boxes_xyxy=boxes, names=self.names, timing=timing))
+            results.append(replace(found, names=self.names, timing=timing))
         return results
 
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from visionlora.errors import ModelError
 from visionlora.runtime.description import Stated
+from visionlora.tasks import Task
 from visionlora.vision.inference import SCORE_TOLERANCE
 
 COLUMNS = 6
@@ -18,12 +19,13 @@ _ORDERED = 0.9
 
 
 def is_finished(
-    path: Path, shape: tuple[int, ...], classes: int, stated: Stated, trials: list[NDArray[np.float32]]
+    path: Path, task: Task, shape: tuple[int, ...], classes: int, stated: Stated, trials: list[NDArray[np.float32]]
 ) -> bool:
-    """Return whether a file gives finished detections (n, boxes, 6) and not predictions (n, 4 + classes, anchors).
+    """Return whether a file gives finished detections (n, boxes, 6) and not raw predictions (n, rows, anchors).
 
     Args:
         path: the file, for messages.
+        task: what its raw predictions would be of.
         shape: of its output.
         classes: how many class names it has.
         stated: what its metadata says.
@@ -32,6 +34,7 @@ def is_finished(
     Raises:
         ModelError: it gives neither, or what its metadata contradicts.
     """
+    rows = task.rows(classes)
     if len(shape) == 3 and shape[2] == COLUMNS:
         if stated.finished is None:
             if not _looks_finished(trials, classes):
@@ -39,20 +42,20 @@ def is_finished(
                     f"{path}: expected its six columns to be left, top, right, bottom, score and class, as Ultralytics "
                     "and YOLOv10 write them; its metadata does not say so ('args' with nms, or 'end2end'), and its "
                     "values are something else; export raw predictions "
-                    f"(n, {4 + classes}, anchors), as Ultralytics does without nms"
+                    f"(n, {rows}, anchors), as Ultralytics does without nms"
                 )
             return True
         if stated.finished and stated.head != "RTDETRDecoder":
             return True
-    if stated.finished or len(shape) != 3 or shape[1] != 4 + classes:
-        raw = f"(n, {4 + classes}, anchors) for {classes} classes"
+    if stated.finished or len(shape) != 3 or shape[1] != rows:
+        raw = f"(n, {rows}, anchors) for {classes} classes"
         wanted = {None: f"{raw} or (n, boxes, 6)", True: "(n, boxes, 6), as its metadata says", False: raw}
         raise ModelError(f"{path}: expected an output {wanted[stated.finished]}, got {shape}")
     return False
 
 
-def one_hot(path: Path, rows: NDArray[np.float32], classes: int) -> NDArray[np.float32]:
-    """(n, boxes, 6) x1, y1, x2, y2, score, class -> (n, 4 + classes, boxes) as a raw prediction.
+def one_hot(path: Path, task: Task, rows: NDArray[np.float32], classes: int) -> NDArray[np.float32]:
+    """(n, boxes, 6) x1, y1, x2, y2, score, class -> the raw prediction of a task, (n, ..., boxes).
 
     Raises:
         ModelError: a row is no detection of one of the classes.
@@ -67,12 +70,7 @@ def one_hot(path: Path, rows: NDArray[np.float32], classes: int) -> NDArray[np.f
             f"{path}: expected rows of left, top, right, bottom, score in [0, 1] and class, got such as "
             f"{rows[0, 0].tolist()}; it gives something else than finished detections"
         )
-    class_ids = ids.astype(np.int64)
-    prediction = np.zeros((rows.shape[0], 4 + classes, rows.shape[1]), dtype=np.float32)
-    prediction[:, 0:2] = ((rows[:, :, 0:2] + rows[:, :, 2:4]) / 2).transpose(0, 2, 1)
-    prediction[:, 2:4] = (rows[:, :, 2:4] - rows[:, :, 0:2]).transpose(0, 2, 1)
-    np.put_along_axis(prediction, 4 + class_ids[:, None, :], rows[:, None, :, 4], axis=1)
-    return prediction
+    return task.encode(rows[:, :, 0:4], scores, ids.astype(np.int64), classes=classes)
 
 
 def lowest_score(rows: NDArray[np.float32]) -> float:

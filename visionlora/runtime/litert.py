@@ -14,6 +14,7 @@ from visionlora.errors import ModelError, UsageError
 from visionlora.formats.parsing import parse_json
 from visionlora.formats.text import class_names
 from visionlora.runtime.batch import check_batch
+from visionlora.runtime.description import stated_task
 
 _MAX_METADATA_BYTES = 4 << 20
 
@@ -23,6 +24,7 @@ class LiteRtNetwork:
 
     Attributes:
         path: the file.
+        task: what it finds.
         names: one name a class.
         image_size: side of the square input in pixels.
         nms: whether its predictions need non-maximum suppression.
@@ -47,21 +49,22 @@ class LiteRtNetwork:
         if threads is not None and threads < 1:
             raise UsageError(f"threads: expected at least 1, got {threads}")
         self.path = Path(path)
-        self.metadata = read_card(self.path)
+        self.metadata, fields = _read_metadata(self.path)
+        self.task = stated_task(self.path, fields, self.metadata)
         self.names, self.nms = class_names(self.metadata["names"]), bool(self.metadata["nms"])
         self.image_size = int(self.metadata["preprocessing"]["image_size"])
         self._interpreter = _load(self.path, threads)
         self._input = self._interpreter.get_input_details()[0]["index"]
         self._output = self._interpreter.get_output_details()[0]["index"]
         shape = self._run(np.zeros((1, 3, self.image_size, self.image_size), dtype=np.float32)).shape
-        if len(shape) != 3 or shape[1] != 4 + len(self.names):
+        rows = self.task.rows(len(self.names))
+        if len(shape) != 3 or shape[1] != rows:
             raise ModelError(
-                f"{path}: expected an output (1, {4 + len(self.names)}, anchors) for {len(self.names)} classes, "
-                f"got {shape}"
+                f"{path}: expected an output (1, {rows}, anchors) for {len(self.names)} classes, got {shape}"
             )
 
     def __call__(self, batch: NDArray[np.float32], /) -> NDArray[np.float32]:
-        """Map (n, 3, S, S) RGB in [0, 1] to (n, 4 + classes, anchors): cx, cy, w, h in pixels, then scores.
+        """Map (n, 3, S, S) RGB in [0, 1] to the raw prediction (n, rows, anchors) of its task.
 
         Raises:
             UsageError: `batch` is not of this shape.
@@ -85,6 +88,11 @@ def read_card(path: Path) -> Any:
     Raises:
         ModelError: the file is missing, broken or of another maker.
     """
+    return _read_metadata(path)[0]
+
+
+def _read_metadata(path: Path) -> tuple[Any, Any]:
+    """Return the card, and the metadata fields that hold it."""
     if not path.is_file():
         raise ModelError(f"{path}: expected a LiteRT file, found none")
     try:
@@ -94,7 +102,7 @@ def read_card(path: Path) -> Any:
         class_names(card["names"]), card["nms"]
         if type(card["preprocessing"]["image_size"]) is not int or card["preprocessing"]["image_size"] < 1:
             raise ValueError("expected image_size to be a number of pixels")
-        return card
+        return card, fields
     # A damaged archive fails in many ways: NotImplementedError, EOFError and zlib's error among them.
     except (
         OSError,

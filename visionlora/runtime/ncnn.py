@@ -18,6 +18,7 @@ class NcnnNetwork:
 
     Attributes:
         path: the file.
+        task: what it finds.
         names: one name a class.
         image_size: side of the square input in pixels.
         nms: whether its predictions need non-maximum suppression.
@@ -45,18 +46,20 @@ class NcnnNetwork:
         self.path = Path(path)
         described = described_beside(self.path)
         self.names, self.image_size, self.metadata = described.names, described.image_size, described.card
+        self.task = described.task
         self._library, self._net = _load(self.path, threads)
         self._input, self._output = _ends(self.path, self._net)
         shape = self._run(np.zeros((3, self.image_size, self.image_size), dtype=np.float32)).shape
         says = described.stated if self.metadata is None else Stated()
-        if says.finished or len(shape) != 2 or shape[0] != 4 + len(self.names):
+        rows = self.task.rows(len(self.names))
+        if says.finished or len(shape) != 2 or shape[0] != rows:
             raise ModelError(
-                f"{path}: expected an output ({4 + len(self.names)}, anchors) for {len(self.names)} classes, "
+                f"{path}: expected an output ({rows}, anchors) for {len(self.names)} classes, "
                 f"got {'finished detections' if says.finished else shape}"
             )
 
     def __call__(self, batch: NDArray[np.float32], /) -> NDArray[np.float32]:
-        """Map (n, 3, S, S) RGB in [0, 1] to (n, 4 + classes, anchors): cx, cy, w, h in pixels, then scores.
+        """Map (n, 3, S, S) RGB in [0, 1] to the raw prediction (n, rows, anchors) of its task.
 
         Raises:
             UsageError: `batch` is not of this shape.

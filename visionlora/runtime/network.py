@@ -18,7 +18,7 @@ from visionlora.formats.parsing import parse_json, parse_literal
 from visionlora.formats.seal import check_entry, is_sealed
 from visionlora.formats.text import class_names, is_unicode
 from visionlora.runtime.batch import check_batch, run_in_steps
-from visionlora.runtime.description import Stated, stated
+from visionlora.runtime.description import Stated, stated, stated_task
 from visionlora.runtime.finished import COLUMNS, is_finished, lowest_score, one_hot
 from visionlora.runtime.providers import Provider, Providers, check_started, resolve_providers
 
@@ -46,6 +46,7 @@ class OnnxNetwork:
 
     Attributes:
         path: the file.
+        task: what it finds.
         names: one name a class.
         image_size: side of the square input in pixels.
         batch: how many pictures the file is given at once: as its graph fixes it, or else as the metadata of a foreign
@@ -90,11 +91,11 @@ class OnnxNetwork:
         self.names = _names(self.path, properties, self.metadata)
         self.thresholds = _thresholds(self.path, self.metadata)
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
-        task = properties.get("task", "detect")
-        if task != "detect" or len(inputs) != 1 or len(outputs) != 1:
+        self.task = stated_task(self.path, properties, self.metadata)
+        if len(inputs) != 1 or len(outputs) != 1:
             raise ModelError(
-                f"{path}: expected a detector with one input and one output, "
-                f"got a model of task {task!r} with {len(inputs)} and {len(outputs)}; export its predictions alone "
+                f"{path}: expected a detector with one input and one output, got a model of task {self.task.name!r} "
+                f"with {len(inputs)} and {len(outputs)}; export its predictions alone "
                 "(of an Ultralytics model: model.model[-1].export = True)"
             )
         if inputs[0].type not in _INPUT_TYPES:
@@ -117,7 +118,7 @@ class OnnxNetwork:
         self.nms = bool(self.metadata["nms"]) if self.metadata else not self._end_to_end
 
     def __call__(self, batch: NDArray[np.float32], /) -> NDArray[np.float32]:
-        """Map (n, 3, S, S) RGB in [0, 1] to (n, 4 + classes, anchors): cx, cy, w, h in pixels, then scores.
+        """Map (n, 3, S, S) RGB in [0, 1] to the raw prediction (n, rows, anchors) of its task.
 
         Raises:
             UsageError: `batch` is not of this shape.
@@ -158,11 +159,10 @@ class OnnxNetwork:
         if self._end_to_end:
             if self.cut is not None:
                 self.cut = min(self.cut, lowest_score(output))
-            return one_hot(self.path, output, len(self.names))
-        if output.shape[1] != 4 + len(self.names):
-            raise ModelError(
-                f"{self.path}: expected an output (n, {4 + len(self.names)}, anchors), its graph gave {output.shape}"
-            )
+            return one_hot(self.path, self.task, output, len(self.names))
+        rows = self.task.rows(len(self.names))
+        if output.shape[1] != rows:
+            raise ModelError(f"{self.path}: expected an output (n, {rows}, anchors), its graph gave {output.shape}")
         return output
 
     def _run(self, batch: NDArray[Any]) -> NDArray[np.float32]:
@@ -180,7 +180,7 @@ class OnnxNetwork:
         return np.zeros((self.batch or 1, *shape), dtype=self._input_type)
 
     def _has_end_to_end_output(self, shape: list[Any], says: Stated) -> bool:
-        """Whether rows are finished detections (n, boxes, 6) and not raw predictions (n, 4 + classes, anchors)."""
+        """Whether rows are finished detections (n, boxes, 6) and not raw predictions (n, rows, anchors)."""
         trials: list[NDArray[np.float32]] = []
         known = len(shape) == 3 and all(isinstance(size, int) for size in shape[1:])
         if not known or (shape[2] == COLUMNS and says.finished is None):
@@ -190,7 +190,7 @@ class OnnxNetwork:
                 noise = noise * 255
             trials = [self._run(blank), self._run(noise.astype(blank.dtype))]
             shape = list(trials[0].shape)
-        return is_finished(self.path, tuple(shape), len(self.names), says, trials)
+        return is_finished(self.path, self.task, tuple(shape), len(self.names), says, trials)
 
 
 def _open_session(

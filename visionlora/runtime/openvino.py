@@ -22,6 +22,7 @@ class OpenVinoNetwork:
 
     Attributes:
         path: the file.
+        task: what it finds.
         names: one name a class.
         image_size: side of the square input in pixels.
         batch, cut: as those of `OnnxNetwork`.
@@ -45,6 +46,7 @@ class OpenVinoNetwork:
         self.path = Path(path)
         described = (described_inside if self.path.suffix == ".onnx" else described_beside)(self.path)
         self.names, self.image_size, self.metadata = described.names, described.image_size, described.card
+        self.task = described.task
         says = described.stated if self.metadata is None else Stated(finished=False)
         self._compiled = _compile(self.path, threads, float32=float32)
         self.precision: str | None = self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
@@ -56,12 +58,12 @@ class OpenVinoNetwork:
         blank = np.zeros((self.batch or 1, 3, side, side), dtype=np.float32)
         noise = np.random.default_rng(0).random(blank.shape, dtype=np.float32)
         trials = [self._run(blank), self._run(noise)]
-        self._end_to_end = is_finished(self.path, trials[0].shape, len(self.names), says, trials)
+        self._end_to_end = is_finished(self.path, self.task, trials[0].shape, len(self.names), says, trials)
         self.cut = says.cut if self._end_to_end else None
         self.nms = not self._end_to_end
 
     def __call__(self, batch: NDArray[np.float32], /) -> NDArray[np.float32]:
-        """Map (n, 3, S, S) RGB in [0, 1] to (n, 4 + classes, anchors): cx, cy, w, h in pixels, then scores.
+        """Map (n, 3, S, S) RGB in [0, 1] to the raw prediction (n, rows, anchors) of its task.
 
         Raises:
             UsageError: `batch` is not of this shape.
@@ -73,7 +75,7 @@ class OpenVinoNetwork:
             return output
         if self.cut is not None:
             self.cut = min(self.cut, lowest_score(output))
-        return one_hot(self.path, output, len(self.names))
+        return one_hot(self.path, self.task, output, len(self.names))
 
     def _run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         try:

@@ -20,6 +20,7 @@ from visionlora.files import atomic_output, sha256_of
 from visionlora.isolation import cache_folder
 from visionlora.machine import this_machine, versions_of
 from visionlora.scoring.detect_split import SplitDetections
+from visionlora.tasks import DETECT, Task
 from visionlora.vision.detections import EVALUATION_CONFIDENCE, IOU_THRESHOLD, MAX_DETECTIONS, Detections
 
 KEPT = 200
@@ -68,8 +69,8 @@ def image_hashes(images: Sequence[LabelledImage]) -> tuple[str, ...]:
     return tuple(sha256_of(image.path) for image in images)
 
 
-def load_found(key: str) -> SplitDetections | None:
-    """Return what is kept under a key, or None where there is nothing or the file is damaged."""
+def load_found(key: str, task: Task = DETECT) -> SplitDetections | None:
+    """Return what is kept under a key of a model's task, or None where there is nothing or the file is damaged."""
     try:
         content = _path(key).read_bytes()
     except OSError:
@@ -81,7 +82,7 @@ def load_found(key: str) -> SplitDetections | None:
         arrays = {name: kept[name] for name in ("boxes", "scores", "class_ids", "counts", "classes")}
     ends = np.cumsum(arrays["counts"])[:-1]
     parts = (np.split(arrays[name], ends) for name in ("boxes", "scores", "class_ids"))
-    return SplitDetections(tuple(map(Detections, *parts)), tuple(arrays["classes"].tolist()))
+    return SplitDetections(tuple(map(Detections, *parts)), tuple(arrays["classes"].tolist()), task)
 
 
 def keep_found(key: str, found: SplitDetections) -> None:

@@ -13,6 +13,7 @@ from visionlora.errors import UsageError
 from visionlora.scoring.bootstrap import Interval
 from visionlora.scoring.cocoeval import objects_per_image, run_cocoeval
 from visionlora.scoring.matches import Matches
+from visionlora.tasks import DETECT, Task
 from visionlora.vision.detections import Detections
 
 _IOU_50, _IOU_75 = 0, 5  # positions in COCO's thresholds 0.50, 0.55, ... 0.95
@@ -94,6 +95,7 @@ def coco_scores(
     names: Sequence[str],
     *,
     classes: Collection[str] | None = None,
+    task: Task = DETECT,
 ) -> Scores:
     """Score detections against labelled images with pycocotools.
 
@@ -102,6 +104,7 @@ def coco_scores(
         images: the ground truth.
         names: the class names of the data set.
         classes: score these classes only; None means all of `names`.
+        task: what was looked for.
 
     Raises:
         UsageError: `detections` and `images` differ in length, or `classes` names an unknown class.
@@ -115,7 +118,7 @@ def coco_scores(
         >>> round(coco_scores([found], [truth], ["scratch"]).map50_95, 6)
         1.0
     """
-    return score_and_match(detections, images, names, classes=classes)[0]
+    return score_and_match(detections, images, names, classes=classes, task=task)[0]
 
 
 def score_and_match(
@@ -124,6 +127,7 @@ def score_and_match(
     names: Sequence[str],
     *,
     classes: Collection[str] | None = None,
+    task: Task = DETECT,
 ) -> tuple[Scores, Matches]:
     """Score as `coco_scores` does, and return which detections are right too."""
     if len(detections) != len(images):
@@ -132,7 +136,7 @@ def score_and_match(
     if unknown:
         raise UsageError(f"classes {unknown} are not in the data set; it has {list(names)}")
     class_ids = [index for index, name in enumerate(names) if classes is None or name in classes]
-    result = run_cocoeval(detections, images, class_ids, names)
+    result = run_cocoeval(detections, images, class_ids, names, task=task)
     all_counts = count_classes(images, names)
     precision = result.precision  # (10, 101, classes, sizes)
     per_class = tuple(

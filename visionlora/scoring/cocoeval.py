@@ -15,6 +15,7 @@ from pycocotools.cocoeval import COCOeval
 
 from visionlora.data import LabelledImage
 from visionlora.scoring.matches import IOU_THRESHOLDS, RECALLS, Matches
+from visionlora.tasks import DETECT, Task
 from visionlora.vision.detections import MAX_DETECTIONS, Detections
 
 SIZE_RANGES = ((0, float("inf")), (0, 32**2), (32**2, 96**2), (96**2, float("inf")))
@@ -45,6 +46,7 @@ def run_cocoeval(
     class_ids: Sequence[int],
     names: Sequence[str],
     *,
+    task: Task = DETECT,
     sizes: int = len(SIZE_RANGES),
 ) -> CocoResult:
     """Run pycocotools on one model's detections.
@@ -54,6 +56,7 @@ def run_cocoeval(
         images: the ground truth.
         class_ids: the classes to score.
         names: of all classes of the data set.
+        task: what is compared, and how COCO writes it.
         sizes: how many of `SIZE_RANGES` to score, the first ones; each takes as long as any other.
     """
     scored = tuple(names[class_id] for class_id in class_ids)
@@ -61,12 +64,12 @@ def run_cocoeval(
         shape = (len(IOU_THRESHOLDS), len(RECALLS), len(class_ids), sizes)
         nothing = -np.ones(shape)
         return CocoResult(nothing, nothing[:, 0], _matches([], np.zeros((len(images), len(class_ids))), scored))
-    truth = _annotations(
-        [_columns(one.boxes_xyxy, one.class_ids, iscrowd=one.is_crowd, area=one.object_areas) for one in images]
-    )
-    found = _annotations([_columns(one.boxes_xyxy, one.class_ids, score=one.scores) for one in detections])
+    truth = _annotations([_columns(task, one, iscrowd=one.is_crowd, area=one.object_areas) for one in images])
+    found = _annotations([_columns(task, one, score=one.scores) for one in detections])
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-        evaluation = COCOeval(_index(truth, len(images), class_ids), _index(found, len(images), class_ids), "bbox")
+        evaluation = COCOeval(
+            _index(truth, len(images), class_ids), _index(found, len(images), class_ids), task.iou_type
+        )
         # One limit is all that is read; summarize() would want its own three.
         evaluation.params.maxDets = [MAX_DETECTIONS]
         evaluation.params.areaRng = [list(limits) for limits in SIZE_RANGES[:sizes]]
@@ -129,12 +132,9 @@ def objects_per_image(images: Sequence[LabelledImage], classes: int) -> NDArray[
     return np.array(counts, dtype=np.int64).reshape(len(images), classes)
 
 
-def _columns(boxes_xyxy: np.ndarray, class_ids: np.ndarray, **more: np.ndarray) -> dict[str, list[Any]]:
-    """Return the fields of one image's annotations, each a list over its boxes; `more` is added, or put in place."""
-    boxes = boxes_xyxy.astype(np.float64)
-    sizes = boxes[:, 2:] - boxes[:, :2]
-    boxes_xywh = np.concatenate([boxes[:, :2], sizes], axis=1)
-    columns = {"bbox": boxes_xywh, "area": sizes.prod(axis=1), "category_id": class_ids, **more}
+def _columns(task: Task, one: Detections | LabelledImage, **more: np.ndarray) -> dict[str, list[Any]]:
+    """Return the fields of one image's annotations, each a list over its objects; `more` is added, or put in place."""
+    columns = {**task.coco_fields(one), "category_id": one.class_ids, **more}
     return {name: column.tolist() for name, column in columns.items()}
 
 

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from visionlora.data import LabelledImage, read_labelled
 from visionlora.errors import DataError
+from visionlora.tasks import DETECT, Task
 from visionlora.vision.detections import EVALUATION_CONFIDENCE, IOU_THRESHOLD, MAX_DETECTIONS, Detections
 from visionlora.vision.inference import Network, detect_placed
 from visionlora.vision.preprocess import Placement, letterbox
@@ -29,25 +30,24 @@ class SplitDetections:
 
     detections: tuple[Detections, ...]
     classes: tuple[str, ...]
+    task: Task = DETECT
 
 
 class _SharedClasses:
     """A network reduced to some of its classes: the others leave its output before suppression, not after."""
 
     def __init__(self, network: Network, names: tuple[str, ...]) -> None:
-        self.names = names
+        self.task, self.names = network.task, names
         self.image_size = network.image_size
         self.nms = network.nms
         self.path = getattr(network, "path", None)
         self.batch, self.cut, self.precision = network.batch, network.cut, network.precision
         self._network = network
-        row_of = {name: row for row, name in reversed(list(enumerate(network.names, start=4)))}  # the first of equals
-        self._rows = [0, 1, 2, 3, *(row_of[name] for name in names)]
+        self._rows = network.task.rows_of([network.names.index(name) for name in names])  # the first of equals
         self._all = names == tuple(network.names)
 
     def __call__(self, batch: NDArray[np.float32], /) -> NDArray[np.float32]:
         prediction = self._network(batch)
-        # (n, 4 + classes, anchors) -> (n, 4 + shared, anchors)
         return prediction if self._all else prediction[:, self._rows]
 
 
@@ -90,7 +90,7 @@ def find_objects(
     shared = shared_classes(network, names)
     nothing = Detections(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int64))
     if not shared:
-        return SplitDetections((nothing,) * len(images), ())
+        return SplitDetections((nothing,) * len(images), (), network.task)
     judged = _SharedClasses(network, shared)
     id_of = {name: index for index, name in enumerate(names)}
     to_data_set = np.array([id_of[name] for name in shared], dtype=np.int64)
@@ -106,7 +106,7 @@ def find_objects(
             ):
                 found.append(replace(detections, class_ids=to_data_set[detections.class_ids]))
             bar.update(len(placed))
-    return SplitDetections(tuple(found), shared)
+    return SplitDetections(tuple(found), shared, network.task)
 
 
 def _placed_batches(

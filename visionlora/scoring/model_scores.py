@@ -77,7 +77,7 @@ def judge(
     """
     if not found.classes:
         return None
-    scores, matches = score_and_match(found.detections, images, names, classes=found.classes)
+    scores, matches = score_and_match(found.detections, images, names, classes=found.classes, task=found.task)
     draws = None if weights is None else bootstrap(matches, weights)
     known = [only_classes(image, names, found.classes) for image in images]
     outcomes = tuple(

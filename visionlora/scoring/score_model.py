@@ -42,5 +42,5 @@ def score_model(
     found = find_objects(network, images, names, batch=batch, progress="" if progress else None)
     if not found.classes:
         return ScoredModel(scores=None, classes=())
-    scores = coco_scores(found.detections, images, names, classes=found.classes)
+    scores = coco_scores(found.detections, images, names, classes=found.classes, task=found.task)
     return ScoredModel(scores=scores, classes=found.classes)

@@ -15,6 +15,7 @@ from visionlora.scoring.bootstrap import FEWEST_IMAGES, draw_images
 from visionlora.scoring.cache import cache_key, image_hashes, keep_found, load_found
 from visionlora.scoring.coco import ClassCount, count_classes
 from visionlora.scoring.detect_split import SplitDetections, find_objects
+from visionlora.tasks import DETECT, Task
 from visionlora.vision.inference import Network
 
 
@@ -83,21 +84,21 @@ class EvaluationSplit:
             imgsz=network.image_size,
             runtime=runtime,
         )
-        kept = load_found(key)
+        kept = load_found(key, network.task)
         if kept is None:
             kept = find_objects(network, self.images, self.names, progress=progress)
             keep_found(key, kept)
         return kept
 
 
-def load_split(data: Path | str, split: str = "val") -> EvaluationSplit:
-    """Load a split of a data.yaml, or a COCO ground truth (.json).
+def load_split(data: Path | str, split: str = "val", *, task: Task = DETECT) -> EvaluationSplit:
+    """Load a split of a data.yaml, whose labels are of a task, or a COCO ground truth (.json).
 
     Raises:
         DataError: the data set or an image cannot be used.
     """
     is_coco = Path(data).suffix.lower() == ".json"
-    dataset = load_coco(data, split=split) if is_coco else load_dataset(data, splits=(split,))
+    dataset = load_coco(data, split=split) if is_coco else load_dataset(data, splits=(split,), task=task)
     images, names = dataset.split(split), dataset.names
     used = DataUsed(printable(data), content_hash(images), split, len(images), count_classes(images, names))
     return EvaluationSplit(images, image_hashes(images), names, used)

@@ -166,7 +166,7 @@ def plan(
     family = family_of(model)
     base = family.load(model)
     family.check_image_size(imgsz, base)
-    dataset = load_dataset(data, splits=("train",))
+    dataset = load_dataset(data, splits=("train",), task=base.task)
     images = dataset.split("train")
     rows = _measure(base, StepSample(dataset.names, _objects(images), batch, imgsz, place))
     chosen, reason = recommend(rows)

@@ -182,7 +182,7 @@ def run_training(
             folder.refuse_earlier_run(overwrite=call.overwrite)
         base = family.load(model)
         family.check_image_size(schedule.imgsz, base)
-        dataset = load_dataset(data)
+        dataset = load_dataset(data, task=base.task)
         settings.check_belongs(base, dataset)
         images = calibration_images(dataset, settings.images, seed=schedule.seed) if settings.qat else ()
         warn_of_doubtful_data(dataset, schedule.batch)

@@ -1,4 +1,4 @@
-"""Detections in pixels, and the one way to get them out of a network's raw output: numpy and OpenCV only."""
+"""Detections in pixels, and what counts as one: numpy and OpenCV only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from visionlora.errors import UsageError
 from visionlora.formats.text import printable
-from visionlora.vision.boxes import nms as suppress  # `decode` has a flag of that name
 from visionlora.vision.drawing import class_colour, draw_boxes
 
 EVALUATION_CONFIDENCE = 0.001
@@ -224,61 +223,6 @@ class Detections:
         )
 
 
-def decode(
-    prediction: NDArray[np.float32],
-    *,
-    nms: bool,
-    confidence: float | Sequence[float] = PREDICTION_CONFIDENCE,
-    iou_threshold: float = IOU_THRESHOLD,
-    max_detections: int = MAX_DETECTIONS,
-    agnostic: bool = False,
-) -> Detections:
-    """Turn the raw output of a network for one image into detections.
-
-    One anchor may give several classes, as in Ultralytics' validator.
-
-    Args:
-        prediction: (4 + classes, anchors); centre x, centre y, width and height in pixels of the network's
-            input, then a score in [0, 1] for each class.
-        nms: whether the head predicts an object several times (YOLOv8, YOLO11) or once (YOLO26).
-        confidence: only scores greater than this count; one number, or one a class.
-        iou_threshold: see `visionlora.vision.boxes.nms`; without effect for an end-to-end head.
-        max_detections: how many detections to return at most.
-        agnostic: whether boxes of different classes suppress each other too.
-
-    Returns:
-        Detections, best first, in pixels of the network's input.
-
-    Raises:
-        UsageError: an option is out of range, or `prediction` is not of this shape.
-
-    Example:
-        >>> raw = np.array([[50, 50], [50, 51], [20, 20], [20, 20], [0.9, 0.8]], dtype=np.float32)
-        >>> decode(raw, nms=True).boxes_xyxy.tolist()
-        [[40.0, 40.0, 60.0, 60.0]]
-        >>> len(decode(raw, nms=False))
-        2
-    """
-    check_thresholds(confidence, iou_threshold, max_detections)
-    if prediction.ndim != 2 or len(prediction) < 5:
-        raise UsageError(f"decode: expected a prediction of shape (4 + classes, anchors), got {prediction.shape}")
-    limits = np.asarray(confidence, dtype=np.float32)
-    if limits.ndim and limits.shape != (len(prediction) - 4,):
-        raise UsageError(f"confidence: expected {len(prediction) - 4} numbers, one a class, got {len(limits)}")
-    # Over the flat array: np.nonzero of two dimensions takes ten times as long.
-    candidates = np.flatnonzero(prediction[4:] > limits.reshape(-1, 1))
-    class_ids, anchors = np.divmod(candidates, prediction.shape[1])
-    scores = prediction[4:][class_ids, anchors]
-    best = _best(scores, MAX_CANDIDATES if nms else max_detections)
-    boxes = _xyxy(prediction[:4, anchors[best]])
-    scores, class_ids = scores[best], class_ids[best]
-    if nms:
-        groups = np.zeros_like(class_ids) if agnostic else class_ids
-        kept = suppress(boxes, scores, groups, iou_threshold=iou_threshold, max_detections=max_detections)
-        boxes, scores, class_ids = boxes[kept], scores[kept], class_ids[kept]
-    return Detections(boxes, scores, class_ids)
-
-
 def check_thresholds(
     confidence: float | Sequence[float], iou_threshold: float, max_detections: int, *, name: str = "confidence"
 ) -> None:
@@ -314,18 +258,3 @@ def as_numbers(values: Any) -> NDArray[Any] | None:
     except ValueError:  # lists of different lengths
         return None
     return given if given.dtype.kind in "iuf" else None
-
-
-def _best(scores: NDArray[np.float32], limit: int) -> NDArray[np.intp]:
-    """Indices of the `limit` highest scores, best first, without sorting what is not wanted."""
-    if len(scores) <= limit:
-        return np.argsort(-scores, kind="stable")
-    lowest = np.partition(scores, len(scores) - limit)[len(scores) - limit]
-    candidates = np.flatnonzero(scores >= lowest)  # with the ties at the edge, so that the choice is stable
-    return candidates[np.argsort(-scores[candidates], kind="stable")[:limit]]
-
-
-def _xyxy(boxes_cxcywh: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(4, N) centres and sizes -> (N, 4) corners."""
-    centre, half = boxes_cxcywh[:2].T, boxes_cxcywh[2:].T / 2
-    return np.concatenate([centre - half, centre + half], axis=1)

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from visionlora.errors import ModelError
+from visionlora.tasks import Task
 from visionlora.vision.detections import (
     IOU_THRESHOLD,
     MAX_DETECTIONS,
     PREDICTION_CONFIDENCE,
     Detections,
     check_thresholds,
-    decode,
 )
 from visionlora.vision.preprocess import Placement, letterbox
 
@@ -30,6 +29,7 @@ class Network(Protocol):
     """A detector's arithmetic, whatever executes it.
 
     Attributes:
+        task: what it finds, and how its raw predictions are laid out.
         names: one name a class.
         image_size: side of the square input in pixels.
         nms: whether its predictions need non-maximum suppression.
@@ -37,6 +37,9 @@ class Network(Protocol):
         cut: the score below which the file itself leaves out what it finds; None where it leaves out nothing.
         precision: what it computes in on this machine, such as `f32` or `bf16`; None where the runtime does not say.
     """
+
+    @property
+    def task(self) -> Task: ...
 
     @property
     def names(self) -> tuple[str, ...]: ...
@@ -57,7 +60,7 @@ class Network(Protocol):
     def precision(self) -> str | None: ...
 
     def __call__(self, batch: NDArray[np.float32], /) -> NDArray[np.float32]:
-        """Map (n, 3, S, S) RGB in [0, 1] to (n, 4 + classes, anchors): cx, cy, w, h in pixels, then scores."""
+        """Map (n, 3, S, S) RGB in [0, 1] to the raw prediction (n, rows, anchors) of its task."""
         ...
 
 
@@ -89,8 +92,9 @@ def detect(
         ModelError: the network gives what no detector gives, see `check_predictions`.
 
     Example:
+        >>> from visionlora.tasks import DETECT
         >>> class Blind:
-        ...     names, image_size, nms = ("scratch",), 32, True
+        ...     task, names, image_size, nms = DETECT, ("scratch",), 32, True
         ...
         ...     def __call__(self, batch):
         ...         return np.zeros((len(batch), 5, 21), dtype=np.float32)
@@ -127,18 +131,18 @@ def detect_placed(
         return []
     predictions = network(np.stack([tensor for tensor, _ in placed]))
     check_predictions(network, predictions)
-    results = []
-    for prediction, (_, placement) in zip(predictions, placed, strict=True):
-        found = decode(
+    return [
+        network.task.decode(
             prediction,
             nms=network.nms,
             confidence=confidence,
             iou_threshold=iou_threshold,
             max_detections=max_detections,
             agnostic=agnostic,
+            placement=placement,
         )
-        results.append(replace(found, boxes_xyxy=placement.to_original(found.boxes_xyxy)))
-    return results
+        for prediction, (_, placement) in zip(predictions, placed, strict=True)
+    ]
 
 
 def check_predictions(network: Network, predictions: NDArray[np.float32]) -> None:
@@ -146,14 +150,14 @@ def check_predictions(network: Network, predictions: NDArray[np.float32]) -> Non
 
     Args:
         network: what gave them; its file's name is in the message.
-        predictions: (n, 4 + classes, anchors).
+        predictions: (n, rows, anchors).
 
     Raises:
         ModelError: values are no numbers, scores are outside [0, 1], or boxes are far outside of any picture.
     """
     if not predictions.size:
         return
-    boxes, scores = predictions[:, :4], predictions[:, 4:]
+    boxes, scores = network.task.split(predictions)
     low, high, farthest = scores.min(), scores.max(), max(boxes.max(), -boxes.min())  # each is NaN where a value is
     if not np.isfinite([low, high, farthest]).all():
         raise ModelError(f"{_name(network)}: the network gave values that are no numbers; its file is broken")

@@ -122,10 +122,11 @@ def evaluate(
         raise UsageError("html: expected a folder to write report.html into; give --out")
     if out is not None:
         refuse_existing_report(out, overwrite=overwrite)
-    domain = load_split(data, split)
-    source = None if retention is None else load_split(retention, "val")
     networks = [open_network(spec, image_size=imgsz) for spec in specs]
     _check(specs, networks)
+    task = networks[0].task
+    domain = load_split(data, split, task=task)
+    source = None if retention is None else load_split(retention, "val", task=task)
     if source is not None:
         check_base(specs[0].label, shared_classes(networks[0], source.names), source.used)
     found = [_find(spec, network, domain, cache=cache) for spec, network in zip(specs, networks, strict=True)]
@@ -187,6 +188,9 @@ def evaluate(
 
 def _check(specs: Sequence[ModelSpec], networks: Sequence[Network]) -> None:
     """Refuse models that cannot stand in one report, before any time is spent on them."""
+    if len({network.task.name for network in networks}) > 1:
+        tasks = ", ".join(f"{spec.label} {one.task.name}" for spec, one in zip(specs, networks, strict=True))
+        raise UsageError(f"expected models of one task, got {tasks}; judge those of each task on their own")
     if len({network.image_size for network in networks}) > 1:
         sizes = ", ".join(f"{spec.label} {one.image_size} px" for spec, one in zip(specs, networks, strict=True))
         raise UsageError(

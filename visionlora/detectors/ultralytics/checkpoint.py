@@ -32,6 +32,7 @@ from visionlora.detectors.ultralytics.classes import class_output_names
 from visionlora.detectors.ultralytics.unpickling import read_restricted
 from visionlora.errors import ModelError
 from visionlora.formats.text import class_names
+from visionlora.tasks import TASKS
 from visionlora.trust import is_trusted
 
 FAMILY = "ultralytics"
@@ -57,7 +58,8 @@ def load_base(path: Path | str) -> Base:
         model = _model_of(checkpoint, path)
         _check_detector(model, path)
         names = _names_of(model, path)
-        _check_runs(model, len(names))
+        task = TASKS[model.task]
+        _check_runs(model, task.rows(len(names)))
         return Base(
             model=model,
             path=path,
@@ -67,6 +69,7 @@ def load_base(path: Path | str) -> Base:
             stride=int(model.stride.max()),
             family=FAMILY,
             card=_card_of(checkpoint),
+            task=task,
         )
     except UNREADABLE as error:
         reason = (str(error).strip().splitlines() or [repr(error)])[0]
@@ -88,7 +91,7 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def raw_prediction(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Return the raw prediction (n, 4 + classes, anchors) of the one-to-many head in eval mode; leave nothing behind.
+    """Return the raw prediction (n, rows, anchors) of the one-to-many head in eval mode; leave nothing behind.
 
     The model may carry an adapter that is not merged.
     """
@@ -108,7 +111,7 @@ def pack_checkpoint(base: Base, *, image_size: int, card: Mapping[str, Any]) -> 
     `YOLO(path)` loads, validates, exports and fine-tunes such a file; Ultralytics ignores the extra entry.
     """
     model: Any = copy.deepcopy(base.model).cpu().float().eval()
-    model.args = {"task": "detect", "imgsz": image_size, "model": base.path.name}
+    model.args = {"task": base.task.name, "imgsz": image_size, "model": base.path.name}
     model.criterion = None
     checkpoint = {
         "epoch": -1,
@@ -240,8 +243,12 @@ def _names_of(model: DetectionModel, path: Path) -> tuple[str, ...]:
 
 
 @torch.no_grad()
-def _check_runs(model: DetectionModel, classes: int) -> None:
+def _check_runs(model: DetectionModel, rows: int) -> None:
     """Run the model on a small picture, so that a damaged one is met here.
+
+    Args:
+        model: the detector.
+        rows: of its raw prediction.
 
     Raises:
         ValueError: its strides or what it returns have no meaning.
@@ -253,7 +260,7 @@ def _check_runs(model: DetectionModel, classes: int) -> None:
         raise ValueError(f"expected {head.nl} strides from 1 to 256, got {strides}")
     side = max(64, int(max(strides)))
     returned = raw_prediction(model, torch.zeros(1, 3, side, side))
-    expected = (1, 4 + classes, sum(int(side // stride) ** 2 for stride in strides))
+    expected = (1, rows, sum(int(side // stride) ** 2 for stride in strides))
     if returned.shape != expected:
         raise ValueError(f"expected a prediction {expected}, got {tuple(returned.shape)}")
 
@@ -279,7 +286,7 @@ def _card_of(checkpoint: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 def _check_detector(model: Any, path: Path) -> None:
     task = getattr(model, "task", None)
-    if not isinstance(model, DetectionModel) or task != "detect":
+    if not isinstance(model, DetectionModel) or task not in TASKS:
         raise ModelError(f"{path}: expected a detection checkpoint, got one for {task or type(model).__name__}")
     head = model.model[-1]
     if type(head) not in (Detect, v10Detect):

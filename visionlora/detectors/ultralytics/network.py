@@ -23,9 +23,9 @@ from visionlora.errors import AdapterError, UsageError
 class RawDetector(nn.Module):
     """A detector without its framework: images in, the raw prediction of its one-to-many head out.
 
-    Input (n, 3, S, S) RGB in [0, 1]; output (n, 4 + classes, anchors): cx, cy, w, h in input pixels, then scores in
-    [0, 1]. Batch normalization is folded. Suppression of overlapping boxes is left to the caller, for heads with an
-    end-to-end branch too, as Ultralytics does by default.
+    Input (n, 3, S, S) RGB in [0, 1]; output (n, rows, anchors), the raw prediction of its task. Batch
+    normalization is folded. Suppression of overlapping boxes is left to the caller, for heads with an end-to-end branch
+    too, as Ultralytics does by default.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -81,7 +81,7 @@ class TorchNetwork:
             base = with_adapter(base, loaded)
         self.image_size = own_size if image_size is None else image_size
         check_image_size(self.image_size, base)
-        self.names = base.names
+        self.task, self.names = base.task, base.names
         self.metadata = base.card  # what a merged checkpoint says about itself
         device = check_device(device)
         self.device = torch.device(f"cuda:{device}" if device.isdigit() else device)
@@ -89,7 +89,7 @@ class TorchNetwork:
 
     @torch.inference_mode()
     def __call__(self, batch: np.ndarray) -> np.ndarray:
-        """Return the raw prediction (n, 4 + classes, anchors) for a batch (n, 3, S, S) float32 in [0, 1]."""
+        """Return the raw prediction (n, rows, anchors) for a batch (n, 3, S, S) float32 in [0, 1]."""
         return self.detector(torch.from_numpy(batch).to(self.device)).float().cpu().numpy()
 
     def adapter_off(self) -> TorchNetwork:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,8 @@ from ultralytics.utils.metrics import DetMetrics
 
 from visionlora.data import LabelledImage
 from visionlora.detectors.job import Ruler
-from visionlora.vision.detections import EVALUATION_CONFIDENCE, IOU_THRESHOLD, MAX_DETECTIONS, Detections, decode
+from visionlora.tasks import DETECT
+from visionlora.vision.detections import EVALUATION_CONFIDENCE, IOU_THRESHOLD, MAX_DETECTIONS, Detections
 from visionlora.vision.preprocess import Placement
 
 MAP50, MAP50_95 = "metrics/mAP50(B)", "metrics/mAP50-95(B)"
@@ -69,7 +69,7 @@ class RulerValidator(DetectionValidator):
         return ("%22s" + "%11s" * 4) % ("Class", "Images", "Instances", "mAP50", "mAP50-95")
 
     def postprocess(self, preds: Any) -> np.ndarray:
-        """Return the raw predictions (n, 4 + classes, anchors)."""
+        """Return the raw predictions (n, rows, anchors)."""
         return (preds[0] if isinstance(preds, tuple | list) else preds).float().cpu().numpy()
 
     def update_metrics(self, preds: np.ndarray, batch: dict[str, Any]) -> None:
@@ -104,12 +104,12 @@ class RulerValidator(DetectionValidator):
 
 
 def _detections(prediction: np.ndarray, placement: Placement) -> Detections:
-    """Return what a raw prediction (4 + classes, anchors) finds, in pixels of the picture."""
-    found = decode(
+    """Return what a raw prediction (rows, anchors) finds, in pixels of the picture."""
+    return DETECT.decode(
         prediction,
         nms=True,
         confidence=EVALUATION_CONFIDENCE,
         iou_threshold=IOU_THRESHOLD,
         max_detections=MAX_DETECTIONS,
+        placement=placement,
     )
-    return replace(found, boxes_xyxy=placement.to_original(found.boxes_xyxy))

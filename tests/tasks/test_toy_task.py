@@ -1,0 +1,173 @@
+"""A new task is one value: squares, written here, are opened, detected, judged, drawn and compared like boxes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import cv2
+import numpy as np
+import pytest
+
+import visionlora as vl
+from tests.tiny_onnx import NAMES, own_metadata, write_constant
+from visionlora.errors import ModelError
+from visionlora.patching.selftest import self_test
+from visionlora.quantization.checks import check_scores
+from visionlora.quantization.sensitivity import prediction_error
+from visionlora.runtime import OnnxNetwork
+from visionlora.scoring.score_model import score_model
+from visionlora.scoring.split import load_split
+from visionlora.tasks import DETECT, TASKS
+from visionlora.tasks.task import best_candidates, check_fraction, clip_box, difference
+from visionlora.vision.detections import Detections
+from visionlora.vision.inference import detect
+from visionlora.vision.preprocess import Placement
+
+SIDE = 64  # of the network's input
+SQUARES = np.array(
+    [[16, 20, 12], [40, 44, 20], [50, 12, 8]], dtype=np.float32
+)  # centre x, centre y, side; in its pixels
+CLASS_IDS = (0, 1, 1)
+
+
+@dataclass(frozen=True)
+class Squares:
+    """Squares: centre x, centre y, side, then the scores of the classes."""
+
+    name: ClassVar[str] = "square"
+    iou_type: ClassVar[str] = "bbox"
+
+    def rows(self, classes: int) -> int:
+        return 3 + classes
+
+    def split(self, prediction: Any) -> tuple[Any, Any]:
+        return prediction[..., :3, :], prediction[..., 3:, :]
+
+    def rows_of(self, class_ids: Sequence[int]) -> list[int]:
+        return [0, 1, 2, *(3 + class_id for class_id in class_ids)]
+
+    def decode(
+        self,
+        prediction: np.ndarray,
+        *,
+        nms: bool,
+        confidence: float | Sequence[float] = 0.25,
+        iou_threshold: float = 0.7,
+        max_detections: int = 300,
+        agnostic: bool = False,
+        placement: Placement | None = None,
+    ) -> Detections:
+        squares, scores = self.split(prediction)
+        scores, class_ids, anchors = best_candidates(scores, confidence, max_detections)
+        x, y, side = squares[:, anchors]
+        boxes = np.stack([x - side / 2, y - side / 2, x + side / 2, y + side / 2], axis=1)
+        return Detections(boxes if placement is None else placement.to_original(boxes), scores, class_ids)
+
+    def encode(self, boxes_xyxy: np.ndarray, scores: np.ndarray, class_ids: np.ndarray, *, classes: int) -> np.ndarray:
+        raise NotImplementedError("no file gives finished squares")
+
+    def overlap(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return (np.minimum(a[2], b[2]) / np.maximum(a[2], b[2])).astype(np.float64)
+
+    def coco_fields(self, objects: Any) -> dict[str, np.ndarray]:
+        return DETECT.coco_fields(objects)
+
+    def check_columns(self, columns: int, most: int) -> None:
+        if columns != 4:
+            raise ValueError(f"expected 4 columns (class, x, y, side), got {columns}")
+
+    def label_box(self, values: Sequence[float]) -> np.ndarray:
+        x, y, side = values
+        check_fraction("x", x)
+        check_fraction("y", y)
+        return clip_box(np.array([x - side / 2, y - side / 2, x + side / 2, y + side / 2]))
+
+
+@pytest.fixture
+def task(monkeypatch) -> Squares:
+    monkeypatch.setitem(TASKS, "square", Squares())
+    return TASKS["square"]
+
+
+def write_squares(path: Path, *, on_card: bool = False, score: float = 0.9) -> Path:
+    """A file that finds `SQUARES` in every picture, with scores that depend on it a little."""
+    output = np.zeros((1, 3 + len(NAMES), 3), dtype=np.float32)
+    output[0, :3] = SQUARES.T
+    output[0, [3 + class_id for class_id in CLASS_IDS], range(3)] = score
+    moving = np.where(output[0, :, :, None] == np.float32(score), 1e-6, 0)[None, ..., 0]
+    card = {**own_metadata(image_size=SIDE), **({"task": "square"} if on_card else {})}
+    properties = {"visionlora": json.dumps(card), **({} if on_card else {"task": "square"})}
+    return write_constant(path, output, properties, moving=moving)
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    """A picture of twice the network's side with a label of each square, once for every split."""
+    for split in ("train", "val"):
+        for folder in ("images", "labels"):
+            (tmp_path / folder / split).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / f"images/{split}/a.png"), np.full((2 * SIDE, 2 * SIDE, 3), 90, dtype=np.uint8))
+        rows = zip(CLASS_IDS, (SQUARES / SIDE).tolist(), strict=True)
+        lines = [f"{class_id} {x} {y} {side}\n" for class_id, (x, y, side) in rows]
+        (tmp_path / f"labels/{split}/a.txt").write_text("".join(lines))
+    path = tmp_path / "data.yaml"
+    path.write_text(f"path: .\ntrain: images/train\nval: images/val\nnames: {list(NAMES)}\n")
+    return path
+
+
+@pytest.mark.parametrize("on_card", [False, True], ids=["metadata", "card"])
+def test_a_file_says_its_task_and_is_refused_where_nobody_knows_it(tmp_path, monkeypatch, on_card) -> None:
+    path = write_squares(tmp_path / "a.onnx", on_card=on_card)
+    with pytest.raises(ModelError, match=r"a\.onnx: expected a model of task detect, got one of task 'square'"):
+        OnnxNetwork(path)
+    monkeypatch.setitem(TASKS, "square", Squares())
+
+    assert OnnxNetwork(path).task == Squares()
+
+
+def test_squares_are_found_in_pixels_of_the_picture_and_drawn(tmp_path, task) -> None:
+    detector = vl.Detector(write_squares(tmp_path / "a.onnx"))
+    picture = np.full((2 * SIDE, 2 * SIDE, 3), 90, dtype=np.uint8)
+    found = detector.predict(picture)
+    (same,) = detect(detector.network, [picture])
+
+    order = np.argsort(found.boxes_xyxy[:, 0])
+    expected = 2 * np.concatenate([SQUARES[:, :2] - SQUARES[:, 2:] / 2, SQUARES[:, :2] + SQUARES[:, 2:] / 2], axis=1)
+    np.testing.assert_allclose(found.boxes_xyxy[order], expected[np.argsort(expected[:, 0])])
+    assert sorted(found.labels) == ["pit", "pit", "scratch"]
+    np.testing.assert_array_equal(same.boxes_xyxy, found.boxes_xyxy)
+    assert (found.draw(picture) != picture).any()
+
+
+def test_squares_are_scored_against_their_labels(tmp_path, data, task) -> None:
+    network = OnnxNetwork(write_squares(tmp_path / "a.onnx"))
+    split = load_split(data, task=task)
+    (image,) = split.images
+    pits = replace(image, class_ids=np.zeros(2, np.int64), boxes_xyxy=image.boxes_xyxy[1:])
+
+    assert score_model(network, split.images, split.names).scores.map50_95 == pytest.approx(1)
+    assert score_model(network, [pits], ("pit",)).scores.map50_95 == pytest.approx(1)  # one class of three
+
+
+def test_a_report_judges_files_of_squares(tmp_path, data, task) -> None:
+    files = [write_squares(tmp_path / "a.onnx"), write_squares(tmp_path / "b.onnx", score=0.7)]
+    report = vl.evaluate(files, data, out=tmp_path / "report", html=True)
+
+    assert [row.scores.map50_95 for row in report.rows] == pytest.approx([1, 1])
+    assert (tmp_path / "report" / "report.html").is_file()
+
+
+def test_predictions_of_squares_are_checked_and_compared(tmp_path, task) -> None:
+    path = write_squares(tmp_path / "a.onnx")
+    one, other = OnnxNetwork(path), OnnxNetwork(write_squares(tmp_path / "b.onnx", score=0.7))
+    picture = np.full((1, 3, SIDE, SIDE), 0.5, dtype=np.float32)
+
+    self_test(path, NAMES)
+    check_scores(one, other, [picture])
+    a, b = one(picture), other(picture)
+    assert difference(task, a, b) == (0, pytest.approx(0.2))
+    assert prediction_error(task, [a], [b])[:2] == pytest.approx([0.04, 0.04], abs=1e-5)

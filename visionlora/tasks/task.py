@@ -1,0 +1,184 @@
+"""What every task says of itself, and what several share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from visionlora.errors import UsageError
+from visionlora.vision.detections import IOU_THRESHOLD, MAX_DETECTIONS, PREDICTION_CONFIDENCE, Detections
+from visionlora.vision.preprocess import Placement
+
+SLACK = 0.01
+"""How far a coordinate may lie outside [0, 1]: the tolerance of Ultralytics' `verify_image_label`."""
+
+
+class Task(Protocol):
+    """What a detector finds: how labels, raw predictions and COCO's annotations of it are laid out.
+
+    A raw prediction is (n, rows, anchors) float32: geometry in pixels of the network's input, and a score in [0, 1] for
+    each class.
+
+    Attributes:
+        name: as Ultralytics and the files call it.
+        iou_type: pycocotools' word for what it compares.
+    """
+
+    name: ClassVar[str]
+    iou_type: ClassVar[str]
+
+    def rows(self, classes: int) -> int:
+        """Return the rows of a raw prediction for so many classes."""
+        ...
+
+    def split(self, prediction: Any) -> tuple[Any, Any]:
+        """Return geometry (..., G, anchors) and scores (..., classes, anchors): views, in NumPy and torch alike."""
+        ...
+
+    def rows_of(self, class_ids: Sequence[int]) -> list[int]:
+        """Return which rows of a raw prediction make up one of these classes alone, in this order."""
+        ...
+
+    def decode(
+        self,
+        prediction: NDArray[np.float32],
+        *,
+        nms: bool,
+        confidence: float | Sequence[float] = PREDICTION_CONFIDENCE,
+        iou_threshold: float = IOU_THRESHOLD,
+        max_detections: int = MAX_DETECTIONS,
+        agnostic: bool = False,
+        placement: Placement | None = None,
+    ) -> Detections:
+        """Turn the raw prediction for one image into detections, best first.
+
+        Args:
+            prediction: (rows, anchors).
+            nms: whether the head predicts an object several times (YOLOv8, YOLO11) or once (YOLO26).
+            confidence: only scores greater than this count; one number, or one a class.
+            iou_threshold: see `visionlora.vision.boxes.nms`; without effect for an end-to-end head.
+            max_detections: how many detections to return at most.
+            agnostic: whether detections of different classes suppress each other too.
+            placement: where the image lies in the network's input; None leaves pixels of the input.
+
+        Raises:
+            UsageError: an option is out of range, or `prediction` is not of this shape.
+        """
+        ...
+
+    def encode(
+        self,
+        boxes_xyxy: NDArray[np.float32],
+        scores: NDArray[np.float32],
+        class_ids: NDArray[np.int64],
+        *,
+        classes: int,
+    ) -> NDArray[np.float32]:
+        """Return the raw prediction (n, rows, N) whose anchors are these boxes, a class each.
+
+        Args:
+            boxes_xyxy: (n, N, 4) in pixels of the network's input.
+            scores: (n, N).
+            class_ids: (n, N).
+            classes: how many there are.
+        """
+        ...
+
+    def overlap(self, a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return (N,) how much each of (G, N) geometries is the one at the same place, in [0, 1]."""
+        ...
+
+    def coco_fields(self, objects: Any) -> dict[str, NDArray[np.float64]]:
+        """Return COCO's fields of geometry, `area` among them, a row an object.
+
+        Args:
+            objects: `Detections`, or what is labelled in an image.
+        """
+        ...
+
+    def check_columns(self, columns: int, most: int) -> None:
+        """Refuse a line of a label file by its number of columns, the class first.
+
+        Args:
+            columns: of this line.
+            most: of the longest line of the file.
+
+        Raises:
+            ValueError: the line is none of this task.
+        """
+        ...
+
+    def label_box(self, values: Sequence[float]) -> NDArray[np.float64]:
+        """Return the box (4,) x1, y1, x2, y2 of a line's columns behind the class, clipped; fractions of the image.
+
+        Raises:
+            ValueError: a number cannot be meant, or nothing lies inside the image.
+        """
+        ...
+
+
+def best_candidates(
+    scores: NDArray[np.float32], confidence: float | Sequence[float], limit: int
+) -> tuple[NDArray[np.float32], NDArray[np.intp], NDArray[np.intp]]:
+    """Return the score, class and anchor of the best pairs of class and anchor, best first; equals keep their order.
+
+    Args:
+        scores: (classes, anchors).
+        confidence: only scores greater than this count; one number, or one a class.
+        limit: how many pairs at most.
+
+    Raises:
+        UsageError: there is another number of confidences than of classes.
+    """
+    limits = np.asarray(confidence, dtype=np.float32)
+    if limits.ndim and limits.shape != (len(scores),):
+        raise UsageError(f"confidence: expected {len(scores)} numbers, one a class, got {len(limits)}")
+    # Over the flat array: np.nonzero of two dimensions takes ten times as long.
+    class_ids, anchors = np.divmod(np.flatnonzero(scores > limits.reshape(-1, 1)), scores.shape[1])
+    found = scores[class_ids, anchors]
+    best = _best(found, limit)
+    return found[best], class_ids[best], anchors[best]
+
+
+def difference(task: Task, got: Any, expected: Any) -> tuple[float, float]:
+    """Return the largest difference of two raw predictions, in NumPy or torch: of geometry in pixels, and of a score.
+
+    Each is NaN where one of the predictions is.
+    """
+    geometry, scores = task.split(abs(got - expected))
+    return float(geometry.max()), float(scores.max())
+
+
+def check_fraction(name: str, value: float) -> None:
+    """Refuse a label's coordinate, `x...`, `y...`, `width` or `height`, outside the image by more than the tolerance.
+
+    Raises:
+        ValueError: it is outside.
+    """
+    if not -SLACK <= value <= 1 + SLACK:
+        axis = "height" if name.startswith(("y", "height")) else "width"
+        raise ValueError(f"expected {name} in [0, 1], got {value:g}; coordinates are fractions of the image {axis}")
+
+
+def clip_box(box_xyxy: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the part of a (4,) box inside the image, in fractions of it.
+
+    Raises:
+        ValueError: there is none.
+    """
+    clipped = np.clip(box_xyxy, 0, 1)
+    if not (clipped[:2] < clipped[2:]).all():
+        raise ValueError(f"expected a box inside the image, got {box_xyxy.round(6).tolist()}; delete the line")
+    return clipped
+
+
+def _best(scores: NDArray[np.float32], limit: int) -> NDArray[np.intp]:
+    """Indices of the `limit` highest scores, best first, without sorting what is not wanted."""
+    if len(scores) <= limit:
+        return np.argsort(-scores, kind="stable")
+    lowest = np.partition(scores, len(scores) - limit)[len(scores) - limit]
+    candidates = np.flatnonzero(scores >= lowest)  # with the ties at the edge, so that the choice is stable
+    return candidates[np.argsort(-scores[candidates], kind="stable")[:limit]]
