@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import importlib.metadata
 import subprocess
 import sys
 from pathlib import Path
@@ -87,21 +88,47 @@ def test_only_one_room_imports_ultralytics(path: Path) -> None:
     assert not uses or ULTRALYTICS_ROOM in path.parents
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        "visionlora",
-        "visionlora.runtime",
-        "visionlora.data",
-        "visionlora.int8",
-        "visionlora.scoring",
-        "visionlora.reporting",
-        "visionlora.quantization",
-        "visionlora.patching",
-        "visionlora.bundling",
-    ],
-)
-def test_light_modules_load_neither_torch_nor_ultralytics(module: str) -> None:
+MAKING = "visionlora.bundling.making"
+LIGHT = {
+    "__init__": (),
+    "formats": ("yaml",),
+    "vision": ("cv2", "numpy"),
+    "adapters": ("cv2", "numpy", "safetensors"),
+    "data": ("PIL", "cv2", "numpy", "yaml"),
+    "runtime": ("cv2", "numpy", "onnxruntime"),
+    "int8": ("cv2", "numpy", "onnx", "safetensors"),
+    "models": ("cv2", "numpy"),
+    "patching": ("cv2", "numpy", "onnx", "onnxruntime", "safetensors"),
+    "bundling": ("annotated_types", "cv2", "numpy", "onnxruntime", "pydantic"),  # the last checks what a manifest says
+    "prediction": ("cv2", "numpy", "onnxruntime", "tqdm"),
+}
+"""Light rooms, and the outside packages that their modules may load, with whatever these load themselves."""
+
+
+@pytest.fixture(scope="module")
+def installed() -> set[str]:
+    """Return the names by which the packages of other projects are imported."""
+    return set(importlib.metadata.packages_distributions()) - {"visionlora"}
+
+
+@pytest.mark.parametrize("room", LIGHT)
+def test_light_rooms_load_no_other_outside_packages(room: str, installed: set[str]) -> None:
+    modules = [module for module in MODULES if room_of(module) == room and module != MAKING]
+    code = f"""
+import importlib, sys
+for name in {LIGHT[room]}: importlib.import_module(name)
+allowed = set(sys.modules)
+for name in {modules}: importlib.import_module(name)
+print(*(set(sys.modules) - allowed))
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(run.stdout.split())
+    assert loaded.issuperset(modules) and MAKING not in loaded
+    assert {name.split(".")[0] for name in loaded} & installed <= set(LIGHT[room])
+
+
+@pytest.mark.parametrize("module", ["visionlora.scoring", "visionlora.reporting", "visionlora.quantization"])
+def test_judging_and_quantizing_load_neither_torch_nor_ultralytics(module: str) -> None:
     code = f"import sys, {module}; print([m for m in ('torch', 'ultralytics') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
