@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import importlib.metadata
 import subprocess
 import sys
 from pathlib import Path
@@ -100,23 +101,53 @@ def test_a_family_is_reached_through_its_protocol(path: Path) -> None:
     assert ULTRALYTICS_ROOM in path.parents or inside == INTO_A_FAMILY.get(here, set())
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        "visionlora",
-        "visionlora.runtime",
-        "visionlora.data",
-        "visionlora.int8",
-        "visionlora.detectors",
-        "visionlora.models",
-        "visionlora.scoring",
-        "visionlora.reporting",
-        "visionlora.quantization",
-        "visionlora.patching",
-        "visionlora.bundling",
-    ],
+MAKING = "visionlora.bundling.making"
+LIGHT = {
+    "__init__": (),
+    "formats": ("yaml",),
+    "vision": ("cv2", "numpy"),
+    "tasks": ("cv2", "numpy"),
+    "adapters": ("cv2", "numpy", "safetensors"),
+    "data": ("PIL", "cv2", "numpy", "yaml"),
+    "runtime": ("cv2", "numpy", "onnxruntime"),
+    "int8": ("cv2", "numpy", "onnx", "safetensors"),
+    "models": ("cv2", "numpy"),
+    "patching": ("cv2", "numpy", "onnx", "onnxruntime", "safetensors"),
+    "bundling": ("annotated_types", "cv2", "numpy", "onnxruntime", "pydantic"),  # of a manifest; it loads some late
+    "prediction": ("cv2", "numpy", "onnxruntime", "tqdm"),
+}
+"""Light rooms, and the outside packages that their modules may load, with whatever these load themselves."""
+
+
+@pytest.fixture(scope="module")
+def installed() -> set[str]:
+    """Return the names by which the packages of other projects are imported."""
+    return set(importlib.metadata.packages_distributions()) - {"visionlora"}
+
+
+@pytest.mark.parametrize("room", LIGHT)
+def test_light_rooms_load_no_other_outside_packages(room: str, installed: set[str]) -> None:
+    modules = [module for module in MODULES if room_of(module) == room and module != MAKING]
+    code = f"""
+import importlib, sys
+for name in {LIGHT[room]}: importlib.import_module(name)
+allowed = set(sys.modules)
+for name in {modules}: importlib.import_module(name)
+print(*(set(sys.modules) - allowed))
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(run.stdout.split())
+    assert loaded.issuperset(modules) and MAKING not in loaded
+    assert {name.split(".")[0] for name in loaded} & installed <= set(LIGHT[room])
+
+
+WITHOUT_TORCH = ("detectors", "scoring", "reporting", "quantization", "bundling.making")
+
+
+@pytest.mark.parametrize("module", [f"visionlora.{module}" for module in WITHOUT_TORCH])
+    "module", ["visionlora.detectors", "visionlora.scoring", "visionlora.reporting", "visionlora.quantization", MAKING]
 )
-def test_light_modules_load_neither_torch_nor_ultralytics(module: str) -> None:
+def test_other_rooms_without_training_load_neither_torch_nor_ultralytics(module: str) -> None:
     code = f"import sys, {module}; print([m for m in ('torch', 'ultralytics') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 

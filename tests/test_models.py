@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from tests.tiny_onnx import NAMES, write_detector
 from visionlora.errors import ModelError, UsageError
 from visionlora.models import open_network, parse_spec, parse_specs
 
@@ -66,15 +69,25 @@ def test_no_model_is_refused() -> None:
         parse_specs([])
 
 
-def test_onnx_file_opens(onnx_model, names) -> None:
-    network = open_network(f"label={onnx_model(names)}")
+def test_onnx_file_opens(tmp_path) -> None:
+    network = open_network(f"label={write_detector(tmp_path / 'a.onnx')}")
 
-    assert (network.names, network.image_size) == (names, 64)
+    assert (network.names, network.image_size) == (NAMES, 64)
 
 
-def test_onnx_file_of_another_size_is_refused(onnx_model, names) -> None:
+def test_onnx_file_opens_without_torch(tmp_path) -> None:
+    path = write_detector(tmp_path / "a.onnx")
+    code = (
+        f"import sys; from visionlora.models import open_network; open_network({str(path)!r}); "
+        "print({'torch', 'ultralytics', 'onnx', 'PIL', 'matplotlib', 'pydantic'} & set(sys.modules))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "set()"
+
+
+def test_onnx_file_of_another_size_is_refused(tmp_path) -> None:
     with pytest.raises(UsageError, match="made for 64 px, but 320 px were asked for"):
-        open_network(onnx_model(names), image_size=320)
+        open_network(write_detector(tmp_path / "a.onnx"), image_size=320)
 
 
 def test_missing_onnx_file_is_refused(tmp_path) -> None:

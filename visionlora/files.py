@@ -168,6 +168,27 @@ def exclusive(folder: Path | str) -> Iterator[Path]:
                 path.rmdir()
 
 
+@contextmanager
+def in_turn(folder: Path) -> Iterator[None]:
+    """Let other processes wait that ask for the same folder while the block runs, where the system has such locks.
+
+    Nothing is written into the folder. The system lets go of the lock where this process is killed.
+
+    Raises:
+        OSError: there is no such folder.
+    """
+    if fcntl is None:  # Windows
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _lock(folder: Path) -> int:
     """Return the descriptor of the locked file in a folder, which says who holds it."""
     _leave_locks_in_forks()

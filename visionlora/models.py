@@ -8,13 +8,12 @@ from pathlib import Path
 
 from visionlora.detectors import family_of
 from visionlora.errors import UsageError
+from visionlora.formats.kinds import CHECKPOINT, KINDS, ONNX, FileKind
 from visionlora.formats.text import printable
 from visionlora.vision.inference import Network, try_out
 
 _ADAPTER_SUFFIX = ".safetensors"
 _OPENVINO = "openvino:"
-_RUNTIMES = {".pt": "torch", ".onnx": "onnxruntime", ".xml": "openvino", ".param": "ncnn", ".tflite": "litert"}
-_WEIGHTS_BESIDE = (".xml", ".param")
 
 
 @dataclass(frozen=True)
@@ -41,16 +40,21 @@ class ModelSpec:
             raise UsageError(f"{self.path}: the label before '=' is empty")
         if self.path.suffix == _ADAPTER_SUFFIX:
             raise UsageError(f"{self.path}: an adapter needs its base: write base.pt+{self.path.name}")
-        if self.path.suffix not in _RUNTIMES:
+        if self.path.suffix not in KINDS:
+            *others, last = KINDS
             meant = "" if self.path.suffix else f"; did you mean {self.path}.pt?"
             raise UsageError(
-                f"{self.path}: expected a .pt, .onnx, .xml, .param or .tflite file, or base.pt+adapter.safetensors"
-                f"{meant}"
+                f"{self.path}: expected a {', '.join(others)} or {last} file, or base.pt+adapter.safetensors{meant}"
             )
-        if self.in_openvino and self.path.suffix != ".onnx":
+        if self.in_openvino and self.kind is not ONNX:
             raise UsageError(f"{self.path}: expected an .onnx file after {_OPENVINO!r}")
-        if self.adapter is not None and self.path.suffix != ".pt":
+        if self.adapter is not None and self.kind is not CHECKPOINT:
             raise UsageError(f"{self.path}: an adapter belongs to a .pt base; an ONNX file has it merged in")
+
+    @property
+    def kind(self) -> FileKind:
+        """What kind of file `path` is."""
+        return KINDS[self.path.suffix]
 
     @property
     def file(self) -> Path:
@@ -60,12 +64,12 @@ class ModelSpec:
     @property
     def parts(self) -> tuple[Path, ...]:
         """The files that hold this model's own bytes: `file`, and the weights beside an OpenVINO or ncnn model."""
-        return (self.file, self.file.with_suffix(".bin")) if self.path.suffix in _WEIGHTS_BESIDE else (self.file,)
+        return self.kind.parts(self.file)
 
     @property
     def runtime(self) -> str:
         """What executes it: `torch`, `onnxruntime`, `openvino`, `ncnn` or `litert`."""
-        return "openvino" if self.in_openvino else _RUNTIMES[self.path.suffix]
+        return "openvino" if self.in_openvino else self.kind.runtime
 
 
 def parse_spec(text: str | Path) -> ModelSpec:
@@ -135,7 +139,7 @@ def open_network(
     """
     if not isinstance(spec, ModelSpec):
         spec = parse_spec(spec)
-    if spec.path.suffix != ".pt":
+    if spec.kind is not CHECKPOINT:
         from visionlora.runtime import open_exported
 
         network: Network = open_exported(spec.path, spec.runtime, threads=threads)

@@ -8,13 +8,13 @@ next call puts the old one back.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from visionlora.bundling.manifest import MANIFEST, SIGNATURE, Manifest, read_manifest
 from visionlora.errors import ModelError, OutputError
-from visionlora.files import refuse_existing, sync
+from visionlora.files import in_turn, refuse_existing, sync
 
 _CACHE = "__pycache__"
 LARGEST_MANIFEST = 1 << 20  # bytes
@@ -36,7 +36,7 @@ def write_folder(files: Mapping[str, bytes], out: Path, *, overwrite: bool = Fal
     out = Path(os.path.realpath(out))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(out.parent):
+        with in_turn(out.parent):
             _repair(out)
             earlier = check_replaceable(out, overwrite=overwrite)
             if earlier is not None and not downgrade:
@@ -55,7 +55,7 @@ def repair(out: Path) -> None:
     out = Path(os.path.realpath(out))
     try:
         if any(path.exists() for path in _beside(out)):
-            with _alone(out.parent):
+            with in_turn(out.parent):
                 _repair(out)
     except OSError as error:
         raise OutputError(f"{out}: cannot be put back as it was: {error.strerror or error}") from error
@@ -177,20 +177,3 @@ def _remove(folder: Path) -> None:
         cached.rmdir()
     (folder / MANIFEST).unlink(missing_ok=True)  # last: it says which files are ours
     folder.rmdir()
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep other processes that replace a bundle in the same folder waiting, where the system has such locks."""
-    try:
-        import fcntl
-    except ModuleNotFoundError:  # Windows
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX)  # the system lets go of it where this process is killed
-        yield
-    finally:
-        os.close(descriptor)

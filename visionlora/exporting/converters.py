@@ -18,13 +18,9 @@ import yaml
 from torch import nn
 
 from visionlora.errors import UsageError
+from visionlora.formats.kinds import METADATA, OWN_METADATA, WEIGHTS
 from visionlora.isolation import isolate_openvino
-from visionlora.runtime.description import METADATA, OWN_METADATA
 
-SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "ncnn": ".param", "litert": ".tflite"}
-"""Formats, and how the name of the file ends that is to be written or run."""
-_ULTRALYTICS_FOLDERS = ("_openvino_model", "_ncnn_model")
-"""How the name of a folder ends that Ultralytics opens as one model; it reads `metadata.yaml` there."""
 _LIBRARIES = {"openvino": "openvino", "ncnn": "pnnx", "litert": "litert_torch"}
 
 
@@ -43,16 +39,6 @@ def require_converter(name: str) -> Any:
         ) from error
 
 
-def files_of(path: Path) -> tuple[Path, ...]:
-    """Return the files of a model whose file to run is `path`: the weights and the description first, itself last."""
-    if path.suffix in (".xml", ".param"):
-        described = [path.with_suffix(OWN_METADATA)]
-        if path.absolute().parent.name.endswith(_ULTRALYTICS_FOLDERS):
-            described.append(path.with_name(METADATA))
-        return path.with_suffix(".bin"), *described, path
-    return (path,)
-
-
 def write_openvino(onnx_path: Path, out: Path, metadata: Mapping[str, Any]) -> None:
     """Convert an ONNX file to OpenVINO's `.xml` and `.bin` in float32, its description beside it."""
     openvino = require_converter("openvino")
@@ -68,7 +54,7 @@ def write_ncnn(detector: nn.Module, images: torch.Tensor, out: Path, metadata: M
         others = {"ptpath": "a.pt", "ncnnpy": "a_ncnn.py", "pnnxparam": "a.pnnx.param", "pnnxbin": "a.pnnx.bin"}
         others |= {"pnnxpy": "a_pnnx.py", "pnnxonnx": "a.onnx"}
         scratch = {name: str(Path(folder) / file) for name, file in others.items()}
-        wanted = {"ncnnparam": str(out), "ncnnbin": str(out.with_suffix(".bin"))}
+        wanted = {"ncnnparam": str(out), "ncnnbin": str(out.with_suffix(WEIGHTS))}
         pnnx.export(detector, inputs=images, fp16=False, **scratch, **wanted)
     _describe_beside(out, metadata)
 
@@ -82,7 +68,7 @@ def write_litert(detector: nn.Module, images: torch.Tensor, out: Path, metadata:
 
 
 def _describe_beside(out: Path, metadata: Mapping[str, Any]) -> None:
-    """Write the description under both names; `files_of` says which of them a folder is to have."""
+    """Write the description under both names; `FileKind.files` says which of them a folder is to have."""
     text = yaml.safe_dump(dict(metadata), sort_keys=False, allow_unicode=True)
     for path in (out.with_suffix(OWN_METADATA), out.with_name(METADATA)):
         path.write_text(text, encoding="utf-8")

@@ -21,20 +21,13 @@ from visionlora.cards import RECIPE_KEY, data_hashes, make_card
 from visionlora.detectors import family_of
 from visionlora.detectors.family import Base
 from visionlora.errors import ExportError, ModelError, OutputError, UsageError
-from visionlora.exporting.converters import (
-    SUFFIXES,
-    files_of,
-    require_converter,
-    write_litert,
-    write_ncnn,
-    write_openvino,
-)
+from visionlora.exporting.converters import require_converter, write_litert, write_ncnn, write_openvino
 from visionlora.files import atomic_output, refuse_existing, sha256_of
+from visionlora.formats.kinds import CHECKPOINT, EXPORTED, KINDS, ONNX
 from visionlora.formats.seal import seal
 from visionlora.int8.decode import simplify_decode
 from visionlora.int8.float_model import lift_constants
 from visionlora.runtime import OpenVinoNetwork, open_exported
-from visionlora.runtime.description import METADATA
 from visionlora.tasks import Task
 from visionlora.tasks.task import difference
 from visionlora.vision.inference import Network
@@ -97,7 +90,7 @@ def export(
         >>> vl.export("merged.pt", "model.onnx", imgsz=320)  # doctest: +SKIP
     """
     out = _check(Path(out), format, opset, overwrite=overwrite)
-    family = family_of(model)
+    family, kind = family_of(model), EXPORTED[format]
     base = family.load(model)
     image_size = base.image_size if imgsz is None else imgsz
     family.check_image_size(image_size, base)
@@ -112,28 +105,29 @@ def export(
             box_error, score_error = _compare(detector, _open(made, format), family.sample_pictures(), out)
         except ModelError as error:  # it names the temporary file
             raise ExportError(str(error).replace(str(made), str(out))) from error
-        for file in files_of(out):
+        for file in kind.files(out):
             with atomic_output(file) as partial:
                 partial.write_bytes(made.with_name(file.name).read_bytes())
-    written = [file for file in files_of(out) if not file.name.endswith(METADATA)]
-    size = sum(file.stat().st_size for file in written)
+    size = sum(file.stat().st_size for file in kind.parts(out))
     return ExportedModel(out, base.names, image_size, box_error, score_error, size)
 
 
 def _check(out: Path, format: str, opset: int, *, overwrite: bool) -> Path:
     """Refuse what cannot be exported, before any work; return `out`."""
-    if format not in SUFFIXES:
-        raise UsageError(f"format: expected {', '.join(SUFFIXES)}, got {format!r}")
-    if out.suffix != SUFFIXES[format]:
-        meant = next((name for name, suffix in SUFFIXES.items() if suffix == out.suffix), None)
-        advice = f", or --format {meant} for this one" if meant else ""
-        raise UsageError(f"--out {out}: expected a name that ends in {SUFFIXES[format]}{advice}")
+    if format not in EXPORTED:
+        raise UsageError(f"format: expected {', '.join(EXPORTED)}, got {format!r}")
+    kind = EXPORTED[format]
+    if out.suffix != kind.suffix:
+        meant = KINDS.get(out.suffix, CHECKPOINT)
+        advice = "" if meant is CHECKPOINT else f", or --format {meant.name} for this one"
+        raise UsageError(f"--out {out}: expected a name that ends in {kind.suffix}{advice}")
     if opset not in OPSETS:
         raise UsageError(f"opset: expected {OPSETS.start} to {OPSETS.stop - 1}, got {opset}")
-    for other in map(out.with_suffix, SUFFIXES.values()):
-        if other != out and other.exists() and {*files_of(other)} & {*files_of(out)}:
+    for another in EXPORTED.values():
+        other = out.with_suffix(another.suffix)
+        if other != out and other.exists() and {*another.files(other)} & {*kind.files(out)}:
             raise OutputError(f"{out}: its weights would lie in the same file as those of {other}; choose another name")
-    for file in files_of(out):
+    for file in kind.files(out):
         refuse_existing(file, overwrite=overwrite)
     if format != "onnx":
         require_converter(format)
@@ -157,7 +151,7 @@ def _write(out: Path, detector: nn.Module, base: Base, *, format: str, image_siz
     if format in ("onnx", "openvino"):
         graph = _trace(detector, image_size=image_size, opset=opset)
         graph = _described(graph, base, card, stride)
-        path = out.with_suffix(".onnx")
+        path = out.with_suffix(ONNX.suffix)
         path.write_bytes(seal(graph.SerializeToString(deterministic=True)))
         if format == "openvino":
             write_openvino(path, out, _metadata_beside(card, stride, base.task))
@@ -174,7 +168,7 @@ def _open(path: Path, format: str) -> Network:
     """Open an exported file, in float32 where its runtime would choose less."""
     if format == "openvino":
         return OpenVinoNetwork(path, float32=True)
-    network: Network = open_exported(path, {"onnx": "onnxruntime"}.get(format, format))
+    network: Network = open_exported(path, EXPORTED[format].runtime)
     return network
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 
 from visionlora.errors import ModelError
+from visionlora.formats.kinds import CHECKPOINT, ONNX
 from visionlora.int8 import load_float_model
 from visionlora.runtime import OnnxNetwork
 from visionlora.runtime.network import ORT_ERRORS
@@ -35,10 +36,10 @@ def load_float_detector(path: Path | str) -> FloatDetector:
     Raises:
         ModelError: it is not a float detector that gives raw predictions.
     """
-    if Path(path).suffix == ".pt":
+    if Path(path).suffix == CHECKPOINT.suffix:
         raise ModelError(
             f"{path}: expected an ONNX file, got a checkpoint; make an ONNX file of it first: visionlora export "
-            f"--model {path} --out {Path(path).with_suffix('.onnx')}"
+            f"--model {path} --out {Path(path).with_suffix(ONNX.suffix)}"
         )
     network = OnnxNetwork(path)
     model = load_float_model(path)

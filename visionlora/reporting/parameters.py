@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from visionlora.formats.kinds import ONNX
 from visionlora.models import ModelSpec
 from visionlora.vision.inference import Network
 
@@ -18,7 +19,7 @@ def count_parameters(spec: ModelSpec, network: Network) -> int | None:
     """  # fmt: skip
     if spec.adapter is not None:
         return _adapter_parameters(spec.adapter)
-    if spec.path.suffix == ".onnx":
+    if spec.kind is ONNX:
         return _onnx_parameters(spec.path)
     detector: Any = getattr(network, "detector", None)
     return None if detector is None else sum(parameter.numel() for parameter in detector.parameters())

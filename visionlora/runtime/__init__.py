@@ -6,8 +6,11 @@ A runtime is loaded when its network is first asked for, so that the memory of a
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from visionlora.formats.kinds import KINDS, LITERT
 from visionlora.vision.inference import try_out
 
 if TYPE_CHECKING:
@@ -27,6 +30,7 @@ __all__ = [
     "OnnxNetwork",
     "OpenVinoNetwork",
     "open_exported",
+    "read_card",
     "stream",
 ]
 
@@ -57,6 +61,26 @@ def open_exported(path: Any, runtime: str, *, threads: int | None = None) -> Any
     network = __getattr__(_NETWORKS[runtime])(path, threads=threads)
     try_out(network)
     return network
+
+
+def read_card(path: Path) -> Mapping[str, Any] | None:
+    """Return the card that visionlora wrote into an exported file, or beside it; None for a file of another maker.
+
+    Raises:
+        ModelError: the file cannot be used, or a LiteRT file is of another maker.
+    """
+    kind = KINDS[path.suffix]
+    if kind.weights:
+        from visionlora.runtime.description import described_beside
+
+        return described_beside(path).card
+    if kind is LITERT:
+        from visionlora.runtime import litert
+
+        return litert.read_card(path)
+    from visionlora.runtime.network import OnnxNetwork
+
+    return OnnxNetwork(path).metadata
 
 
 def __getattr__(name: str) -> Any:

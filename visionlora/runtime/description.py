@@ -8,15 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from visionlora.errors import ModelError
+from visionlora.formats.kinds import KINDS, METADATA, OWN_METADATA, WEIGHTS
 from visionlora.formats.parsing import parse_json, parse_literal
 from visionlora.formats.seal import check_entry, is_sealed
 from visionlora.formats.text import class_names
 from visionlora.tasks import DETECT, Task, task_of
 
-METADATA = "metadata.yaml"
-"""Beside the one OpenVINO or ncnn model of a folder: what Ultralytics writes about it."""
-OWN_METADATA = f".{METADATA}"
-"""Suffix of the same with visionlora's card, in place of the model's: `model.metadata.yaml` beside `model.xml`."""
 ULTRALYTICS_CUT = 0.25
 """The confidence at which an export with `nms=True` drops boxes where none was given (ultralytics/engine/exporter.py);
 the file does not state it."""
@@ -60,8 +57,8 @@ def described_beside(path: Path) -> Description:
         ModelError: one of the files is missing, or the description is broken, of another task or perhaps of another
             model.
     """
-    if not path.is_file() or not path.with_suffix(".bin").is_file():
-        raise ModelError(f"{path}: expected a model of two files, {path.suffix} and .bin, found none")
+    if not path.is_file() or not path.with_suffix(WEIGHTS).is_file():
+        raise ModelError(f"{path}: expected a model of two files, {path.suffix} and {WEIGHTS}, found none")
     from visionlora.formats.yaml_text import parse_yaml
 
     beside = _description_file(path)
@@ -81,8 +78,9 @@ def _description_file(path: Path) -> Path:
         return own
     if not shared.is_file():
         raise ModelError(f"{path}: expected names and imgsz in {own.name} or {METADATA} beside it, found neither file")
-    files = sorted([*path.parent.glob("*.xml"), *path.parent.glob("*.param")])
-    models = [file.name for file in files if file.with_suffix(".bin").is_file()]
+    suffixes = [kind.suffix for kind in KINDS.values() if kind.weights]
+    files = sorted(file for suffix in suffixes for file in path.parent.glob(f"*{suffix}"))
+    models = [file.name for file in files if file.with_suffix(WEIGHTS).is_file()]
     if len(models) > 1:
         raise ModelError(
             f"{path}: expected {own.name} beside it, found {METADATA}, which may be of any of {', '.join(models)}; "

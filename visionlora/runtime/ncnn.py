@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visionlora.errors import ModelError, UsageError
+from visionlora.formats.kinds import WEIGHTS
 from visionlora.runtime.batch import check_batch
 from visionlora.runtime.description import Stated, described_beside
 
@@ -87,7 +88,7 @@ def _load(path: Path, threads: int | None) -> tuple[Any, Any]:
     net = ncnn.Net()
     if threads is not None:
         net.opt.num_threads = threads
-    if net.load_param(str(path)) or net.load_model(str(path.with_suffix(".bin"))):
+    if net.load_param(str(path)) or net.load_model(str(path.with_suffix(WEIGHTS))):
         raise ModelError(f"{path}: expected an ncnn model, ncnn cannot load it")
     return ncnn, net
 

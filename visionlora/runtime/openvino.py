@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visionlora.errors import ModelError, UsageError
+from visionlora.formats.kinds import ONNX
 from visionlora.isolation import isolate_openvino
 from visionlora.runtime.batch import check_batch, run_in_steps
 from visionlora.runtime.description import Stated, described_beside, described_inside
@@ -44,7 +45,7 @@ class OpenVinoNetwork:
             UsageError: `threads` is below 1.
         """
         self.path = Path(path)
-        described = (described_inside if self.path.suffix == ".onnx" else described_beside)(self.path)
+        described = (described_inside if self.path.suffix == ONNX.suffix else described_beside)(self.path)
         self.names, self.image_size, self.metadata = described.names, described.image_size, described.card
         self.task = described.task
         says = described.stated if self.metadata is None else Stated(finished=False)

@@ -10,14 +10,14 @@ from typing import Any
 
 from visionlora.errors import ModelError
 from visionlora.files import sha256_of
+from visionlora.formats.kinds import CHECKPOINT, EXPORTED, KINDS, ONNX
 from visionlora.formats.parsing import parse_json
 from visionlora.formats.pickled import Opaque, read_plain
 from visionlora.formats.text import class_names, printable
+from visionlora.runtime import read_card
 
 _SHOWN = 12
 """How many entries of a list are printed."""
-_SIDE = {".xml": ".bin", ".param": ".bin"}
-"""Where the weights of a model of two files are."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -79,13 +79,11 @@ def inspect(path: Path | str) -> FileCard:
         return _folder(path)
     readers: dict[str, Callable[[Path], Mapping[str, Any] | None]] = {
         ".safetensors": _adapter,
-        ".pt": _checkpoint,
-        ".onnx": _onnx,
+        CHECKPOINT.suffix: _checkpoint,
+        ONNX.suffix: read_card,
         ".json": _json,
         ".zip": _bundle,
-        ".xml": _of_two_files,
-        ".param": _of_two_files,
-        ".tflite": _litert,
+        **{kind.suffix: read_card for kind in EXPORTED.values()},
     }
     if not path.is_file():
         raise ModelError(f"{path}: no such file")
@@ -94,7 +92,7 @@ def inspect(path: Path | str) -> FileCard:
     card = readers[path.suffix](path)
     if not isinstance(card, Mapping) or not isinstance(card.get("kind"), str):
         raise ModelError(f"{path}: visionlora did not write this file: it carries no card")
-    files = [path, *([path.with_suffix(_SIDE[path.suffix])] if path.suffix in _SIDE else [])]
+    files = KINDS[path.suffix].parts(path) if path.suffix in KINDS else (path,)
     return FileCard(path, card["kind"], sum(file.stat().st_size for file in files), sha256_of(*files), card)
 
 
@@ -150,24 +148,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(inner) for inner in value]
     return value if value is None or isinstance(value, str | int | float) else f"({type(value).__name__})"
-
-
-def _onnx(path: Path) -> Mapping[str, Any] | None:
-    from visionlora.runtime import OnnxNetwork
-
-    return OnnxNetwork(path).metadata
-
-
-def _of_two_files(path: Path) -> Mapping[str, Any] | None:
-    from visionlora.runtime.description import described_beside
-
-    return described_beside(path).card
-
-
-def _litert(path: Path) -> Mapping[str, Any] | None:
-    from visionlora.runtime.litert import read_card
-
-    return read_card(path)
 
 
 def _bundle(path: Path) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from visionlora.bundling.signing import sign
 from visionlora.demonstration.surface import draw_surface
 from visionlora.errors import ModelError, OutputError, UsageError
 from visionlora.files import atomic_output, refuse_existing
+from visionlora.formats.kinds import CHECKPOINT, ONNX
 from visionlora.machine import this_machine
 from visionlora.runtime import Detector
 from visionlora.vision.preprocess import IMAGE_SUFFIXES, read_image
@@ -104,8 +105,9 @@ def bundle(
     else:
         repair(out)
         check_replaceable(out, overwrite=overwrite)
-    if model.suffix != ".onnx":
-        how = f": visionlora export --model {model} --out {model.with_suffix('.onnx')}" if model.suffix == ".pt" else ""
+    if model.suffix != ONNX.suffix:
+        made = model.with_suffix(ONNX.suffix)
+        how = f": visionlora export --model {model} --out {made}" if model.suffix == CHECKPOINT.suffix else ""
         raise ModelError(f"{model}: expected an ONNX file that visionlora wrote; export the model first{how}")
     detector = Detector(model)
     card = detector.network.metadata
