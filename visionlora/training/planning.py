@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from visionlora.adapters import AdapterSettings
 from visionlora.adapters.methods import LoRA
@@ -29,6 +28,7 @@ from visionlora.detectors.ultralytics.measuring import (
     measure_step,
 )
 from visionlora.errors import UsageError
+from visionlora.progress import tracked
 
 if TYPE_CHECKING:
     from torch import nn
@@ -239,7 +239,7 @@ def _measure(
     costs: tuple[StepCost, ...] = ()
     turns = measure_in_turns([way.build for way in ways], sample, place, rounds=_ROUNDS)
     total = _ROUNDS * len(ways)
-    for costs in tqdm(turns, desc="measuring", total=total, unit="turn", leave=False, disable=None):  # noqa: B007
+    for costs in tracked(turns, "plan", of=total, unit="turn", message="measuring"):  # noqa: B007
         pass
     return tuple(
         PlannedRun(

@@ -11,6 +11,7 @@ from visionlora.adapters import AdapterSettings
 from visionlora.data import LabelledImage
 from visionlora.detectors.ultralytics.validating import Ruler
 from visionlora.fake_quant import FakeQuantSpec
+from visionlora.progress import current_level
 from visionlora.trust import is_trusted
 
 ADAPTER_FILE, RESUME_FILE, RESULTS_FILE = "adapter.safetensors", "resume.pt", "results.csv"
@@ -57,7 +58,7 @@ class TrainingJob:
         int8: train as the int8 file computes; None trains in float.
         title: what the log says above the training.
         trust: run the code in the checkpoint, in every process of the training (see `visionlora.trusted`).
-        console: how much is said meanwhile, one of `visionlora.progress.LEVELS`.
+        console: how much its processes show, one of `visionlora.progress.LEVELS`.
     """
 
     model: str
@@ -78,4 +79,4 @@ class TrainingJob:
     int8: Int8Phase | None = None
     title: str = ""
     trust: bool = field(default_factory=is_trusted)
-    console: str = "lines"
+    console: str = field(default_factory=current_level)
