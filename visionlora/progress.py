@@ -174,7 +174,7 @@ class _Terminal:
         self._bar: Any = None
 
     def __call__(self, event: Progress) -> None:
-        words = printable(event.message, lines=True)
+        words = printable(event.message, lines=not event.unit)
         if not event.unit:
             with suppress(OSError):  # nobody reads any more, as behind `| head`: no reason to end a training
                 print(words, flush=True)

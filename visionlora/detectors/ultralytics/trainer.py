@@ -320,7 +320,7 @@ class AdapterTrainer(DetectionTrainer):
         super().optimizer_step()
 
     def save_model(self) -> bool:
-        """Write the adapter if it is the best so far, and the state that a resumed run needs."""
+        """Write the adapter if it is the best so far, and the state that a resumed run needs; then report the epoch."""
         if self.best_fitness == self.fitness:
             save_adapter(self._adapter(), self.best)
         state = {
@@ -339,6 +339,10 @@ class AdapterTrainer(DetectionTrainer):
             "stopper": (float(self.stopper.best_fitness), self.stopper.best_epoch),
         }
         write_resume_state(state, self.last)
+        losses = {name: float(value) for name, value in self.tloss.items()}
+        scores = self.metrics if self._validated == self.epoch else {}
+        done, seconds = self.epoch + 1, time.time() - self.epoch_time_start
+        report("train", done, self.epochs, epoch_line(done, self.epochs, losses, scores, seconds))
         return True
 
     def _adapter(self) -> Adapter:
@@ -397,15 +401,6 @@ class AdapterTrainer(DetectionTrainer):
             self.amp = amp
             for parameter, before in zip(self.ema.ema.parameters(), average, strict=True):
                 parameter.data.copy_(before)
-
-    def save_metrics(self, metrics) -> None:
-        """Write the row of an epoch, and say it."""
-        super().save_metrics(metrics)
-        losses = {name: float(value) for name, value in self.tloss.items()}
-        scores = self.metrics if self._validated == self.epoch else {}
-        seconds = time.time() - self.epoch_time_start
-        done = self.epoch + 1
-        report("train", done, self.epochs, epoch_line(done, self.epochs, losses, scores, seconds))
 
     def final_eval(self) -> None:
         """Validate the adapter as it stands in the file, on the base that it belongs to."""
