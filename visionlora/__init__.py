@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from visionlora.exporting import ExportedModel, MergedModel, export, merge
     from visionlora.patching import AdapterBank, PatchedModel, patch, rollback
     from visionlora.prediction import Prediction, predict
+    from visionlora.progress import Progress, progress_to
     from visionlora.quantization import QuantizedModel, quantize
     from visionlora.reporting import Report
     from visionlora.runtime import Detector
@@ -68,6 +69,7 @@ _HOMES = {
     "PatchedModel": "patching",
     "PlannedRun": "training",
     "Prediction": "prediction",
+    "Progress": "progress",
     "QuantizationError": "errors",
     "QuantizedModel": "quantization",
     "Report": "reporting",
@@ -89,6 +91,7 @@ _HOMES = {
     "patch": "patching",
     "plan": "training",
     "predict": "prediction",
+    "progress_to": "progress",
     "quantize": "quantization",
     "rank_adapter": "adapters.combining",
     "rollback": "patching",
@@ -120,6 +123,7 @@ __all__ = [
     "PatchedModel",
     "PlannedRun",
     "Prediction",
+    "Progress",
     "QuantizationError",
     "QuantizedModel",
     "Report",
@@ -141,6 +145,7 @@ __all__ = [
     "patch",
     "plan",
     "predict",
+    "progress_to",
     "quantize",
     "rank_adapter",
     "rollback",

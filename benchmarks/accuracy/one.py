@@ -21,6 +21,7 @@ from rivals import rival
 
 from visionlora.data import load_dataset
 from visionlora.detectors.ultralytics import TorchNetwork
+from visionlora.progress import level
 from visionlora.scoring import score_model
 from visionlora.training import training
 
@@ -66,7 +67,8 @@ def main() -> None:
         network = trained_network(trainer, args) if args.method == "peft" else TorchNetwork(path, **where)
     seconds = time.monotonic() - started
     dataset = load_dataset(args.data, splits=("val",))
-    scores = score_model(network, dataset.split("val"), dataset.names, batch=64, progress=False).scores
+    with level("quiet"):
+        scores = score_model(network, dataset.split("val"), dataset.names, batch=64).scores
     result = {
         "method": args.method,
         "rank": args.rank if args.method in ("lora", "peft") else None,

@@ -20,6 +20,7 @@ from visionlora.benchmarking.contestant import Contestant
 from visionlora.cli import main
 from visionlora.errors import DataError, ModelError, OutputError, UsageError
 from visionlora.models import parse_spec
+from visionlora.progress import Progress, progress_to
 
 
 @pytest.fixture
@@ -157,3 +158,10 @@ def test_command_writes_json_and_prints_a_table(tiny, tmp_path, capsys) -> None:
     assert f"{written['rows'][0]['network']['median']:.1f} (" in printed
     with pytest.raises(OutputError, match="exists already"):
         bench([tiny], out=out)
+
+
+def test_rounds_are_reported_one_by_one(tiny, picture) -> None:
+    events: list[Progress] = []
+    with progress_to(events.append):
+        bench([tiny], image=picture, threads=[1], rounds=2)
+    assert events == [Progress("bench", done, 2, "", "round") for done in range(3)]

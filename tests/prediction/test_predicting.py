@@ -23,6 +23,7 @@ from visionlora.cli import main
 from visionlora.errors import DataError, OutputError, UsageError
 from visionlora.prediction import Prediction, predict
 from visionlora.prediction.annotated import AnnotatedVideo
+from visionlora.progress import Progress, progress_to
 from visionlora.runtime import Frame
 from visionlora.runtime.frames import find_images
 from visionlora.vision.boxes import iou_matrix
@@ -304,3 +305,10 @@ def test_wrong_options_write_nothing(pictures, exported, tmp_path, options, mess
     with pytest.raises(UsageError, match=message):
         predict(exported.path, pictures, tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
+
+
+def test_pictures_are_reported_one_by_one(pictures, exported, tmp_path) -> None:
+    events: list[Progress] = []
+    with progress_to(events.append):
+        predict(exported.path, pictures, tmp_path / "out")
+    assert events == [Progress("predict", done, 2, "", "image") for done in range(3)]

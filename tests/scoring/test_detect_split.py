@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from visionlora.data import load_dataset
+from visionlora.progress import Progress, about, progress_to
 from visionlora.scoring.detect_split import find_objects
 
 BOX = (10, 20, 44, 52)  # of the red rectangle, in pixels of the upright picture
@@ -99,3 +100,11 @@ def test_thousands_of_objects_are_found(tmp_path, images, colour_network) -> Non
     many = replace(images[0], boxes_xyxy=np.tile(images[0].boxes_xyxy, (4000, 1)), class_ids=np.zeros(4000, np.int64))
 
     assert len(find_objects(colour_network(), [many], ("red", "green", "blue")).detections[0]) == 1
+
+
+def test_images_are_reported_as_they_are_judged(images, names, colour_network) -> None:
+    events: list[Progress] = []
+    with progress_to(events.append), about("int8"):
+        find_objects(colour_network(), images, names, batch=2)
+    assert [one.done for one in events] == [*range(0, len(images), 2), len(images)]
+    assert set(events) == {Progress("judge", one.done, len(images), "int8", "image") for one in events}

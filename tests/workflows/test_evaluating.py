@@ -12,6 +12,7 @@ from visionlora import cli
 from visionlora.data import load_dataset, to_coco
 from visionlora.errors import DataError, ModelError, OutputError, UsageError
 from visionlora.files import sha256_of
+from visionlora.progress import Progress, progress_to
 from visionlora.reporting import read_report
 from visionlora.workflows.evaluating import evaluate
 
@@ -241,3 +242,11 @@ def test_budget_counts_from_the_model_that_is_named(data, models) -> None:
     assert "--against second" in report.command
     with pytest.raises(UsageError, match="against: expected one of first, second, third, last, got 'fourth'"):
         evaluate(asked, data, against="fourth")
+
+
+def test_every_model_is_reported_under_its_label(data, models) -> None:
+    events: list[Progress] = []
+    with progress_to(events.append):
+        evaluate(models, data, cache=False)
+    assert [one.message for one in events if one.done == one.of == 4] == ["base", "perfect.onnx", "half"]
+    assert {(one.stage, one.unit) for one in events} == {("judge", "image")}

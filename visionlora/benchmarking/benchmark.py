@@ -13,7 +13,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from visionlora.benchmarking.contestant import Contestant
 from visionlora.benchmarking.results import Benchmark, Measured, Spread
@@ -24,6 +23,7 @@ from visionlora.files import atomic_output, refuse_existing, sha256_of
 from visionlora.formats.text import printable
 from visionlora.machine import installed_versions, this_machine
 from visionlora.models import ModelSpec, parse_specs
+from visionlora.progress import tracked
 from visionlora.runtime.pictures import find_images
 from visionlora.vision.detections import PREDICTION_CONFIDENCE
 from visionlora.vision.preprocess import read_image
@@ -167,7 +167,7 @@ def _measure(
                 one = Contestant(spec, count, pictures, image_size=image_size, confidence=PREDICTION_CONFIDENCE)
                 opened.callback(one.close)
                 contestants.append(one)
-        for number in tqdm(range(rounds), unit="round", disable=None):
+        for number in tracked(range(rounds), "bench", of=rounds, unit="round"):
             for one in contestants[:: -1 if number % 2 else 1]:
                 one.take_turn(calls=CALLS, warm_up=WARM_UP)
         rows = [_row(one) for one in contestants]

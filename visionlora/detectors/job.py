@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from visionlora.adapters import AdapterSettings
 from visionlora.data import LabelledImage
 from visionlora.fake_quant import FakeQuantSpec
+from visionlora.progress import current_level
 from visionlora.trust import is_trusted
 from visionlora.vision.detections import Detections
 
@@ -72,7 +73,7 @@ class TrainingJob:
         int8: train as the int8 file computes; None trains in float.
         title: what the log says above the training.
         trust: run the code in the checkpoint, in every process of the training (see `visionlora.trusted`).
-        console: how much is said meanwhile, one of `visionlora.progress.LEVELS`.
+        console: how much its processes show, one of `visionlora.progress.LEVELS`.
     """
 
     model: str
@@ -94,4 +95,4 @@ class TrainingJob:
     int8: Int8Phase | None = None
     title: str = ""
     trust: bool = field(default_factory=is_trusted)
-    console: str = "lines"
+    console: str = field(default_factory=current_level)

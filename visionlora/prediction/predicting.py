@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from html import escape
 from itertools import chain
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from visionlora.errors import DataError, OutputError, UsageError
 from visionlora.files import refuse_existing
@@ -22,6 +20,7 @@ from visionlora.models import open_network, parse_spec
 from visionlora.prediction.annotated import CAMERA_RATE, VIDEO_FILE, AnnotatedVideo
 from visionlora.prediction.records import FILES, FORMATS, LABELS, Records, picture_names, refuse_shared_labels
 from visionlora.prediction.ruler import Ruler
+from visionlora.progress import tracked
 from visionlora.runtime import Detector, Frame, stream
 from visionlora.runtime.frames import Source, find_images, is_camera, is_video
 from visionlora.runtime.providers import Providers
@@ -140,7 +139,8 @@ def predict(
     with _folder(out, whole=not live) as folder:
         drawn = AnnotatedVideo(folder, rate) if video else None
         with Records(folder, chosen, names, pictures, drawn) as records:
-            for frame, found in _progress(frames, len(pictures) or None):
+            unit = "image" if pictures else "frame"
+            for frame, found in tracked(frames, "predict", of=len(pictures) or None, unit=unit):
                 records.add(frame, found)
                 kept += [(pictures[frame.index], found)] if pictures else []
                 count, objects = count + 1, objects + len(found)
@@ -247,11 +247,6 @@ def _begun(frames: Iterator[tuple[Frame, Detections]]) -> Iterator[tuple[Frame, 
 
 def _providers(device: str) -> Providers:
     return [("cuda", {"device_id": device})] if device.isdecimal() else device
-
-
-def _progress(frames: Iterable[Any], total: int | None) -> Iterable[Any]:
-    # With its rate; None: silent where there is no terminal.
-    return tqdm(frames, total=total, unit="image" if total else "frame", disable=None)
 
 
 @contextmanager

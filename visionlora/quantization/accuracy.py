@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from visionlora.errors import DataError, UsageError
 from visionlora.int8 import QuantizationRecipe
+from visionlora.progress import about
 from visionlora.quantization.checks import MAX_SIZE_RATIO
 from visionlora.quantization.groups import LayerGroup, layer_groups
 from visionlora.quantization.report import (
@@ -226,7 +227,8 @@ def _search(
 
 
 def _score(network: Network, path: Path, domain: EvaluationSplit, word: str) -> _Scored:
-    found = domain.find(network, [path], progress=word)
+    with about(word):
+        found = domain.find(network, [path])
     scores, matches = score_and_match(
         found.detections, domain.images, domain.names, classes=found.classes, task=found.task
     )

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from visionlora.data import LabelledImage, read_labelled
 from visionlora.errors import DataError
+from visionlora.progress import counting
 from visionlora.tasks import DETECT, Task
 from visionlora.vision.detections import EVALUATION_CONFIDENCE, IOU_THRESHOLD, MAX_DETECTIONS, Detections
 from visionlora.vision.inference import Network, detect_placed
@@ -69,7 +69,6 @@ def find_objects(
     names: Sequence[str],
     *,
     batch: int = BATCH,
-    progress: str | None = "",
 ) -> SplitDetections:
     """Run a network on images, on those of the data set's classes that it knows by name.
 
@@ -81,7 +80,6 @@ def find_objects(
         images: the ground truth, with the paths of the pictures.
         names: the class names of the data set.
         batch: images a call; changes the speed, not the scores.
-        progress: a word before the count of images on a terminal's last line; None for no line.
 
     Raises:
         DataError: an image cannot be read or is not of its recorded size, or `names` holds a name twice.
@@ -95,7 +93,7 @@ def find_objects(
     id_of = {name: index for index, name in enumerate(names)}
     to_data_set = np.array([id_of[name] for name in shared], dtype=np.int64)
     found: list[Detections] = []
-    with tqdm(total=len(images), desc=progress, unit="image", leave=False, disable=_hidden(progress)) as bar:
+    with counting("judge", len(images), "image") as advance:
         for placed in _placed_batches(images, network.image_size, batch):
             for detections in detect_placed(
                 judged,
@@ -105,7 +103,7 @@ def find_objects(
                 max_detections=MAX_DETECTIONS,
             ):
                 found.append(replace(detections, class_ids=to_data_set[detections.class_ids]))
-            bar.update(len(placed))
+            advance(len(placed))
     return SplitDetections(tuple(found), shared, network.task)
 
 
@@ -127,7 +125,3 @@ def _placed_batches(
             ready = [future.result() for future in waiting]
             waiting = read(start + batch)
             yield ready
-
-
-def _hidden(progress: str | None) -> bool | None:
-    return True if progress is None else None  # None: silent where there is no terminal

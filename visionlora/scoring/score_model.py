@@ -25,7 +25,6 @@ def score_model(
     names: Sequence[str],
     *,
     batch: int = BATCH,
-    progress: bool = True,
 ) -> ScoredModel:
     """Score a network on labelled images, on those of the data set's classes that it knows by name.
 
@@ -34,12 +33,11 @@ def score_model(
         images: the ground truth, with the paths of the pictures.
         names: the class names of the data set.
         batch: images a call; changes the speed, not the scores.
-        progress: show the count of images on a terminal.
 
     Raises:
         DataError: an image cannot be read or is not of its recorded size, or `names` holds a name twice.
     """
-    found = find_objects(network, images, names, batch=batch, progress="" if progress else None)
+    found = find_objects(network, images, names, batch=batch)
     if not found.classes:
         return ScoredModel(scores=None, classes=())
     scores = coco_scores(found.detections, images, names, classes=found.classes, task=found.task)

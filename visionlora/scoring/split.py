@@ -62,19 +62,18 @@ class EvaluationSplit:
         return draw_images(len(self.images)) if len(self.images) >= FEWEST_IMAGES else None
 
     def find(
-        self, network: Network, files: Sequence[Path], *, progress: str = "", runtime: str = "", cache: bool = True
+        self, network: Network, files: Sequence[Path], *, runtime: str = "", cache: bool = True
     ) -> SplitDetections:
         """Run a network on the images, or read what it found there before.
 
         Args:
             network: the network.
             files: those that decide what it finds.
-            progress: a word before the count of images on a terminal's last line.
             runtime: what executes the network, where its files do not say.
             cache: whether to look for an earlier result, and to keep this one.
         """
         if not cache:
-            return find_objects(network, self.images, self.names, progress=progress)
+            return find_objects(network, self.images, self.names)
         key = cache_key(
             files,
             self.hashes,
@@ -86,7 +85,7 @@ class EvaluationSplit:
         )
         kept = load_found(key, network.task)
         if kept is None:
-            kept = find_objects(network, self.images, self.names, progress=progress)
+            kept = find_objects(network, self.images, self.names)
             keep_found(key, kept)
         return kept
 

@@ -20,7 +20,7 @@ from visionlora.errors import UsageError
 from visionlora.exporting import write_graph
 from visionlora.fake_quant import fake_quant_spec
 from visionlora.int8 import QuantizationRecipe
-from visionlora.progress import say
+from visionlora.progress import report
 from visionlora.quantization import calibrate_detector, load_float_detector
 from visionlora.scoring import mean_precision
 from visionlora.training.curves import draw_curves
@@ -110,7 +110,6 @@ class Run:
         folder: of the run.
         hyperparameters: of the trainer, in float.
         images: the training images that calibrate the ranges which int8 training begins with.
-        console: how much is said meanwhile, one of `visionlora.progress.LEVELS`.
     """
 
     settings: TrainingSettings
@@ -119,7 +118,6 @@ class Run:
     folder: RunFolder
     hyperparameters: Mapping[str, Any]
     images: Sequence[LabelledImage] = ()
-    console: str = "lines"
 
 
 def run_phase(run: Run, phase: Phase, *, start: Path | None, teacher: Path | None, resume: bool) -> Path:
@@ -141,7 +139,8 @@ def run_phase(run: Run, phase: Phase, *, start: Path | None, teacher: Path | Non
     record = _record(run, phase, start, teacher)
     state = _resumed(record, here, phase) if resume else None
     if resume and (state is None or _is_finished(state, phase)):
-        say(f"{here.path}: finished already; more --epochs would make it longer", run.console)
+        epochs = phase.schedule.epochs
+        report("train", epochs, epochs, f"{here.path}: finished already; more --epochs would make it longer")
         if state:
             restore_results(state, here.results)
     else:
@@ -208,7 +207,6 @@ def _job(
         distill=phase.distill,
         int8=None if phase.qat is None or start is None else _int8(run, phase, phase.qat, start, state),
         title=phase.title,
-        console=run.console,
     )
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from visionlora.adapters import AdapterSettings
 from visionlora.adapters.methods import LoRA
@@ -21,6 +20,7 @@ from visionlora.detectors import family_of
 from visionlora.detectors.device import check_device, default_device
 from visionlora.detectors.family import Base, StepCost, StepSample, StepSpec
 from visionlora.errors import UsageError
+from visionlora.progress import tracked
 
 _MOSAIC = 4  # pictures in one training image
 _ROUNDS = 5
@@ -219,7 +219,7 @@ def _measure(base: Base, sample: StepSample) -> tuple[PlannedRun, ...]:
     costs: tuple[StepCost, ...] = ()
     turns = family_of(base).measure_steps(base, [way.step for way in ways], sample, rounds=_ROUNDS)
     total = _ROUNDS * len(ways)
-    for costs in tqdm(turns, desc="measuring", total=total, unit="turn", leave=False, disable=None):  # noqa: B007
+    for costs in tracked(turns, "plan", of=total, unit="turn", message="measuring"):  # noqa: B007
         pass
     return tuple(
         PlannedRun(

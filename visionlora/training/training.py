@@ -19,7 +19,7 @@ from visionlora.detectors.family import Base, check_targets
 from visionlora.errors import UsageError
 from visionlora.files import exclusive
 from visionlora.formats.text import is_unicode
-from visionlora.progress import LEVELS
+from visionlora.progress import LEVELS, level
 from visionlora.training.earlier import replacing, settle
 from visionlora.training.phase import FLOAT, TITLES, Phase, Run, plan_phases, run_phase
 from visionlora.training.run_folder import RunFolder
@@ -175,7 +175,7 @@ def run_training(
     _check_unicode(model=model, data=data, out=out)
     folder = RunFolder(Path(out))
     family, schedule = settings.family, settings.schedule
-    with exclusive(folder.path):
+    with level(call.console), exclusive(folder.path):
         settle(folder)
         folder.clear_partials()
         if not call.resume:
@@ -197,7 +197,7 @@ def run_training(
         chosen = family.hyperparameters(
             settings.hyperparameters, asdict(schedule), pictures=pictures, processes=processes
         )
-        run = Run(settings, base, dataset, folder, chosen, images, call.console)
+        run = Run(settings, base, dataset, folder, chosen, images)
         with nullcontext() if call.resume else replacing(folder, stages=call.overwrite), _telling_what_is_kept(folder):
             _run_phases(run, phases, settings.start, resume=call.resume)
         return _summary(folder.adapter, seconds=time.monotonic() - started)

@@ -15,7 +15,7 @@ from visionlora.data.leakage import calibration_images
 from visionlora.errors import QuantizationError
 from visionlora.exporting import ExportedModel, MergedModel, export, merge
 from visionlora.files import exclusive
-from visionlora.progress import say
+from visionlora.progress import level, report
 from visionlora.quantization import QuantizedModel, int8_files
 from visionlora.quantization import quantize as quantize_model
 from visionlora.reporting import Report
@@ -117,7 +117,7 @@ def adapt(
     check_budget(budget)
     folder = RunFolder(Path(out))
     way = _Way(model, data, folder, settings, call, budget)
-    with exclusive(folder.path):
+    with level(call.console), exclusive(folder.path):
         settle(folder)
         folder.refuse_earlier_stages(overwrite=way.replaces)
         folder.refuse_as_base(Path(model))
@@ -212,7 +212,7 @@ class _Way:
             *([] if before is None else [f"float={base}+{before}"]),  # what the next one is held against
             f"{self.weights}={shipped}",
         ]
-        say(f"judge: {len(stages)} models on val", self.call.console)
+        report("judge", 0, None, f"judge: {len(stages)} models on val")
         limited = self.budget != Budget()
         return evaluate(
             stages,
@@ -227,7 +227,7 @@ class _Way:
         )
 
     def _say(self, stage: str, path: Path, size: int, more: str = "") -> None:
-        say(f"{stage}: {path}, {size / 1e6:.2f} MB{more}", self.call.console)
+        report(stage, 1, 1, f"{stage}: {path}, {size / 1e6:.2f} MB{more}")
 
 
 def _broken_limits(report: Report) -> str:

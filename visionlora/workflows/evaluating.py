@@ -21,6 +21,7 @@ from visionlora.files import sha256_of
 from visionlora.formats.text import printable
 from visionlora.machine import installed_versions, this_machine
 from visionlora.models import ModelSpec, open_network, parse_specs
+from visionlora.progress import about
 from visionlora.reporting import (
     Column,
     Report,
@@ -202,7 +203,8 @@ def _check(specs: Sequence[ModelSpec], networks: Sequence[Network]) -> None:
 
 
 def _find(spec: ModelSpec, network: Network, domain: EvaluationSplit, *, cache: bool) -> SplitDetections:
-    return domain.find(network, [spec.path, *spec.parts], progress=spec.label, runtime=spec.runtime, cache=cache)
+    with about(spec.label):
+        return domain.find(network, [spec.path, *spec.parts], runtime=spec.runtime, cache=cache)
 
 
 def _judge(found: SplitDetections, domain: EvaluationSplit, confidence: float) -> ModelScores | None:
@@ -310,7 +312,8 @@ def _retention(
         remembered.append(RetentionInput(spec.label, found, _judge(found, source, conf)))
         if spec.adapter is not None:
             off: Any = network
-            found = find_objects(off.adapter_off(), source.images, source.names, progress=f"{spec.label} off")
+            with about(f"{spec.label} off"):
+                found = find_objects(off.adapter_off(), source.images, source.names)
             remembered.append(RetentionInput(f"{spec.label} switched off", found, _judge(found, source, conf)))
     return measure_retention(remembered, source.used)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import ultralytics.data.base as ultralytics_data
@@ -11,19 +11,26 @@ import ultralytics.engine.trainer as ultralytics_trainer
 from tqdm import tqdm
 
 from visionlora.detectors.ultralytics.checkpoint import quiet
+from visionlora.progress import counting, current_level
 
 _WARNINGS = 30  # logging's level
 
 
-class _Bar(tqdm):
-    """Batches of one epoch, on a terminal only; the line that follows it says the rest."""
+class _Batches:
+    """Batches of one epoch, reported; the line that follows them says the rest."""
 
-    def __init__(self, batches: Any, total: int) -> None:
-        super().__init__(batches, total=total, desc="epoch", unit="batch", leave=False, disable=None)
+    def __init__(self, batches: Iterable[Any], total: int) -> None:
+        self._batches, self._total, self._message = batches, total, "epoch"
 
-    def set_description(self, desc: str | None = None, refresh: bool | None = True) -> None:
+    def __iter__(self) -> Iterator[Any]:
+        with counting("epoch", self._total, "batch", self._message) as advance:
+            for batch in self._batches:
+                yield batch
+                advance(message=self._message)
+
+    def set_description(self, desc: str) -> None:
         """Keep the first word of Ultralytics' row of numbers: the epoch."""
-        super().set_description(f"epoch {(desc or '?').split()[0]}", refresh)
+        self._message = f"epoch {desc.split()[0]}"
 
 
 def _no_bar(rows: Any, total: int | None = None, **_: Any) -> tqdm:
@@ -32,16 +39,16 @@ def _no_bar(rows: Any, total: int | None = None, **_: Any) -> tqdm:
 
 
 @contextlib.contextmanager
-def reporting(console: str) -> Iterator[None]:
-    """Hold back Ultralytics' lines and bars unless `console` is `verbose`, and its bar of an epoch by ours.
+def reporting() -> Iterator[None]:
+    """Hold back Ultralytics' lines and bars unless the level is `verbose`, and report the batches of an epoch.
 
     Answers ultralytics/engine/trainer.py, whose `TQDM` writes to standard output and shows a row of unnamed numbers.
     """
-    if console == "verbose":
+    if current_level() == "verbose":
         yield
         return
     originals = ultralytics_trainer.TQDM, ultralytics_data.TQDM
-    ultralytics_trainer.TQDM = _Bar if console == "lines" else _no_bar
+    ultralytics_trainer.TQDM = _Batches
     ultralytics_data.TQDM = _no_bar
     try:
         with quiet(_WARNINGS):

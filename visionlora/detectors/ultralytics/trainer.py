@@ -70,7 +70,7 @@ from visionlora.detectors.ultralytics.step import CAPTURE_OPTIONS, TrainingStep,
 from visionlora.detectors.ultralytics.validating import RulerValidator
 from visionlora.errors import DataError, ModelError, VisionLoraError
 from visionlora.fake_quant import GraphNetwork, RangeSpec
-from visionlora.progress import say
+from visionlora.progress import level, report
 from visionlora.trust import trusted
 
 _JOB = "visionlora_job"  # Ultralytics hands callbacks, and nothing else of ours, to its DDP processes
@@ -153,7 +153,7 @@ class AdapterTrainer(DetectionTrainer):
             return
         one_of_several = self.world_size > 1
         together = ending_at_once() if one_of_several else contextlib.nullcontext()
-        with no_fill(), reporting(self.job.console), together:
+        with no_fill(), level(self.job.console), reporting(), together:
             super().train()
             if one_of_several:
                 self.loss = None  # it holds the graphs
@@ -188,7 +188,7 @@ class AdapterTrainer(DetectionTrainer):
             self.model = QatDetector(model, graph, self.job.int8.spec, learned=self.job.int8.learned)
         if RANK in {-1, 0}:
             title = f"{self.job.title}\n" if self.job.title else ""
-            say(title + describe(self.plan, model, parameters), self.job.console)
+            report("train", 0, self.epochs, title + describe(self.plan, model, parameters))
         return read_resume_state(self.last, run=self.job.run) if self.job.resume else None
 
     def _setup_train(self) -> None:
@@ -207,7 +207,8 @@ class AdapterTrainer(DetectionTrainer):
                 distill=self.job.distill,
             )
         if self.device.type == "cuda" and not getattr(self.model, "uses_graphs", False) and RANK in {-1, 0}:
-            say("no CUDA graph: it needs a fixed image size and no torch.compile; steps take longer", self.job.console)
+            slow = "no CUDA graph: it needs a fixed image size and no torch.compile; steps take longer"
+            report("train", self.start_epoch, self.epochs, slow)
 
     def _build_train_pipeline(self) -> None:
         """Refuse Ultralytics' halving of a batch that does not fit: it would train another than was asked for."""
@@ -316,7 +317,7 @@ class AdapterTrainer(DetectionTrainer):
         super().optimizer_step()
 
     def save_model(self) -> bool:
-        """Write the adapter if it is the best so far, and the state that a resumed run needs."""
+        """Write the adapter if it is the best so far, and the state that a resumed run needs; then report the epoch."""
         if self.best_fitness == self.fitness:
             save_adapter(self._adapter(), self.best)
         state = {
@@ -335,6 +336,10 @@ class AdapterTrainer(DetectionTrainer):
             "stopper": (float(self.stopper.best_fitness), self.stopper.best_epoch),
         }
         write_resume_state(state, self.last)
+        losses = {name: float(value) for name, value in self.tloss.items()}
+        scores = self.metrics if self._validated == self.epoch else {}
+        done, seconds = self.epoch + 1, time.time() - self.epoch_time_start
+        report("train", done, self.epochs, epoch_line(done, self.epochs, losses, scores, seconds))
         return True
 
     def _adapter(self) -> Adapter:
@@ -394,18 +399,11 @@ class AdapterTrainer(DetectionTrainer):
             for parameter, before in zip(self.ema.ema.parameters(), average, strict=True):
                 parameter.data.copy_(before)
 
-    def save_metrics(self, metrics) -> None:
-        """Write the row of an epoch, and say it."""
-        super().save_metrics(metrics)
-        losses = {name: float(value) for name, value in self.tloss.items()}
-        scores = self.metrics if self._validated == self.epoch else {}
-        seconds = time.time() - self.epoch_time_start
-        say(epoch_line(self.epoch + 1, self.epochs, losses, scores, seconds), self.job.console)
-
     def final_eval(self) -> None:
         """Validate the adapter as it stands in the file, on the base that it belongs to."""
         if self.epoch + 1 < self.epochs and RANK in {-1, 0}:
-            say(f"stopped: {self.args.patience} epochs without a better score", self.job.console)
+            stopped = f"stopped: {self.args.patience} epochs without a better score"
+            report("train", self.epoch + 1, self.epochs, stopped)
         adapter = load_adapter(self.best)
         load_adapter_tensors(self.ema.ema, self.plan, adapter.tensors)
         if self.job.int8 is not None:
