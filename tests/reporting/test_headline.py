@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from visionlora.reporting.budget import judge_budget
+from visionlora.reporting.page.headline import headline, reasons
 from visionlora.reporting.page.page import milliseconds
-from visionlora.reporting.page.verdict import headline, reasons
+from visionlora.reporting.verdict import judge_budget
 from visionlora.scoring.budget import Budget
 
 

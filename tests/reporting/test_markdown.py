@@ -4,9 +4,9 @@ import dataclasses
 import json
 
 from visionlora.reporting import report_markdown
-from visionlora.reporting.budget import judge_budget
 from visionlora.reporting.markdown import stage_sentences
 from visionlora.reporting.report import report_to_json
+from visionlora.reporting.verdict import judge_budget
 from visionlora.scoring.bootstrap import Change, Interval
 from visionlora.scoring.budget import Budget
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from visionlora.errors import UsageError
-from visionlora.reporting.budget import judge_budget
+from visionlora.reporting.verdict import judge_budget
 from visionlora.scoring.budget import Budget, check_budget
 
 

@@ -23,7 +23,7 @@ from visionlora.errors import ModelError
 from visionlora.formats.parsing import parse_json
 from visionlora.formats.text import printable
 from visionlora.models import ModelSpec
-from visionlora.scoring.timing import busy_seconds
+from visionlora.scoring import busy_seconds
 from visionlora.trust import is_trusted
 
 _ROOT = Path(__file__).parents[2]

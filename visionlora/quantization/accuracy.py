@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 import numpy as np
 import onnx
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from visionlora.errors import DataError, UsageError
 from visionlora.int8 import QuantizationRecipe
 from visionlora.quantization.checks import MAX_SIZE_RATIO
+from visionlora.quantization.float_detector import FloatDetector
 from visionlora.quantization.groups import LayerGroup, layer_groups
 from visionlora.quantization.report import (
     FEW_OBJECTS,
@@ -29,19 +30,21 @@ from visionlora.quantization.report import (
 from visionlora.quantization.search import fewest_that_hold, order_groups
 from visionlora.quantization.sensitivity import group_errors
 from visionlora.runtime import OnnxNetwork
-from visionlora.scoring import Scores
-from visionlora.scoring.bootstrap import bootstrap
-from visionlora.scoring.budget import Budget, check_budget
-from visionlora.scoring.coco import score_and_match
-from visionlora.scoring.matches import Matches
-from visionlora.scoring.model_scores import Difference, difference
-from visionlora.scoring.split import EvaluationSplit
-from visionlora.scoring.thresholds import Keep, refit_thresholds
+from visionlora.scoring import (
+    Budget,
+    Difference,
+    EvaluationSplit,
+    Keep,
+    Matches,
+    Scores,
+    check_budget,
+    difference,
+    refit_thresholds,
+    score_and_match,
+    score_draws,
+)
 from visionlora.vision.detections import check_thresholds
 from visionlora.vision.inference import Network
-
-if TYPE_CHECKING:
-    from visionlora.quantization.float_detector import FloatDetector
 
 SENSITIVITY_IMAGES = 16
 """How many calibration images the error of each group is measured on."""
@@ -267,7 +270,7 @@ def _with_higher_precision(
 def _with_intervals(reference: _Scored, chosen: _Scored, domain: EvaluationSplit) -> Difference:
     weights = domain.weights
     draws, other_draws = (
-        None if weights is None else bootstrap(scored.matches, weights) for scored in (chosen, reference)
+        None if weights is None else score_draws(scored.matches, weights) for scored in (chosen, reference)
     )
     apart = difference(chosen.scores, reference.scores, draws=draws, other_draws=other_draws, to="float")
     assert apart is not None

@@ -11,11 +11,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from visionlora.reporting.formatting import change_words
-from visionlora.scoring.budget import Budget
-from visionlora.scoring.model_scores import ClassChange, Difference
-from visionlora.scoring.split import DataUsed
-from visionlora.scoring.thresholds import Refit
+from visionlora.reporting import change_words
+from visionlora.scoring import Budget, ClassChange, DataUsed, Difference, Refit
 
 FORMAT = 1
 KIND = "quantization"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
 from visionlora.formats.text import printable
+from visionlora.isolation import matplotlib_folder
 from visionlora.reporting.colours import model_colours
 from visionlora.reporting.report import Report
 from visionlora.reporting.row import Row
@@ -20,6 +19,10 @@ _LONGEST = 40  # characters of a name; of a longer one the middle is left out
 
 def write_chart(report: Report, path: Path | str) -> None:
     """Draw mAP50-95 of each model, and AP50-95 of each class beside it, into a PNG file."""
+    os.environ.setdefault("MPLCONFIGDIR", matplotlib_folder())
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     names, count = _charted_classes(report), len(report.rows)
     height = max(2.4, 1.0 + 0.45 * count, 1.2 + len(names) * (_BAR_INCHES * count + 0.12))
     figure = Figure(figsize=(11, height), dpi=110, layout="constrained")

@@ -18,7 +18,7 @@ from visionlora.reporting.formatting import (
 )
 from visionlora.reporting.report import Report
 from visionlora.reporting.row import Row
-from visionlora.scoring.model_scores import Difference
+from visionlora.scoring import Difference
 
 Pair = tuple[str, Row | None, Row | None, Difference | None]
 """Label, the model in the first report, in the second, and the second minus the first."""

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from visionlora.data import LabelledImage, image_paths
+from visionlora.data import LabelledImage, image_paths, read_labelled
 from visionlora.files import sha256_of
 from visionlora.reporting.formatting import code, join_words, name_words
 from visionlora.reporting.report import Report
-from visionlora.scoring.detect_split import SplitDetections, read_labelled
+from visionlora.scoring import SplitDetections
 from visionlora.vision.detections import EVALUATION_CONFIDENCE
 
 _THREADS = 8

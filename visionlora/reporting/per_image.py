@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from visionlora.errors import DataError
 from visionlora.files import atomic_output, sha256_of
 from visionlora.formats.text import printable
-from visionlora.reporting.report import PerImage, Report
-from visionlora.scoring.matches import IOU_THRESHOLDS, Matches
+from visionlora.scoring import IOU_THRESHOLDS, Matches
 
 FILE = "report_images.npz"
 _BITS = 1 << np.arange(len(IOU_THRESHOLDS))
@@ -27,6 +26,14 @@ _UNREADABLE = (
     *(zipfile.BadZipFile, zlib.error, struct.error),
 )
 """What numpy and zipfile raise on damaged content, as fuzzing found."""
+
+
+@dataclass(frozen=True)
+class PerImage:
+    """The file beside the report that holds every model's matches, for intervals of later comparisons."""
+
+    file: str
+    sha256: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,22 +62,24 @@ def write_image_results(path: Path, image_hashes: Sequence[str], matches: Mappin
     return PerImage(path.name, sha256_of(path))
 
 
-def read_image_results(report_path: Path, report: Report) -> ImageResults | None:
+def read_image_results(report_path: Path, entry: PerImage | None) -> ImageResults | None:
     """Read the file beside a report; None where the report has none or it is no longer there.
+
+    Args:
+        report_path: of report.json.
+        entry: what the report says of the file.
 
     Raises:
         DataError: the file is not the one that the report was written with.
     """
-    if report.per_image is None:
+    if entry is None:
         return None
-    if Path(report.per_image.file).name != report.per_image.file:
-        raise DataError(
-            f"{report_path}: expected the name of a file beside the report, got {printable(report.per_image.file)}"
-        )
-    path = report_path.parent / report.per_image.file
+    if Path(entry.file).name != entry.file:
+        raise DataError(f"{report_path}: expected the name of a file beside the report, got {printable(entry.file)}")
+    path = report_path.parent / entry.file
     if not path.is_file():
         return None
-    if sha256_of(path) != report.per_image.sha256:
+    if sha256_of(path) != entry.sha256:
         raise DataError(f"{path}: expected the file that {report_path} was written with, got another; evaluate again")
     try:
         with np.load(path, allow_pickle=False) as kept:

@@ -9,11 +9,39 @@ import numpy as np
 
 from visionlora.errors import DataError
 from visionlora.reporting.formatting import change_words, name_words
-from visionlora.reporting.report import Retained, Retention
-from visionlora.scoring.bootstrap import Change
-from visionlora.scoring.detect_split import SplitDetections
-from visionlora.scoring.model_scores import ModelScores, difference
-from visionlora.scoring.split import DataUsed
+from visionlora.scoring import Change, DataUsed, ModelScores, SplitDetections, difference
+
+
+@dataclass(frozen=True)
+class Retained:
+    """What one model still knows of the retention set."""
+
+    label: str
+    known: int
+    """How many of the base's classes in the set it still knows."""
+    map50_95: float
+    """Over all the base's classes that have objects there; one that it does not know counts zero."""
+    retention: float | None
+    """`map50_95` over the base's; None if that is zero."""
+    shared: Change | None
+    """Difference to the base on the classes that both know; None if there is none with objects."""
+    unchanged: bool
+    """Whether every detection equals the base's bit for bit."""
+
+
+@dataclass(frozen=True)
+class Retention:
+    """What the models still know of the base's source domain, classes matched by name."""
+
+    data: DataUsed
+    base: str
+    """Label of the model that the others are held to: the first."""
+    known: int
+    """How many of the set's classes the base knows."""
+    map50_95: float
+    """The base's, over those that have objects."""
+    rows: tuple[Retained, ...]
+    sentence: str
 
 
 @dataclass(frozen=True, eq=False)

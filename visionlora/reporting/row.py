@@ -7,9 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from visionlora.scoring import Difference, Scores, Timing
-from visionlora.scoring.operating import OperatingPoint
-from visionlora.scoring.score_calibration import Calibration
+from visionlora.scoring import Calibration, Difference, OperatingPoint, Scores, Timing
 
 
 @dataclass(frozen=True)

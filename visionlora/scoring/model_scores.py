@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visionlora.data import LabelledImage
-from visionlora.scoring.bootstrap import Change, Draws, Interval, bootstrap, interval_of, mean_over_classes, settled
+from visionlora.scoring.bootstrap import Change, Draws, Interval, interval_of, mean_over_classes, score_draws, settled
 from visionlora.scoring.coco import Scores, score_and_match
 from visionlora.scoring.detect_split import SplitDetections
 from visionlora.scoring.matches import Matches
@@ -78,7 +78,7 @@ def judge(
     if not found.classes:
         return None
     scores, matches = score_and_match(found.detections, images, names, classes=found.classes)
-    draws = None if weights is None else bootstrap(matches, weights)
+    draws = None if weights is None else score_draws(matches, weights)
     known = [only_classes(image, names, found.classes) for image in images]
     outcomes = tuple(
         outcome_of(detections, image, confidence=confidence)

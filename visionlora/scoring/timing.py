@@ -11,8 +11,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from visionlora.data import LabelledImage
-from visionlora.scoring.detect_split import read_labelled
+from visionlora.data import LabelledImage, read_labelled
 from visionlora.vision.inference import Network
 from visionlora.vision.preprocess import letterbox
 

@@ -24,27 +24,41 @@ from visionlora.models import ModelSpec, open_network, parse_specs
 from visionlora.reporting import (
     Column,
     Report,
+    ReportInputs,
+    Retention,
+    RetentionInput,
     Row,
     before_after,
+    check_base,
+    count_parameters,
+    data_doubts,
+    find_notes,
+    find_warnings,
+    judge_budget,
+    measure_retention,
+    network_doubts,
     refuse_existing_report,
+    report_header,
     representative_images,
+    training_doubts,
+    training_settings,
     write_report,
 )
-from visionlora.reporting.budget import judge_budget
-from visionlora.reporting.doubts import data_doubts, network_doubts, training_doubts
-from visionlora.reporting.header import report_header
-from visionlora.reporting.history import training_settings
-from visionlora.reporting.lineage import find_notes, find_warnings
-from visionlora.reporting.parameters import count_parameters
-from visionlora.reporting.report import Retention
-from visionlora.reporting.retention import RetentionInput, check_base, measure_retention
-from visionlora.reporting.writing import ReportInputs
-from visionlora.scoring import time_networks
-from visionlora.scoring.budget import Budget, check_budget
-from visionlora.scoring.detect_split import SplitDetections, find_objects, shared_classes
-from visionlora.scoring.model_scores import Difference, ModelScores, difference, judge
-from visionlora.scoring.split import EvaluationSplit, load_split
-from visionlora.scoring.timing import timing_of
+from visionlora.scoring import (
+    Budget,
+    Difference,
+    EvaluationSplit,
+    ModelScores,
+    SplitDetections,
+    check_budget,
+    difference,
+    find_objects,
+    judge,
+    load_split,
+    shared_classes,
+    time_networks,
+    timing_of,
+)
 from visionlora.vision.detections import PREDICTION_CONFIDENCE, check_thresholds
 from visionlora.vision.inference import Network, detect
 from visionlora.vision.preprocess import read_image

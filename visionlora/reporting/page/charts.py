@@ -13,8 +13,7 @@ from visionlora.reporting.formatting import fraction
 from visionlora.reporting.page.svg import WIDTH, Axes, chart, element, grid, join, path, shortened, text_width, ticks
 from visionlora.reporting.report import Report
 from visionlora.reporting.row import Row
-from visionlora.scoring.matches import RECALLS, Matches
-from visionlora.scoring.score_calibration import Calibration
+from visionlora.scoring import RECALLS, Calibration, Matches
 
 CHARTED_CLASSES = 20
 """More bars are no longer a picture; the most frequent classes are drawn."""

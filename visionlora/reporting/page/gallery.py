@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from visionlora.data import LabelledImage
 from visionlora.reporting.page.svg import element, join, shortened, text_width
-from visionlora.scoring.operating import MATCHING_IOU, Outcome
+from visionlora.scoring import MATCHING_IOU, Outcome
 from visionlora.vision.boxes import iou_matrix
 from visionlora.vision.drawing import overlap, place_label
 from visionlora.vision.preprocess import read_image

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from visionlora.reporting.formatting import change_words, fraction
 from visionlora.reporting.report import Report
-from visionlora.scoring.budget import Check, Verdict
+from visionlora.scoring import Check, Verdict
 
 SHOWN = 6
 """Reasons at the top; all limits stand in a table below."""

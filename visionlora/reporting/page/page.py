@@ -30,15 +30,13 @@ from visionlora.reporting.formatting import (
 from visionlora.reporting.markdown import batch_notes, sizes, stage_sentences, star
 from visionlora.reporting.page import charts, gallery
 from visionlora.reporting.page.confusion import confusion_tables
+from visionlora.reporting.page.headline import SHOWN, headline, reasons
 from visionlora.reporting.page.making import makings
 from visionlora.reporting.page.style import model_style, paper_style
 from visionlora.reporting.page.svg import join, shortened
-from visionlora.reporting.page.verdict import SHOWN, headline, reasons
 from visionlora.reporting.report import Report
 from visionlora.reporting.row import Row
-from visionlora.scoring.matches import precision_at_recalls
-from visionlora.scoring.model_scores import ModelScores
-from visionlora.scoring.operating import Outcome, outcome_of
+from visionlora.scoring import ModelScores, Outcome, outcome_of, precision_at_recalls
 from visionlora.vision.detections import Detections
 
 _HERE = Path(__file__).parent
