@@ -205,7 +205,9 @@ def _search(
         return (), np.empty(0)
     convs = judge.recipe.plan_for(source.model.graph).convs
     groups = layer_groups(source.model, convs, source.network.image_size)
-    columns = [source.network.names.index(name) for name in _lost_too_much(first.difference, judge.budget)]
+    known = source.network.names
+    column_of = {name: column for column, name in reversed(list(enumerate(known)))}  # the first of equals
+    columns = [column_of[name] for name in _lost_too_much(first.difference, judge.budget)]
     shown = list(inputs)
 
     def measured(recipe: QuantizationRecipe) -> NDArray[np.float64]:
@@ -279,7 +281,8 @@ def _with_intervals(reference: _Scored, chosen: _Scored, domain: EvaluationSplit
 
 def _warnings(domain: EvaluationSplit, apart: Difference) -> tuple[str, ...]:
     few = [f"{one.name} ({one.objects})" for one in domain.used.classes if 0 < one.objects < FEW_OBJECTS]
-    none = [one.name for one in domain.used.classes if one.name not in apart.classes]
+    judged = set(apart.classes)
+    none = [one.name for one in domain.used.classes if one.name not in judged]
     sentences = []
     if few:
         sentences.append(

@@ -69,7 +69,7 @@ def _draw_means(axes: Any, report: Report) -> None:
 def _draw_classes(axes: Any, report: Report, names: tuple[str, ...]) -> None:
     thickness = 0.8 / len(report.rows)
     for index, row in enumerate(report.rows):
-        scores = {one.name: one.ap50_95 for one in row.scores.per_class} if row.scores else {}
+        scores = row.class_scores()
         offset = (index - (len(report.rows) - 1) / 2) * thickness
         places = [position + offset for position in range(len(names))]
         widths = [scores.get(name) or 0.0 for name in names]

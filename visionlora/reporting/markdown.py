@@ -172,10 +172,10 @@ def _folded(title: str, text: str) -> str:
 
 
 def _class_table(report: Report) -> str:
-    by_row = [{one.name: one for one in row.scores.per_class} if row.scores else {} for row in report.rows]
+    by_row = [row.class_scores() for row in report.rows]
     rows = []
     for count in report.data.classes:
-        scores = [fraction(known[count.name].ap50_95 if count.name in known else None) for known in by_row]
+        scores = [fraction(known.get(count.name)) for known in by_row]
         rows.append([name_words(count.name), str(count.images), str(count.objects), *scores])
     return markdown_table(["class", "images", "objects", *(code(row.label) for row in report.rows)], rows)
 

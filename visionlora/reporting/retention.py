@@ -83,7 +83,8 @@ def check_base(label: str, known: Collection[str], data: DataUsed) -> None:
     Raises:
         DataError: it knows none of the set's classes that have objects.
     """
-    if not any(one.objects for one in data.classes if one.name in known):
+    names = set(known)
+    if not any(count.objects for count in data.classes if count.name in names):
         raise DataError(
             f"--retention {data.path}: expected classes with objects that {label!r}, the first model, knows, got none "
             f"of {len(data.names)}; give the base as the first --model"

@@ -66,7 +66,8 @@ class Draws:
 
     def over(self, classes: Collection[str]) -> Draws:
         """Return the named classes alone."""
-        columns = [index for index, name in enumerate(self.names) if name in classes]
+        wanted = set(classes)
+        columns = [index for index, name in enumerate(self.names) if name in wanted]
         names = tuple(self.names[index] for index in columns)
         return Draws(names, self.ap50_95[:, columns], self.ap50[:, columns])
 

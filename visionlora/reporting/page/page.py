@@ -82,6 +82,7 @@ def report_page(
         batches=batch_notes(report),
         span=_span(report),
         curves=_curves(report, known),
+        class_scores=[row.class_scores() for row in report.rows],
         bars=charts.class_bars(report, scored) if scored else None,
         charted=len(charts.charted_classes(report)),
         trade_offs=_trade_offs([pair for pair in scored if pair[1] in report.complete_rows]),
