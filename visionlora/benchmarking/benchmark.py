@@ -228,13 +228,13 @@ def _noise(contestants: Sequence[Contestant]) -> tuple[str, ...]:
             f"other processes used more than {OTHER_LOAD_LIMIT} cores in {disturbed:.0%} of the turns; "
             "close them and measure again"
         )
-    for one in contestants:
-        spread = Spread.of([seconds for turn in one.turns.network for seconds in turn])
-        apart = (spread.high75 - spread.low25) / spread.median
-        if apart > SPREAD_LIMIT:
+    for contestant in contestants:
+        spread = Spread.of([seconds for turn in contestant.turns.network for seconds in turn])
+        middle = (spread.high75 - spread.low25) / spread.median
+        if middle > SPREAD_LIMIT:
             sentences.append(
-                f"{one.spec.label} with {one.threads} threads: half of its calls lie {apart:.0%} apart; "
-                f"trust differences beyond that only"
+                f"{contestant.spec.label} with {contestant.threads} thread{'s' * (contestant.threads > 1)}: "
+                f"half of its calls lie {middle:.0%} apart; trust differences beyond that only"
             )
     return tuple(sentences)
 

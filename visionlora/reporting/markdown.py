@@ -136,17 +136,17 @@ def _operating(report: Report) -> str:
         for row, point in points
     ]
     starred = any(star(row, report) for row, _ in points)
-    header = ["model", "precision", "recall", "F1", "misses", "false alarms", "best threshold", "ECE", "AR", "AP S/M/L"]
+    header = ["model", "precision", "recall", "F1", "misses", "false alarms", "best threshold", "calibration error"]
     return "\n".join(
         [
             f"## At score {points[0][1].confidence:g}",
             "",
-            markdown_table([*header, "parameters"], rows),
+            markdown_table([*header, "AR", "AP S/M/L", "parameters"], rows),
             "",
             "An object is found from IoU 0.50 on. Misses are of the objects of the classes that the model knows; the "
-            "best threshold gives the highest F1 on these images; ECE is how far scores are from precision; AR is "
-            "average recall; AP S/M/L is mAP50-95 of objects below 32, up to 96 and above 96 pixels squared, left out "
-            f"for fewer than {FEWEST_OBJECTS} objects."
+            "best threshold gives the highest F1 on these images; the calibration error (ECE) is how far scores are "
+            "from precision; AR is average recall; AP S/M/L is mAP50-95 of objects below 32, up to 96 and above 96 "
+            f"pixels squared, left out for fewer than {FEWEST_OBJECTS} objects."
             + (" A star: on some of the classes alone, not comparable." if starred else ""),
         ]
     )

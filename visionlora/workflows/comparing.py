@@ -7,7 +7,15 @@ from pathlib import Path
 
 from visionlora.errors import UsageError
 from visionlora.files import atomic_output, refuse_existing
-from visionlora.reporting import ImageResults, Report, Row, comparison_markdown, read_image_results, read_report
+from visionlora.reporting import (
+    ImageResults,
+    Report,
+    Row,
+    comparison_markdown,
+    list_words,
+    read_image_results,
+    read_report,
+)
 from visionlora.scoring import Difference, Draws, difference, paired_draws
 
 
@@ -93,8 +101,8 @@ def _models(
         pairs = [(next(iter(old)), next(iter(new)))]
     if not pairs:
         raise UsageError(
-            f"expected a model that both reports have, got {list(old)} and {list(new)}; "
-            "name them alike with --model label=path"
+            f"expected a model that both reports have; the first has {list_words(list(old))}, the second "
+            f"has {list_words(list(new))}; name them alike with --model label=path"
         )
     paired = [
         ComparedModel(
