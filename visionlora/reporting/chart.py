@@ -41,9 +41,9 @@ def write_chart(report: Report, path: Path | str) -> None:
 
 def _charted_classes(report: Report) -> tuple[str, ...]:
     """Return the classes that have objects, or the most frequent of many, in the data set's order."""
-    present = [one for one in report.data.classes if one.objects]
-    frequent = sorted(present, key=lambda one: -one.objects)[:_CHARTED_CLASSES]
-    return tuple(one.name for one in present if one in frequent)
+    present = [count for count in report.data.classes if count.objects]
+    frequent = sorted(present, key=lambda count: -count.objects)[:_CHARTED_CLASSES]
+    return tuple(count.name for count in present if count in frequent)
 
 
 def _dress(axes: Any) -> None:

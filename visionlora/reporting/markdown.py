@@ -88,16 +88,16 @@ def _partial_sentence(row: Row, report: Report) -> str:
     if reference is None or reference.scores is None:
         return sentence + "."
     there = reference.scores.mean_over(row.classes)
-    apart = row.difference_to(reference.label)
-    words = f"; against that {change_words(apart.map50_95)}" if apart is not None else ""
+    difference = row.difference_to(reference.label)
+    words = f"; against that {change_words(difference.map50_95)}" if difference is not None else ""
     return f"{sentence}; {code(reference.label)} has {fraction(there)} on the same{words}."
 
 
 def _against(row: Row, other: Row, *, role: str = "") -> str:
-    apart, there = row.difference_to(other.label), f"{role}{code(other.label)}"
-    if apart is None:
+    difference, there = row.difference_to(other.label), f"{role}{code(other.label)}"
+    if difference is None:
         return f"not comparable with {there}"
-    words = change_words(apart.map50_95)
+    words = change_words(difference.map50_95)
     return f"{words} as {there}" if words == "the same" else f"against {there} {words}"
 
 

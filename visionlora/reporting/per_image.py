@@ -54,9 +54,9 @@ def write_image_results(path: Path, image_hashes: Sequence[str], matches: Mappin
         "image_hashes": np.array(image_hashes),
         "labels": np.array(list(matches), dtype=np.str_),
     }
-    for index, one in enumerate(map(_without_tails, matches.values())):
+    for index, shortened in enumerate(map(_without_tails, matches.values())):
         for name in _ARRAYS:
-            arrays[f"{index}.{name}"] = _packed(np.asarray(getattr(one, name)))
+            arrays[f"{index}.{name}"] = _packed(np.asarray(getattr(shortened, name)))
     with atomic_output(path) as partial:
         np.savez_compressed(partial, **arrays)
     return PerImage(path.name, sha256_of(path))
@@ -105,16 +105,19 @@ def _check(results: ImageResults) -> None:
     Raises:
         ValueError: the message says which.
     """
-    for label, one in results.matches.items():
-        shape, found = (len(results.image_hashes), len(one.names)), len(one.scores)
-        right = one.objects.shape == shape and one.images.shape == one.columns.shape == one.scores.shape == (found,)
-        right = right and one.right.shape == one.counted.shape == (found, len(IOU_THRESHOLDS))
-        right = right and all(array.dtype.kind == "i" for array in (one.objects, one.images, one.columns))
-        right = right and one.scores.dtype.kind == "f" and bool(np.isfinite(one.scores).all())
+    for label, matches in results.matches.items():
+        shape, found = (len(results.image_hashes), len(matches.names)), len(matches.scores)
+        right = (
+            matches.objects.shape == shape
+            and matches.images.shape == matches.columns.shape == matches.scores.shape == (found,)
+        )
+        right = right and matches.right.shape == matches.counted.shape == (found, len(IOU_THRESHOLDS))
+        right = right and all(array.dtype.kind == "i" for array in (matches.objects, matches.images, matches.columns))
+        right = right and matches.scores.dtype.kind == "f" and bool(np.isfinite(matches.scores).all())
         if right and found:
-            right = one.images.min() >= 0 and one.images.max() < shape[0]
-            right = right and one.columns.min() >= 0 and one.columns.max() < shape[1]
-            right = right and bool((np.diff(one.columns) >= 0).all())
+            right = matches.images.min() >= 0 and matches.images.max() < shape[0]
+            right = right and matches.columns.min() >= 0 and matches.columns.max() < shape[1]
+            right = right and bool((np.diff(matches.columns) >= 0).all())
         if not right:
             raise ValueError(f"the matches of {label!r} are not of one data set")
 

@@ -94,19 +94,19 @@ def check_base(label: str, known: Collection[str], data: DataUsed) -> None:
 def _retained(model: RetentionInput, base: RetentionInput, before: float) -> Retained:
     assert base.judgement is not None
     theirs = base.judgement
-    asked = [one.name for one in theirs.scores.per_class if one.ap50_95 is not None]
+    asked = [score.name for score in theirs.scores.per_class if score.ap50_95 is not None]
     kept, shared = 0.0, None
     if model.judgement is not None:
-        scores = {one.name: one.ap50_95 or 0.0 for one in model.judgement.scores.per_class}
+        scores = {score.name: score.ap50_95 or 0.0 for score in model.judgement.scores.per_class}
         kept = sum(scores.get(name, 0.0) for name in asked) / len(asked)
-        apart = difference(
+        change = difference(
             model.judgement.scores,
             theirs.scores,
             draws=model.judgement.draws,
             other_draws=theirs.draws,
             to=base.label,
         )
-        shared = None if apart is None else apart.map50_95
+        shared = None if change is None else change.map50_95
     known = len(set(model.found.classes) & set(base.found.classes))
     return Retained(model.label, known, kept, kept / before if before else None, shared, same(model.found, base.found))
 
@@ -114,8 +114,8 @@ def _retained(model: RetentionInput, base: RetentionInput, before: float) -> Ret
 def same(a: SplitDetections, b: SplitDetections) -> bool:
     """Whether two models found the same bit for bit."""
     return a.classes == b.classes and all(
-        np.array_equal(getattr(one, name), getattr(two, name))
-        for one, two in zip(a.detections, b.detections, strict=True)
+        np.array_equal(getattr(first, name), getattr(second, name))
+        for first, second in zip(a.detections, b.detections, strict=True)
         for name in ("boxes_xyxy", "scores", "class_ids")
     )
 

@@ -52,7 +52,7 @@ def _check(row: Row, origin: Row | None, report: Report, budget: Budget, limit: 
     if limit == "max_drop":
         drop = -difference.map50_95.difference
         return Check(row.label, limit, allowed, drop, drop <= allowed)
-    worst = min(difference.per_class, key=lambda one: one.change.difference)
+    worst = min(difference.per_class, key=lambda change: change.change.difference)
     drop = -worst.change.difference
     return Check(row.label, limit, allowed, drop, drop <= allowed, worst.name)
 

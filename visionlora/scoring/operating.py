@@ -133,8 +133,8 @@ def operating_point(
         matches: of the same detections, for the best threshold.
         confidence: the threshold that made the outcomes.
     """
-    hits = sum(int(one.right.sum()) for one in outcomes)
-    misses, alarms = sum(one.misses for one in outcomes), sum(one.false_alarms for one in outcomes)
+    hits = sum(int(outcome.right.sum()) for outcome in outcomes)
+    misses, alarms = sum(outcome.misses for outcome in outcomes), sum(outcome.false_alarms for outcome in outcomes)
     best_f1, best_confidence = best_threshold(matches)
     return OperatingPoint(
         confidence=confidence,
@@ -146,8 +146,8 @@ def operating_point(
         false_alarms=alarms,
         misses_per_1000_images=1000 * misses / len(images),
         false_alarms_per_1000_images=1000 * alarms / len(images),
-        images_with_misses=sum(one.misses > 0 for one in outcomes),
-        images_with_false_alarms=sum(one.false_alarms > 0 for one in outcomes),
+        images_with_misses=sum(outcome.misses > 0 for outcome in outcomes),
+        images_with_false_alarms=sum(outcome.false_alarms > 0 for outcome in outcomes),
         best_f1=best_f1,
         best_confidence=best_confidence,
         confusion=_confusion(outcomes, images, names),

@@ -85,7 +85,9 @@ def compare(
     )
     same_data = reports[0].data.content_hash == reports[1].data.content_hash
     models = _models(reports, results if same_data else (None, None), same_data=same_data)
-    text = comparison_markdown(*reports, [(one.label, one.first, one.second, one.difference) for one in models])
+    text = comparison_markdown(
+        *reports, [(model.label, model.first, model.second, model.difference) for model in models]
+    )
     if out is not None:
         with atomic_output(out) as path:
             path.write_text(text, encoding="utf-8")

@@ -143,7 +143,7 @@ def evaluate(
     if source is not None:
         check_base(specs[0].label, shared_classes(networks[0], source.names), source.used)
     found = [_find(spec, network, domain, cache=cache) for spec, network in zip(specs, networks, strict=True)]
-    judgements = [_judge(one, domain, conf) for one in found]
+    judgements = [_judge(detections, domain, conf) for detections in found]
     rows = tuple(map(_row, specs, networks, found, judgements))
     report = Report(
         data=domain.used,
@@ -177,7 +177,7 @@ def evaluate(
     report = replace(report, rows=_with_times(report, networks, domain))
     labels = [spec.label for spec in specs]
     names = {label: network.names for label, network in zip(labels, networks, strict=True)}
-    pictures = [_relative(one.path, Path(data).parent) for one in domain.images]
+    pictures = [_relative(image.path, Path(data).parent) for image in domain.images]
     report = replace(
         report,
         warnings=(
@@ -252,7 +252,7 @@ def _provenance(spec: ModelSpec, network: Network) -> tuple[str, Mapping[str, st
     kind = {"torch": "checkpoint", "onnxruntime": "onnx"}.get(spec.runtime, spec.runtime)
     kind, parents = metadata.get("kind", kind), metadata.get("parents", {})
     settings = metadata.get("settings", {})
-    texts = isinstance(parents, Mapping) and all(isinstance(one, str) for one in (kind, *parents, *parents.values()))
+    texts = isinstance(parents, Mapping) and all(isinstance(text, str) for text in (kind, *parents, *parents.values()))
     if not texts or not isinstance(settings, Mapping) or not _is_json(settings):
         raise ModelError(
             f"{spec.path}: its visionlora metadata is broken: kind, parents or settings is of a wrong type"
@@ -300,7 +300,7 @@ def _with_differences(report: Report, judgements: Sequence[ModelScores | None], 
         pairs = [
             _difference(judgements[index], judgements[other], rows[other].label) for other in others if other != index
         ]
-        result.append(replace(row, differences=tuple(one for one in pairs if one is not None)))
+        result.append(replace(row, differences=tuple(change for change in pairs if change is not None)))
     return tuple(result)
 
 

@@ -126,7 +126,7 @@ def panels(
                 found.boxes_xyxy, found.class_ids, found.scores, outcome.right, strict=True
             )
         ]
-        right, wrong = ([one for one in marks if one.kind == kind] for kind in ("right", "wrong"))
+        right, wrong = ([mark for mark in marks if mark.kind == kind] for kind in ("right", "wrong"))
         drawing, hidden = _panel(name, width, height, [*missed, *right, *wrong])
         caption = f"{int(outcome.right.sum())} found, {outcome.misses} missed, {_alarms(outcome.false_alarms)}"
         drawn.append(Panel(title, caption + _hidden(hidden), drawing))
