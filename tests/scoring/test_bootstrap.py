@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.reporting.cases import random_case
-from visionlora.scoring import coco_scores
+from visionlora.scoring import coco_scores, paired_draws
 from visionlora.scoring.bootstrap import Change, Interval, draw_images, interval_of, mean_over_classes, score_draws
 from visionlora.scoring.coco import score_and_match
 from visionlora.vision.detections import Detections
@@ -34,6 +34,19 @@ def test_draws_equal_pycocotools_on_the_drawn_images() -> None:
         again = coco_scores(np.repeat(found, counts).tolist(), np.repeat(truth, counts).tolist(), NAMES)
         assert mean_over_classes(draws.ap50_95)[row] == pytest.approx(again.map50_95, abs=1e-9)
         assert mean_over_classes(draws.ap50)[row] == pytest.approx(again.map50, abs=1e-9)
+
+
+def test_draws_are_of_the_same_pictures_in_whatever_order_these_were_seen() -> None:
+    truth, found = random_case(4, images=12, classes=3, detections=12)
+    hashes, order = [f"{index * 7 % 12:02d}" for index in range(12)], np.random.default_rng(0).permutation(12)
+    straight = score_and_match(found, truth, NAMES)[1]
+    turned = score_and_match([found[i] for i in order], [truth[i] for i in order], NAMES)[1]
+
+    first, second = paired_draws(straight, turned, hashes, [hashes[i] for i in order])
+
+    np.testing.assert_allclose(first.ap50_95, second.ap50_95)
+    assert not np.array_equal(first.ap50_95, score_draws(turned, draw_images(12)).ap50_95)
+    assert paired_draws(straight, turned, hashes, ["another", *hashes[1:]]) == (None, None)
 
 
 def test_interval_holds_the_middle_95_percent() -> None:
