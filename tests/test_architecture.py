@@ -40,6 +40,19 @@ ORDER = (
     ("cli",),
     ("__main__",),
 )
+BESIDE_THE_FACE = {
+    "adapters": {"combining", "folded_base", "methods", "shapes"},
+    "adapters.torch": {"attach", "merge"},
+    "data": {"leakage"},
+    "detectors.ultralytics": {"family", "toy_base"},
+    "fake_quant": {"graph"},
+    "int8": {
+        *("adapter_recipe", "decode", "float_model", "histogram", "limits", "plan", "ranges", "recipe", "scheme"),
+    },
+    "runtime": {"frames", "network", "pictures", "providers", "video"},
+    "training": {"earlier", "phase", "run_folder", "settings", "training"},
+}
+"""Modules inside a room that others may import; of a room that is not named here, its face alone."""
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 ULTRALYTICS_ROOM = PACKAGE / "detectors" / "ultralytics"
 INTO_A_FAMILY = {
@@ -60,6 +73,8 @@ def module_of(path: Path) -> str:
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 MODULES = {module_of(path): path for path in FILES}
+FACES = {module for module, path in MODULES.items() if "__all__" in path.read_text(encoding="utf-8")} - {"visionlora"}
+"""The packages that offer names; a folder of modules such as `vision` offers none, and its modules are taken alone."""
 
 
 def imports(path: Path) -> set[str]:
@@ -86,6 +101,24 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     """Also none inside functions, or for the sake of types alone."""
     graph = {module: {name for name in imports(path) if name in MODULES} for module, path in MODULES.items()}
     tuple(graphlib.TopologicalSorter(graph).static_order())
+
+
+def face_of(module: str) -> str | None:
+    """Return the package that others are to import a module's names from; None where it speaks for itself."""
+    parts = module.split(".")
+    names = (".".join(parts[:end]) for end in range(room_of(module).count(".") + 2, len(parts)))
+    return next((name for name in names if name in FACES), None)
+
+
+def test_no_room_reaches_past_the_face_of_another() -> None:
+    """Save for the modules that are named, each of which some room really needs."""
+    past: dict[str, set[str]] = {}
+    for here, path in MODULES.items():
+        for module in imports(path):
+            face = face_of(module) if module in MODULES and module != "visionlora" else None
+            if face is not None and here != face and not here.startswith(f"{face}."):
+                past.setdefault(face.removeprefix("visionlora."), set()).add(module.removeprefix(f"{face}."))
+    assert past == BESIDE_THE_FACE
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -11,7 +11,7 @@ import threading
 import pytest
 
 import visionlora as vl
-from visionlora.progress import about, counting, current_level, level, report, say, tracked
+from visionlora.progress import about, counting, current_level, level, report, tracked
 
 
 class _Screen(io.StringIO):
@@ -47,8 +47,8 @@ def test_lines_are_events_without_a_unit_and_are_not_printed_where_a_function_ta
     events: list[vl.Progress] = []
     with vl.progress_to(events.append), level("quiet"):
         report("train", 3, 50, "epoch  3/50")
-        say("merged")
-    assert events == [vl.Progress("train", 3, 50, "epoch  3/50"), vl.Progress("", 0, None, "merged")]
+        report("merge", 1, 1, "merged")
+    assert events == [vl.Progress("train", 3, 50, "epoch  3/50"), vl.Progress("merge", 1, 1, "merged")]
     assert capsys.readouterr() == ("", "")
 
 
@@ -56,9 +56,11 @@ def test_lines_are_printed_but_where_it_is_quiet_and_cannot_steer_the_terminal(c
     report("train", 1, 2, "epoch \x1b[31m1\nof 2")
     with level("quiet"):
         report("train", 2, 2, "hidden")
-        say("hidden")
-        say("told", "lines")
-    say("hidden", "quiet")
+        report("merge", 1, 1, "hidden")
+        with level("lines"):
+            report("merge", 1, 1, "told")
+    with level("quiet"):
+        report("merge", 1, 1, "hidden")
     assert capsys.readouterr().out == "epoch \\x1b[31m1\nof 2\ntold\n"
 
 

@@ -22,7 +22,7 @@ from rivals import rival
 from visionlora.data import load_dataset
 from visionlora.detectors.ultralytics import TorchNetwork
 from visionlora.progress import level
-from visionlora.scoring import score_model
+from visionlora.scoring import coco_scores, find_objects
 from visionlora.training import training
 
 METHODS = ("lora", "full", "freeze10", "head", "peft")
@@ -67,8 +67,10 @@ def main() -> None:
         network = trained_network(trainer, args) if args.method == "peft" else TorchNetwork(path, **where)
     seconds = time.monotonic() - started
     dataset = load_dataset(args.data, splits=("val",))
+    images = dataset.split("val")
     with level("quiet"):
-        scores = score_model(network, dataset.split("val"), dataset.names, batch=64).scores
+        found = find_objects(network, images, dataset.names, batch=64)
+    scores = coco_scores(found.detections, images, dataset.names, classes=found.classes)
     result = {
         "method": args.method,
         "rank": args.rank if args.method in ("lora", "peft") else None,

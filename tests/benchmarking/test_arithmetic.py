@@ -107,7 +107,7 @@ def test_a_turn_counts_by_its_median_and_a_frame_by_the_sum_of_its_parts(tiny, m
         ([10] * 10, [0.0], ()),
         ([10] * 10, [0.0] * 8 + [0.5], ()),
         ([10] * 10, [0.0] * 4 + [0.5], ("other processes used more than 0.1 cores in 20% of the turns",)),
-        ([10, 13] * 5, [0.0], ("a with 1 threads: half of its calls lie 23% apart",)),
+        ([10, 13] * 5, [0.0], ("a with 1 thread: half of its calls lie 23% apart",)),
     ],
     ids=["quiet", "a turn in ten", "busy", "apart"],
 )

@@ -13,7 +13,7 @@ import numpy as np
 from visionlora.data import LabelledImage
 from visionlora.machine import Machine
 from visionlora.reporting import Report, Row
-from visionlora.reporting.budget import judge_budget
+from visionlora.reporting.verdict import judge_budget
 from visionlora.scoring.bootstrap import draw_images
 from visionlora.scoring.budget import Budget
 from visionlora.scoring.coco import count_classes

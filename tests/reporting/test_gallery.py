@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from visionlora.data import LabelledImage
-from visionlora.data.leakage import choose_images
-from visionlora.reporting.page.gallery import Shift, shift_between
+from visionlora.reporting.page.gallery import Shift, choose_images, shift_between
 from visionlora.scoring.operating import outcome_of
 from visionlora.vision.detections import Detections
 

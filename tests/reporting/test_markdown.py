@@ -3,10 +3,12 @@ from __future__ import annotations
 import dataclasses
 import json
 
+from tests.reporting.generated import made_report
 from visionlora.reporting import report_markdown
-from visionlora.reporting.budget import judge_budget
 from visionlora.reporting.markdown import stage_sentences
+from visionlora.reporting.page import report_page
 from visionlora.reporting.report import report_to_json
+from visionlora.reporting.verdict import judge_budget
 from visionlora.scoring.bootstrap import Change, Interval
 from visionlora.scoring.budget import Budget
 
@@ -130,3 +132,12 @@ def test_verdict_is_the_first_line(report) -> None:
     judged = dataclasses.replace(report, verdict=judge_budget(report, Budget(max_drop=0.02, min_map50=0.6)))
 
     assert report_markdown(judged).splitlines()[2].startswith("**Not passed**: `stranger` knows 0 of 4 classes")
+
+
+def test_page_and_markdown_have_one_word_for_one_number(tmp_path) -> None:
+    report, images, judgements = made_report(tmp_path, ["base", "int8"], ["crack", "pit"], pictures=2)
+    page, markdown = report_page(report, images, judgements), report_markdown(report)
+
+    for column in ("best threshold", "calibration error", "precision", "recall", "misses", "false alarms"):
+        assert f">{column}<" in page and f" {column} " in markdown
+    assert "best score" not in page + markdown

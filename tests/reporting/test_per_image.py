@@ -29,7 +29,7 @@ def written(tmp_path, report):
 def test_matches_read_back_score_every_draw_alike(written) -> None:
     report, matches, path = written
 
-    results = read_image_results(path, report)
+    results = read_image_results(path, report.per_image)
 
     weights = draw_images(9, draws=30)
     assert results.image_hashes == tuple(f"{i:064x}" for i in range(9))
@@ -42,9 +42,9 @@ def test_matches_read_back_score_every_draw_alike(written) -> None:
 def test_report_without_the_file_has_no_results(written, report) -> None:
     with_file, _, path = written
 
-    assert read_image_results(path, report) is None
+    assert read_image_results(path, report.per_image) is None
     path.with_name(FILE).unlink()
-    assert read_image_results(path, with_file) is None
+    assert read_image_results(path, with_file.per_image) is None
 
 
 def test_file_of_another_report_is_refused(written) -> None:
@@ -52,4 +52,4 @@ def test_file_of_another_report_is_refused(written) -> None:
     path.with_name(FILE).write_bytes(b"other")
 
     with pytest.raises(DataError, match=r"expected the file that .* was written with"):
-        read_image_results(path, report)
+        read_image_results(path, report.per_image)

@@ -10,8 +10,8 @@ import jsonschema
 import pytest
 
 from visionlora.reporting import report
-from visionlora.reporting.budget import judge_budget
 from visionlora.reporting.report import report_to_json
+from visionlora.reporting.verdict import judge_budget
 from visionlora.scoring.budget import Budget
 from visionlora.workflows.evaluating import evaluate
 

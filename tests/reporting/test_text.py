@@ -12,11 +12,11 @@ import pytest
 from visionlora import cli
 from visionlora.models import parse_spec
 from visionlora.reporting import comparison_markdown, read_report, report_markdown
-from visionlora.reporting.budget import judge_budget
 from visionlora.reporting.formatting import code, name_words
 from visionlora.reporting.lineage import find_notes, find_warnings
 from visionlora.reporting.report import report_to_json
 from visionlora.reporting.summary import summary_table
+from visionlora.reporting.verdict import judge_budget
 from visionlora.scoring.budget import Budget
 from visionlora.scoring.model_scores import ClassChange
 from visionlora.workflows.evaluating import evaluate

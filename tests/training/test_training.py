@@ -22,8 +22,7 @@ from ultralytics.engine import validator as ultralytics_validator
 from ultralytics.models.yolo.detect import DetectionTrainer
 
 from visionlora.adapters.torch import attach, load_adapter
-from visionlora.data import load_dataset
-from visionlora.data.doubts import warn_of_doubtful_data
+from visionlora.data import load_dataset, warn_of_doubtful_data
 from visionlora.detectors.device import check_device
 from visionlora.detectors.ultralytics import load_base, plan_detector, set_classes, trainer, with_adapter
 from visionlora.detectors.ultralytics.family import ULTRALYTICS

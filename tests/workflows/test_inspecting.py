@@ -91,7 +91,7 @@ def test_bundle_as_folder_and_archive(tmp_path) -> None:
 def test_json_of_every_kind(tmp_path) -> None:
     bench = {"format": 1, "noise": {}, "machine": {"cpu": "x"}, "rows": [{"label": "a", "runtime": "b", "threads": 1}]}
     (tmp_path / "bench.json").write_text(json.dumps(bench))
-    assert "models: a (b, 1 threads)" in str(vl.inspect(tmp_path / "bench.json"))
+    assert "models: a (b, 1 thread)" in str(vl.inspect(tmp_path / "bench.json"))
     (tmp_path / "q.json").write_text(json.dumps({"kind": "quantization", "sentence": "it holds", "passed": True}))
     assert "sentence: it holds" in str(vl.inspect(tmp_path / "q.json"))
     for text, message in (("{}", "got other JSON"), ("[]", "carries no card"), ("[" * 100_000, "cannot read it")):

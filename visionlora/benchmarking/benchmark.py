@@ -175,19 +175,19 @@ def _measure(
     return tuple(_against(row, firsts[row.threads]) for row in rows), _noise(contestants)
 
 
-def _row(one: Contestant) -> Measured:
+def _row(contestant: Contestant) -> Measured:
     """Return what a contestant gave, its ratios not yet known."""
-    network = [seconds for turn in one.turns.network for seconds in turn]
-    frames = np.concatenate([np.asarray(turn) for turn in one.turns.frames])  # (frames, parts)
-    peak, before = one.memory()
+    network = [seconds for turn in contestant.turns.network for seconds in turn]
+    frames = np.concatenate([np.asarray(turn) for turn in contestant.turns.frames])  # (frames, parts)
+    peak, before = contestant.memory()
     return Measured(
-        label=one.spec.label,
-        file=printable(one.spec.file),
-        runtime=one.spec.runtime,
-        sha256=sha256_of(*one.spec.parts),
-        threads=one.threads,
-        image_size=one.image_size,
-        bytes=sum(path.stat().st_size for path in one.spec.parts),
+        label=contestant.spec.label,
+        file=printable(contestant.spec.file),
+        runtime=contestant.spec.runtime,
+        sha256=sha256_of(*contestant.spec.parts),
+        threads=contestant.threads,
+        image_size=contestant.image_size,
+        bytes=sum(path.stat().st_size for path in contestant.spec.parts),
         network=Spread.of(network),
         frame=Spread.of(frames.sum(axis=1)),
         parts={
@@ -196,11 +196,13 @@ def _row(one: Contestant) -> Measured:
         },
         peak_bytes=peak,
         before_bytes=before,
-        turns_ms=tuple(round(1000 * float(np.median(turn)), 4) for turn in one.turns.network),
-        frame_turns_ms=tuple(round(1000 * float(np.median(np.sum(turn, axis=1))), 4) for turn in one.turns.frames),
-        batch=one.batch,
-        precision=one.precision,
-        other_load=tuple(round(load, 3) for load in one.turns.other_load),
+        turns_ms=tuple(round(1000 * float(np.median(turn)), 4) for turn in contestant.turns.network),
+        frame_turns_ms=tuple(
+            round(1000 * float(np.median(np.sum(turn, axis=1))), 4) for turn in contestant.turns.frames
+        ),
+        batch=contestant.batch,
+        precision=contestant.precision,
+        other_load=tuple(round(load, 3) for load in contestant.turns.other_load),
     )
 
 
@@ -221,20 +223,20 @@ def _against(row: Measured, first: Measured) -> Measured:
 def _noise(contestants: Sequence[Contestant]) -> tuple[str, ...]:
     """Return a sentence for each sign that something else ran on the machine."""
     sentences = []
-    loads = np.asarray([value for one in contestants for value in one.turns.other_load])
+    loads = np.asarray([value for contestant in contestants for value in contestant.turns.other_load])
     disturbed = float(np.mean(loads > OTHER_LOAD_LIMIT))
     if disturbed > DISTURBED_LIMIT:
         sentences.append(
             f"other processes used more than {OTHER_LOAD_LIMIT} cores in {disturbed:.0%} of the turns; "
             "close them and measure again"
         )
-    for one in contestants:
-        spread = Spread.of([seconds for turn in one.turns.network for seconds in turn])
-        apart = (spread.high75 - spread.low25) / spread.median
-        if apart > SPREAD_LIMIT:
+    for contestant in contestants:
+        spread = Spread.of([seconds for turn in contestant.turns.network for seconds in turn])
+        middle = (spread.high75 - spread.low25) / spread.median
+        if middle > SPREAD_LIMIT:
             sentences.append(
-                f"{one.spec.label} with {one.threads} threads: half of its calls lie {apart:.0%} apart; "
-                f"trust differences beyond that only"
+                f"{contestant.spec.label} with {contestant.threads} thread{'s' * (contestant.threads > 1)}: "
+                f"half of its calls lie {middle:.0%} apart; trust differences beyond that only"
             )
     return tuple(sentences)
 

@@ -23,7 +23,7 @@ from visionlora.errors import ModelError
 from visionlora.formats.parsing import parse_json
 from visionlora.formats.text import printable
 from visionlora.models import ModelSpec
-from visionlora.scoring.timing import busy_seconds
+from visionlora.scoring import busy_seconds
 from visionlora.trust import is_trusted
 
 _ROOT = Path(__file__).parents[2]
@@ -109,7 +109,9 @@ class Contestant:
         busy, seconds = busy_seconds() - before, time.perf_counter() - started
         network, frames = (np.asarray(answer.get(name)) for name in ("network", "frames"))
         cpu = answer.get("cpu")
-        numbers = all(one.dtype.kind in "if" and bool((one >= 0).all()) for one in (network, frames, np.asarray(cpu)))
+        numbers = all(
+            array.dtype.kind in "if" and bool((array >= 0).all()) for array in (network, frames, np.asarray(cpu))
+        )
         if not numbers or network.shape != (calls,) or frames.shape != (calls, len(PARTS)):
             raise ModelError(f"{self._who}: expected the times of {calls} calls, got something else: {answer!s:.80}")
         self.turns.network.append(network.tolist())

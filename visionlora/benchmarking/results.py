@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from visionlora.machine import Machine
-from visionlora.reporting.formatting import code, markdown_table, megabytes
+from visionlora.reporting import code, markdown_table, megabytes
 
 FORMAT = 1
 

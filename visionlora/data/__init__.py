@@ -4,6 +4,7 @@ from visionlora.data.coco import to_coco
 from visionlora.data.coco_file import load_coco
 from visionlora.data.content import content_hash, find_shared_files, find_shared_images
 from visionlora.data.dataset import Dataset, LabelledImage, image_paths, load_dataset, read_labelled
+from visionlora.data.doubts import warn_of_doubtful_data
 from visionlora.data.labels import format_labels, label_path
 from visionlora.data.voc import voc_boxes
 
@@ -21,4 +22,5 @@ __all__ = [
     "read_labelled",
     "to_coco",
     "voc_boxes",
+    "warn_of_doubtful_data",
 ]

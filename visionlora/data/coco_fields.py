@@ -86,13 +86,13 @@ def read_coco(path: Path) -> CocoTruth:
     images = fields["images"]
     _check_images(images, problems)
     raise_problems([f"{shown(path)}: {problem}" for problem in problems])
-    class_of = {one["id"]: index for index, one in enumerate(categories)}
+    class_of = {category["id"]: index for index, category in enumerate(categories)}
     objects = _objects(shown(path), fields["annotations"], class_of, images, problems)
     pictures = [
-        CocoPicture(one["file_name"], (one.get("width"), one.get("height")), tuple(objects[one["id"]]))
-        for one in sorted(images, key=lambda one: one["file_name"])
+        CocoPicture(image["file_name"], (image.get("width"), image.get("height")), tuple(objects[image["id"]]))
+        for image in sorted(images, key=lambda image: image["file_name"])
     ]
-    return CocoTruth(tuple(one["name"] for one in categories), tuple(pictures), tuple(problems))
+    return CocoTruth(tuple(category["name"] for category in categories), tuple(pictures), tuple(problems))
 
 
 def _load(path: Path) -> Mapping[str, list[dict[str, Any]]]:
@@ -114,9 +114,9 @@ def _load(path: Path) -> Mapping[str, list[dict[str, Any]]]:
         if not isinstance(entries, list):
             got = f"{name} that are no list" if name in fields else f"the keys {excerpt(list(fields))}"
             raise DataError(f"{expected}, got {got}")
-        for index, one in enumerate(entries):
-            if not isinstance(one, dict) or not all(key in one for key in keys):
-                got = f"the keys {excerpt(list(one))}" if isinstance(one, dict) else excerpt(one)
+        for index, entry in enumerate(entries):
+            if not isinstance(entry, dict) or not all(key in entry for key in keys):
+                got = f"the keys {excerpt(list(entry))}" if isinstance(entry, dict) else excerpt(entry)
                 raise DataError(
                     f"{expected}, each of the {name} with {', '.join(keys)}; got {name}[{index}] with {got}"
                 )
@@ -128,40 +128,40 @@ def _categories(categories: list[dict[str, Any]], problems: list[str]) -> list[d
     if not categories:
         problems.append("expected at least one category, got none; is it a list of pictures for testing?")
         return []
-    wrong = [one["id"] for one in categories if not _is_whole(one["id"])]
+    wrong = [category["id"] for category in categories if not _is_whole(category["id"])]
     if wrong:
         problems.append(f"expected whole numbers as the ids of categories, got {excerpt(wrong[0])}; correct it")
         return []
     try:
-        names = class_names([one["name"] for one in categories])
+        names = class_names([category["name"] for category in categories])
     except ValueError as error:
         problems.append(f"categories: {error}; write it as text in quotes")
         return []
-    for what, values in (("id", [one["id"] for one in categories]), ("name", names)):
+    for what, values in (("id", [category["id"] for category in categories]), ("name", names)):
         twice = _repeated(values)
         if twice:
             problems.append(
                 f"expected each category once, got the {what} {excerpt(twice[0])} twice; rename or join them"
             )
-    return sorted(categories, key=lambda one: one["id"])
+    return sorted(categories, key=lambda category: category["id"])
 
 
 def _check_images(images: list[dict[str, Any]], problems: list[str]) -> None:
     """Add what is wrong with the entries of the pictures to `problems`."""
     count = len(problems)
-    for index, one in enumerate(images):
-        file_name = one["file_name"]
-        if not _is_id(one["id"]):
-            problems.append(f"images[{index}]: expected a whole number or text as id, got {excerpt(one['id'])}")
+    for index, image in enumerate(images):
+        file_name = image["file_name"]
+        if not _is_id(image["id"]):
+            problems.append(f"images[{index}]: expected a whole number or text as id, got {excerpt(image['id'])}")
         if not isinstance(file_name, str) or not file_name.strip() or "\0" in file_name:
             problems.append(f"images[{index}]: expected the name of a file as file_name, got {excerpt(file_name)}")
         for side in ("width", "height"):
-            if one.get(side) is not None and not _is_number(one[side]):
-                problems.append(f"images[{index}]: expected {side} in pixels, got {excerpt(one[side])}")
+            if image.get(side) is not None and not _is_number(image[side]):
+                problems.append(f"images[{index}]: expected {side} in pixels, got {excerpt(image[side])}")
     if len(problems) > count:
         return
-    normal = [os.path.normpath(one["file_name"]) for one in images]
-    for what, values in (("id", [one["id"] for one in images]), ("file_name", normal)):
+    normal = [os.path.normpath(image["file_name"]) for image in images]
+    for what, values in (("id", [image["id"] for image in images]), ("file_name", normal)):
         twice = _repeated(values)
         if twice:
             problems.append(
@@ -178,13 +178,17 @@ def _objects(
     problems: list[str],
 ) -> Mapping[Any, list[CocoObject]]:
     """Return the annotations by the id of their picture; add what is wrong to `problems`."""
-    file_names = {one["id"]: one["file_name"] for one in images}
+    file_names = {image["id"]: image["file_name"] for image in images}
     known = excerpt(sorted(class_of))
     objects: dict[Any, list[CocoObject]] = defaultdict(list)
     strangers = set()
-    for index, one in enumerate(annotations):
-        where = f"{file}: annotation {one['id']}" if _is_whole(one.get("id")) else f"{file}: annotations[{index}]"
-        image_id = one["image_id"]
+    for index, annotation in enumerate(annotations):
+        where = (
+            f"{file}: annotation {annotation['id']}"
+            if _is_whole(annotation.get("id"))
+            else f"{file}: annotations[{index}]"
+        )
+        image_id = annotation["image_id"]
         if not _is_id(image_id):
             problems.append(f"{where}: expected image_id to be the id of a picture, got {excerpt(image_id)}")
         elif image_id not in file_names:
@@ -192,7 +196,7 @@ def _objects(
         else:
             where = f"{where} of {file_names[image_id]}"
             try:
-                objects[image_id].append(_object(one, class_of, known, where))
+                objects[image_id].append(_object(annotation, class_of, known, where))
             except ValueError as error:
                 problems.append(f"{where}: {error}")
     if strangers:
@@ -200,9 +204,9 @@ def _objects(
     return objects
 
 
-def _object(one: Mapping[str, Any], class_of: Mapping[int, int], known: str, where: str) -> CocoObject:
+def _object(annotation: Mapping[str, Any], class_of: Mapping[int, int], known: str, where: str) -> CocoObject:
     """Return one annotation, or raise ValueError; `known` are the ids of the classes in a message."""
-    box, category, area = one["bbox"], one["category_id"], one.get("area")
+    box, category, area = annotation["bbox"], annotation["category_id"], annotation.get("area")
     numbers = isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))
     if not numbers or box[2] <= 0 or box[3] <= 0:
         raise ValueError(f"expected bbox [x, y, width, height] in pixels with a size above 0, got {excerpt(box)}")
@@ -210,16 +214,16 @@ def _object(one: Mapping[str, Any], class_of: Mapping[int, int], known: str, whe
         raise ValueError(f"expected a category_id among {known}, got {excerpt(category)}")
     if area is not None and (not _is_number(area) or area < 0):
         raise ValueError(f"expected area in square pixels, got {excerpt(area)}; it may be left out")
-    crowd = [_flag(one, name) for name in ("iscrowd", "ignore")]
+    crowd = [_flag(annotation, name) for name in ("iscrowd", "ignore")]
     x, y, width, height = map(float, box)
     return CocoObject(
         where, (x, y, width, height), class_of[category], None if area is None else float(area), any(crowd)
     )
 
 
-def _flag(one: Mapping[str, Any], name: str) -> bool:
+def _flag(annotation: Mapping[str, Any], name: str) -> bool:
     """Return a flag, or raise ValueError: a text would count as true whatever it says."""
-    value = one.get(name)
+    value = annotation.get(name)
     if value is None:
         return False
     if not isinstance(value, int | float) or value not in (0, 1):

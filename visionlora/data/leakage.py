@@ -29,21 +29,24 @@ def choose_images(images: Sequence[LabelledImage], count: int, *, seed: int = 0)
     """
     order = np.random.default_rng(seed).permutation(len(images)).tolist()
     classes = {index: set(images[index].class_ids.tolist()) for index in order}
-    left = {one: [index for index in order if one in classes[index]] for one in sorted(set().union(*classes.values()))}
+    left = {
+        class_id: [index for index in order if class_id in classes[index]]
+        for class_id in sorted(set().union(*classes.values()))
+    }
     shown = dict.fromkeys(left, 0)
     chosen: dict[int, None] = {}
     while len(chosen) < min(count, len(images)):
-        left = {one: [index for index in queue if index not in chosen] for one, queue in left.items()}
-        open_classes = [one for one in left if left[one]]
+        left = {class_id: [index for index in queue if index not in chosen] for class_id, queue in left.items()}
+        open_classes = [class_id for class_id in left if left[class_id]]
         if open_classes:
-            needy = min(open_classes, key=lambda one: (shown[one], len(left[one])))
-            unseen = {one for one in shown if not shown[one]}
+            needy = min(open_classes, key=lambda class_id: (shown[class_id], len(left[class_id])))
+            unseen = {class_id for class_id in shown if not shown[class_id]}
             index = max(left[needy], key=lambda index: len(classes[index] & unseen))
         else:
             index = next(index for index in order if index not in chosen)
         chosen[index] = None
-        for one in classes[index]:
-            shown[one] += 1
+        for class_id in classes[index]:
+            shown[class_id] += 1
     return tuple(images[index] for index in sorted(chosen))
 
 

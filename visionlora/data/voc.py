@@ -110,7 +110,7 @@ def _object(element: ElementTree.Element, class_of: Mapping[str, int]) -> tuple[
 def _text(element: ElementTree.Element, path: str) -> str:
     """Return the text at a path in an element; nothing where there is none; or raise ValueError."""
     found = element.findall(path)
-    if len(found) > 1 or any(len(one) for one in found):
+    if len(found) > 1 or any(len(child) for child in found):
         raise ValueError(
             f"expected one <{path}> of plain text, got {'several' if len(found) > 1 else 'elements in it'}"
         )

@@ -28,8 +28,7 @@ from visionlora.formats.seal import seal
 from visionlora.int8.decode import simplify_decode
 from visionlora.int8.float_model import lift_constants
 from visionlora.runtime import OpenVinoNetwork, open_exported
-from visionlora.tasks import Task
-from visionlora.tasks.task import difference
+from visionlora.tasks import Task, difference
 from visionlora.vision.inference import Network
 from visionlora.vision.preprocess import letterbox, read_image
 

@@ -14,7 +14,7 @@ from visionlora.detectors import family_of
 from visionlora.detectors.family import Base, Family
 from visionlora.errors import ModelError, UsageError
 from visionlora.files import atomic_output, refuse_existing
-from visionlora.tasks.task import difference
+from visionlora.tasks import difference
 
 BOX_TOLERANCE, SCORE_TOLERANCE = 0.01, 1e-4  # pixels of the input, and scores in [0, 1]
 

@@ -80,7 +80,7 @@ def read_plain(path: Path) -> dict[str, Any]:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            name = next((one for one in archive.namelist() if one.endswith("/data.pkl")), None)
+            name = next((entry for entry in archive.namelist() if entry.endswith("/data.pkl")), None)
             if name is None or archive.getinfo(name).file_size > _LARGEST:
                 raise ModelError(f"{path}: expected a checkpoint that torch.save wrote, found no list of its content")
             content = archive.read(name)

@@ -96,10 +96,12 @@ def thresholds_of(card: AdapterCard) -> list[float] | None:
     found = card.quantization.get("thresholds")
     if found is None:
         return None
-    numbers = isinstance(found, list) and all(isinstance(one, float | int) and 0 <= one <= 1 for one in found)
+    numbers = isinstance(found, list) and all(
+        isinstance(threshold, float | int) and 0 <= threshold <= 1 for threshold in found
+    )
     if not numbers or len(found) != len(card.names):
         raise AdapterError(f"thresholds: expected {len(card.names)} numbers from 0 to 1, got {found!r:.60}")
-    return [float(one) for one in found]
+    return [float(threshold) for threshold in found]
 
 
 def check_constants(model: onnx.ModelProto, card: AdapterCard, precision: str) -> None:

@@ -195,7 +195,7 @@ def _refuse_outputs(
         )
     if "labels" in chosen:
         refuse_shared_labels(pictures)
-    files = [FILES[one] for one in chosen if one in FILES] + ([VIDEO_FILE] if video else [])
+    files = [FILES[kind] for kind in chosen if kind in FILES] + ([VIDEO_FILE] if video else [])
     files += picture_names(pictures) if "images" in chosen else []
     files += [f"{LABELS}/{path.stem}.txt" for path in pictures] if "labels" in chosen else []
     for name in files:

@@ -105,10 +105,10 @@ class Records:
         image_id = len(self._coco["images"]) + 1
         name = written_name(Path(frame.source).name if self._pictures else self._name_of(frame))
         self._coco["images"].append({"id": image_id, "file_name": name, "width": width, "height": height})
-        for one in found.to_coco(image_id):
-            area = one["bbox"][2] * one["bbox"][3]
+        for annotation in found.to_coco(image_id):
+            area = annotation["bbox"][2] * annotation["bbox"][3]
             number = len(self._coco["annotations"]) + 1  # from 1: pycocotools takes an annotation 0 for none
-            self._coco["annotations"].append({"id": number, **one, "area": area, "iscrowd": 0})
+            self._coco["annotations"].append({"id": number, **annotation, "area": area, "iscrowd": 0})
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         for file in (self._lines, self._table):
@@ -182,7 +182,8 @@ def _rows(entry: dict[str, Any]) -> list[list[Any]]:
     """A row a detection; one with empty fields where nothing was found, so that no picture is missing."""
     place = [csv_cell(entry["image"]), entry.get("frame", ""), entry.get("seconds", "")]
     rows = [
-        [*place, one["class_id"], csv_cell(one["name"]), one["score"], *one["box_xyxy"]] for one in entry["detections"]
+        [*place, detection["class_id"], csv_cell(detection["name"]), detection["score"], *detection["box_xyxy"]]
+        for detection in entry["detections"]
     ]
     return rows or [[*place, *[""] * (len(COLUMNS) - len(place))]]
 

@@ -46,12 +46,12 @@ def _class_ids(classes: Sequence[str | int], names: Sequence[str]) -> set[int]:
         classes = [classes]
     found: set[int] = set()
     unknown = []
-    for one in classes:
-        same = [index for index, name in enumerate(names) if name == one]
-        if not same and str(one).isascii() and str(one).isdigit() and int(one) < len(names):
-            same = [int(one)]
+    for wanted in classes:
+        same = [index for index, name in enumerate(names) if name == wanted]
+        if not same and str(wanted).isascii() and str(wanted).isdigit() and int(wanted) < len(names):
+            same = [int(wanted)]
         found.update(same)
-        unknown += [] if same else [str(one)]
+        unknown += [] if same else [str(wanted)]
     if unknown or not classes:
         raise UsageError(f"--classes: expected some of {', '.join(names)}, or ids, got {', '.join(unknown) or 'none'}")
     return found

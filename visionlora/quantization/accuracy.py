@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 import numpy as np
 import onnx
@@ -17,6 +17,7 @@ from visionlora.errors import DataError, UsageError
 from visionlora.int8 import QuantizationRecipe
 from visionlora.progress import about
 from visionlora.quantization.checks import MAX_SIZE_RATIO
+from visionlora.quantization.float_detector import FloatDetector
 from visionlora.quantization.groups import LayerGroup, layer_groups
 from visionlora.quantization.report import (
     FEW_OBJECTS,
@@ -30,19 +31,21 @@ from visionlora.quantization.report import (
 from visionlora.quantization.search import fewest_that_hold, order_groups
 from visionlora.quantization.sensitivity import group_errors
 from visionlora.runtime import OnnxNetwork
-from visionlora.scoring import Scores
-from visionlora.scoring.bootstrap import bootstrap
-from visionlora.scoring.budget import Budget, check_budget
-from visionlora.scoring.coco import score_and_match
-from visionlora.scoring.matches import Matches
-from visionlora.scoring.model_scores import Difference, difference
-from visionlora.scoring.split import EvaluationSplit
-from visionlora.scoring.thresholds import Keep, refit_thresholds
+from visionlora.scoring import (
+    Budget,
+    Difference,
+    EvaluationSplit,
+    Keep,
+    Matches,
+    Scores,
+    check_budget,
+    difference,
+    refit_thresholds,
+    score_and_match,
+    score_draws,
+)
 from visionlora.vision.detections import check_thresholds
 from visionlora.vision.inference import Network
-
-if TYPE_CHECKING:
-    from visionlora.quantization.float_detector import FloatDetector
 
 SENSITIVITY_IMAGES = 16
 """How many calibration images the error of each group is measured on."""
@@ -144,22 +147,22 @@ def keep_budget(
     judge = _Judge(recipe, build, domain, asked.budget, reference)
     judge.attempt()
     groups, errors = _search(source, judge, inputs)
-    chosen = min(judge.attempts, key=lambda one: (one.excess, len(one.groups), one.bytes))
+    chosen = min(judge.attempts, key=lambda candidate: (candidate.excess, len(candidate.groups), candidate.bytes))
     refit = None
     if asked.thresholds is not None:
         refit = refit_thresholds(
             reference.matches, chosen.scored.matches, confidence=asked.confidence, keep=asked.thresholds
         )
-    apart = _with_intervals(reference, chosen.scored, domain)
+    change = _with_intervals(reference, chosen.scored, domain)
     budget = asked.budget if asked.limited else None
     costs = _costs(groups, errors, chosen)
     report = QuantizationReport(
         data=domain.used,
         budget=budget,
         passed=chosen.excess == 0,
-        sentence=verdict_sentence(apart, budget, costs),
+        sentence=verdict_sentence(change, budget, costs),
         warnings=_warnings(domain, chosen.difference),
-        difference=apart,
+        difference=change,
         groups=costs,
         trials=tuple(map(_trial, judge.attempts)),
         thresholds=refit,
@@ -188,9 +191,9 @@ class _Judge:
             parts += [f"{len(some)} groups {kind}" for kind, some in (("float", groups), ("int8", int8)) if some]
             word = ", ".join(parts)
             scored = _score(OnnxNetwork(path), path, self._domain, word)
-        apart = difference(scored.scores, self._reference.scores, draws=None, other_draws=None, to="float")
-        assert apart is not None  # both know the same classes, some of which have objects
-        self.attempts.append(_Candidate(groups, int8, len(content), scored, apart, _excess(apart, self.budget)))
+        change = difference(scored.scores, self._reference.scores, draws=None, other_draws=None, to="float")
+        assert change is not None  # both know the same classes, some of which have objects
+        self.attempts.append(_Candidate(groups, int8, len(content), scored, change, _excess(change, self.budget)))
         return self.attempts[-1]
 
 
@@ -203,7 +206,9 @@ def _search(
         return (), np.empty(0)
     convs = judge.recipe.plan_for(source.model.graph).convs
     groups = layer_groups(source.model, convs, source.network.image_size)
-    columns = [source.network.names.index(name) for name in _lost_too_much(first.difference, judge.budget)]
+    known = source.network.names
+    column_of = {name: column for column, name in reversed(list(enumerate(known)))}  # the first of equals
+    columns = [column_of[name] for name in _lost_too_much(first.difference, judge.budget)]
     shown = list(inputs)
 
     def measured(recipe: QuantizationRecipe) -> NDArray[np.float64]:
@@ -240,20 +245,20 @@ def _score(network: Network, path: Path, domain: EvaluationSplit, word: str) -> 
     return _Scored(scores, matches)
 
 
-def _excess(apart: Difference, budget: Budget) -> float:
+def _excess(change: Difference, budget: Budget) -> float:
     """By how much the limit that is missed most is missed, as a fraction of 1; 0 where none is."""
     excess = [0.0]
     if budget.max_drop is not None:
-        excess.append(-apart.map50_95.difference - budget.max_drop)
+        excess.append(-change.map50_95.difference - budget.max_drop)
     if budget.max_class_drop is not None:
-        excess.append(-worst_class(apart).change.difference - budget.max_class_drop)
+        excess.append(-worst_class(change).change.difference - budget.max_class_drop)
     return max(excess)
 
 
-def _lost_too_much(apart: Difference, budget: Budget) -> tuple[str, ...]:
+def _lost_too_much(change: Difference, budget: Budget) -> tuple[str, ...]:
     """The classes whose error is to go down: all where the mean lost too much, else those that did."""
-    mean_lost = budget.max_drop is not None and -apart.map50_95.difference > budget.max_drop
-    return apart.classes if mean_lost else exceeding(apart, budget)
+    mean_lost = budget.max_drop is not None and -change.map50_95.difference > budget.max_drop
+    return change.classes if mean_lost else exceeding(change, budget)
 
 
 def _with_higher_precision(
@@ -271,16 +276,17 @@ def _with_higher_precision(
 def _with_intervals(reference: _Scored, chosen: _Scored, domain: EvaluationSplit) -> Difference:
     weights = domain.weights
     draws, other_draws = (
-        None if weights is None else bootstrap(scored.matches, weights) for scored in (chosen, reference)
+        None if weights is None else score_draws(scored.matches, weights) for scored in (chosen, reference)
     )
-    apart = difference(chosen.scores, reference.scores, draws=draws, other_draws=other_draws, to="float")
-    assert apart is not None
-    return apart
+    change = difference(chosen.scores, reference.scores, draws=draws, other_draws=other_draws, to="float")
+    assert change is not None
+    return change
 
 
-def _warnings(domain: EvaluationSplit, apart: Difference) -> tuple[str, ...]:
-    few = [f"{one.name} ({one.objects})" for one in domain.used.classes if 0 < one.objects < FEW_OBJECTS]
-    none = [one.name for one in domain.used.classes if one.name not in apart.classes]
+def _warnings(domain: EvaluationSplit, change: Difference) -> tuple[str, ...]:
+    few = [f"{count.name} ({count.objects})" for count in domain.used.classes if 0 < count.objects < FEW_OBJECTS]
+    judged = set(change.classes)
+    none = [count.name for count in domain.used.classes if count.name not in judged]
     sentences = []
     if few:
         sentences.append(

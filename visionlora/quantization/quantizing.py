@@ -31,11 +31,9 @@ from visionlora.quantization.calibration import calibrate
 from visionlora.quantization.checks import check_int8_convs, check_scores, check_size, check_speed
 from visionlora.quantization.float_detector import FloatDetector, load_float_detector
 from visionlora.quantization.report import QuantizationReport, is_report
-from visionlora.reporting.formatting import list_words
+from visionlora.reporting import list_words
 from visionlora.runtime import OnnxNetwork
-from visionlora.scoring.budget import Budget
-from visionlora.scoring.split import load_split
-from visionlora.scoring.thresholds import Keep
+from visionlora.scoring import Budget, Keep, load_split
 from visionlora.vision.detections import PREDICTION_CONFIDENCE
 from visionlora.vision.preprocess import letterbox, read_image
 

@@ -11,11 +11,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from visionlora.reporting.formatting import change_words
-from visionlora.scoring.budget import Budget
-from visionlora.scoring.model_scores import ClassChange, Difference
-from visionlora.scoring.split import DataUsed
-from visionlora.scoring.thresholds import Refit
+from visionlora.reporting import change_words
+from visionlora.scoring import Budget, ClassChange, DataUsed, Difference, Refit
 
 FORMAT = 1
 KIND = "quantization"
@@ -142,13 +139,15 @@ class QuantizationReport:
 
 def worst_class(difference: Difference) -> ClassChange:
     """Return the class that lost most."""
-    return min(difference.per_class, key=lambda one: one.change.difference)
+    return min(difference.per_class, key=lambda change: change.change.difference)
 
 
 def exceeding(difference: Difference, budget: Budget) -> tuple[str, ...]:
     """Return the classes that lost more than the budget allows a class to."""
     limit = budget.max_class_drop
-    return tuple(one.name for one in difference.per_class if limit is not None and -one.change.difference > limit)
+    return tuple(
+        change.name for change in difference.per_class if limit is not None and -change.change.difference > limit
+    )
 
 
 def verdict_sentence(difference: Difference, budget: Budget | None, groups: Sequence[GroupCost]) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
 from visionlora.formats.text import printable
+from visionlora.isolation import matplotlib_folder
 from visionlora.reporting.colours import model_colours
 from visionlora.reporting.report import Report
 from visionlora.reporting.row import Row
@@ -20,6 +19,10 @@ _LONGEST = 40  # characters of a name; of a longer one the middle is left out
 
 def write_chart(report: Report, path: Path | str) -> None:
     """Draw mAP50-95 of each model, and AP50-95 of each class beside it, into a PNG file."""
+    os.environ.setdefault("MPLCONFIGDIR", matplotlib_folder())
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     names, count = _charted_classes(report), len(report.rows)
     height = max(2.4, 1.0 + 0.45 * count, 1.2 + len(names) * (_BAR_INCHES * count + 0.12))
     figure = Figure(figsize=(11, height), dpi=110, layout="constrained")
@@ -38,9 +41,9 @@ def write_chart(report: Report, path: Path | str) -> None:
 
 def _charted_classes(report: Report) -> tuple[str, ...]:
     """Return the classes that have objects, or the most frequent of many, in the data set's order."""
-    present = [one for one in report.data.classes if one.objects]
-    frequent = sorted(present, key=lambda one: -one.objects)[:_CHARTED_CLASSES]
-    return tuple(one.name for one in present if one in frequent)
+    present = [count for count in report.data.classes if count.objects]
+    frequent = sorted(present, key=lambda count: -count.objects)[:_CHARTED_CLASSES]
+    return tuple(count.name for count in present if count in frequent)
 
 
 def _dress(axes: Any) -> None:
@@ -66,7 +69,7 @@ def _draw_means(axes: Any, report: Report) -> None:
 def _draw_classes(axes: Any, report: Report, names: tuple[str, ...]) -> None:
     thickness = 0.8 / len(report.rows)
     for index, row in enumerate(report.rows):
-        scores = {one.name: one.ap50_95 for one in row.scores.per_class} if row.scores else {}
+        scores = row.class_scores()
         offset = (index - (len(report.rows) - 1) / 2) * thickness
         places = [position + offset for position in range(len(names))]
         widths = [scores.get(name) or 0.0 for name in names]

@@ -18,7 +18,7 @@ from visionlora.reporting.formatting import (
 )
 from visionlora.reporting.report import Report
 from visionlora.reporting.row import Row
-from visionlora.scoring.model_scores import Difference
+from visionlora.scoring import Difference
 
 Pair = tuple[str, Row | None, Row | None, Difference | None]
 """Label, the model in the first report, in the second, and the second minus the first."""
@@ -32,10 +32,10 @@ def comparison_markdown(first: Report, second: Report, models: Sequence[Pair]) -
         _what(first, second, same=same),
         markdown_table(
             ["model", "mAP50-95 before", "now", "difference (95%)", "mAP50 before", "now", "MB before", "now"],
-            [_line(*one) for one in models],
+            [_line(*pair) for pair in models],
         ),
-        "\n".join(f"- {_sentence(*one, same=same)}" for one in models),
-        *(_classes(*one) for one in models if one[3] is not None),
+        "\n".join(f"- {_sentence(*pair, same=same)}" for pair in models),
+        *(_classes(*pair) for pair in models if pair[3] is not None),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -51,13 +51,13 @@ def _what(first: Report, second: Report, *, same: bool) -> str:
     )
 
 
-def _line(label: str, old: Row | None, new: Row | None, apart: Difference | None) -> list[str]:
+def _line(label: str, old: Row | None, new: Row | None, difference: Difference | None) -> list[str]:
     before, now = ((row.scores if row else None) for row in (old, new))
     return [
         code(label),
         fraction(before.map50_95 if before else None),
         fraction(now.map50_95 if now else None),
-        NO_SCORE if apart is None else _cell(apart),
+        NO_SCORE if difference is None else _cell(difference),
         fraction(before.map50 if before else None),
         fraction(now.map50 if now else None),
         megabytes(old.bytes) if old else NO_SCORE,
@@ -65,33 +65,35 @@ def _line(label: str, old: Row | None, new: Row | None, apart: Difference | None
     ]
 
 
-def _cell(apart: Difference) -> str:
-    change = apart.map50_95
+def _cell(difference: Difference) -> str:
+    change = difference.map50_95
     if change.interval is None:
         return signed(change.difference)
     return f"{signed(change.difference)} [{signed(change.interval.low)}, {signed(change.interval.high)}]"
 
 
-def _sentence(label: str, old: Row | None, new: Row | None, apart: Difference | None, *, same: bool) -> str:
+def _sentence(label: str, old: Row | None, new: Row | None, difference: Difference | None, *, same: bool) -> str:
     name = code(label)
     if old is None or new is None:
         return f"{name} is in the {'first' if new is None else 'second'} report only."
     if old.sha256 == new.sha256:
         return f"{name} is the same file in both."
-    if apart is None:
+    if difference is None:
         return f"{name} cannot be compared{'' if same else ' on different images'}."
-    if apart.map50_95.interval is None:
-        return f"{name}: {signed(apart.map50_95.difference)}; no interval, as a report has no matches of its images."
-    return f"{name}: {change_words(apart.map50_95)}."
+    if difference.map50_95.interval is None:
+        return (
+            f"{name}: {signed(difference.map50_95.difference)}; no interval, as a report has no matches of its images."
+        )
+    return f"{name}: {change_words(difference.map50_95)}."
 
 
-def _classes(label: str, old: Row | None, new: Row | None, apart: Difference | None) -> str:
+def _classes(label: str, old: Row | None, new: Row | None, difference: Difference | None) -> str:
     """Return the classes of one model, those that lost most first."""
-    if apart is None or (old is not None and new is not None and old.sha256 == new.sha256):
+    if difference is None or (old is not None and new is not None and old.sha256 == new.sha256):
         return ""
     rows = [
-        [name_words(one.name), signed(one.change.difference), change_words(one.change)]
-        for one in sorted(apart.per_class, key=lambda one: one.change.difference)
+        [name_words(change.name), signed(change.change.difference), change_words(change.change)]
+        for change in sorted(difference.per_class, key=lambda change: change.change.difference)
     ]
     table = markdown_table(["class", "difference of AP50-95", "in words"], rows)
     return f"<details><summary>Classes of <code>{escape(printable(label))}</code></summary>\n\n{table}\n\n</details>"

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from visionlora.data import LabelledImage, image_paths
+from visionlora.data import LabelledImage, image_paths, read_labelled
 from visionlora.files import sha256_of
 from visionlora.reporting.formatting import code, join_words, name_words
 from visionlora.reporting.report import Report
-from visionlora.scoring.detect_split import SplitDetections, read_labelled
+from visionlora.scoring import SplitDetections
 from visionlora.vision.detections import EVALUATION_CONFIDENCE
 
 _THREADS = 8
@@ -80,7 +80,7 @@ def training_doubts(report: Report, trained_on: Mapping[str, Any]) -> tuple[str,
         trained_on: what the card of a model, by its label, calls the content hash of its training data.
     """
     known = [row for row in report.rows if trained_on.get(row.label) == report.data.content_hash]
-    adapters = {one for row in known for one in (row.sha256, row.parents.get("adapter")) if one}
+    adapters = {sha256 for row in known for sha256 in (row.sha256, row.parents.get("adapter")) if sha256}
     labels = [
         code(row.label) for row in report.rows if row in known or adapters & {row.sha256, row.parents.get("adapter")}
     ]
@@ -97,19 +97,19 @@ def network_doubts(found: Mapping[str, SplitDetections]) -> tuple[str, ...]:
         found: what each model found, by its label.
     """
     sentences = []
-    for label, one in found.items():
-        if not one.classes:
+    for label, result in found.items():
+        if not result.classes:
             continue
-        first = one.detections[0].scores
-        if not any(len(detections) for detections in one.detections):
+        first, count = result.detections[0].scores, len(result.detections)
+        if not any(len(detections) for detections in result.detections):
             sentences.append(
-                f"{code(label)} finds nothing on any of the {len(one.detections)} pictures, not even at score "
+                f"{code(label)} finds nothing on any of the {count} pictures, not even at score "
                 f"{EVALUATION_CONFIDENCE:g}: the file may be broken."
             )
-        elif len(one.detections) >= _FEWEST and all(np.array_equal(first, each.scores) for each in one.detections):
+        elif count >= _FEWEST and all(np.array_equal(first, each.scores) for each in result.detections):
             sentences.append(
-                f"{code(label)} gives the same scores on all of the {len(one.detections)} pictures, as if it did not "
-                "look at them: the file may be broken."
+                f"{code(label)} gives the same scores on all of the {count} pictures, as if it did not look at them: "
+                "the file may be broken."
             )
     return tuple(sentences)
 

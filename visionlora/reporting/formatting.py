@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from visionlora.formats.text import printable
-from visionlora.scoring.bootstrap import Change, Interval
-
-if TYPE_CHECKING:
-    from visionlora.reporting.row import Row
-    from visionlora.scoring.operating import OperatingPoint
+from visionlora.reporting.row import Row
+from visionlora.scoring import Change, Interval, OperatingPoint
 
 NO_SCORE = "-"
 """Stands where there is nothing to score: a class that the model does not know or that has no objects."""

@@ -13,6 +13,8 @@ _KINDS = {"adapter": "adapter", "checkpoint": "merged", "onnx": "onnx"}
 """The kind of the file that stands behind a parent's role."""
 _SIMILAR = 0.85
 """Similarity of two names from which on one may be the other, written otherwise (as `difflib` counts it)."""
+_MOST_PAIRS = 500_000
+"""Of names that are compared: seconds. Names of another spelling are mostly all so, and the first of them tell."""
 
 
 def find_warnings(
@@ -96,8 +98,7 @@ def _unknown_classes(report: Report, model_names: Mapping[str, Sequence[str]]) -
     """Name the classes with objects that a model does not know, where it knows others."""
     sentences = []
     for row in report.rows:
-        unknown = [name for name in report.data.judged if name not in row.classes]
-        others = [name for name in model_names.get(row.label, ()) if name not in row.classes]
+        unknown, others = _unshared(row, report, model_names)
         if unknown and row.classes and row.label in model_names:
             has = f"its other classes are {list_words(others)}" if others else "it has no other classes"
             missing = list_words(unknown)
@@ -113,9 +114,16 @@ def _is_unexpected(row: Row, report: Report, model_names: Mapping[str, Sequence[
     them, and so should one that has a class of nearly the same name.
     """
     adapted = row.kind in ("adapter", "merged") or "adapter" in row.parents
-    others = [name.casefold() for name in model_names.get(row.label, ()) if name not in row.classes]
-    unknown = [name.casefold() for name in report.data.judged if name not in row.classes]
-    return adapted or any(get_close_matches(name, others, n=1, cutoff=_SIMILAR) for name in unknown)
+    unknown, others = ([name.casefold() for name in names] for names in _unshared(row, report, model_names))
+    compared = unknown[: _MOST_PAIRS // max(len(others), 1)]
+    return adapted or any(get_close_matches(name, others, n=1, cutoff=_SIMILAR) for name in compared)
+
+
+def _unshared(row: Row, report: Report, model_names: Mapping[str, Sequence[str]]) -> tuple[list[str], list[str]]:
+    """Return the classes with objects that a model does not know, and those of the model that the data do not have."""
+    known = set(row.classes)
+    unknown = [name for name in report.data.judged if name not in known]
+    return unknown, [name for name in model_names.get(row.label, ()) if name not in known]
 
 
 def _nothing_scored(report: Report, model_names: Mapping[str, Sequence[str]]) -> list[str]:

@@ -88,16 +88,16 @@ def _partial_sentence(row: Row, report: Report) -> str:
     if reference is None or reference.scores is None:
         return sentence + "."
     there = reference.scores.mean_over(row.classes)
-    apart = row.difference_to(reference.label)
-    words = f"; against that {change_words(apart.map50_95)}" if apart is not None else ""
+    difference = row.difference_to(reference.label)
+    words = f"; against that {change_words(difference.map50_95)}" if difference is not None else ""
     return f"{sentence}; {code(reference.label)} has {fraction(there)} on the same{words}."
 
 
 def _against(row: Row, other: Row, *, role: str = "") -> str:
-    apart, there = row.difference_to(other.label), f"{role}{code(other.label)}"
-    if apart is None:
+    difference, there = row.difference_to(other.label), f"{role}{code(other.label)}"
+    if difference is None:
         return f"not comparable with {there}"
-    words = change_words(apart.map50_95)
+    words = change_words(difference.map50_95)
     return f"{words} as {there}" if words == "the same" else f"against {there} {words}"
 
 
@@ -136,17 +136,17 @@ def _operating(report: Report) -> str:
         for row, point in points
     ]
     starred = any(star(row, report) for row, _ in points)
-    header = ["model", "precision", "recall", "F1", "misses", "false alarms", "best threshold", "ECE", "AR", "AP S/M/L"]
+    header = ["model", "precision", "recall", "F1", "misses", "false alarms", "best threshold", "calibration error"]
     return "\n".join(
         [
             f"## At score {points[0][1].confidence:g}",
             "",
-            markdown_table([*header, "parameters"], rows),
+            markdown_table([*header, "AR", "AP S/M/L", "parameters"], rows),
             "",
             "An object is found from IoU 0.50 on. Misses are of the objects of the classes that the model knows; the "
-            "best threshold gives the highest F1 on these images; ECE is how far scores are from precision; AR is "
-            "average recall; AP S/M/L is mAP50-95 of objects below 32, up to 96 and above 96 pixels squared, left out "
-            f"for fewer than {FEWEST_OBJECTS} objects."
+            "best threshold gives the highest F1 on these images; the calibration error (ECE) is how far scores are "
+            "from precision; AR is average recall; AP S/M/L is mAP50-95 of objects below 32, up to 96 and above 96 "
+            f"pixels squared, left out for fewer than {FEWEST_OBJECTS} objects."
             + (" A star: on some of the classes alone, not comparable." if starred else ""),
         ]
     )
@@ -172,10 +172,10 @@ def _folded(title: str, text: str) -> str:
 
 
 def _class_table(report: Report) -> str:
-    by_row = [{one.name: one for one in row.scores.per_class} if row.scores else {} for row in report.rows]
+    by_row = [row.class_scores() for row in report.rows]
     rows = []
     for count in report.data.classes:
-        scores = [fraction(known[count.name].ap50_95 if count.name in known else None) for known in by_row]
+        scores = [fraction(known.get(count.name)) for known in by_row]
         rows.append([name_words(count.name), str(count.images), str(count.objects), *scores])
     return markdown_table(["class", "images", "objects", *(code(row.label) for row in report.rows)], rows)
 

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from visionlora.errors import DataError
 from visionlora.files import atomic_output, sha256_of
 from visionlora.formats.text import printable
-from visionlora.reporting.report import PerImage, Report
-from visionlora.scoring.matches import IOU_THRESHOLDS, Matches
+from visionlora.scoring import IOU_THRESHOLDS, Matches
 
 FILE = "report_images.npz"
 _BITS = 1 << np.arange(len(IOU_THRESHOLDS))
@@ -27,6 +26,14 @@ _UNREADABLE = (
     *(zipfile.BadZipFile, zlib.error, struct.error),
 )
 """What numpy and zipfile raise on damaged content, as fuzzing found."""
+
+
+@dataclass(frozen=True)
+class PerImage:
+    """The file beside the report that holds every model's matches, for intervals of later comparisons."""
+
+    file: str
+    sha256: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,30 +54,32 @@ def write_image_results(path: Path, image_hashes: Sequence[str], matches: Mappin
         "image_hashes": np.array(image_hashes),
         "labels": np.array(list(matches), dtype=np.str_),
     }
-    for index, one in enumerate(map(_without_tails, matches.values())):
+    for index, shortened in enumerate(map(_without_tails, matches.values())):
         for name in _ARRAYS:
-            arrays[f"{index}.{name}"] = _packed(np.asarray(getattr(one, name)))
+            arrays[f"{index}.{name}"] = _packed(np.asarray(getattr(shortened, name)))
     with atomic_output(path) as partial:
         np.savez_compressed(partial, **arrays)
     return PerImage(path.name, sha256_of(path))
 
 
-def read_image_results(report_path: Path, report: Report) -> ImageResults | None:
+def read_image_results(report_path: Path, entry: PerImage | None) -> ImageResults | None:
     """Read the file beside a report; None where the report has none or it is no longer there.
+
+    Args:
+        report_path: of report.json.
+        entry: what the report says of the file.
 
     Raises:
         DataError: the file is not the one that the report was written with.
     """
-    if report.per_image is None:
+    if entry is None:
         return None
-    if Path(report.per_image.file).name != report.per_image.file:
-        raise DataError(
-            f"{report_path}: expected the name of a file beside the report, got {printable(report.per_image.file)}"
-        )
-    path = report_path.parent / report.per_image.file
+    if Path(entry.file).name != entry.file:
+        raise DataError(f"{report_path}: expected the name of a file beside the report, got {printable(entry.file)}")
+    path = report_path.parent / entry.file
     if not path.is_file():
         return None
-    if sha256_of(path) != report.per_image.sha256:
+    if sha256_of(path) != entry.sha256:
         raise DataError(f"{path}: expected the file that {report_path} was written with, got another; evaluate again")
     try:
         with np.load(path, allow_pickle=False) as kept:
@@ -96,16 +105,19 @@ def _check(results: ImageResults) -> None:
     Raises:
         ValueError: the message says which.
     """
-    for label, one in results.matches.items():
-        shape, found = (len(results.image_hashes), len(one.names)), len(one.scores)
-        right = one.objects.shape == shape and one.images.shape == one.columns.shape == one.scores.shape == (found,)
-        right = right and one.right.shape == one.counted.shape == (found, len(IOU_THRESHOLDS))
-        right = right and all(array.dtype.kind == "i" for array in (one.objects, one.images, one.columns))
-        right = right and one.scores.dtype.kind == "f" and bool(np.isfinite(one.scores).all())
+    for label, matches in results.matches.items():
+        shape, found = (len(results.image_hashes), len(matches.names)), len(matches.scores)
+        right = (
+            matches.objects.shape == shape
+            and matches.images.shape == matches.columns.shape == matches.scores.shape == (found,)
+        )
+        right = right and matches.right.shape == matches.counted.shape == (found, len(IOU_THRESHOLDS))
+        right = right and all(array.dtype.kind == "i" for array in (matches.objects, matches.images, matches.columns))
+        right = right and matches.scores.dtype.kind == "f" and bool(np.isfinite(matches.scores).all())
         if right and found:
-            right = one.images.min() >= 0 and one.images.max() < shape[0]
-            right = right and one.columns.min() >= 0 and one.columns.max() < shape[1]
-            right = right and bool((np.diff(one.columns) >= 0).all())
+            right = matches.images.min() >= 0 and matches.images.max() < shape[0]
+            right = right and matches.columns.min() >= 0 and matches.columns.max() < shape[1]
+            right = right and bool((np.diff(matches.columns) >= 0).all())
         if not right:
             raise ValueError(f"the matches of {label!r} are not of one data set")
 

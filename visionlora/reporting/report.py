@@ -15,55 +15,16 @@ from visionlora.formats.parsing import parse_json
 from visionlora.formats.text import printable
 from visionlora.machine import Machine
 from visionlora.reporting.header import ReportHeader
+from visionlora.reporting.per_image import PerImage
+from visionlora.reporting.retention import Retention
 from visionlora.reporting.row import Row
 from visionlora.reporting.summary import complete_rows, summary_html, summary_table
 from visionlora.scoring import DataUsed, Verdict
-from visionlora.scoring.bootstrap import Change
 
 FORMAT = 2
 """Version of report.json; raised when a field changes its meaning."""
 _HIGHEST = 2**63
 """Numbers stay below."""
-
-
-@dataclass(frozen=True)
-class Retained:
-    """What one model still knows of the retention set."""
-
-    label: str
-    known: int
-    """How many of the base's classes in the set it still knows."""
-    map50_95: float
-    """Over all the base's classes that have objects there; one that it does not know counts zero."""
-    retention: float | None
-    """`map50_95` over the base's; None if that is zero."""
-    shared: Change | None
-    """Difference to the base on the classes that both know; None if there is none with objects."""
-    unchanged: bool
-    """Whether every detection equals the base's bit for bit."""
-
-
-@dataclass(frozen=True)
-class Retention:
-    """What the models still know of the base's source domain, classes matched by name."""
-
-    data: DataUsed
-    base: str
-    """Label of the model that the others are held to: the first."""
-    known: int
-    """How many of the set's classes the base knows."""
-    map50_95: float
-    """The base's, over those that have objects."""
-    rows: tuple[Retained, ...]
-    sentence: str
-
-
-@dataclass(frozen=True)
-class PerImage:
-    """The file beside the report that holds every model's matches, for intervals of later comparisons."""
-
-    file: str
-    sha256: str
 
 
 @dataclass(frozen=True)

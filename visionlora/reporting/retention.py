@@ -9,11 +9,39 @@ import numpy as np
 
 from visionlora.errors import DataError
 from visionlora.reporting.formatting import change_words, name_words
-from visionlora.reporting.report import Retained, Retention
-from visionlora.scoring.bootstrap import Change
-from visionlora.scoring.detect_split import SplitDetections
-from visionlora.scoring.model_scores import ModelScores, difference
-from visionlora.scoring.split import DataUsed
+from visionlora.scoring import Change, DataUsed, ModelScores, SplitDetections, difference
+
+
+@dataclass(frozen=True)
+class Retained:
+    """What one model still knows of the retention set."""
+
+    label: str
+    known: int
+    """How many of the base's classes in the set it still knows."""
+    map50_95: float
+    """Over all the base's classes that have objects there; one that it does not know counts zero."""
+    retention: float | None
+    """`map50_95` over the base's; None if that is zero."""
+    shared: Change | None
+    """Difference to the base on the classes that both know; None if there is none with objects."""
+    unchanged: bool
+    """Whether every detection equals the base's bit for bit."""
+
+
+@dataclass(frozen=True)
+class Retention:
+    """What the models still know of the base's source domain, classes matched by name."""
+
+    data: DataUsed
+    base: str
+    """Label of the model that the others are held to: the first."""
+    known: int
+    """How many of the set's classes the base knows."""
+    map50_95: float
+    """The base's, over those that have objects."""
+    rows: tuple[Retained, ...]
+    sentence: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +83,8 @@ def check_base(label: str, known: Collection[str], data: DataUsed) -> None:
     Raises:
         DataError: it knows none of the set's classes that have objects.
     """
-    if not any(one.objects for one in data.classes if one.name in known):
+    names = set(known)
+    if not any(count.objects for count in data.classes if count.name in names):
         raise DataError(
             f"--retention {data.path}: expected classes with objects that {label!r}, the first model, knows, got none "
             f"of {len(data.names)}; give the base as the first --model"
@@ -65,19 +94,19 @@ def check_base(label: str, known: Collection[str], data: DataUsed) -> None:
 def _retained(model: RetentionInput, base: RetentionInput, before: float) -> Retained:
     assert base.judgement is not None
     theirs = base.judgement
-    asked = [one.name for one in theirs.scores.per_class if one.ap50_95 is not None]
+    asked = [score.name for score in theirs.scores.per_class if score.ap50_95 is not None]
     kept, shared = 0.0, None
     if model.judgement is not None:
-        scores = {one.name: one.ap50_95 or 0.0 for one in model.judgement.scores.per_class}
+        scores = {score.name: score.ap50_95 or 0.0 for score in model.judgement.scores.per_class}
         kept = sum(scores.get(name, 0.0) for name in asked) / len(asked)
-        apart = difference(
+        change = difference(
             model.judgement.scores,
             theirs.scores,
             draws=model.judgement.draws,
             other_draws=theirs.draws,
             to=base.label,
         )
-        shared = None if apart is None else apart.map50_95
+        shared = None if change is None else change.map50_95
     known = len(set(model.found.classes) & set(base.found.classes))
     return Retained(model.label, known, kept, kept / before if before else None, shared, same(model.found, base.found))
 
@@ -85,8 +114,8 @@ def _retained(model: RetentionInput, base: RetentionInput, before: float) -> Ret
 def same(a: SplitDetections, b: SplitDetections) -> bool:
     """Whether two models found the same bit for bit."""
     return a.classes == b.classes and all(
-        np.array_equal(getattr(one, name), getattr(two, name))
-        for one, two in zip(a.detections, b.detections, strict=True)
+        np.array_equal(getattr(first, name), getattr(second, name))
+        for first, second in zip(a.detections, b.detections, strict=True)
         for name in ("boxes_xyxy", "scores", "class_ids")
     )
 

@@ -7,9 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from visionlora.scoring import Difference, Scores, Timing
-from visionlora.scoring.operating import OperatingPoint
-from visionlora.scoring.score_calibration import Calibration
+from visionlora.scoring import Calibration, Difference, OperatingPoint, Scores, Timing
 
 
 @dataclass(frozen=True)
@@ -58,4 +56,8 @@ class Row:
 
     def difference_to(self, label: str) -> Difference | None:
         """Return how this model differs from another, or None where that was not measured."""
-        return next((one for one in self.differences if one.to == label), None)
+        return next((difference for difference in self.differences if difference.to == label), None)
+
+    def class_scores(self) -> dict[str, float | None]:
+        """Return AP50-95 of each class that the model knows by its name; None where the class has no objects."""
+        return {score.name: score.ap50_95 for score in self.scores.per_class} if self.scores else {}

@@ -64,10 +64,10 @@ def _difference_cell(row: Row, reference: Row | None, *, mark: str) -> str:
     """Return the difference to the reference with its interval; a star where the model knows only some classes."""
     if row is reference:
         return "reference"
-    apart = None if reference is None else row.difference_to(reference.label)
-    if apart is None:
+    difference = None if reference is None else row.difference_to(reference.label)
+    if difference is None:
         return NO_SCORE
-    change = apart.map50_95
+    change = difference.map50_95
     if change_words(change) == "the same":
         return f"the same{mark}"
     if change.interval is None:

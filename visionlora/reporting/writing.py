@@ -14,9 +14,9 @@ from visionlora.files import atomic_output, refuse_existing
 from visionlora.reporting.chart import write_chart
 from visionlora.reporting.markdown import report_markdown
 from visionlora.reporting.per_image import FILE as MATCHES
-from visionlora.reporting.per_image import write_image_results
-from visionlora.reporting.report import PerImage, Report, report_to_json
-from visionlora.scoring.model_scores import ModelScores
+from visionlora.reporting.per_image import PerImage, write_image_results
+from visionlora.reporting.report import Report, report_to_json
+from visionlora.scoring import ModelScores
 from visionlora.vision.detections import PREDICTION_CONFIDENCE
 
 JSON, PAGE, CHART, SHEET, HTML = (

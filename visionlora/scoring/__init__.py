@@ -1,31 +1,61 @@
 """The ruler: what a model finds on labelled pictures, scored by pycocotools, with intervals and times.
 
-No torch, no detector family, no report.
+No torch, no detector family, no report. Other rooms take what they need from here, never from a module inside.
 """
 
+from visionlora.scoring.bootstrap import Change, Draws, Interval, paired_draws, score_draws
 from visionlora.scoring.budget import Budget, Check, Verdict, check_budget
-from visionlora.scoring.coco import ClassScores, Scores, coco_scores, mean_precision
+from visionlora.scoring.coco import ClassCount, ClassScores, Scores, coco_scores, mean_precision, score_and_match
+from visionlora.scoring.detect_split import SplitDetections, find_objects, shared_classes
+from visionlora.scoring.matches import IOU_THRESHOLDS, RECALLS, Matches, precision_at_recalls
 from visionlora.scoring.model_scores import ClassChange, Difference, ModelScores, difference, judge
+from visionlora.scoring.operating import MATCHING_IOU, OperatingPoint, Outcome, outcome_of
+from visionlora.scoring.score_calibration import Calibration
 from visionlora.scoring.split import DataUsed, EvaluationSplit, load_split
-from visionlora.scoring.timing import Timing, time_networks
+from visionlora.scoring.thresholds import Keep, Refit, refit_thresholds
+from visionlora.scoring.timing import Timing, busy_seconds, time_networks, timing_of
 
 __all__ = [
+    "IOU_THRESHOLDS",
+    "MATCHING_IOU",
+    "RECALLS",
     "Budget",
+    "Calibration",
+    "Change",
     "Check",
     "ClassChange",
+    "ClassCount",
     "ClassScores",
     "DataUsed",
     "Difference",
+    "Draws",
     "EvaluationSplit",
+    "Interval",
+    "Keep",
+    "Matches",
     "ModelScores",
+    "OperatingPoint",
+    "Outcome",
+    "Refit",
     "Scores",
+    "SplitDetections",
     "Timing",
     "Verdict",
+    "busy_seconds",
     "check_budget",
     "coco_scores",
     "difference",
+    "find_objects",
     "judge",
     "load_split",
     "mean_precision",
+    "outcome_of",
+    "paired_draws",
+    "precision_at_recalls",
+    "refit_thresholds",
+    "score_and_match",
+    "score_draws",
+    "shared_classes",
     "time_networks",
+    "timing_of",
 ]

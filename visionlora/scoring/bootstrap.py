@@ -8,7 +8,7 @@ draws (the percentile method of Efron and Tibshirani, An Introduction to the Boo
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,7 +66,8 @@ class Draws:
 
     def over(self, classes: Collection[str]) -> Draws:
         """Return the named classes alone."""
-        columns = [index for index, name in enumerate(self.names) if name in classes]
+        wanted = set(classes)
+        columns = [index for index, name in enumerate(self.names) if name in wanted]
         names = tuple(self.names[index] for index in columns)
         return Draws(names, self.ap50_95[:, columns], self.ap50[:, columns])
 
@@ -76,7 +77,7 @@ def draw_images(images: int, *, draws: int = RESAMPLES, seed: int = 0) -> NDArra
     return np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=draws)
 
 
-def bootstrap(matches: Matches, weights: NDArray[np.int64]) -> Draws:
+def score_draws(matches: Matches, weights: NDArray[np.int64]) -> Draws:
     """Score every draw.
 
     Args:
@@ -86,6 +87,31 @@ def bootstrap(matches: Matches, weights: NDArray[np.int64]) -> Draws:
     blocks = [average_precision(matches, weights[i : i + _BLOCK]) for i in range(0, len(weights), _BLOCK)]
     precision = np.concatenate(blocks)  # (draws, 10, classes)
     return Draws(matches.names, precision.mean(axis=1), precision[:, _IOU_50])
+
+
+def paired_draws(
+    first: Matches, second: Matches, first_images: Sequence[str], second_images: Sequence[str]
+) -> tuple[Draws, Draws] | tuple[None, None]:
+    """Score two models on the same draws of the same images, which each may have seen in an order of its own.
+
+    Args:
+        first: of one model.
+        second: of the other.
+        first_images: SHA-256 of each image, in the order of the first.
+        second_images: the same in the order of the second.
+
+    Returns:
+        The scores of both; None where the images are not the same, or too few.
+    """
+    count = len(first_images)
+    if count < FEWEST_IMAGES or sorted(first_images) != sorted(second_images):
+        return None, None
+    weights = draw_images(count)
+    # The n-th of the sorted hashes is the same picture in both.
+    here, there = (np.argsort(hashes, kind="stable") for hashes in (first_images, second_images))
+    moved = np.empty_like(weights)
+    moved[:, there] = weights[:, here]
+    return score_draws(first, weights), score_draws(second, moved)
 
 
 def interval_of(samples: NDArray[np.float64]) -> Interval | None:

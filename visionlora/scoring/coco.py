@@ -67,7 +67,8 @@ class Scores:
 
     def mean_over(self, classes: Collection[str]) -> float | None:
         """Return mAP50-95 over the named classes alone, or None if none of them has objects."""
-        return _mean(score.ap50_95 for score in self.per_class if score.name in classes)
+        wanted = set(classes)
+        return _mean(score.ap50_95 for score in self.per_class if score.name in wanted)
 
 
 @dataclass(frozen=True)
@@ -132,10 +133,11 @@ def score_and_match(
     """Score as `coco_scores` does, and return which detections are right too."""
     if len(detections) != len(images):
         raise UsageError(f"expected one Detections for each of {len(images)} images, got {len(detections)}")
-    unknown = sorted(set(classes or ()) - set(names))
+    wanted = set(names if classes is None else classes)
+    unknown = sorted(wanted - set(names))
     if unknown:
         raise UsageError(f"classes {unknown} are not in the data set; it has {list(names)}")
-    class_ids = [index for index, name in enumerate(names) if classes is None or name in classes]
+    class_ids = [index for index, name in enumerate(names) if name in wanted]
     result = run_cocoeval(detections, images, class_ids, names, task=task)
     all_counts = count_classes(images, names)
     precision = result.precision  # (10, 101, classes, sizes)

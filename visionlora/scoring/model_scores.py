@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visionlora.data import LabelledImage
-from visionlora.scoring.bootstrap import Change, Draws, Interval, bootstrap, interval_of, mean_over_classes, settled
+from visionlora.scoring.bootstrap import Change, Draws, Interval, interval_of, mean_over_classes, score_draws, settled
 from visionlora.scoring.coco import Scores, score_and_match
 from visionlora.scoring.detect_split import SplitDetections
 from visionlora.scoring.matches import Matches
@@ -78,7 +78,7 @@ def judge(
     if not found.classes:
         return None
     scores, matches = score_and_match(found.detections, images, names, classes=found.classes, task=found.task)
-    draws = None if weights is None else bootstrap(matches, weights)
+    draws = None if weights is None else score_draws(matches, weights)
     known = [only_classes(image, names, found.classes) for image in images]
     outcomes = tuple(
         outcome_of(detections, image, confidence=confidence)
@@ -98,7 +98,8 @@ def only_classes(image: LabelledImage, names: Sequence[str], classes: Collection
     """Return an image with the objects of some classes alone."""
     if len(classes) == len(names):
         return image
-    kept = np.isin(image.class_ids, [index for index, name in enumerate(names) if name in classes])
+    wanted = set(classes)
+    kept = np.isin(image.class_ids, [index for index, name in enumerate(names) if name in wanted])
     return replace(
         image,
         boxes_xyxy=image.boxes_xyxy[kept],
@@ -111,8 +112,8 @@ def only_classes(image: LabelledImage, names: Sequence[str], classes: Collection
 def with_intervals(scores: Scores, draws: Draws) -> Scores:
     """Return the scores with the 95 % intervals of their draws."""
     per_class = tuple(
-        replace(one, interval=None if one.ap50_95 is None else interval_of(draws.ap50_95[:, column]))
-        for column, one in enumerate(scores.per_class)
+        replace(score, interval=None if score.ap50_95 is None else interval_of(draws.ap50_95[:, column]))
+        for column, score in enumerate(scores.per_class)
     )
     mean = None if scores.map50_95 is None else interval_of(mean_over_classes(draws.ap50_95))
     return replace(scores, per_class=per_class, interval=mean)
@@ -133,22 +134,21 @@ def difference(
     Returns:
         The difference, this model minus the other; None if they share no class with objects.
     """
-    there = {one.name: one for one in other.per_class if one.ap50_95 is not None}
-    pairs = [(one, there[one.name]) for one in scores.per_class if one.ap50_95 is not None and one.name in there]
+    theirs = {score.name: score for score in other.per_class if score.ap50_95 is not None}
+    pairs = [(own, theirs[own.name]) for own in scores.per_class if own.ap50_95 is not None and own.name in theirs]
     if not pairs:
         return None
-    shared = [one.name for one, _ in pairs]
+    shared = [own.name for own, _ in pairs]
     mean, mean50 = None, None
     per_class: list[Interval | None] = [None] * len(pairs)
     if draws is not None and other_draws is not None:
         a, b = draws.over(shared), other_draws.over(shared)
-        order = [b.names.index(name) for name in a.names]
         mean = interval_of(mean_over_classes(a.ap50_95) - mean_over_classes(b.ap50_95))
         mean50 = interval_of(mean_over_classes(a.ap50) - mean_over_classes(b.ap50))
-        apart = a.ap50_95 - b.ap50_95[:, order]
-        per_class = [interval_of(apart[:, a.names.index(name)]) for name in shared]
-    changes = [settled((one.ap50_95 or 0.0) - (two.ap50_95 or 0.0)) for one, two in pairs]
-    changes50 = [(one.ap50 or 0.0) - (two.ap50 or 0.0) for one, two in pairs]
+        column_a, column_b = ({name: column for column, name in enumerate(part.names)} for part in (a, b))
+        per_class = [interval_of(a.ap50_95[:, column_a[name]] - b.ap50_95[:, column_b[name]]) for name in shared]
+    changes = [settled((own.ap50_95 or 0.0) - (its.ap50_95 or 0.0)) for own, its in pairs]
+    changes50 = [(own.ap50 or 0.0) - (its.ap50 or 0.0) for own, its in pairs]
     return Difference(
         to=to,
         classes=tuple(shared),

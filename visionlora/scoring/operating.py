@@ -133,8 +133,8 @@ def operating_point(
         matches: of the same detections, for the best threshold.
         confidence: the threshold that made the outcomes.
     """
-    hits = sum(int(one.right.sum()) for one in outcomes)
-    misses, alarms = sum(one.misses for one in outcomes), sum(one.false_alarms for one in outcomes)
+    hits = sum(int(outcome.right.sum()) for outcome in outcomes)
+    misses, alarms = sum(outcome.misses for outcome in outcomes), sum(outcome.false_alarms for outcome in outcomes)
     best_f1, best_confidence = best_threshold(matches)
     return OperatingPoint(
         confidence=confidence,
@@ -146,8 +146,8 @@ def operating_point(
         false_alarms=alarms,
         misses_per_1000_images=1000 * misses / len(images),
         false_alarms_per_1000_images=1000 * alarms / len(images),
-        images_with_misses=sum(one.misses > 0 for one in outcomes),
-        images_with_false_alarms=sum(one.false_alarms > 0 for one in outcomes),
+        images_with_misses=sum(outcome.misses > 0 for outcome in outcomes),
+        images_with_false_alarms=sum(outcome.false_alarms > 0 for outcome in outcomes),
         best_f1=best_f1,
         best_confidence=best_confidence,
         confusion=_confusion(outcomes, images, names),
@@ -223,13 +223,17 @@ def _confusion(
 ) -> tuple[Confusion, ...]:
     """Return the cells that are not zero, by class of the object and then of the detection, background last."""
     background = len(names)
-    cells = np.zeros((background + 1, background + 1), dtype=np.int64)
+    pairs = [np.empty((0, 2), dtype=np.int64)]
     for outcome, image in zip(outcomes, images, strict=True):
         truth = np.append(image.class_ids, background)[outcome.taken_for]  # -1 is the last: the background
-        np.add.at(cells, (truth, outcome.detections.class_ids), 1)
+        pairs.append(np.stack([truth, outcome.detections.class_ids], axis=1))
         left = ~image.is_crowd
         left[outcome.taken_for[outcome.taken_for != _NONE]] = False
         missed = image.class_ids[left]
-        np.add.at(cells, (missed, np.full_like(missed, background)), 1)
+        pairs.append(np.stack([missed, np.full_like(missed, background)], axis=1))
+    cells, counts = np.unique(np.concatenate(pairs), axis=0, return_counts=True)
     labels = [*names, None]
-    return tuple(Confusion(labels[i], labels[j], int(cells[i, j])) for i, j in np.argwhere(cells).tolist())
+    return tuple(
+        Confusion(labels[truth], labels[found], count)
+        for (truth, found), count in zip(cells.tolist(), counts.tolist(), strict=True)
+    )

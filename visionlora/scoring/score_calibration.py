@@ -63,8 +63,8 @@ def calibration(matches: Matches, *, confidence: float) -> Calibration:
             )
         )
     gaps = [
-        one.detections * abs(one.mean_score - one.precision)
-        for one in bins
-        if one.mean_score is not None and one.precision is not None
+        bin_.detections * abs(bin_.mean_score - bin_.precision)
+        for bin_ in bins
+        if bin_.mean_score is not None and bin_.precision is not None
     ]
     return Calibration(sum(gaps) / len(scores) if len(scores) else None, tuple(bins))

@@ -32,12 +32,12 @@ class DataUsed:
     @property
     def names(self) -> tuple[str, ...]:
         """The class names in the order of their ids."""
-        return tuple(one.name for one in self.classes)
+        return tuple(count.name for count in self.classes)
 
     @property
     def judged(self) -> tuple[str, ...]:
         """The classes that have objects, on which alone a model can be judged; all of them where none has any."""
-        return tuple(one.name for one in self.classes if one.objects) or self.names
+        return tuple(count.name for count in self.classes if count.objects) or self.names
 
 
 @dataclass(frozen=True, eq=False)

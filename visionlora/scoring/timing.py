@@ -11,8 +11,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from visionlora.data import LabelledImage
-from visionlora.scoring.detect_split import read_labelled
+from visionlora.data import LabelledImage, read_labelled
 from visionlora.vision.inference import Network
 from visionlora.vision.preprocess import letterbox
 
@@ -117,7 +116,7 @@ def time_networks(
         for index in range(len(networks))[:: -1 if number % 2 else 1]:
             seconds[index, number], loads[index, number] = _turn(networks[index], inputs[index])
     return tuple(
-        Turns(1000 * one / batch, load, batch) for one, load, batch in zip(seconds, loads, batches, strict=True)
+        Turns(1000 * taken / batch, load, batch) for taken, load, batch in zip(seconds, loads, batches, strict=True)
     )
 
 

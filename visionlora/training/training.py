@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from visionlora.adapters import read_adapter_card
-from visionlora.data import load_dataset
-from visionlora.data.doubts import warn_of_doubtful_data
+from visionlora.data import load_dataset, warn_of_doubtful_data
 from visionlora.data.leakage import calibration_images
 from visionlora.detectors.device import process_count
 from visionlora.detectors.family import Base, check_targets

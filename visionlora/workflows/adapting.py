@@ -18,9 +18,8 @@ from visionlora.files import exclusive
 from visionlora.progress import level, report
 from visionlora.quantization import QuantizedModel, int8_files
 from visionlora.quantization import quantize as quantize_model
-from visionlora.reporting import Report
-from visionlora.reporting.formatting import change_words
-from visionlora.scoring.budget import Budget, check_budget
+from visionlora.reporting import Report, change_words
+from visionlora.scoring import Budget, check_budget
 from visionlora.training import TrainedAdapter
 from visionlora.training.earlier import settle
 from visionlora.training.phase import FLOAT

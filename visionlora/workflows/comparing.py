@@ -5,14 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from visionlora.errors import UsageError
 from visionlora.files import atomic_output, refuse_existing
-from visionlora.reporting import Report, Row, comparison_markdown, read_report
-from visionlora.reporting.per_image import ImageResults, read_image_results
-from visionlora.scoring.bootstrap import FEWEST_IMAGES, Draws, bootstrap, draw_images
-from visionlora.scoring.model_scores import Difference, difference
+from visionlora.reporting import (
+    ImageResults,
+    Report,
+    Row,
+    comparison_markdown,
+    list_words,
+    read_image_results,
+    read_report,
+)
+from visionlora.scoring import Difference, Draws, difference, paired_draws
 
 
 @dataclass(frozen=True)
@@ -76,10 +80,14 @@ def compare(
         refuse_existing(out, overwrite=overwrite)
     first, second = (Path(path) / "report.json" if Path(path).is_dir() else Path(path) for path in (first, second))
     reports = read_report(first), read_report(second)
-    results = tuple(read_image_results(path, report) for path, report in zip((first, second), reports, strict=True))
+    results = tuple(
+        read_image_results(path, report.per_image) for path, report in zip((first, second), reports, strict=True)
+    )
     same_data = reports[0].data.content_hash == reports[1].data.content_hash
     models = _models(reports, results if same_data else (None, None), same_data=same_data)
-    text = comparison_markdown(*reports, [(one.label, one.first, one.second, one.difference) for one in models])
+    text = comparison_markdown(
+        *reports, [(model.label, model.first, model.second, model.difference) for model in models]
+    )
     if out is not None:
         with atomic_output(out) as path:
             path.write_text(text, encoding="utf-8")
@@ -95,8 +103,8 @@ def _models(
         pairs = [(next(iter(old)), next(iter(new)))]
     if not pairs:
         raise UsageError(
-            f"expected a model that both reports have, got {list(old)} and {list(new)}; "
-            "name them alike with --model label=path"
+            f"expected a model that both reports have; the first has {list_words(list(old))}, the second "
+            f"has {list_words(list(new))}; name them alike with --model label=path"
         )
     paired = [
         ComparedModel(
@@ -125,12 +133,4 @@ def _draws(old: str, new: str, results: tuple[ImageResults | None, ...]) -> tupl
     first, second = results
     if first is None or second is None or old not in first.matches or new not in second.matches:
         return None, None
-    count = len(first.image_hashes)
-    if count < FEWEST_IMAGES or sorted(first.image_hashes) != sorted(second.image_hashes):
-        return None, None
-    weights = draw_images(count)
-    # Both hold the same pictures, maybe in another order: the n-th of the sorted hashes is the same picture in both.
-    here, there = (np.argsort(one.image_hashes, kind="stable") for one in (first, second))
-    moved = np.empty_like(weights)
-    moved[:, there] = weights[:, here]
-    return bootstrap(first.matches[old], weights), bootstrap(second.matches[new], moved)
+    return paired_draws(first.matches[old], second.matches[new], first.image_hashes, second.image_hashes)

@@ -25,27 +25,41 @@ from visionlora.progress import about
 from visionlora.reporting import (
     Column,
     Report,
+    ReportInputs,
+    Retention,
+    RetentionInput,
     Row,
     before_after,
+    check_base,
+    count_parameters,
+    data_doubts,
+    find_notes,
+    find_warnings,
+    judge_budget,
+    measure_retention,
+    network_doubts,
     refuse_existing_report,
+    report_header,
     representative_images,
+    training_doubts,
+    training_settings,
     write_report,
 )
-from visionlora.reporting.budget import judge_budget
-from visionlora.reporting.doubts import data_doubts, network_doubts, training_doubts
-from visionlora.reporting.header import report_header
-from visionlora.reporting.history import training_settings
-from visionlora.reporting.lineage import find_notes, find_warnings
-from visionlora.reporting.parameters import count_parameters
-from visionlora.reporting.report import Retention
-from visionlora.reporting.retention import RetentionInput, check_base, measure_retention
-from visionlora.reporting.writing import ReportInputs
-from visionlora.scoring import time_networks
-from visionlora.scoring.budget import Budget, check_budget
-from visionlora.scoring.detect_split import SplitDetections, find_objects, shared_classes
-from visionlora.scoring.model_scores import Difference, ModelScores, difference, judge
-from visionlora.scoring.split import EvaluationSplit, load_split
-from visionlora.scoring.timing import timing_of
+from visionlora.scoring import (
+    Budget,
+    Difference,
+    EvaluationSplit,
+    ModelScores,
+    SplitDetections,
+    check_budget,
+    difference,
+    find_objects,
+    judge,
+    load_split,
+    shared_classes,
+    time_networks,
+    timing_of,
+)
 from visionlora.vision.detections import PREDICTION_CONFIDENCE, check_thresholds
 from visionlora.vision.inference import Network, detect
 from visionlora.vision.preprocess import read_image
@@ -131,7 +145,7 @@ def evaluate(
     if source is not None:
         check_base(specs[0].label, shared_classes(networks[0], source.names), source.used)
     found = [_find(spec, network, domain, cache=cache) for spec, network in zip(specs, networks, strict=True)]
-    judgements = [_judge(one, domain, conf) for one in found]
+    judgements = [_judge(detections, domain, conf) for detections in found]
     rows = tuple(map(_row, specs, networks, found, judgements))
     report = Report(
         data=domain.used,
@@ -165,7 +179,7 @@ def evaluate(
     report = replace(report, rows=_with_times(report, networks, domain))
     labels = [spec.label for spec in specs]
     names = {label: network.names for label, network in zip(labels, networks, strict=True)}
-    pictures = [_relative(one.path, Path(data).parent) for one in domain.images]
+    pictures = [_relative(image.path, Path(data).parent) for image in domain.images]
     report = replace(
         report,
         warnings=(
@@ -244,7 +258,7 @@ def _provenance(spec: ModelSpec, network: Network) -> tuple[str, Mapping[str, st
     kind = {"torch": "checkpoint", "onnxruntime": "onnx"}.get(spec.runtime, spec.runtime)
     kind, parents = metadata.get("kind", kind), metadata.get("parents", {})
     settings = metadata.get("settings", {})
-    texts = isinstance(parents, Mapping) and all(isinstance(one, str) for one in (kind, *parents, *parents.values()))
+    texts = isinstance(parents, Mapping) and all(isinstance(text, str) for text in (kind, *parents, *parents.values()))
     if not texts or not isinstance(settings, Mapping) or not _is_json(settings):
         raise ModelError(
             f"{spec.path}: its visionlora metadata is broken: kind, parents or settings is of a wrong type"
@@ -292,7 +306,7 @@ def _with_differences(report: Report, judgements: Sequence[ModelScores | None], 
         pairs = [
             _difference(judgements[index], judgements[other], rows[other].label) for other in others if other != index
         ]
-        result.append(replace(row, differences=tuple(one for one in pairs if one is not None)))
+        result.append(replace(row, differences=tuple(change for change in pairs if change is not None)))
     return tuple(result)
 
 

@@ -183,7 +183,10 @@ def _json(path: Path) -> dict[str, Any]:
 def _bench(fields: Mapping[str, Any]) -> dict[str, Any]:
     rows = fields["rows"] if isinstance(fields["rows"], list) else []
     rows = [row for row in rows if isinstance(row, dict)]
-    labels = [f"{row.get('label')} ({row.get('runtime')}, {row.get('threads')} threads)" for row in rows]
+    labels = [
+        f"{row.get('label')} ({row.get('runtime')}, {row.get('threads')} thread{'s' * (row.get('threads') != 1)})"
+        for row in rows
+    ]
     kept = {name: fields[name] for name in ("machine", "versions", "command", "pictures", "noise") if name in fields}
     return {"kind": "bench", "models": labels, **kept}
 

@@ -12,8 +12,7 @@ from torch import nn
 from ultralytics.utils import LOGGER
 
 from visionlora.detectors.ultralytics.qat_detector import QatDetector
-from visionlora.tasks import DETECT
-from visionlora.tasks.task import difference
+from visionlora.tasks import DETECT, difference
 
 
 @contextlib.contextmanager

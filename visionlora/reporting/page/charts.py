@@ -13,8 +13,7 @@ from visionlora.reporting.formatting import fraction
 from visionlora.reporting.page.svg import WIDTH, Axes, chart, element, grid, join, path, shortened, text_width, ticks
 from visionlora.reporting.report import Report
 from visionlora.reporting.row import Row
-from visionlora.scoring.matches import RECALLS, Matches
-from visionlora.scoring.score_calibration import Calibration
+from visionlora.scoring import RECALLS, Calibration, Matches
 
 CHARTED_CLASSES = 20
 """More bars are no longer a picture; the most frequent classes are drawn."""
@@ -63,9 +62,9 @@ def class_bars(report: Report, rows: Sequence[tuple[int, Row]]) -> Markup:
 
 def charted_classes(report: Report) -> list[str]:
     """Return the classes that have objects, or the most frequent of many, in the data set's order."""
-    present = [one for one in report.data.classes if one.objects]
-    frequent = sorted(present, key=lambda one: -one.objects)[:CHARTED_CLASSES]
-    return [one.name for one in present if one in frequent]
+    present = [count for count in report.data.classes if count.objects]
+    frequent = sorted(present, key=lambda count: -count.objects)[:CHARTED_CLASSES]
+    return [count.name for count in present if count in frequent]
 
 
 def score_histogram(matches: Matches, index: int, *, confidence: float, label: str) -> Markup:
@@ -102,27 +101,27 @@ def score_histogram(matches: Matches, index: int, *, confidence: float, label: s
 def reliability(result: Calibration, index: int, *, label: str) -> Markup:
     """Draw the share of right detections over their score; a larger dot is more detections."""
     axes = Axes(216, top=12)
-    most = max((one.detections for one in result.bins), default=1) or 1
+    most = max((bin_.detections for bin_ in result.bins), default=1) or 1
     parts = [
         grid(axes, x_ticks=_FIFTHS, y_ticks=_FIFTHS, x_title="score", y_title="share that is right"),
         element("line", x1=axes.x(0), y1=axes.y(0), x2=axes.x(1), y2=axes.y(1), class_="ideal"),
     ]
-    for one in result.bins:
-        if one.mean_score is None or one.precision is None:
+    for bin_ in result.bins:
+        if bin_.mean_score is None or bin_.precision is None:
             continue
-        x, y, radius = axes.x(one.mean_score), axes.y(one.precision), 3 + 8 * (one.detections / most) ** 0.5
-        said = f"{one.detections} detections of score {one.mean_score:.2f}: {one.precision:.0%} right"
-        parts.append(element("line", x1=x, x2=x, y1=axes.y(one.mean_score), y2=y, class_="gap"))
+        x, y, radius = axes.x(bin_.mean_score), axes.y(bin_.precision), 3 + 8 * (bin_.detections / most) ** 0.5
+        said = f"{bin_.detections} detections of score {bin_.mean_score:.2f}: {bin_.precision:.0%} right"
+        parts.append(element("line", x1=x, x2=x, y1=axes.y(bin_.mean_score), y2=y, class_="gap"))
         parts.append(element("circle", element("title", said), cx=x, cy=y, r=radius, class_="dot"))
     return chart(axes, [element("g", join(parts), class_=f"m{index}")], label=f"{label}: calibration")
 
 
 def forest(row: Row, to: str, span: float) -> Markup:
     """Return a difference and its interval as a dot on a line around zero, `span` to either side."""
-    apart = row.difference_to(to)
-    if apart is None or span <= 0:
+    difference = row.difference_to(to)
+    if difference is None or span <= 0:
         return Markup("")
-    change, half, middle = apart.map50_95, 52.0, 9.0
+    change, half, middle = difference.map50_95, 52.0, 9.0
 
     def x(value: float) -> float:
         return 60 + half * max(min(value / span, 1.0), -1.0)
@@ -199,22 +198,22 @@ def training_curve(
 
 def _bar(axes: Axes, index: int, row: Row, name: str, top: float) -> Markup:
     """Return one bar with its interval and its number."""
-    one = next((one for one in row.scores.per_class if one.name == name), None) if row.scores else None
-    if one is None or one.ap50_95 is None:
+    score = next((score for score in row.scores.per_class if score.name == name), None) if row.scores else None
+    if score is None or score.ap50_95 is None:
         said = f"{row.label} does not know {name}"
         dash = element("text", "-", x=axes.x(0) + 3, y=top + 9, class_="tick")
         return element("g", element("title", said) + dash, class_=f"m{index}")
-    end, middle = axes.x(one.ap50_95), top + _BAR / 2
+    end, middle = axes.x(score.ap50_95), top + _BAR / 2
     parts = [
-        element("title", f"{row.label}, {name}: {fraction(one.ap50_95)}"),
+        element("title", f"{row.label}, {name}: {fraction(score.ap50_95)}"),
         element("rect", x=axes.x(0), y=top + 1, width=max(end - axes.x(0), 0.5), height=_BAR - 2, rx=2, class_="bar"),
     ]
     right = end
-    if one.interval is not None:
-        low, right = axes.x(one.interval.low), axes.x(one.interval.high)
+    if score.interval is not None:
+        low, right = axes.x(score.interval.low), axes.x(score.interval.high)
         parts.append(element("line", x1=low, x2=right, y1=middle, y2=middle, class_="whisker"))
         parts += [element("line", x1=x, x2=x, y1=middle - 3, y2=middle + 3, class_="whisker") for x in (low, right)]
-    parts.append(element("text", fraction(one.ap50_95), x=max(right, end) + 5, y=top + 10, class_="tick"))
+    parts.append(element("text", fraction(score.ap50_95), x=max(right, end) + 5, y=top + 10, class_="tick"))
     return element("g", join(parts), class_=f"m{index}")
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from visionlora.data import LabelledImage
 from visionlora.reporting.page.svg import element, join, shortened, text_width
-from visionlora.scoring.operating import MATCHING_IOU, Outcome
+from visionlora.scoring import MATCHING_IOU, Outcome
 from visionlora.vision.boxes import iou_matrix
 from visionlora.vision.drawing import overlap, place_label
 from visionlora.vision.preprocess import read_image
@@ -126,7 +126,7 @@ def panels(
                 found.boxes_xyxy, found.class_ids, found.scores, outcome.right, strict=True
             )
         ]
-        right, wrong = ([one for one in marks if one.kind == kind] for kind in ("right", "wrong"))
+        right, wrong = ([mark for mark in marks if mark.kind == kind] for kind in ("right", "wrong"))
         drawing, hidden = _panel(name, width, height, [*missed, *right, *wrong])
         caption = f"{int(outcome.right.sum())} found, {outcome.misses} missed, {_alarms(outcome.false_alarms)}"
         drawn.append(Panel(title, caption + _hidden(hidden), drawing))

@@ -30,15 +30,13 @@ from visionlora.reporting.formatting import (
 from visionlora.reporting.markdown import batch_notes, sizes, stage_sentences, star
 from visionlora.reporting.page import charts, gallery
 from visionlora.reporting.page.confusion import confusion_tables
+from visionlora.reporting.page.headline import SHOWN, headline, reasons
 from visionlora.reporting.page.making import makings
 from visionlora.reporting.page.style import model_style, paper_style
 from visionlora.reporting.page.svg import join, shortened
-from visionlora.reporting.page.verdict import SHOWN, headline, reasons
 from visionlora.reporting.report import Report
 from visionlora.reporting.row import Row
-from visionlora.scoring.matches import precision_at_recalls
-from visionlora.scoring.model_scores import ModelScores
-from visionlora.scoring.operating import Outcome, outcome_of
+from visionlora.scoring import ModelScores, Outcome, outcome_of, precision_at_recalls
 from visionlora.vision.detections import Detections
 
 _HERE = Path(__file__).parent
@@ -71,7 +69,9 @@ def report_page(
         DataError: a picture of the gallery cannot be read.
     """
     scored = [(index, row) for index, row in enumerate(report.rows) if row.scores and row.scores.map50_95 is not None]
-    known = [(i, row, one) for i, (row, one) in enumerate(zip(report.rows, judgements, strict=True)) if one]
+    known = [
+        (i, row, judgement) for i, (row, judgement) in enumerate(zip(report.rows, judgements, strict=True)) if judgement
+    ]
     definitions, galleries = _galleries(report, images, judgements)
     page = _template().render(
         report=report,
@@ -84,6 +84,7 @@ def report_page(
         batches=batch_notes(report),
         span=_span(report),
         curves=_curves(report, known),
+        class_scores=[row.class_scores() for row in report.rows],
         bars=charts.class_bars(report, scored) if scored else None,
         charted=len(charts.charted_classes(report)),
         trade_offs=_trade_offs([pair for pair in scored if pair[1] in report.complete_rows]),
@@ -92,10 +93,12 @@ def report_page(
                 row.label,
                 index,
                 row,
-                charts.score_histogram(one.matches, index, confidence=one.operating.confidence, label=row.label),
-                charts.reliability(one.calibration, index, label=row.label),
+                charts.score_histogram(
+                    judgement.matches, index, confidence=judgement.operating.confidence, label=row.label
+                ),
+                charts.reliability(judgement.calibration, index, label=row.label),
             )
-            for index, row, one in known
+            for index, row, judgement in known
         ],
         confusions=[(row.label, confusion_tables(row, report.data.names)) for _, row, _ in known],
         definitions=definitions,
@@ -177,10 +180,13 @@ def _span(report: Report) -> float:
         return 0.0
     bounds = [0.0]
     for row in report.complete_rows:
-        apart = row.difference_to(report.reference.label)
-        if apart is not None:
-            interval = apart.map50_95.interval
-            bounds += [abs(apart.map50_95.difference), *([abs(interval.low), abs(interval.high)] if interval else [])]
+        difference = row.difference_to(report.reference.label)
+        if difference is not None:
+            interval = difference.map50_95.interval
+            bounds += [
+                abs(difference.map50_95.difference),
+                *([abs(interval.low), abs(interval.high)] if interval else []),
+            ]
     return max(bounds)
 
 
@@ -214,7 +220,7 @@ def _facts(report: Report) -> list[tuple[str, str, str]]:
 
 def _curves(report: Report, known: Sequence[tuple[int, Row, ModelScores]]) -> list[tuple[str, Markup]]:
     """Return the precision-recall chart over all classes, then those of single classes."""
-    of = [(index, row, precision_at_recalls(one.matches)) for index, row, one in known]
+    of = [(index, row, precision_at_recalls(judgement.matches)) for index, row, judgement in known]
     complete = [(index, row.label, np.nanmean(each, axis=1)) for index, row, each in of if not np.isnan(each).all()]
     if not complete:
         return []
@@ -246,7 +252,7 @@ def _galleries(
     galleries = []
     for start in dict.fromkeys(index for index in starts if index != last):
         before, after = (_outcomes(judgements[index], images) for index in (start, last))
-        shifts = [gallery.shift_between(one, two) for one, two in zip(before, after, strict=True)]
+        shifts = [gallery.shift_between(was, now) for was, now in zip(before, after, strict=True)]
         titles = report.rows[start].label, report.rows[last].label
         groups = []
         for kind, chosen in gallery.choose_images(shifts):
@@ -276,6 +282,6 @@ def _outcomes(judgement: ModelScores | None, images: Sequence[LabelledImage]) ->
         return [outcome_of(nothing, image, confidence=0) for image in images]
     confidence = judgement.operating.confidence
     return [
-        outcome_of(one.detections, image, confidence=confidence)
-        for one, image in zip(judgement.outcomes, images, strict=True)
+        outcome_of(outcome.detections, image, confidence=confidence)
+        for outcome, image in zip(judgement.outcomes, images, strict=True)
     ]

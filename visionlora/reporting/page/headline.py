@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from visionlora.reporting.formatting import change_words, fraction
 from visionlora.reporting.report import Report
-from visionlora.scoring.budget import Check, Verdict
+from visionlora.scoring import Check, Verdict
 
 SHOWN = 6
 """Reasons at the top; all limits stand in a table below."""
@@ -37,10 +37,10 @@ def reasons(report: Report) -> list[str]:
             return list(dict.fromkeys(_failure(check, report) for check in ordered))
         return [_nearest(report.verdict.checks, limit) for limit in _SCORES if _of(report.verdict.checks, limit)]
     last, reference = report.rows[-1], report.reference
-    apart = None if reference is None else last.difference_to(reference.label)
-    if apart is None or reference is None:
+    difference = None if reference is None else last.difference_to(reference.label)
+    if difference is None or reference is None:
         return []
-    words = change_words(apart.map50_95)
+    words = change_words(difference.map50_95)
     name = _name(reference.label, whole=True)
     return [f"the same as {name}" if words == "the same" else f"against {name} {words}"]
 

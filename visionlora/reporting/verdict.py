@@ -5,7 +5,7 @@ from __future__ import annotations
 from visionlora.reporting.formatting import code, name_words
 from visionlora.reporting.report import Report
 from visionlora.reporting.row import Row
-from visionlora.scoring.budget import Budget, Check, Verdict
+from visionlora.scoring import Budget, Check, Verdict
 
 _WORDS = {"max_drop": "mAP50-95", "max_class_drop": "AP50-95", "min_map50": "mAP50"}
 
@@ -52,7 +52,7 @@ def _check(row: Row, origin: Row | None, report: Report, budget: Budget, limit: 
     if limit == "max_drop":
         drop = -difference.map50_95.difference
         return Check(row.label, limit, allowed, drop, drop <= allowed)
-    worst = min(difference.per_class, key=lambda one: one.change.difference)
+    worst = min(difference.per_class, key=lambda change: change.change.difference)
     drop = -worst.change.difference
     return Check(row.label, limit, allowed, drop, drop <= allowed, worst.name)
 
