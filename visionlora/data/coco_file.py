@@ -14,7 +14,7 @@ from visionlora.data.dataset import Dataset, LabelledImage
 from visionlora.data.images import image_size
 from visionlora.data.problems import excerpt, raise_problems, shown
 from visionlora.errors import DataError
-from visionlora.tasks.task import SLACK
+from visionlora.tasks import SLACK
 
 _FOLDERS = (".", "images", "..", "../images")
 
