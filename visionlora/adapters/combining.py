@@ -166,6 +166,7 @@ def _combine(
         names=adapters[0].card.names,
         base=adapters[0].card.base,
         preprocessing=adapters[0].card.preprocessing,
+        task=adapters[0].card.task,
         training={"adapters": [sha256_of(path) for path in paths], "weights": list(weights), "rank": kept_rank},
         version=version("visionlora"),
     )
