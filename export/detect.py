@@ -411,46 +411,53 @@ def main() -> int:
         parser.error("expected --source, or --self-test")
     try:
         if args.self_test:
-            try:
-                problems = self_test(args.self_test, args.key)
-            except (AttributeError, IndexError, KeyError, TypeError) as error:
-                raise ValueError(f"{args.self_test / 'manifest.json'}: broken: {error!r}") from error
-            print("\n".join(map(printable, problems)) if problems else "OK")
-            return 1 if problems else 0
-        if args.model is None:
-            args.model = here / read_manifest(here)["model"]
-        detector = Detector(args.model)
-        is_folder = args.source.is_dir()
-        paths = sorted(p for p in args.source.iterdir() if is_picture(p)) if is_folder else [args.source]
-        if not paths:
-            raise ValueError(f"{args.source}: expected images ({', '.join(SUFFIXES)}), found none")
-        if args.draw and args.draw.resolve() == paths[0].parent.resolve():
-            raise ValueError(f"{args.draw}: the drawn pictures would replace the images there; choose another --draw")
-        results: list[dict] = []
-        problems = []
-        for path in paths:
-            try:
-                image = read_image(path)
-            except ValueError as error:  # the others are still worth something
-                problems.append(str(error))
-                continue
-            name = os.fsencode(path).decode("utf-8", "backslashreplace")  # bytes that are no UTF-8 as \\xe9
-            results.append({"image": name, "detections": detector.predict(image, confidence=args.conf)})
-            if args.draw:
-                draw(image, results[-1]["detections"], args.draw / path.name)
-        if not results:
-            raise ValueError("; ".join(problems))
-        text = json.dumps(results, indent=1)
-        if args.out:
-            args.out.write_text(text + "\n", encoding="utf-8")
-        else:
-            print(text)
-        for problem in problems:
-            print(f"error: {printable(problem)}", file=sys.stderr)
-        return 1 if problems else 0
+            return _run_self_test(args.self_test, args.key)
+        return _run(args, Path(args.model or here / read_manifest(here)["model"]))
     except (OSError, ValueError, ImportError) as error:
         print(f"error: {printable(error)}", file=sys.stderr)
         return 1
+
+
+def _run_self_test(folder: Path, key: Path | None) -> int:
+    """Print what is wrong with a bundle, or OK."""
+    try:
+        problems = self_test(folder, key)
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder / 'manifest.json'}: broken: {error!r}") from error
+    print("\n".join(map(printable, problems)) if problems else "OK")
+    return 1 if problems else 0
+
+
+def _run(args: argparse.Namespace, model: Path) -> int:
+    """Detect in the pictures of the source; those that cannot be read are named at the end."""
+    detector = Detector(model)
+    paths = sorted(p for p in args.source.iterdir() if is_picture(p)) if args.source.is_dir() else [args.source]
+    if not paths:
+        raise ValueError(f"{args.source}: expected images ({', '.join(SUFFIXES)}), found none")
+    if args.draw and args.draw.resolve() == paths[0].parent.resolve():
+        raise ValueError(f"{args.draw}: the drawn pictures would replace the images there; choose another --draw")
+    results: list[dict] = []
+    problems = []
+    for path in paths:
+        try:
+            image = read_image(path)
+        except ValueError as error:  # the others are still worth something
+            problems.append(str(error))
+            continue
+        name = os.fsencode(path).decode("utf-8", "backslashreplace")  # bytes that are no UTF-8 as \xe9
+        results.append({"image": name, "detections": detector.predict(image, confidence=args.conf)})
+        if args.draw:
+            draw(image, results[-1]["detections"], args.draw / path.name)
+    if not results:
+        raise ValueError("; ".join(problems))
+    text = json.dumps(results, indent=1)
+    if args.out:
+        args.out.write_text(text + "\n", encoding="utf-8")
+    else:
+        print(text)
+    for problem in problems:
+        print(f"error: {printable(problem)}", file=sys.stderr)
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":

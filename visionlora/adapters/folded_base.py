@@ -13,6 +13,7 @@ import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,7 +90,7 @@ class FoldedBase:
 
     def to_entry(self) -> str:
         """Return the metadata entry."""
-        tensors: dict[str, NDArray] = {}
+        tensors: dict[str, NDArray[Any]] = {}
         for layer, norm in self.norms.items():
             tensors |= {f"{layer}.gain": norm.gain, f"{layer}.shift": norm.shift, f"{layer}.beta": norm.beta}
             if norm.ulps is not None:
@@ -145,7 +146,7 @@ def _unpack(entry: str) -> bytes:
     return content
 
 
-def _norm(layer: str, tensors: Mapping[str, NDArray]) -> FoldedNorm:
+def _norm(layer: str, tensors: Mapping[str, NDArray[Any]]) -> FoldedNorm:
     vectors = [tensors[f"{layer}.{part}"] for part in ("gain", "shift", "beta")]
     if any(vector.dtype != np.float32 or vector.shape != vectors[0].shape or vector.ndim != 1 for vector in vectors):
         raise ValueError(f"{layer}: expected three float32 vectors of one length")

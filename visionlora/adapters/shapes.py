@@ -17,7 +17,8 @@ class Shaped(Protocol):
     """A tensor of torch or numpy."""
 
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]:
+        """Its sides."""
 
 
 BIAS = ".bias_delta"

@@ -9,7 +9,7 @@ from typing import Any
 from visionlora.formats.text import printable
 
 
-def verb(verbs: Any, name: str, run: Callable, summary: str, example: str) -> argparse.ArgumentParser:
+def verb(verbs: Any, name: str, run: Callable[..., Any], summary: str, example: str) -> argparse.ArgumentParser:
     """Add a verb whose help ends with `example`; return its parser."""
     parser = verbs.add_parser(
         name,

@@ -102,7 +102,7 @@ def parse_labels(text: str, where: str, *, class_count: int, task: Task = DETECT
 
 
 def format_labels(boxes_xyxy: ArrayLike, class_ids: ArrayLike, *, size_wh: tuple[int, int]) -> str:
-    """Write boxes as the text of a label file: the inverse of `parse_labels` for boxes.
+    r"""Write boxes as the text of a label file: the inverse of `parse_labels` for boxes.
 
     Args:
         boxes_xyxy: (N, 4) pixels within the image.
@@ -115,7 +115,7 @@ def format_labels(boxes_xyxy: ArrayLike, class_ids: ArrayLike, *, size_wh: tuple
 
     Example:
         >>> format_labels([[2, 2, 193, 194]], [0], size_wh=(200, 200))
-        '0 0.4875 0.49 0.955 0.96\\n'
+        '0 0.4875 0.49 0.955 0.96\n'
     """
     boxes = np.asarray(boxes_xyxy, dtype=np.float64).reshape(-1, 4)
     ids = np.asarray(class_ids).reshape(-1)

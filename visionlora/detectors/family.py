@@ -146,12 +146,11 @@ class Family(Protocol):
 
     A raw prediction is (n, rows, anchors), as the task of a base lays it out. Images are (n, 3, S, S) RGB in [0, 1].
 
-    Attributes:
-        name: as cards have it.
     """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """As cards have it."""
 
     def load(self, path: Path | str) -> Base:
         """Load a checkpoint; a bare name may stand for a published one, which is downloaded.
@@ -213,7 +212,7 @@ class Family(Protocol):
         """Return the raw prediction of a detector as it stands, adapted or not, in eval mode."""
         ...
 
-    def folded_base(self, base: Base, constants: Mapping[str, NDArray]) -> FoldedBase:
+    def folded_base(self, base: Base, constants: Mapping[str, NDArray[Any]]) -> FoldedBase:
         """Return how `base` was folded into an exported graph.
 
         Args:

@@ -22,10 +22,14 @@ class MeanPrecision(Protocol):
     """What a ruler says of detections; None where no class has objects."""
 
     @property
-    def map50(self) -> float | None: ...
+    def map50(self) -> float | None:
+        """MAP at an IoU of 0.5."""
+        ...
 
     @property
-    def map50_95(self) -> float | None: ...
+    def map50_95(self) -> float | None:
+        """Mean of mAP at IoU 0.5 to 0.95."""
+        ...
 
 
 Ruler = Callable[[Sequence[Detections], Sequence[LabelledImage], Sequence[str]], MeanPrecision]

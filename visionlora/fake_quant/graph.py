@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -146,13 +146,13 @@ class GraphNetwork(nn.Module):
     def _constant(self, name: str) -> torch.Tensor:
         return cast(torch.Tensor, getattr(self, self._constant_names[name]))
 
-    def _on_levels(self, value: torch.Tensor, name: str, ranges: Sequence) -> torch.Tensor:
+    def _on_levels(self, value: torch.Tensor, name: str, ranges: Sequence[Any]) -> torch.Tensor:
         index = None if name in self._raw else self._source.get(name)
         return value if index is None else fake_quantize(value, *ranges[index])
 
     def _rounded(
-        self, weights: Sequence, biases: Sequence, ranges: Sequence, dtype: torch.dtype
-    ) -> tuple[Sequence, Sequence]:
+        self, weights: Sequence[Any], biases: Sequence[Any], ranges: Sequence[Any], dtype: torch.dtype
+    ) -> tuple[Sequence[Any], Sequence[Any]]:
         """Return all constants, those of int8 convolutions on their levels."""
         if not self._int8:
             return weights, biases

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -177,7 +177,7 @@ def _channels_last(weight: torch.Tensor) -> bool:
 
 def _memory_order(weight: torch.Tensor) -> torch.Tensor:
     """Return the weight with its axes as they lie in memory: nothing is copied to join it with others."""
-    return cast(torch.Tensor, weight.permute(0, 2, 3, 1) if _channels_last(weight) else weight)
+    return weight.permute(0, 2, 3, 1) if _channels_last(weight) else weight
 
 
 def _as_in_memory(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

@@ -35,6 +35,7 @@ class Opaque:
     """Stands for any object of a pickle that is no plain value: a module, a tensor, a function and its result."""
 
     def __new__(cls, *_: Any, **__: Any) -> Opaque:
+        """Take whatever the object was made with."""
         return super().__new__(cls)
 
     def __init__(self, *_: Any, **__: Any) -> None:

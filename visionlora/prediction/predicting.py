@@ -22,7 +22,8 @@ from visionlora.prediction.records import FILES, FORMATS, LABELS, Records, pictu
 from visionlora.prediction.ruler import Ruler
 from visionlora.progress import tracked
 from visionlora.runtime import Detector, Frame, stream
-from visionlora.runtime.frames import Source, find_images, is_camera, is_video
+from visionlora.runtime.frames import Source, is_camera, is_video
+from visionlora.runtime.pictures import find_images
 from visionlora.runtime.providers import Providers
 from visionlora.runtime.video import frame_rate
 from visionlora.vision.detections import IOU_THRESHOLD, Detections, check_thresholds

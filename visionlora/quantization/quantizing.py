@@ -152,15 +152,7 @@ def quantize(
         Budget(max_drop, max_class_drop), thresholds, PREDICTION_CONFIDENCE if conf is None else conf
     )
     model, out = Path(model), Path(out)
-    if out.suffix != ".onnx":
-        raise UsageError(f"--out {out}: expected a name that ends in .onnx")
-    if out.resolve() == model.resolve():
-        raise UsageError(f"{out}: expected another file than the float model; it would be overwritten")
-    beside = (
-        int8_files(out) if asked.judged else [path for path in int8_files(out)[:2] if path == out or is_report(path)]
-    )
-    for path in beside:
-        refuse_existing(path, overwrite=overwrite)
+    _check_out(out, model, judged=asked.judged, overwrite=overwrite)
     source = load_float_detector(model)
     against = source if reference is None else _checked_reference(Path(reference), source, asked)
     if adapter is not None:
@@ -193,6 +185,28 @@ def quantize(
         fitted = None if made.report is None else made.report.thresholds_for(source.network.names)
         attach_recipe(adapter, recipe, **models, thresholds=fitted)
     return made
+
+
+def _check_out(out: Path, model: Path, *, judged: bool, overwrite: bool) -> None:
+    """Refuse a name for the int8 file, and files in its place and beside it.
+
+    Args:
+        out: the name.
+        model: the float file.
+        judged: whether a report and the best file may be written beside it.
+        overwrite: replace what is there.
+
+    Raises:
+        UsageError: the name does not end in .onnx, or is the float model's.
+        OutputError: a file exists and `overwrite` is false.
+    """
+    if out.suffix != ".onnx":
+        raise UsageError(f"--out {out}: expected a name that ends in .onnx")
+    if out.resolve() == model.resolve():
+        raise UsageError(f"{out}: expected another file than the float model; it would be overwritten")
+    files = int8_files(out)
+    for path in files if judged else [path for path in files[:2] if path == out or is_report(path)]:
+        refuse_existing(path, overwrite=overwrite)
 
 
 def _checked_reference(path: Path, source: FloatDetector, asked: AccuracyTarget) -> FloatDetector:

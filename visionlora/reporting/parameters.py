@@ -14,9 +14,11 @@ _SHAPES = {"Reshape": (1,), "Slice": (1, 2, 3, 4), "Split": (1,), "Resize": (1, 
 
 
 def count_parameters(spec: ModelSpec, network: Network) -> int | None:
-    """Return the numbers in the weights: of an adapter's own file, of a checkpoint with batch normalization folded,
-    of an ONNX file without shapes, scales, multipliers and zero points. None where the network is of an unknown kind.
-    """  # fmt: skip
+    """Return how many numbers the weights hold; None where the network is of an unknown kind.
+
+    Those of an adapter are in its own file, of a checkpoint with batch normalization folded, of an ONNX file without
+    shapes, scales, multipliers and zero points.
+    """
     if spec.adapter is not None:
         return _adapter_parameters(spec.adapter)
     if spec.kind is ONNX:

@@ -133,6 +133,6 @@ def _without_tails(matches: Matches) -> Matches:
     return replace(matches, **arrays)
 
 
-def _packed(array: NDArray) -> NDArray:
+def _packed(array: NDArray[Any]) -> NDArray[Any]:
     """Return (N, 10) bools as ten bits of a number, anything else as it is."""
     return (array @ _BITS).astype(np.uint16) if array.dtype == bool else array

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,7 +115,7 @@ def _placed_batches(
     starts = range(0, len(images), batch)
     with ThreadPoolExecutor(_READERS) as pool:
 
-        def read(start: int) -> list:
+        def read(start: int) -> list[Any]:
             return [
                 pool.submit(lambda one: letterbox(read_labelled(one), image_size), image)
                 for image in images[start : start + batch]

@@ -26,38 +26,42 @@ _FARTHEST = 1000
 
 
 class Network(Protocol):
-    """A detector's arithmetic, whatever executes it.
-
-    Attributes:
-        task: what it finds, and how its raw predictions are laid out.
-        names: one name a class.
-        image_size: side of the square input in pixels.
-        nms: whether its predictions need non-maximum suppression.
-        batch: how many pictures a call computes at least; None for as many as it is given.
-        cut: the score below which the file itself leaves out what it finds; None where it leaves out nothing.
-        precision: what it computes in on this machine, such as `f32` or `bf16`; None where the runtime does not say.
-    """
+    """A detector's arithmetic, whatever executes it."""
 
     @property
-    def task(self) -> Task: ...
+    def task(self) -> Task:
+        """What it finds, and how its raw predictions are laid out."""
+        ...
 
     @property
-    def names(self) -> tuple[str, ...]: ...
+    def names(self) -> tuple[str, ...]:
+        """One name a class."""
+        ...
 
     @property
-    def image_size(self) -> int: ...
+    def image_size(self) -> int:
+        """Side of the square input in pixels."""
+        ...
 
     @property
-    def nms(self) -> bool: ...
+    def nms(self) -> bool:
+        """Whether its predictions need non-maximum suppression."""
+        ...
 
     @property
-    def batch(self) -> int | None: ...
+    def batch(self) -> int | None:
+        """How many pictures a call computes at least; None for as many as it is given."""
+        ...
 
     @property
-    def cut(self) -> float | None: ...
+    def cut(self) -> float | None:
+        """The score below which the file itself leaves out what it finds; None where it leaves out nothing."""
+        ...
 
     @property
-    def precision(self) -> str | None: ...
+    def precision(self) -> str | None:
+        """What it computes in here, such as `f32` or `bf16`; None where the runtime does not say."""
+        ...
 
     def __call__(self, batch: NDArray[np.float32], /) -> NDArray[np.float32]:
         """Map (n, 3, S, S) RGB in [0, 1] to the raw prediction (n, rows, anchors) of its task."""

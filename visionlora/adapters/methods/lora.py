@@ -26,9 +26,9 @@ Matrix = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class LoRA:
-    """Low-rank adaptation ([LoRA](https://arxiv.org/abs/2106.09685)), scaled as in
-    [rsLoRA](https://arxiv.org/abs/2312.03732).
+    """Low-rank adaptation.
 
+    It is that of [LoRA](https://arxiv.org/abs/2106.09685), scaled as in [rsLoRA](https://arxiv.org/abs/2312.03732).
     B is (outputs, rank) and zero at the start, A is (rank, ...) with the weight's other axes. So it works for every
     convolution and every linear layer, and merging is exact.
 
@@ -148,8 +148,8 @@ class _Batch:
         lefts = [layer.lora_B for layer in self._layers]
         joined_right = torch.cat([right.reshape(-1) for right in rights]).to(dtype)
         joined_left = (torch.cat([left.reshape(-1) for left in lefts]) * factors).to(dtype)
-        split_right = joined_right.split([right.numel() for right in rights])
-        split_left = joined_left.split([left.numel() for left in lefts])
+        split_right = torch.split(joined_right, [right.numel() for right in rights])
+        split_left = torch.split(joined_left, [left.numel() for left in lefts])
         return [
             _weight(torch.addmm(matrix, left.view(len(matrix), -1), right.view(like.shape)), weight, order)
             for matrix, left, right, like, weight, order in zip(

@@ -58,9 +58,7 @@ class Method(Protocol):
         ...
 
     def summed(self, others: Sequence[Method], rank: int | None) -> Method:
-        """Return the settings of the sum of adapters, the first of this method: of that rank, or of one that loses
-        nothing.
-        """
+        """Return the settings of a sum of adapters, the first of this method: of that rank, or of a lossless one."""
         ...
 
     def combined(self, parts: Sequence[tuple[float, Method, Arrays]]) -> dict[str, NDArray[np.float64]]:

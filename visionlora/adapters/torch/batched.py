@@ -90,6 +90,6 @@ class BatchedWeights:
             layer.ready = layer(weight).to(dtype)
         if self._biases:
             joined = torch.cat([bias for _, bias in self._biases]).to(dtype)
-            pieces = joined.split([bias.numel() for _, bias in self._biases])
+            pieces = torch.split(joined, [bias.numel() for _, bias in self._biases])
             for (own, _), piece in zip(self._biases, pieces, strict=True):
                 own.ready = piece

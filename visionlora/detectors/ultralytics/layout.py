@@ -34,11 +34,11 @@ def adapted(
 
 
 def plan_detector(model: DetectionModel, settings: AdapterSettings, *, whole: Collection[str]) -> AdapterPlan:
-    """Plan the adapter of a detector whose class outputs `whole` are new (see `set_classes`).
+    r"""Plan the adapter of a detector whose class outputs `whole` are new (see `set_classes`).
 
     Targets may be `all`, `backbone`, `neck`, `head`, sums of these such as `neck+head`, `from:N` (module N of the
     model and all behind it), `to:N` (module N and all before it), or a regular expression on layer names such as
-    `model\\.22\\..*`.
+    `model\.22\..*`.
 
     Raises:
         UsageError: the targets match nothing.
