@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import graphlib
 import importlib.metadata
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,13 @@ def test_imports_point_one_way(path: Path) -> None:
     used = {room_of(name) for name in imports(path) if name.split(".")[0] == "visionlora"} - {here}
     wrong = {room for room in used if RANK[room] >= RANK[here]}
     assert not wrong, f"{here} imports {wrong}"
+
+
+def test_the_page_names_all_rooms_in_their_order() -> None:
+    page = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`[^|]*`) \| [^|]* \| (?:nothing|the above)", page, re.M)
+    named = [{room.strip("`/").replace("/", ".") for room in row.split(", ")} for row in rows]
+    assert named == [set(rooms) for rooms in ORDER]
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:

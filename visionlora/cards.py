@@ -51,6 +51,7 @@ def make_card(
     image_size: int,
     parents: Mapping[str, str],
     settings: Mapping[str, Any],
+    task: str,
     family: str | None,
 ) -> dict[str, Any]:
     """Return the card of a detector file.
@@ -61,11 +62,13 @@ def make_card(
         image_size: side of the square input in pixels.
         parents: SHA-256 by role of what the file was made from.
         settings: the settings that made it.
+        task: what the detector finds, by the name in `visionlora.tasks.TASKS`.
         family: name of the family of detectors that it is of; None leaves it out.
     """
     return {
         "format": FORMAT,
         "kind": kind,
+        "task": task,
         **({} if family is None else {"family": family}),
         "names": list(names),
         "preprocessing": preprocessing_card(image_size),

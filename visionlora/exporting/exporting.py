@@ -144,6 +144,7 @@ def _write(out: Path, detector: nn.Module, base: Base, *, format: str, image_siz
             **({"opset": opset} if format in ("onnx", "openvino") else {}),
             **data_hashes((base.card or {}).get("settings")),
         },
+        task=base.task.name,
         family=base.family,
     )
     stride = base.stride

@@ -83,6 +83,7 @@ def merge(model: Path | str, adapter: Path | str, out: Path | str, *, overwrite:
             "base": base.path.name,
             **data_hashes(loaded.card.training),
         },
+        task=merged.task.name,
         family=family.name,
     )
     if loaded.card.quantization:

@@ -369,6 +369,7 @@ def build_int8(
             **data_hashes((network.metadata or {}).get("settings")),
             **(settings or {}),
         },
+        task=network.task.name,
         family=family_in(network.metadata),
     )
     card["nms"] = network.nms
