@@ -35,7 +35,7 @@ def data_hashes(fields: Any) -> dict[str, dict[str, str]]:
     """
     said = fields.get("data_sha256") if isinstance(fields, Mapping) else None
     hashes = {split: said[split] for split in ("train", "val") if split in said} if isinstance(said, Mapping) else {}
-    return {"data_sha256": hashes} if hashes and all(isinstance(one, str) for one in hashes.values()) else {}
+    return {"data_sha256": hashes} if hashes and all(isinstance(value, str) for value in hashes.values()) else {}
 
 
 def family_in(card: Mapping[str, Any] | None) -> str | None:

@@ -164,13 +164,13 @@ def _measure(
         contestants: list[Contestant] = []
         for count in counts:
             for spec in specs:
-                one = Contestant(spec, count, pictures, image_size=image_size, confidence=PREDICTION_CONFIDENCE)
-                opened.callback(one.close)
-                contestants.append(one)
+                contestant = Contestant(spec, count, pictures, image_size=image_size, confidence=PREDICTION_CONFIDENCE)
+                opened.callback(contestant.close)
+                contestants.append(contestant)
         for number in tracked(range(rounds), "bench", of=rounds, unit="round"):
-            for one in contestants[:: -1 if number % 2 else 1]:
-                one.take_turn(calls=CALLS, warm_up=WARM_UP)
-        rows = [_row(one) for one in contestants]
+            for contestant in contestants[:: -1 if number % 2 else 1]:
+                contestant.take_turn(calls=CALLS, warm_up=WARM_UP)
+        rows = [_row(contestant) for contestant in contestants]
     firsts = {row.threads: row for row in reversed(rows)}
     return tuple(_against(row, firsts[row.threads]) for row in rows), _noise(contestants)
 

@@ -44,7 +44,7 @@ def load_coco(path: Path | str, *, split: str = "val") -> Dataset:
     """
     path = Path(path)
     truth = read_coco(path)
-    folder = _folder(path, [one.file_name for one in truth.pictures])
+    folder = _folder(path, [picture.file_name for picture in truth.pictures])
     problems, images, hint = list(truth.problems), [], ""
     for picture in truth.pictures:
         place = folder / picture.file_name
@@ -84,7 +84,7 @@ def _images(path: Path, picture: CocoPicture, file: str, problems: list[str]) ->
         problems.append(_other_size(path, picture, size_wh, file))
         return []
     objects = picture.objects
-    boxes = np.array([one.box_xywh for one in objects], dtype=np.float64).reshape(-1, 4)
+    boxes = np.array([entry.box_xywh for entry in objects], dtype=np.float64).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]  # to xyxy
     clipped = np.clip(boxes, 0, np.array(size_wh * 2)).astype(np.float32)
     tiny = ((boxes >= -SLACK) & (boxes <= 1 + SLACK)).all(axis=1)
@@ -98,7 +98,7 @@ def _images(path: Path, picture: CocoPicture, file: str, problems: list[str]) ->
             else f"{one.where}: expected bbox in pixels, got {got}, which lies in the first pixel; multiply fractions "
             "by the picture's width and height"
         )
-    class_ids, crowd = np.array([one.class_id for one in objects]), np.array([one.crowd for one in objects])
+    class_ids, crowd = np.array([entry.class_id for entry in objects]), np.array([entry.crowd for entry in objects])
     image = LabelledImage(path, size_wh, clipped, class_ids, crowd)
     own = image.object_areas
     areas = np.array([mine if one.area is None else one.area for one, mine in zip(objects, own.tolist(), strict=True)])

@@ -220,7 +220,7 @@ def _checked_reference(path: Path, source: FloatDetector, asked: AccuracyTarget)
         raise UsageError("--reference: only with --max-drop, --max-class-drop or --thresholds; add one or drop it")
     found = load_float_detector(path)
     if found.network.names != source.network.names:
-        own, other = (", ".join(one.network.names) for one in (source, found))
+        own, other = (", ".join(detector.network.names) for detector in (source, found))
         raise UsageError(f"--reference {path}: expected the classes of {source.path} ({own}), got {other}")
     return found
 

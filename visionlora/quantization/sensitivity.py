@@ -69,8 +69,8 @@ def prediction_error(
     for one, other in zip(wanted, got, strict=True):
         (geometry, scores), (other_geometry, other_scores) = task.split(one[0]), task.split(other[0])
         scores = scores.astype(np.float64)  # (classes, anchors)
-        apart = 1 - task.overlap(geometry, other_geometry)
-        error = (other_scores - scores) ** 2 + apart**2
+        distance = 1 - task.overlap(geometry, other_geometry)
+        error = (other_scores - scores) ** 2 + distance**2
         total += (scores**2 * error).sum(axis=1)
         weight += (scores**2).sum(axis=1)
     return np.divide(total, weight, out=np.zeros_like(total), where=weight > 0)

@@ -132,7 +132,9 @@ class Detector:
         step = self.network.batch or 1
         pending, found = list(images), []
         for start in range(0, len(pending), step):
-            found += self._detect([pixels_of(one) for one in pending[start : start + step]], limits, self.network)
+            found += self._detect(
+                [pixels_of(picture) for picture in pending[start : start + step]], limits, self.network
+            )
         return found
 
     def stream(
@@ -235,4 +237,4 @@ def _per_class(confidence: float | Sequence[float], classes: int) -> tuple[float
         return (float(limits),) * classes
     if len(limits) != classes:
         raise UsageError(f"confidence: expected one number, or {classes}, one a class, got {len(limits)}")
-    return tuple(float(one) for one in limits)
+    return tuple(float(limit) for limit in limits)

@@ -173,11 +173,11 @@ def _state(entry: os.DirEntry[str]) -> tuple[int, int] | None:
 
 
 def _video(source: str) -> Iterator[Pending]:
-    for one in read_video(source):
-        if isinstance(one, DamagedVideo):
-            yield partial(_fail, one)
+    for read in read_video(source):
+        if isinstance(read, DamagedVideo):
+            yield partial(_fail, read)
         else:
-            index, seconds, pixels = one
+            index, seconds, pixels = read
             yield partial(Frame, pixels, source, index, seconds)
 
 

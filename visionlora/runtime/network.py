@@ -269,10 +269,10 @@ def _thresholds(path: Path, metadata: dict[str, Any] | None) -> tuple[float, ...
     if metadata is None or "thresholds" not in metadata:
         return None
     given, classes = metadata["thresholds"], len(metadata["names"])
-    numbers = isinstance(given, list) and all(type(one) in (int, float) and 0 <= one <= 1 for one in given)
+    numbers = isinstance(given, list) and all(type(value) in (int, float) and 0 <= value <= 1 for value in given)
     if not numbers or len(given) != classes:
         raise ModelError(f"{path}: expected {classes} thresholds in [0, 1] in its metadata, one a class, got {given}")
-    return tuple(float(one) for one in given)
+    return tuple(float(value) for value in given)
 
 
 def _image_size(path: Path, shape: list[Any], properties: Mapping[str, str], metadata: dict[str, Any] | None) -> int:

@@ -54,7 +54,8 @@ def resolve_providers(providers: Providers) -> list[Provider]:
     if not wanted:
         raise UsageError("providers: expected at least one, got none")
     resolved: list[Provider] = [
-        _full_name(one) if isinstance(one, str) else (_full_name(one[0]), one[1]) for one in wanted
+        _full_name(provider) if isinstance(provider, str) else (_full_name(provider[0]), provider[1])
+        for provider in wanted
     ]
     available = onnxruntime.get_available_providers()
     missing = [name for name in map(_name, resolved) if name not in available]

@@ -64,8 +64,8 @@ def run_cocoeval(
         shape = (len(IOU_THRESHOLDS), len(RECALLS), len(class_ids), sizes)
         nothing = -np.ones(shape)
         return CocoResult(nothing, nothing[:, 0], _matches([], np.zeros((len(images), len(class_ids))), scored))
-    truth = _annotations([_columns(task, one, iscrowd=one.is_crowd, area=one.object_areas) for one in images])
-    found = _annotations([_columns(task, one, score=one.scores) for one in detections])
+    truth = _annotations([_columns(task, image, iscrowd=image.is_crowd, area=image.object_areas) for image in images])
+    found = _annotations([_columns(task, objects, score=objects.scores) for objects in detections])
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         evaluation = COCOeval(
             _index(truth, len(images), class_ids), _index(found, len(images), class_ids), task.iou_type

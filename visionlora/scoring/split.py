@@ -78,7 +78,7 @@ class EvaluationSplit:
             files,
             self.hashes,
             names=self.names,
-            sizes=[one.size_wh for one in self.images],
+            sizes=[image.size_wh for image in self.images],
             model_names=network.names,
             imgsz=network.image_size,
             runtime=runtime,

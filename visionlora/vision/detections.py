@@ -142,11 +142,11 @@ class Detections:
         Raises:
             UsageError: there is no such class.
         """
-        unknown = [one for one in classes if (one not in self.names if isinstance(one, str) else one < 0)]
-        unknown += [one for one in classes if self.names and isinstance(one, int) and one >= len(self.names)]
+        unknown = [given for given in classes if (given not in self.names if isinstance(given, str) else given < 0)]
+        unknown += [given for given in classes if self.names and isinstance(given, int) and given >= len(self.names)]
         if unknown:
             raise UsageError(f"classes: expected some of {', '.join(self.names)}, got {', '.join(map(str, unknown))}")
-        wanted = [self.names.index(one) if isinstance(one, str) else one for one in classes]
+        wanted = [self.names.index(given) if isinstance(given, str) else given for given in classes]
         return self._at(np.flatnonzero(np.isin(self.class_ids, wanted)))
 
     def within(self, region: ArrayLike) -> Detections:

@@ -253,8 +253,8 @@ def int8_advice(report: Report, *, max_drop: float | None, quantize: str | None)
     """
     last = report.rows[-1]
     labels = [row.label for row in report.rows[:-1]]
-    apart = last.difference_to("float" if "float" in labels else "onnx")
-    if apart is None or not apart.map50_95.measurable or apart.map50_95.difference >= 0:
+    difference = last.difference_to("float" if "float" in labels else "onnx")
+    if difference is None or not difference.map50_95.measurable or difference.map50_95.difference >= 0:
         return ""
     ways = [
         *(["--resume --max-drop 0.005 (leaves the layers that cost most in float)"] if max_drop is None else []),
@@ -262,7 +262,8 @@ def int8_advice(report: Report, *, max_drop: float | None, quantize: str | None)
     ]
     if not ways:
         return ""
-    return f"{last.label} loses against {apart.to}: {change_words(apart.map50_95)}; better with {', or '.join(ways)}"
+    lost = change_words(difference.map50_95)
+    return f"{last.label} loses against {difference.to}: {lost}; better with {', or '.join(ways)}"
 
 
 @contextmanager
