@@ -105,6 +105,13 @@ def test_the_page_names_all_rooms_in_their_order() -> None:
     assert named == [set(rooms) for rooms in ORDER]
 
 
+def test_tests_mirror_the_rooms() -> None:
+    tests = PACKAGE.parent / "tests"
+    folders = {path.relative_to(tests).as_posix() for path in tests.rglob("*") if any(path.glob("test_*.py"))}
+    packages = {path.parent.relative_to(PACKAGE).as_posix() for path in FILES}
+    assert folders - {"export", "datasets", "."} <= packages  # these two are folders beside the package
+
+
 def test_no_modules_import_each_other_in_a_circle() -> None:
     """Also none inside functions, or for the sake of types alone."""
     graph = {module: {name for name in imports(path) if name in MODULES} for module, path in MODULES.items()}

@@ -80,8 +80,8 @@ def test_silu_is_the_three_roundings_of_the_int8_graph() -> None:
 
 KERNELS = """
 import torch
-from visionlora.simulation import kernels
-from visionlora.simulation.fake import fake_quantize, quantized_silu
+from visionlora.fake_quant import kernels
+from visionlora.fake_quant.fake import fake_quantize, quantized_silu
 torch.manual_seed(0)
 halves = ((torch.float16, 0.0, 4e-3), (torch.bfloat16, 2**-7, 3e-2))  # the interpreter cuts to bfloat16, no rounding
 for dtype, cut, tolerance in ((torch.float32, 0.0, 1e-6), *halves):

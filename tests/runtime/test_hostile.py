@@ -183,7 +183,7 @@ def peak_of(code: str) -> tuple[str, int]:
 import resource
 import cv2, numpy as np
 from visionlora.errors import DataError
-from visionlora.preprocess import letterbox, read_image
+from visionlora.vision.preprocess import letterbox, read_image
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
     {code}
@@ -241,8 +241,8 @@ def test_a_picture_with_wrong_bytes_is_refused_or_read(tmp_path_factory, suffix,
 
 
 RUNTIME_FILES = [
-    *(PACKAGE / "runtime").glob("*.py"),
-    *(PACKAGE / f"{name}.py" for name in ("detections", "preprocess", "picture_size", "drawing", "inference", "cards")),
+    *(path for room in ("runtime", "vision", "tasks") for path in (PACKAGE / room).glob("*.py")),
+    PACKAGE / "cards.py",
 ]
 
 

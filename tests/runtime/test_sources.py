@@ -206,7 +206,7 @@ def test_names_that_are_no_utf8_are_read(tmp_path):
 HANGING = """
 import os, sys, time
 import numpy as np
-from visionlora.detections import Detections
+from visionlora.vision.detections import Detections
 from visionlora.runtime import stream
 
 def find(pixels):

@@ -255,7 +255,7 @@ def test_a_camera_that_is_not_there_is_refused_at_once():
 CODE = """
 import signal, sys, time
 import numpy as np
-from visionlora.detections import Detections
+from visionlora.vision.detections import Detections
 from visionlora.runtime import stream
 
 def frames():

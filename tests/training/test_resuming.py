@@ -155,7 +155,7 @@ def test_every_damaged_file_of_settings_is_an_error(copied, checkpoint, surface,
     base = ULTRALYTICS.load(checkpoint)
     dataset = training.load_dataset(surface)
     monkeypatch.setattr(ULTRALYTICS, "load", lambda _: base)
-    monkeypatch.setattr(training, "load_dataset", lambda _: dataset)
+    monkeypatch.setattr(training, "load_dataset", lambda *_, **__: dataset)
     monkeypatch.setattr(training, "check_targets", lambda *_: None)
     ended = {"same": 0, "refused": 0}
     for mutant in mutants(content, 60, seed=1):
