@@ -69,7 +69,7 @@ def atomic_output(path: Path | str) -> Iterator[Path]:
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(path)
+        remove_partials(path.parent, of=path, idle=_ABANDONED)
         partial.touch()  # with the user's own permissions, which not every writer would give
         yield partial
         sync(partial)  # the content before the name: a power cut must not leave an empty file
@@ -100,17 +100,24 @@ def sync(path: Path) -> None:
             raise
 
 
-def _remove_abandoned(path: Path) -> None:
-    """Remove the partial files of `path` whose process is gone and that nobody has written to for long."""
-    name = re.compile(rf"\.{re.escape(path.stem)}\.(\d{{1,9}})\.partial{re.escape(path.suffix)}")
-    with os.scandir(path.parent) as entries:
+def remove_partials(folder: Path, *, of: Path | None = None, idle: float = 0) -> None:
+    """Remove the temporary files in a folder whose process is gone.
+
+    Args:
+        folder: where they lie.
+        of: the file that they would have become; None for any.
+        idle: seconds for which nobody has written to them; 0 where no other process can write into the folder.
+    """
+    stem, suffix = (".+", r"(\..*)?") if of is None else (re.escape(of.stem), re.escape(of.suffix))
+    name = re.compile(rf"\.{stem}\.(?P<process>\d{{1,9}})\.partial{suffix}")
+    with os.scandir(folder) as entries:
         for entry in entries:
-            process = name.fullmatch(entry.name)
-            if process is None or not entry.is_file(follow_symlinks=False):
+            found = name.fullmatch(entry.name)
+            if found is None or not entry.is_file(follow_symlinks=False):
                 continue
             with suppress(OSError):
                 age = time.time() - entry.stat(follow_symlinks=False).st_mtime
-                if age > _ABANDONED and not _runs(int(process[1])):
+                if age >= idle and not _runs(int(found["process"])):
                     os.unlink(entry.path)
 
 

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from visionlora.detectors.job import ADAPTER_FILE, RESULTS_FILE, RESUME_FILE
 from visionlora.errors import OutputError, UsageError
-from visionlora.files import refuse_existing
+from visionlora.files import refuse_existing, remove_partials
 from visionlora.quantization import int8_files
 from visionlora.reporting import refuse_existing_report, report_files
-
-_PARTIAL = re.compile(r"\..+\.(\d+)\.partial(\..*)?")
 
 
 @dataclass(frozen=True)
@@ -163,10 +158,8 @@ class RunFolder:
     def clear_partials(self) -> None:
         """Remove the half-written files of killed runs, by whose names their processes are known."""
         for phase in self.phases:
-            for path in phase.path.glob(".*.partial*"):
-                found = _PARTIAL.fullmatch(path.name)
-                if found and not psutil.pid_exists(int(found[1])):
-                    path.unlink(missing_ok=True)
+            if phase.path.is_dir():
+                remove_partials(phase.path)
 
     def refuse_earlier_run(self, *, overwrite: bool) -> None:
         """Refuse a folder that holds a run any phase of which came to the end of an epoch.
