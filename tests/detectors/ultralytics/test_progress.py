@@ -7,9 +7,9 @@ import io
 import pickle
 
 import pytest
-from visionlora.detectors.ultralytics.job import TrainingJob
 
 import visionlora as vl
+from visionlora.detectors.job import TrainingJob
 from visionlora.progress import level
 
 QUICK = {"imgsz": 96, "batch": 4, "device": "cpu", "rank": 2, "hyperparameters": {"close_mosaic": 1}}
@@ -57,5 +57,5 @@ def test_the_terminal_shows_as_much_as_it_is_told_to(name, checkpoint, surface, 
 
 def test_a_job_takes_the_level_to_other_processes() -> None:
     with level("quiet"):
-        job = TrainingJob(*[None] * 10)  # type: ignore[arg-type]
+        job = TrainingJob(*[None] * 11)  # type: ignore[arg-type]
     assert pickle.loads(pickle.dumps(job)).console == "quiet"

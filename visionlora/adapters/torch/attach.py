@@ -68,7 +68,8 @@ def attach(model: nn.Module, plan: AdapterPlan) -> None:
 
     Example:
         >>> import torch
-        >>> from visionlora.adapters.torch import AdapterSettings, plan_adapter
+        >>> from visionlora.adapters import AdapterSettings
+        >>> from visionlora.adapters.torch import plan_adapter
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 4))
         >>> attach(model, plan_adapter(model, AdapterSettings()))
         >>> sorted(name for name, _ in model.named_parameters())  # doctest: +NORMALIZE_WHITESPACE

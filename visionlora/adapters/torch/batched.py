@@ -27,7 +27,8 @@ class BatchedWeights:
 
     Example:
         >>> import torch
-        >>> from visionlora.adapters.torch import AdapterSettings, attach, plan_adapter
+        >>> from visionlora.adapters import AdapterSettings
+        >>> from visionlora.adapters.torch import attach, plan_adapter
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 4))
         >>> attach(model, plan_adapter(model, AdapterSettings()))
         >>> with BatchedWeights(model).computed():
