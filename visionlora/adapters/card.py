@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
-from visionlora.adapters.methods import METHODS, LoRA, Method
+from visionlora.adapters.methods import METHODS, LoRA, Method, method_of, setting_names
 from visionlora.cards import PREPROCESSING
 from visionlora.errors import AdapterError, UsageError
 from visionlora.formats.parsing import parse_json
@@ -70,11 +70,8 @@ class AdapterSettings:
         """
         left = dict(values)
         name = left.pop("method", LoRA.name)
-        if name not in METHODS:
-            raise UsageError(f"method: expected one of {', '.join(METHODS)}, got {name!r:.40}")
-        kind = METHODS[name]
-        own = {each.name: left.pop(each.name) for each in fields(cast("DataclassInstance", kind)) if each.name in left}
-        return cls(kind(**own), **left)
+        own = setting_names(METHODS[name]) if name in METHODS else ()
+        return cls(method_of(name, {each: left.pop(each) for each in own if each in left}), **left)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from visionlora.adapters.card import AdapterCard
 from visionlora.adapters.file import ArrayAdapter, load_arrays, save_arrays
+from visionlora.adapters.methods import Summable
 from visionlora.adapters.shapes import BIAS, is_of_method, layer_of, method_tensor
 from visionlora.errors import AdapterError, UsageError
 from visionlora.files import refuse_existing, sha256_of
@@ -133,11 +134,10 @@ def _combine(
     if rank is not None and rank < 1:
         raise UsageError(f"rank: expected at least 1, got {rank}")
     adapters = [load_arrays(path) for path in paths]
-    _check_alike(paths, adapters)
-    methods = [adapter.card.settings.method for adapter in adapters]
+    methods = _summable(paths, adapters)
+    _check_alike(paths, adapters, methods)
     method = methods[0].summed(methods[1:], rank)
     settings = replace(adapters[0].card.settings, method=method)
-    kept_rank = int(settings.to_fields()["rank"])
     precision = np.result_type(*(tensor.dtype for adapter in adapters for tensor in adapter.tensors.values()))
     tensors: dict[str, NDArray[np.floating]] = {}
     missed: dict[str, np.floating] = {}
@@ -148,8 +148,8 @@ def _combine(
             if layer in missed:
                 continue
             parts = [
-                (weight, adapter.card.settings.method, _own(adapter, layer))
-                for weight, adapter in zip(weights, adapters, strict=True)
+                (weight, own, _own(adapter, layer))
+                for weight, own, adapter in zip(weights, methods, adapters, strict=True)
             ]
             made = {part: tensor.astype(precision) for part, tensor in method.combined(parts).items()}
             tensors |= {method_tensor(layer, part): tensor for part, tensor in made.items()}
@@ -167,7 +167,7 @@ def _combine(
         base=adapters[0].card.base,
         preprocessing=adapters[0].card.preprocessing,
         task=adapters[0].card.task,
-        training={"adapters": [sha256_of(path) for path in paths], "weights": list(weights), "rank": kept_rank},
+        training={"adapters": [sha256_of(path) for path in paths], "weights": list(weights), "rank": method.rank},
         version=version("visionlora"),
     )
     save_arrays(ArrayAdapter(card, tensors), out)
@@ -175,7 +175,27 @@ def _combine(
     layers = {layer: float(missed[layer] / norms[layer]) if norms[layer] else 0.0 for layer in missed}
     total_norm = math.sqrt(sum(float(norm) ** 2 for norm in norms.values()))
     total_missed = math.sqrt(sum(float(miss) ** 2 for miss in missed.values()))
-    return CombinedAdapter(out, kept_rank, total_missed / total_norm if total_norm else 0.0, layers, out.stat().st_size)
+    return CombinedAdapter(
+        out, method.rank, total_missed / total_norm if total_norm else 0.0, layers, out.stat().st_size
+    )
+
+
+def _summable(paths: Sequence[Path | str], adapters: Sequence[ArrayAdapter]) -> list[Summable]:
+    """Return the method of each adapter.
+
+    Raises:
+        AdapterError: it is none whose changes can be added.
+    """
+    methods = []
+    for path, adapter in zip(paths, adapters, strict=True):
+        method = adapter.card.settings.method
+        if not isinstance(method, Summable):
+            raise AdapterError(
+                f"{path}: its method, {method.name}, adds nothing to the weights that could be scaled or summed; merge "
+                "it into its base instead"
+            )
+        methods.append(method)
+    return methods
 
 
 def _warn_of_lost_recipe(out: Path, adapters: Sequence[ArrayAdapter]) -> None:
@@ -187,7 +207,7 @@ def _warn_of_lost_recipe(out: Path, adapters: Sequence[ArrayAdapter]) -> None:
         )
 
 
-def _check_alike(paths: Sequence[Path | str], adapters: Sequence[ArrayAdapter]) -> None:
+def _check_alike(paths: Sequence[Path | str], adapters: Sequence[ArrayAdapter], methods: Sequence[Summable]) -> None:
     first = adapters[0]
     for path, other in zip(paths[1:], adapters[1:], strict=True):
         for what, one, two in (
@@ -195,6 +215,7 @@ def _check_alike(paths: Sequence[Path | str], adapters: Sequence[ArrayAdapter]) 
             ("classes", first.card.names, other.card.names),
             ("image size", first.card.image_size, other.card.image_size),
             ("preprocessing", first.card.preprocessing, other.card.preprocessing),
+            ("method", first.card.settings.method.name, other.card.settings.method.name),
             ("activation", _activation(first.card), _activation(other.card)),
             ("layers", sorted(first.tensors), sorted(other.tensors)),
             ("targets", first.card.settings.targets, other.card.settings.targets),
@@ -204,9 +225,9 @@ def _check_alike(paths: Sequence[Path | str], adapters: Sequence[ArrayAdapter]) 
                     f"{path}: expected the {what} of {paths[0]}, {one!s:.80}, got {two!s:.80}; "
                     "only adapters that agree in it can be added"
                 )
-    for path, adapter in zip(paths, adapters, strict=True):
+    for path, adapter, method in zip(paths, adapters, methods, strict=True):
         for name, tensor in adapter.tensors.items():
-            if not _fits(name, adapter, first.tensors[name].shape):
+            if not _fits(name, adapter, method, first.tensors[name].shape):
                 raise AdapterError(f"{path}: {name}: of shape {tensor.shape}, it does not fit its layer")
 
 
@@ -222,9 +243,9 @@ def _own(adapter: ArrayAdapter, layer: str) -> dict[str, NDArray[np.floating]]:
     return {name: adapter.tensors[full] for name, full in names.items() if full in adapter.tensors}
 
 
-def _fits(name: str, adapter: ArrayAdapter, reference: tuple[int, ...]) -> bool:
+def _fits(name: str, adapter: ArrayAdapter, method: Summable, reference: tuple[int, ...]) -> bool:
     """Say whether a tensor has the shape of the first adapter's, or as one of a method's fits the others."""
-    tensor, method = adapter.tensors[name], adapter.card.settings.method
+    tensor = adapter.tensors[name]
     if tensor.ndim < 1 or not tensor.size:
         return False
     if not is_of_method(method, name):

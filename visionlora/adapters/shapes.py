@@ -80,6 +80,16 @@ def layer_rank(wanted: int, outputs: int, inputs: int) -> int:
     return max(1, min(wanted, outputs * inputs // (outputs + inputs)))
 
 
+def check_merges(method: Method) -> None:
+    """Refuse a method whose adapters stay beside the weights.
+
+    Raises:
+        AdapterError: it is one.
+    """
+    if not method.merges:
+        raise AdapterError(f"the method {method.name} adds what no weight can hold; it cannot be merged or patched")
+
+
 def check_shapes(expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Shaped]) -> None:
     """Compare tensor names and shapes.
 

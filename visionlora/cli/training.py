@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 import visionlora as vl
+from visionlora.adapters.methods import METHODS
 from visionlora.cli.options import chosen, overwrite, print_report, quantization_budget, trust, verb
 from visionlora.errors import UsageError
 from visionlora.formats.text import printable
@@ -77,8 +78,9 @@ def _training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="base: a checkpoint (.pt), or a name such as yolo11n.pt")
     parser.add_argument("--data", required=True, help="data.yaml with train and val")
     parser.add_argument("--out", required=True, help="folder of the run")
-    parser.add_argument("--rank", type=int, default=8, help="rank of the low-rank factors")
-    parser.add_argument("--alpha", type=float, default=4.0, help="strength; B @ A counts alpha / sqrt(rank)")
+    parser.add_argument("--method", choices=METHODS, default="lora", help="how a weight is adapted")
+    parser.add_argument("--rank", type=int, help="rank of the low-rank factors; 8 if not given")
+    parser.add_argument("--alpha", type=float, help="strength; B @ A counts alpha / sqrt(rank); 4 if not given")
     parser.add_argument(
         "--targets", default="all", help="all, backbone, neck, head, their sums, from:N, to:N or a regex"
     )
@@ -118,7 +120,7 @@ def _training_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _training_arguments(options: argparse.Namespace) -> dict[str, Any]:
-    names = ["rank", "alpha", "targets", "epochs", "imgsz", "batch", "device", "seed", "lr0"]
+    names = ["method", "rank", "alpha", "targets", "epochs", "imgsz", "batch", "device", "seed", "lr0"]
     names += ["quantize", "qat_epochs", "qat_lr0", "ranges", "distill", "activation", "adapter", "images"]
     names += ["lean", "resume", "overwrite", "verbose", "quiet"]
     return {**chosen(options, *names), "hyperparameters": _assignments(options.set)}

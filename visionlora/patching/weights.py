@@ -8,7 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visionlora.adapters import ArrayAdapter
-from visionlora.adapters.shapes import BIAS, adapted_shapes, check_shapes, is_of_method, layer_of, tensors_of
+from visionlora.adapters.shapes import (
+    BIAS,
+    adapted_shapes,
+    check_merges,
+    check_shapes,
+    is_of_method,
+    layer_of,
+    tensors_of,
+)
 from visionlora.errors import AdapterError
 from visionlora.patching.base import PatchableBase
 
@@ -34,6 +42,7 @@ def patched_weights(base: PatchableBase, adapter: ArrayAdapter) -> dict[str, NDA
             "activations, which a patch does not change; merge, export and quantize it on the workstation"
         )
     whole, method = replaced_outputs(base, card.names), card.settings.method
+    check_merges(method)
     layers = {name: layer_of(method, name) for name in adapter.tensors}
     tensors = {name: tensor for name, tensor in adapter.tensors.items() if layers[name] not in base.folded.unused}
     given = {layers[name] for name in tensors if is_of_method(method, name)}

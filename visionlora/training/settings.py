@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from visionlora.adapters import AdapterSettings, read_adapter_card
-from visionlora.adapters.methods import LoRA
 from visionlora.data import Dataset
-from visionlora.detectors import family_of
 from visionlora.detectors.device import check_batch, check_device, default_device, process_count
 from visionlora.detectors.family import Base, Family
 from visionlora.errors import UsageError
@@ -104,6 +102,16 @@ class QatSettings:
         rate = QAT_RATES[self.weights] if self.lr0 is None else check_learning_rate(self.lr0, "--qat-lr0")
         object.__setattr__(self, "lr0", rate)
 
+    @classmethod
+    def asked(cls, weights: str | None, *, epochs: int, lr0: float | None, ranges: str) -> QatSettings | None:
+        """Return the settings; None where no weights are given, and then nothing else may have been chosen either."""
+        made = cls("int8" if weights is None else weights, epochs, lr0, ranges)
+        if weights is None and (epochs, lr0, ranges) != (QAT_EPOCHS, None, RANGES[0]):
+            raise UsageError(
+                "--qat-epochs, --qat-lr0 and --ranges: only with --quantize int8 or int4; add it or drop them"
+            )
+        return None if weights is None else made
+
     def schedule(self, before: Schedule) -> Schedule:
         """Return the schedule of this phase behind another one's."""
         return replace(before, epochs=self.epochs, lr0=check_learning_rate(self.lr0, "--qat-lr0"))
@@ -140,29 +148,6 @@ class TrainingSettings:
     lean: bool = False
     start: Path | None = None
     images: int = 32
-
-    @classmethod
-    def from_keywords(cls, given: Mapping[str, Any]) -> TrainingSettings:
-        """Return what the keywords of `train` mean, which `adapt` has too; others among those given do not count."""
-        adapter = AdapterSettings(
-            LoRA(given["rank"], given["alpha"]), targets=given["targets"], activation=given["activation"]
-        )
-        schedule = Schedule(**{name: given[name] for name in ("epochs", "imgsz", "batch", "seed", "lr0")})
-        asked = {"epochs": given["qat_epochs"], "lr0": given["qat_lr0"], "ranges": given["ranges"]}
-        settings = cls(
-            family_of(given["model"]),
-            adapter,
-            schedule,
-            given["hyperparameters"] or {},
-            qat=None if given["quantize"] is None else QatSettings(given["quantize"], **asked),
-            start=None if given["adapter"] is None else Path(given["adapter"]),
-            **{name: given[name] for name in ("device", "distill", "lean", "images")},
-        )
-        if given["quantize"] is None and asked != {"epochs": QAT_EPOCHS, "lr0": None, "ranges": RANGES[0]}:
-            raise UsageError(
-                "--qat-epochs, --qat-lr0 and --ranges: only with --quantize int8 or int4; add it or drop them"
-            )
-        return settings
 
     def __post_init__(self) -> None:
         check_count(self.images, "--images")

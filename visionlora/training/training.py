@@ -10,9 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from visionlora.adapters import read_adapter_card
+from visionlora.adapters import AdapterSettings, read_adapter_card
+from visionlora.adapters.methods import method_of
 from visionlora.data import load_dataset, warn_of_doubtful_data
 from visionlora.data.leakage import calibration_images
+from visionlora.detectors import family_of
 from visionlora.detectors.device import process_count
 from visionlora.detectors.family import Base, check_targets
 from visionlora.errors import UsageError
@@ -22,7 +24,7 @@ from visionlora.progress import LEVELS, level
 from visionlora.training.earlier import replacing, settle
 from visionlora.training.phase import FLOAT, TITLES, Phase, Run, plan_phases, run_phase
 from visionlora.training.run_folder import RunFolder
-from visionlora.training.settings import QAT_EPOCHS, TrainingSettings
+from visionlora.training.settings import QAT_EPOCHS, QatSettings, Schedule, TrainingSettings
 
 _FAR = 0.8  # of the score before a phase; below, something is unfinished
 _LOGGER = logging.getLogger("visionlora")
@@ -63,8 +65,9 @@ def train(
     data: Path | str,
     out: Path | str,
     *,
-    rank: int = 8,
-    alpha: float = 4.0,
+    method: str = "lora",
+    rank: int | None = None,
+    alpha: float | None = None,
     targets: str = "all",
     epochs: int = 50,
     imgsz: int = 640,
@@ -93,7 +96,9 @@ def train(
         model: Ultralytics detection checkpoint (.pt), or a bare name such as `yolo11n.pt`.
         data: data.yaml with a train and a val split.
         out: folder of the run.
-        rank, alpha, targets: shape of the adapter (see `AdapterSettings`).
+        method: how a weight is adapted, one of `METHODS`.
+        rank, alpha: settings of the method; None for its own, 8 and 4 for LoRA.
+        targets: which layers are adapted (see `AdapterSettings`).
         epochs: passes over the training images.
         imgsz: side of the network's square input in pixels.
         batch: images a step, over all devices, which must divide it.
@@ -131,8 +136,19 @@ def train(
         >>> import visionlora as vl
         >>> vl.train("yolo11n.pt", "data.yaml", "runs/steel", rank=8, epochs=40, imgsz=320)  # doctest: +SKIP
     """
-    settings = TrainingSettings.from_keywords(locals())
-    call = RunCall.from_keywords(locals())
+    call = RunCall.asked(resume=resume, overwrite=overwrite, verbose=verbose, quiet=quiet)
+    settings = TrainingSettings(
+        family_of(model),
+        AdapterSettings(method_of(method, {"rank": rank, "alpha": alpha}), targets=targets, activation=activation),
+        Schedule(epochs=epochs, imgsz=imgsz, batch=batch, seed=seed, lr0=lr0),
+        hyperparameters or {},
+        device=device,
+        qat=QatSettings.asked(quantize, epochs=qat_epochs, lr0=qat_lr0, ranges=ranges),
+        distill=distill,
+        lean=lean,
+        start=None if adapter is None else Path(adapter),
+        images=images,
+    )
     return run_training(model, data, out, settings, call)
 
 
@@ -151,19 +167,19 @@ class RunCall:
     console: str = LEVELS[1]
 
     @classmethod
-    def from_keywords(cls, given: Mapping[str, Any]) -> RunCall:
+    def asked(cls, *, resume: bool, overwrite: bool, verbose: bool, quiet: bool) -> RunCall:
         """Return what the keywords of `train` mean.
 
         Raises:
             UsageError: two of them exclude each other.
         """
-        if given["resume"] and given["overwrite"]:
+        if resume and overwrite:
             raise UsageError(
                 "--resume and --overwrite: the first keeps an earlier run, the second removes it; give one"
             )
-        if given["verbose"] and given["quiet"]:
+        if verbose and quiet:
             raise UsageError("--verbose and --quiet: the first says more, the second nothing; give one")
-        return cls(given["resume"], given["overwrite"], LEVELS[1 + given["verbose"] - given["quiet"]])
+        return cls(resume, overwrite, LEVELS[1 + verbose - quiet])
 
 
 def run_training(

@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from visionlora.adapters import AdapterSettings
+from visionlora.adapters.methods import method_of
 from visionlora.data import load_dataset
 from visionlora.data.leakage import calibration_images
+from visionlora.detectors import family_of
 from visionlora.errors import QuantizationError
 from visionlora.exporting import ExportedModel, MergedModel, export, merge
 from visionlora.files import exclusive
@@ -24,7 +27,7 @@ from visionlora.training import TrainedAdapter
 from visionlora.training.earlier import settle
 from visionlora.training.phase import FLOAT
 from visionlora.training.run_folder import RunFolder
-from visionlora.training.settings import TrainingSettings
+from visionlora.training.settings import QAT_EPOCHS, QatSettings, Schedule, TrainingSettings
 from visionlora.training.training import RunCall, run_training
 from visionlora.workflows.evaluating import evaluate
 
@@ -66,8 +69,9 @@ def adapt(
     data: Path | str,
     out: Path | str,
     *,
-    rank: int = 8,
-    alpha: float = 4.0,
+    method: str = "lora",
+    rank: int | None = None,
+    alpha: float | None = None,
     targets: str = "all",
     epochs: int = 50,
     imgsz: int = 640,
@@ -77,7 +81,7 @@ def adapt(
     lr0: float = 0.001,
     lean: bool = False,
     quantize: str | None = None,
-    qat_epochs: int = 10,
+    qat_epochs: int = QAT_EPOCHS,
     qat_lr0: float | None = None,
     ranges: str = "learned",
     distill: float | None = None,
@@ -111,9 +115,21 @@ def adapt(
         >>> import visionlora as vl
         >>> vl.adapt("yolo11n.pt", "data.yaml", "runs/steel", imgsz=320).report  # doctest: +SKIP
     """
-    settings, call = TrainingSettings.from_keywords(locals()), RunCall.from_keywords(locals())
     budget = Budget(max_drop, max_class_drop)
     check_budget(budget)
+    call = RunCall.asked(resume=resume, overwrite=overwrite, verbose=verbose, quiet=quiet)
+    settings = TrainingSettings(
+        family_of(model),
+        AdapterSettings(method_of(method, {"rank": rank, "alpha": alpha}), targets=targets, activation=activation),
+        Schedule(epochs=epochs, imgsz=imgsz, batch=batch, seed=seed, lr0=lr0),
+        hyperparameters or {},
+        device=device,
+        qat=QatSettings.asked(quantize, epochs=qat_epochs, lr0=qat_lr0, ranges=ranges),
+        distill=distill,
+        lean=lean,
+        start=None if adapter is None else Path(adapter),
+        images=images,
+    )
     folder = RunFolder(Path(out))
     way = _Way(model, data, folder, settings, call, budget)
     with level(call.console), exclusive(folder.path):

@@ -1,11 +1,44 @@
 """The adapter methods, one file each."""
 
 from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
 
 from visionlora.adapters.methods.lora import LoRA
-from visionlora.adapters.methods.method import Arrays, Batch, Method
+from visionlora.adapters.methods.method import Arrays, Batch, Method, Summable
+from visionlora.errors import UsageError
 
 METHODS: Mapping[str, type[Method]] = {method.name: method for method in (LoRA,)}
 """All methods by the names that cards and the command line use."""
 
-__all__ = ["METHODS", "Arrays", "Batch", "LoRA", "Method"]
+
+def method_of(name: str, settings: Mapping[str, Any]) -> Method:
+    """Return a method with its settings.
+
+    Args:
+        name: a key of `METHODS`.
+        settings: of any method; one that is None is at its default.
+
+    Raises:
+        UsageError: there is no such method, it has no such setting, or one is out of range.
+
+    Example:
+        >>> method_of("lora", {"rank": 4, "alpha": None})
+        LoRA(rank=4, alpha=4.0)
+    """
+    if name not in METHODS:
+        raise UsageError(f"method: expected one of {', '.join(METHODS)}, got {name!r:.40}")
+    chosen = {each: value for each, value in settings.items() if value is not None}
+    known = setting_names(METHODS[name])
+    for each in chosen:
+        if each not in known:
+            raise UsageError(f"--{each}: the method {name} has no such setting, only {', '.join(known)}; drop it")
+    return METHODS[name](**chosen)
+
+
+def setting_names(method: Any) -> tuple[str, ...]:
+    """Return the names of the settings of a method, or of its class."""
+    return tuple(each.name for each in fields(method))
+
+
+__all__ = ["METHODS", "Arrays", "Batch", "LoRA", "Method", "Summable", "method_of", "setting_names"]

@@ -44,6 +44,7 @@ class LoRA:
     alpha: float = 4.0
     name: ClassVar[str] = "lora"
     tensors: ClassVar[tuple[str, ...]] = (_A, _B)
+    merges: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if type(self.rank) is not int or not 1 <= self.rank < 1 << 16:

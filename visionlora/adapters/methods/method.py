@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +24,12 @@ class Method(Protocol):
     Attributes:
         name: as cards and the command line call it.
         tensors: the short names.
+        merges: whether the adapted weight takes the place of the base's: merging and patching need it.
     """
 
     name: ClassVar[str]
     tensors: ClassVar[tuple[str, ...]]
+    merges: ClassVar[bool]
 
     @property
     def words(self) -> str:
@@ -41,32 +43,8 @@ class Method(Protocol):
         """
         ...
 
-    def weight_shape(self, tensors: Arrays) -> tuple[int, ...]:
-        """Return the shape of the weight that the tensors of one layer belong to.
-
-        Raises:
-            ValueError: they do not fit each other.
-        """
-        ...
-
     def merged(self, weight: NDArray[np.float32], tensors: Arrays) -> NDArray[np.float32]:
         """Return the adapted weight, to the same bits on every machine: what merging and patching write."""
-        ...
-
-    def change(self, tensors: Arrays) -> NDArray[np.float64]:
-        """Return what the tensors add to a weight seen as a matrix, (outputs, inputs)."""
-        ...
-
-    def summed(self, others: Sequence[Method], rank: int | None) -> Method:
-        """Return the settings of a sum of adapters, the first of this method: of that rank, or of a lossless one."""
-        ...
-
-    def combined(self, parts: Sequence[tuple[float, Method, Arrays]]) -> dict[str, NDArray[np.float64]]:
-        """Return this method's tensors for a layer whose change is nearest to a weighted sum of changes.
-
-        Args:
-            parts: factor, method and tensors of each adapter; all of one class, whatever their settings.
-        """
         ...
 
     def start(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -90,6 +68,40 @@ class Method(Protocol):
 
         Args:
             layers: the `AdaptedWeight`s of one model that have this very method.
+        """
+        ...
+
+
+@runtime_checkable
+class Summable(Method, Protocol):
+    """A method whose tensors add to the weight, so that adapters can be scaled, summed and brought to a rank."""
+
+    @property
+    def rank(self) -> int:
+        """Bound of the rank of what is added."""
+        ...
+
+    def weight_shape(self, tensors: Arrays) -> tuple[int, ...]:
+        """Return the shape of the weight that the tensors of one layer belong to.
+
+        Raises:
+            ValueError: they do not fit each other.
+        """
+        ...
+
+    def change(self, tensors: Arrays) -> NDArray[np.float64]:
+        """Return what the tensors add to a weight seen as a matrix, (outputs, inputs)."""
+        ...
+
+    def summed(self, others: Sequence[Method], rank: int | None) -> Summable:
+        """Return the settings of a sum of adapters, the first of this method: of that rank, or of a lossless one."""
+        ...
+
+    def combined(self, parts: Sequence[tuple[float, Method, Arrays]]) -> dict[str, NDArray[np.float64]]:
+        """Return this method's tensors for a layer whose change is nearest to a weighted sum of changes.
+
+        Args:
+            parts: factor, method and tensors of each adapter; all of one class, whatever their settings.
         """
         ...
 

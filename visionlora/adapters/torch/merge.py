@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from visionlora.adapters.shapes import BIAS, adapted_shapes, check_shapes, tensors_of
+from visionlora.adapters.shapes import BIAS, adapted_shapes, check_merges, check_shapes, tensors_of
 from visionlora.adapters.torch.plan import AdapterPlan
 
 
@@ -21,8 +21,9 @@ def merge(model: nn.Module, plan: AdapterPlan, tensors: Mapping[str, torch.Tenso
     layer has one, else into the layer's own bias.
 
     Raises:
-        AdapterError: the tensors do not fit the plan; the model is unchanged then.
+        AdapterError: the tensors do not fit the plan, or its method cannot be merged; the model is unchanged then.
     """
+    check_merges(plan.settings.method)
     check_shapes(expected_shapes(model, plan), tensors)
     for layer in plan.adapted:
         weight = model.get_parameter(layer.weight)
