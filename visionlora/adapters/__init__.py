@@ -4,7 +4,7 @@ What a device needs to turn a base and an adapter into a detector. `visionlora.a
 modules, with this arithmetic.
 """
 
-from visionlora.adapters.arithmetic import low_rank_delta
+from visionlora.adapters.arithmetic import low_rank_delta, scaled_channels
 from visionlora.adapters.card import AdapterCard, AdapterSettings
 from visionlora.adapters.file import ArrayAdapter, adapter_identity, load_arrays, read_adapter_card, save_arrays
 from visionlora.adapters.folded_base import FoldedBase, FoldedNorm, read_folded_base
@@ -21,4 +21,5 @@ __all__ = [
     "read_adapter_card",
     "read_folded_base",
     "save_arrays",
+    "scaled_channels",
 ]

@@ -1,4 +1,4 @@
-"""The product of an adapter's factors, to the same bits on every machine."""
+"""The arithmetic of an adapter, to the same bits on every machine."""
 
 from __future__ import annotations
 
@@ -34,3 +34,11 @@ def low_rank_delta(left: NDArray[np.floating], right: NDArray[np.floating], scal
     total *= scale
     with np.errstate(over="ignore"):  # infinite then, which whoever uses it refuses by the layer's name
         return total.astype(np.float32)
+
+
+def scaled_channels(weight: NDArray[np.float32], delta: NDArray[np.floating] | None) -> NDArray[np.float32]:
+    """Return a weight (outputs, ...) whose channels count 1 + delta (outputs,) times as much; None for as they are."""
+    if delta is None:
+        return weight
+    factor = np.float32(1) + delta.astype(np.float32)
+    return weight * factor.reshape(-1, *(1 for _ in weight.shape[1:]))

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 FORMAT = 2
+NORMALIZATIONS = ("frozen", "live")
+"""What becomes of the batch normalization behind adapted layers."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class AdapterSettings:
         train_bias: train the bias of each adapted layer too.
         activation: `silu` leaves the base's activation functions as they are; `relu` puts ReLU in place of every SiLU,
             `relu:TARGETS` behind those layers alone.
+        normalization: `frozen` leaves the base's batch normalization as it is; `live` trains it behind adapted layers.
 
     Raises:
         UsageError: targets is empty, or the activation is not known.
@@ -40,6 +43,7 @@ class AdapterSettings:
     targets: str = "all"
     train_bias: bool = True
     activation: str = "silu"
+    normalization: str = "frozen"
 
     def __post_init__(self) -> None:
         if not isinstance(self.targets, str) or not self.targets.strip():
@@ -48,6 +52,10 @@ class AdapterSettings:
             raise UsageError(f"train_bias: expected true or false, got {self.train_bias!r}")
         if not isinstance(self.activation, str) or (self.activation != "silu" and not self.relu_targets):
             raise UsageError(f"activation: expected silu, relu or relu:TARGETS, got {self.activation!r}")
+
+        if self.normalization not in NORMALIZATIONS:
+            expected = " or ".join(NORMALIZATIONS)
+            raise UsageError(f"normalization: expected {expected}, got {self.normalization!r}")
 
     @property
     def relu_targets(self) -> str:
@@ -79,7 +87,7 @@ class AdapterCard:
     """What an adapter file says about itself.
 
     Attributes:
-        settings: method, targets, bias, activation.
+        settings: method, targets, bias, activation, normalization.
         names: class names in the order of the class outputs.
         base: `name` (file name), `fingerprint` (SHA-256 of the weights) and `family` of the base it belongs to; a file
             that names no family is of Ultralytics'.

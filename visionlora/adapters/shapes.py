@@ -23,6 +23,8 @@ class Shaped(Protocol):
 
 BIAS = ".bias_delta"
 """Ends the name of what was added to a layer's bias."""
+GAIN = ".gain_delta"
+"""Ends the name of what live normalization came to: the adapted weight counts 1 + this, channel by channel."""
 
 
 def method_tensor(layer: str, name: str) -> str:
@@ -35,7 +37,9 @@ def method_tensor(layer: str, name: str) -> str:
     return f"{layer}.{name}.weight"
 
 
-def adapted_shapes(method: Method, layer: str, weight: tuple[int, ...], *, bias: bool) -> dict[str, tuple[int, ...]]:
+def adapted_shapes(
+    method: Method, layer: str, weight: tuple[int, ...], *, bias: bool, gain: bool = False
+) -> dict[str, tuple[int, ...]]:
     """Return the names and shapes of all that an adapter holds for one adapted layer.
 
     Args:
@@ -43,9 +47,11 @@ def adapted_shapes(method: Method, layer: str, weight: tuple[int, ...], *, bias:
         layer: its name.
         weight: shape of its weight; the first axis counts the output channels.
         bias: whether its bias was trained.
+        gain: whether the normalization behind it was, which has a bias too.
     """
     shapes = {method_tensor(layer, name): shape for name, shape in method.shapes(weight).items()}
-    return {**shapes, **({f"{layer}{BIAS}": (weight[0],)} if bias else {})}
+    vectors = [*([BIAS] if bias or gain else []), *([GAIN] if gain else [])]
+    return {**shapes, **{f"{layer}{ending}": (weight[0],) for ending in vectors}}
 
 
 def is_of_method(method: Method, tensor: str) -> bool:
@@ -61,7 +67,7 @@ def layer_of(method: Method, tensor: str) -> str:
         >>> layer_of(LoRA(), "model.0.conv.lora_A.weight"), layer_of(LoRA(), "model.23.cls.weight")
         ('model.0.conv', 'model.23.cls')
     """
-    endings = (*(method_tensor("", name) for name in method.tensors), BIAS, ".weight", ".bias")
+    endings = (*(method_tensor("", name) for name in method.tensors), BIAS, GAIN, ".weight", ".bias")
     return next((tensor.removesuffix(ending) for ending in endings if tensor.endswith(ending)), tensor)
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from visionlora.adapters import AdapterSettings, FoldedBase
-from visionlora.adapters.torch import Adapter, AdapterPlan, attach, load_adapter_tensors, merge
+from visionlora.adapters.torch import Adapter, AdapterPlan, attach, merge
 from visionlora.tasks import DETECT, Task
 from visionlora.vision.inference import Network
 
@@ -68,9 +68,7 @@ class AdaptedDetector:
         Raises:
             AdapterError: the tensors do not fit.
         """
-        attach(self.model, self.plan)
-        if tensors is not None:
-            load_adapter_tensors(self.model, self.plan, tensors)
+        attach(self.model, self.plan, tensors)
 
     def merge(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Put the adapted weights in place of the model's own.

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Set
 import numpy as np
 from numpy.typing import NDArray
 
-from visionlora.adapters import ArrayAdapter
+from visionlora.adapters import ArrayAdapter, scaled_channels
 from visionlora.adapters.shapes import (
     BIAS,
+    GAIN,
     adapted_shapes,
     check_merges,
     check_shapes,
@@ -51,7 +52,8 @@ def patched_weights(base: PatchableBase, adapter: ArrayAdapter) -> dict[str, NDA
     patched: dict[str, NDArray[np.float32]] = {}
     for layer in adapted:
         before = base.weights[layer]
-        weight = method.merged(before, tensors_of(method, layer, before.shape, tensors))
+        merged = method.merged(before, tensors_of(method, layer, before.shape, tensors))
+        weight = scaled_channels(merged, tensors.get(f"{layer}{GAIN}"))
         trained = tensors.get(f"{layer}{BIAS}")
         norm = base.folded.norms.get(layer)
         patched[f"{layer}.weight"] = weight if norm is None else norm.fold(weight)
@@ -100,7 +102,8 @@ def _check(
     expected: dict[str, tuple[int, ...]] = {}
     for layer in adapted:
         shape = base.weights[layer].shape
-        expected |= adapted_shapes(settings.method, layer, shape, bias=settings.train_bias)
+        live = settings.normalization == "live" and layer in base.folded.norms and f"{layer}{GAIN}" in tensors
+        expected |= adapted_shapes(settings.method, layer, shape, bias=settings.train_bias, gain=live)
     for layer in whole:
         expected[f"{layer}.weight"] = (classes, *base.weights[layer].shape[1:])
         expected[f"{layer}.bias"] = (classes,)

@@ -1,4 +1,4 @@
-"""LoRA: W' = W + alpha / sqrt(rank) * B @ A."""
+"""LoRA: W' = W + alpha / sqrt(rank) * B @ A, and W' = W + D for small layers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from visionlora.errors import AdapterError, UsageError
 if TYPE_CHECKING:
     import torch
 
-_A, _B = "lora_A", "lora_B"
+_A, _B, _DELTA = "lora_A", "lora_B", "delta"
 _LARGEST = 1e100
 """Change of a weight above which arithmetic in float64 says nothing any more."""
 Matrix = NDArray[np.float64]
@@ -35,15 +35,17 @@ class LoRA:
     Attributes:
         rank: inner dimension of A and B; lowered on layers too small for it.
         alpha: strength; the product B @ A counts alpha / sqrt(rank).
+        full: layers of up to so many weights are adapted at full rank, by a D of the weight's shape instead of factors.
 
     Raises:
-        UsageError: rank or alpha is not positive.
+        UsageError: rank or alpha is not positive, or full is negative.
     """
 
     rank: int = 8
     alpha: float = 4.0
+    full: int = 0
     name: ClassVar[str] = "lora"
-    tensors: ClassVar[tuple[str, ...]] = (_A, _B)
+    tensors: ClassVar[tuple[str, ...]] = (_A, _B, _DELTA)
     merges: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -52,11 +54,13 @@ class LoRA:
         number = isinstance(self.alpha, int | float) and not isinstance(self.alpha, bool)
         if not (number and math.isfinite(self.alpha) and self.alpha > 0):
             raise UsageError(f"alpha: expected a positive number, got {self.alpha!r}")
+        if type(self.full) is not int or self.full < 0:
+            raise UsageError(f"full: expected a whole number of at least 0, got {self.full!r}")
 
     @property
     def words(self) -> str:
-        """The rank."""
-        return f"at rank {self.rank}"
+        """The rank, and up to what size it is full."""
+        return f"at rank {self.rank}" + (f", up to {self.full:,} weights at full rank" if self.full else "")
 
     def scale(self, rank: int) -> float:
         """Return the factor of B @ A for a layer of this rank."""
@@ -65,13 +69,17 @@ class LoRA:
     # -- the file
 
     def shapes(self, weight: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-        """Return A as (rank, inputs, kernel...) and B as (outputs, rank, 1...), as PEFT has them."""
+        """Return A as (rank, inputs, kernel...) and B as (outputs, rank, 1...), as PEFT has them; or D."""
+        if math.prod(weight) <= self.full:
+            return {_DELTA: weight}
         outputs, *rest = weight
         rank = layer_rank(self.rank, outputs, math.prod(rest))
         return {_A: (rank, *rest), _B: (outputs, rank, *(1 for _ in rest[1:]))}
 
     def weight_shape(self, tensors: Arrays) -> tuple[int, ...]:
-        """Return the shape of the weight that A and B belong to."""
+        """Return the shape of the weight that A and B, or D, belong to."""
+        if set(tensors) == {_DELTA}:
+            return tensors[_DELTA].shape
         if set(tensors) != {_A, _B} or min(tensor.ndim for tensor in tensors.values()) < 2:
             raise ValueError(f"expected the factors {_A} and {_B}, got {', '.join(sorted(tensors)) or 'none'}")
         return (len(tensors[_B]), *tensors[_A].shape[1:])
@@ -79,27 +87,36 @@ class LoRA:
     # -- in NumPy, one order of operations
 
     def merged(self, weight: NDArray[np.float32], tensors: Arrays) -> NDArray[np.float32]:
-        """Return W + scale * B @ A."""
+        """Return W + scale * B @ A, or W + D."""
+        if _DELTA in tensors:
+            return weight + tensors[_DELTA].astype(np.float32)
         delta = low_rank_delta(tensors[_B], tensors[_A], self.scale(len(tensors[_A])))
         return weight + delta.reshape(weight.shape)
 
     def change(self, tensors: Arrays) -> Matrix:
-        """Return scale * B @ A."""
+        """Return scale * B @ A, or D."""
+        if _DELTA in tensors:
+            return _matrix(tensors[_DELTA])
         return self.scale(len(tensors[_A])) * _matrix(tensors[_B]) @ _matrix(tensors[_A])
 
     def summed(self, others: Sequence[Method], rank: int | None) -> LoRA:
-        """Return LoRA of a rank; of all ranks together where none is given."""
-        ranks = [method.rank for method in (self, *others) if isinstance(method, LoRA)]
-        return replace(self, rank=sum(ranks) if rank is None else rank)
+        """Return LoRA of a rank, of all ranks together where none is given; at full rank what one of them has so."""
+        methods = [method for method in (self, *others) if isinstance(method, LoRA)]
+        total = sum(method.rank for method in methods) if rank is None else rank
+        return replace(self, rank=total, full=max(method.full for method in methods))
 
     def combined(self, parts: Sequence[tuple[float, Method, Arrays]]) -> dict[str, Matrix]:
-        """Return the factors of this rank whose product is nearest to the sum (Eckart and Young)."""
+        """Return the factors of this rank whose product is nearest to the sum (Eckart and Young), or the sum as D."""
+        weight = parts[0][1].weight_shape(parts[0][2]) if isinstance(parts[0][1], LoRA) else ()
+        shapes = self.shapes(weight)
+        if _DELTA in shapes:
+            changes = [factor * method.change(own) for factor, method, own in parts if isinstance(method, LoRA)]
+            return {_DELTA: np.asarray(sum(changes)).reshape(weight)}
         lefts, rights = [], []
         for factor, method, tensors in parts:
             assert isinstance(method, LoRA)
             lefts.append(factor * method.scale(len(tensors[_A])) * _matrix(tensors[_B]))
             rights.append(_matrix(tensors[_A]))
-        shapes = self.shapes(self.weight_shape(parts[0][2]))
         rank = shapes[_A][0]
         left, right = _truncated(np.concatenate(lefts, axis=1), np.concatenate(rights), rank, self.scale(rank))
         return {_A: right.reshape(shapes[_A]), _B: left.reshape(shapes[_B])}
@@ -107,10 +124,12 @@ class LoRA:
     # -- in torch, for training
 
     def start(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return A uniform (Kaiming, as in the LoRA paper's code) and B zero."""
+        """Return A uniform (Kaiming, as in the LoRA paper's code) and B zero, or D zero."""
         import torch
 
         shapes = self.shapes(tuple(weight.shape))
+        if _DELTA in shapes:
+            return {_DELTA: torch.zeros(shapes[_DELTA], device=weight.device)}
         right = torch.empty(shapes[_A], device=weight.device)
         torch.nn.init.kaiming_uniform_(right, a=math.sqrt(5))
         return {_A: right, _B: torch.zeros(shapes[_B], device=weight.device)}
@@ -118,7 +137,10 @@ class LoRA:
     def adapted(
         self, weight: torch.Tensor, tensors: Mapping[str, torch.Tensor], gain: torch.Tensor | None
     ) -> torch.Tensor:
-        """Return W + scale * (gain * B) @ A."""
+        """Return W + scale * (gain * B) @ A, or W + gain * D."""
+        if _DELTA in tensors:
+            delta = tensors[_DELTA].reshape(weight.shape)
+            return weight + (delta if gain is None else delta * gain.reshape(-1, *(1 for _ in weight.shape[1:])))
         right, left = tensors[_A], tensors[_B].reshape(len(weight), -1)
         left = left if gain is None else left * gain
         last = _channels_last(weight, right)
@@ -126,7 +148,7 @@ class LoRA:
         return _weight(product, weight, last)
 
     def batch(self, layers: Sequence[Any]) -> _Batch:
-        """Join, scale and round the factors of all layers in one go; each layer keeps one matrix product.
+        """Join, scale and round the tensors of all layers in one go; each layer with factors keeps one matrix product.
 
         The weights and their gradients are those of `adapted`, but for the rounding to half precision, which here
         comes before the product.
@@ -135,6 +157,65 @@ class LoRA:
 
 
 class _Batch:
+    """Those with factors and those at full rank, in their places among all layers."""
+
+    def __init__(self, method: LoRA, layers: Sequence[Any]) -> None:
+        whole = [hasattr(layer, _DELTA) for layer in layers]
+        self._factors = _Factors(method, [layer for layer, full in zip(layers, whole, strict=True) if not full])
+        self._deltas = _Deltas([layer for layer, full in zip(layers, whole, strict=True) if full])
+        self._whole = whole
+
+    def compute(self, frozen: Sequence[torch.Tensor], dtype: torch.dtype) -> list[torch.Tensor]:
+        """Return the adapted weight of each layer in `dtype`."""
+        parts = [
+            iter(part.compute([weight for weight, full in zip(frozen, self._whole, strict=True) if full == own], dtype))
+            for own, part in ((False, self._factors), (True, self._deltas))
+        ]
+        return [next(parts[full]) for full in self._whole]
+
+
+class _Deltas:
+    def __init__(self, layers: Sequence[Any]) -> None:
+        self._layers = layers
+        self._joined: tuple[torch.Tensor, torch.Tensor | None] | None = None
+
+    def compute(self, frozen: Sequence[torch.Tensor], dtype: torch.dtype) -> list[torch.Tensor]:
+        """Return the adapted weight of each layer in `dtype`: all are added and rounded in one go."""
+        import torch
+
+        if not self._layers:
+            return []
+        last = [_channels_last(*pair) for pair in zip(frozen, self._deltas(), strict=True)]
+        if self._joined is None:
+            self._joined = self._constants(frozen, last)
+        base, gains = self._joined
+        deltas = [_columns(*pair).reshape(-1) for pair in zip(self._deltas(), last, strict=True)]
+        joined = torch.cat(deltas)
+        changed = (base + joined if gains is None else torch.addcmul(base, joined, gains)).to(dtype)
+        pieces = torch.split(changed, [weight.numel() for weight in frozen])
+        return [
+            _weight(piece.view(len(weight), -1), weight, order)
+            for piece, weight, order in zip(pieces, frozen, last, strict=True)
+        ]
+
+    def _deltas(self) -> list[torch.Tensor]:
+        return [layer.delta for layer in self._layers]
+
+    def _constants(
+        self, frozen: Sequence[torch.Tensor], last: Sequence[bool]
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return all frozen weights, and what each number of the joined D is multiplied with; None for nothing."""
+        import torch
+
+        base = torch.cat([_columns(*pair).reshape(-1) for pair in zip(frozen, last, strict=True)])
+        if all(layer.gain is None for layer in self._layers):
+            return base, None
+        ones = [torch.ones_like(weight).reshape(len(weight), -1) for weight in frozen]
+        gains = [one if layer.gain is None else one * layer.gain for one, layer in zip(ones, self._layers, strict=True)]
+        return base, torch.cat([gain.reshape(-1) for gain in gains])
+
+
+class _Factors:
     def __init__(self, method: LoRA, layers: Sequence[Any]) -> None:
         self._method, self._layers = method, layers
         self._constants: dict[torch.dtype, tuple[list[torch.Tensor], torch.Tensor]] = {}
@@ -143,6 +224,8 @@ class _Batch:
         """Return the adapted weight of each layer in `dtype`."""
         import torch
 
+        if not self._layers:
+            return []
         last = [_channels_last(weight, layer.lora_A) for weight, layer in zip(frozen, self._layers, strict=True)]
         matrices, factors = self._rounded(frozen, last, dtype)
         rights = [_columns(layer.lora_A, order) for layer, order in zip(self._layers, last, strict=True)]

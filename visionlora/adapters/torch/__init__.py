@@ -9,6 +9,7 @@ from visionlora.adapters.torch.batched import BatchedWeights
 from visionlora.adapters.torch.file import Adapter, load_adapter, save_adapter
 from visionlora.adapters.torch.layers import Layer, SkippedLayer, adaptable_layers
 from visionlora.adapters.torch.merge import merge
+from visionlora.adapters.torch.norms import LiveNorm, freeze_norms, kept_statistics, trained_state
 from visionlora.adapters.torch.plan import AdapterPlan, layer_selector, plan_adapter
 
 __all__ = [
@@ -16,14 +17,18 @@ __all__ = [
     "AdapterPlan",
     "BatchedWeights",
     "Layer",
+    "LiveNorm",
     "SkippedLayer",
     "adaptable_layers",
     "adapter_tensors",
     "attach",
+    "freeze_norms",
+    "kept_statistics",
     "layer_selector",
     "load_adapter",
     "load_adapter_tensors",
     "merge",
     "plan_adapter",
     "save_adapter",
+    "trained_state",
 ]

@@ -15,8 +15,10 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from visionlora.adapters.methods import Method
-from visionlora.adapters.shapes import check_shapes, method_tensor
+from visionlora.adapters.shapes import BIAS, GAIN, check_shapes, method_tensor
 from visionlora.adapters.torch.layers import Layer
+from visionlora.adapters.torch.merge import expected_shapes
+from visionlora.adapters.torch.norms import LiveNorm, norm_affine
 from visionlora.adapters.torch.plan import AdapterPlan
 
 
@@ -29,6 +31,7 @@ class AdaptedWeight(nn.Module):
     Attributes:
         method: how the weight is adapted.
         gain: (outputs, 1) factor gamma / sigma of the batch normalization folded into the weight, or None.
+        gain_delta: (outputs,) what live normalization, now folded, had come to; None where there was none.
     """
 
     def __init__(self, method: Method, weight: torch.Tensor, gain: torch.Tensor | None) -> None:
@@ -39,6 +42,8 @@ class AdaptedWeight(nn.Module):
         self.ready: torch.Tensor | None = None  # set by BatchedWeights while it computes for all layers
         self.gain: torch.Tensor | None
         self.register_buffer("gain", None if gain is None else gain.reshape(-1, 1))
+        self.gain_delta: torch.Tensor | None
+        self.register_buffer("gain_delta", None)
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         """Return the adapted weight, of the shape and memory format of `weight`, in float32 also under autocast."""
@@ -60,11 +65,19 @@ class TrainedBias(nn.Module):
         return bias if self.ready is None else self.ready
 
 
-def attach(model: nn.Module, plan: AdapterPlan) -> None:
+def attach(model: nn.Module, plan: AdapterPlan, tensors: Mapping[str, torch.Tensor] | None = None) -> None:
     """Fold, freeze and adapt `model` in place, as `plan` says; the output does not change until it is trained.
 
     Afterwards the only parameters of the model are the method's tensors, the biases of adapted layers (if
-    `train_bias`) and the layers trained whole.
+    `train_bias`), the affine of live norms and the layers trained whole.
+
+    Args:
+        model: as it was loaded, with the class outputs that the adapter brings.
+        plan: of this model.
+        tensors: of an adapter to go on with, whose live norms are folded and stay what they came to; None begins anew.
+
+    Raises:
+        AdapterError: the tensors do not fit.
 
     Example:
         >>> import torch
@@ -76,18 +89,21 @@ def attach(model: nn.Module, plan: AdapterPlan) -> None:
         ['0.parametrizations.bias.original', '0.parametrizations.weight.0.lora_A',
          '0.parametrizations.weight.0.lora_B']
     """
-    gains = {name: _fold(model, name, norm) for name, norm in plan.norms.items()}
-    trained: set[int] = set()
+    if tensors is not None:
+        check_shapes(expected_shapes(model, plan), tensors)
+    gains, trained = _fold_or_wake(model, plan, tensors)
     for layer in plan.whole:
         trained |= {id(parameter) for parameter in model.get_submodule(layer.name).parameters()}
     for layer in plan.adapted:
         owner, attribute = _locate(model, layer.weight)
         _to_buffer(owner, attribute)
         adapted = AdaptedWeight(plan.settings.method, getattr(owner, attribute), gains.get(layer.name))
+        if layer.name in plan.live and tensors is not None:
+            adapted.gain_delta = tensors[f"{layer.name}{GAIN}"].to(gains[layer.name])
         parametrize.register_parametrization(owner, attribute, adapted)
         trained |= {id(parameter) for parameter in adapted.parameters()}
         bias = _bias(model, layer)
-        if plan.settings.train_bias and bias is not None:
+        if (plan.settings.train_bias or layer.name in plan.live) and bias is not None:
             owner.register_buffer(_FROZEN_BIAS.format(attribute), bias.detach().clone())
             bias_owner, bias_attribute = _locate(model, layer.bias)
             parametrize.register_parametrization(bias_owner, bias_attribute, TrainedBias())
@@ -98,22 +114,29 @@ def attach(model: nn.Module, plan: AdapterPlan) -> None:
                 parameter.requires_grad_(True)
             else:
                 _to_buffer(module, name)
+    if tensors is not None:
+        load_adapter_tensors(model, plan, tensors)
 
 
 def adapter_tensors(model: nn.Module, plan: AdapterPlan) -> dict[str, torch.Tensor]:
     """Return what was trained, as float32 on the CPU, under the names of the adapter file.
 
-    The method's tensors of each adapted layer, `<layer>.bias_delta` (out,), trained minus base, and `<layer>.weight`
-    and `<layer>.bias` of the layers trained whole (see `visionlora.adapters.shapes`).
+    The method's tensors of each adapted layer, `<layer>.bias_delta` (out,), trained minus base, `<layer>.gain_delta`
+    (out,) of a live norm, and `<layer>.weight` and `<layer>.bias` of the layers trained whole (see
+    `visionlora.adapters.shapes`).
     """
     tensors: dict[str, torch.Tensor] = {}
     for layer in plan.adapted:
         trained = dict(_adapted_weight(model, layer).named_parameters())
         for name, shape in plan.settings.method.shapes(layer.shape).items():
             tensors[method_tensor(layer.name, name)] = trained[name].reshape(shape)
-        frozen = _frozen_bias(model, layer)
+        norm, frozen = _live_norm(model, plan, layer), _frozen_bias(model, layer)
+        if norm is not None:
+            tensors[f"{layer.name}{GAIN}"], tensors[f"{layer.name}{BIAS}"] = norm.deltas()
+        elif layer.name in plan.live:
+            tensors[f"{layer.name}{GAIN}"] = cast(torch.Tensor, _adapted_weight(model, layer).gain_delta)
         if frozen is not None:
-            tensors[f"{layer.name}.bias_delta"] = cast(torch.Tensor, _bias(model, layer)) - frozen
+            tensors[f"{layer.name}{BIAS}"] = cast(torch.Tensor, _bias(model, layer)) - frozen
     for layer in plan.whole:
         for name, parameter in model.get_submodule(layer.name).named_parameters():
             tensors[f"{layer.name}.{name}"] = parameter
@@ -135,9 +158,11 @@ def load_adapter_tensors(model: nn.Module, plan: AdapterPlan, tensors: Mapping[s
     for layer in plan.adapted:
         for name, parameter in _adapted_weight(model, layer).named_parameters():
             parameter.copy_(tensors[method_tensor(layer.name, name)].reshape(parameter.shape))
-        frozen = _frozen_bias(model, layer)
+        norm, frozen = _live_norm(model, plan, layer), _frozen_bias(model, layer)
+        if norm is not None:
+            norm.set_deltas(tensors[f"{layer.name}{GAIN}"], tensors[f"{layer.name}{BIAS}"])
         if frozen is not None:
-            delta = tensors[f"{layer.name}.bias_delta"].to(frozen)
+            delta = tensors[f"{layer.name}{BIAS}"].to(frozen)
             cast(torch.Tensor, _bias(model, layer)).copy_(frozen + delta)
     for layer in plan.whole:
         for name, parameter in model.get_submodule(layer.name).named_parameters():
@@ -162,6 +187,11 @@ def _frozen_bias(model: nn.Module, layer: Layer) -> torch.Tensor | None:
     return getattr(owner, _FROZEN_BIAS.format(attribute), None)
 
 
+def _live_norm(model: nn.Module, plan: AdapterPlan, layer: Layer) -> LiveNorm | None:
+    norm = model.get_submodule(plan.norms[layer.name]) if layer.name in plan.live else None
+    return norm if isinstance(norm, LiveNorm) else None
+
+
 def _adapted_weight(model: nn.Module, layer: Layer) -> AdaptedWeight:
     owner, attribute = _locate(model, layer.weight)
     return cast(AdaptedWeight, cast(nn.ModuleDict, owner.parametrizations)[attribute][0])  # type: ignore[index]
@@ -177,20 +207,38 @@ def _to_buffer(module: nn.Module, name: str) -> None:
     module.register_buffer(name, tensor)
 
 
-def _fold(model: nn.Module, name: str, norm_path: str) -> torch.Tensor:
-    """Multiply the batch normalization at `norm_path` into layer `name`; return gamma / sigma, shape (outputs,)."""
+def _fold_or_wake(
+    model: nn.Module, plan: AdapterPlan, tensors: Mapping[str, torch.Tensor] | None
+) -> tuple[dict[str, torch.Tensor], set[int]]:
+    """Fold the norms of the plan, or make them live where nothing was trained yet.
+
+    Returns:
+        The factor (outputs,) of the weight of each layer whose norm was folded; the ids of the parameters of the rest.
+    """
+    gains: dict[str, torch.Tensor] = {}
+    live: set[int] = set()
+    for name, path in plan.norms.items():
+        if name in plan.live and tensors is None:
+            parent, attribute = _locate(model, path)
+            norm = LiveNorm(cast(nn.BatchNorm2d, getattr(parent, attribute)))
+            setattr(parent, attribute, norm)
+            live |= {id(parameter) for parameter in norm.parameters()}
+        else:
+            gains[name] = _fold(model, name, path, None if tensors is None else tensors.get(f"{name}{GAIN}"))
+    return gains, live
+
+
+def _fold(model: nn.Module, name: str, norm_path: str, gain_delta: torch.Tensor | None) -> torch.Tensor:
+    """Multiply the batch normalization at `norm_path` into layer `name`; return the factor of the weight, (outputs,).
+
+    It is gamma / sigma, and with `gain_delta` (outputs,) 1 + that much of it.
+    """
     layer, norm = model.get_submodule(name), cast(nn.BatchNorm2d, model.get_submodule(norm_path))
     gain, shift = norm_affine(norm)
     weight, bias = cast(nn.Parameter, layer.weight), cast("nn.Parameter | None", layer.bias)
-    weight.data = weight.data * gain.reshape(-1, *(1 for _ in weight.shape[1:]))
+    factor = gain if gain_delta is None else gain * (1 + gain_delta.to(gain))
+    weight.data = weight.data * factor.reshape(-1, *(1 for _ in weight.shape[1:]))
     layer.bias = nn.Parameter(shift if bias is None else bias.data * gain + shift)
     parent, attribute = _locate(model, norm_path)
     setattr(parent, attribute, nn.Identity())
-    return gain
-
-
-def norm_affine(norm: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what a frozen affine batch normalization does, y = gain * x + shift, as two (channels,) tensors."""
-    mean, variance = cast(torch.Tensor, norm.running_mean), cast(torch.Tensor, norm.running_var)
-    gain = norm.weight.detach() * torch.rsqrt(variance + norm.eps)
-    return gain, norm.bias.detach() - mean * gain
+    return factor

@@ -8,7 +8,8 @@ from typing import cast
 import torch
 from torch import nn
 
-from visionlora.adapters.shapes import BIAS, adapted_shapes, check_merges, check_shapes, tensors_of
+from visionlora.adapters.arithmetic import scaled_channels
+from visionlora.adapters.shapes import BIAS, GAIN, adapted_shapes, check_merges, check_shapes, tensors_of
 from visionlora.adapters.torch.plan import AdapterPlan
 
 
@@ -30,8 +31,9 @@ def merge(model: nn.Module, plan: AdapterPlan, tensors: Mapping[str, torch.Tenso
         own = tensors_of(plan.settings.method, layer.name, layer.shape, tensors)
         arrays = {name: tensor.cpu().numpy() for name, tensor in own.items()}
         merged = plan.settings.method.merged(weight.detach().float().cpu().numpy(), arrays)
-        weight.copy_(torch.from_numpy(merged))
-        if _trains_bias(model, plan, layer.name, layer.bias):
+        gain = tensors.get(f"{layer.name}{GAIN}")
+        weight.copy_(torch.from_numpy(scaled_channels(merged, None if gain is None else gain.cpu().numpy())))
+        if f"{layer.name}{BIAS}" in tensors:
             norm = plan.norms.get(layer.name)
             bias = cast(nn.BatchNorm2d, model.get_submodule(norm)).bias if norm else model.get_parameter(layer.bias)
             bias.add_(tensors[f"{layer.name}{BIAS}"].to(bias))
@@ -54,7 +56,8 @@ def expected_shapes(model: nn.Module, plan: AdapterPlan) -> dict[str, tuple[int,
     shapes: dict[str, tuple[int, ...]] = {}
     for layer in plan.adapted:
         bias = _trains_bias(model, plan, layer.name, layer.bias)
-        shapes |= adapted_shapes(plan.settings.method, layer.name, layer.shape, bias=bias)
+        live = layer.name in plan.live
+        shapes |= adapted_shapes(plan.settings.method, layer.name, layer.shape, bias=bias, gain=live)
     for layer in plan.whole:
         for name, parameter in model.get_submodule(layer.name).named_parameters():
             shapes[f"{layer.name}.{name}"] = tuple(parameter.shape)

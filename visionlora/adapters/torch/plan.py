@@ -10,6 +10,7 @@ from torch import nn
 
 from visionlora.adapters import AdapterSettings
 from visionlora.adapters.torch.layers import Layer, SkippedLayer, adaptable_layers
+from visionlora.adapters.torch.norms import can_live
 from visionlora.errors import UsageError
 
 
@@ -22,7 +23,9 @@ class AdapterPlan:
         adapted: layers with low-rank factors.
         whole: names of layers that are trained whole (new class outputs).
         skipped: layers left as they are, each with the reason.
-        norms: dotted path of the batch normalization behind a layer, by layer name; it is folded for training.
+        norms: dotted path of the batch normalization behind a layer, by layer name; it is folded for training, but
+            where it is live.
+        live: names of the adapted layers whose batch normalization is trained along.
     """
 
     settings: AdapterSettings
@@ -30,6 +33,7 @@ class AdapterPlan:
     whole: tuple[Layer, ...]
     skipped: tuple[SkippedLayer, ...]
     norms: Mapping[str, str]
+    live: frozenset[str] = frozenset()
 
 
 def plan_adapter(
@@ -72,7 +76,16 @@ def plan_adapter(
         known = ", ".join(layer.name for layer in layers[:5]) or "none"
         raise UsageError(f"targets {settings.targets!r} match no layer; the model's layers begin with: {known}")
     trained_whole = tuple(layer for layer in layers if layer.name in whole)
-    return AdapterPlan(settings, tuple(adapted), trained_whole, tuple(skipped), dict(norms or {}))
+    norms = dict(norms or {})
+    live = frozenset(
+        layer.name
+        for layer in adapted
+        if settings.normalization == "live"
+        and layer.name in norms
+        and can_live(model.get_submodule(norms[layer.name]))
+        and getattr(model.get_submodule(layer.name), "bias", None) is None
+    )
+    return AdapterPlan(settings, tuple(adapted), trained_whole, tuple(skipped), norms, live)
 
 
 def layer_selector(targets: str, groups: Callable[[str, str], bool | None] | None) -> Callable[[str], bool]:

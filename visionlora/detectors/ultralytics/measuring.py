@@ -17,11 +17,12 @@ from ultralytics.cfg import get_cfg
 from ultralytics.nn.tasks import DetectionModel
 
 from visionlora.adapters import AdapterSettings
+from visionlora.adapters.torch import freeze_norms
 from visionlora.detectors.family import Base, StepCost, StepSample, StepSpec
 from visionlora.detectors.ultralytics.activation_swap import SiLUToReLU
 from visionlora.detectors.ultralytics.classes import set_classes
 from visionlora.detectors.ultralytics.layout import adapted
-from visionlora.detectors.ultralytics.step import TrainingStep, freeze_norms, to_unit
+from visionlora.detectors.ultralytics.step import TrainingStep, to_unit
 from visionlora.errors import UsageError
 
 _WARM, _TIMED, _SECONDS = 2, 5, 1.0  # steps before and while timing a turn; fewer where they take longer together

@@ -15,12 +15,11 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import LOGGER
 
-from visionlora.adapters.torch import BatchedWeights
+from visionlora.adapters.torch import BatchedWeights, kept_statistics, trained_state
 from visionlora.detectors.ultralytics.bias import FastBias
 from visionlora.detectors.ultralytics.loss import FixedShapeCriterion, head_weights, pad_targets
 from visionlora.detectors.ultralytics.qat_detector import QatDetector, distillation, raw_predictions
@@ -60,13 +59,16 @@ def network_pass(
             # Nothing else holds the images as floats; half precision at once is what autocast would round them to.
             return module(to_unit(x, compute_dtype(x.device.type)) if module is model.model[0] else x)
 
+    def again() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+        return nullcontext(), kept_statistics(model)
+
     outputs: list[Any] = []
     x: Any = images
     for module in model.model:
         if module.f != -1:
             x = outputs[module.f] if isinstance(module.f, int) else [x if j == -1 else outputs[j] for j in module.f]
         if module.i < recompute and torch.is_grad_enabled():
-            x = checkpoint(run, module, x, use_reentrant=False, preserve_rng_state=False)
+            x = checkpoint(run, module, x, use_reentrant=False, preserve_rng_state=False, context_fn=again)
         else:
             x = run(module, x)
         outputs.append(x if module.i in model.save else None)
@@ -256,6 +258,8 @@ class TrainingStep(nn.Module):
         sample = (batch["img"].clone(), batch["targets"].clone(), weights)
         whole = _Pass(self, self._fixed)
         unused = isinstance(self.module, QatDetector)  # an end-to-end detector's other head
+        state = trained_state(self.module)
+        before = {name: tensor.detach().clone() for name, tensor in state.items() if not tensor.requires_grad}
         try:
             with self.autocast():
                 graphed = torch.cuda.make_graphed_callables(
@@ -263,6 +267,8 @@ class TrainingStep(nn.Module):
                 )
         finally:
             self.weights.clear()
+            for name, tensor in before.items():  # statistics, which the passes before the capture moved
+                state[name].copy_(tensor)
         torch.cuda.empty_cache()  # what the passes before the capture took
         return cast(nn.Module, graphed), sample[0]
 
@@ -289,13 +295,6 @@ class _Pass(nn.Module):
             predictions = step.predictions(images, recompute=_ALL if step.lean else _CHEAP)
             loss, terms = self._criterion(predictions, targets, weights)
             return loss + step.from_teacher(images, predictions), terms
-
-
-def freeze_norms(model: nn.Module) -> None:
-    """Keep batch normalization that could not be folded in eval mode: its statistics stay the base's."""
-    for module in model.modules():
-        if isinstance(module, _BatchNorm):
-            module.eval()
 
 
 def power_of_two(number: int) -> int:

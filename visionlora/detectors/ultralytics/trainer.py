@@ -36,9 +36,11 @@ from visionlora.adapters.torch import (
     Adapter,
     AdapterPlan,
     adapter_tensors,
+    freeze_norms,
     load_adapter,
     load_adapter_tensors,
     save_adapter,
+    trained_state,
 )
 from visionlora.detectors.job import ADAPTER_FILE, RESULTS_FILE, RESUME_FILE, TrainingJob
 from visionlora.detectors.resume import read_resume_state, restore_results, write_resume_state
@@ -66,7 +68,7 @@ from visionlora.detectors.ultralytics.sampling import (
     train_loader,
 )
 from visionlora.detectors.ultralytics.squares import SquareDataset
-from visionlora.detectors.ultralytics.step import CAPTURE_OPTIONS, TrainingStep, freeze_norms
+from visionlora.detectors.ultralytics.step import CAPTURE_OPTIONS, TrainingStep
 from visionlora.detectors.ultralytics.validating import RulerValidator
 from visionlora.errors import DataError, ModelError, VisionLoraError
 from visionlora.fake_quant import GraphNetwork, RangeSpec
@@ -113,8 +115,8 @@ class AdapterEMA(ModelEMA):
         super().__init__(model)
         window = max(0.05 * updates, 10.0)
         self.decay = lambda x: min(1 - 1 / window, 0.9999) * (1 - math.exp(-x / window))
-        trained = [parameter.detach() for parameter in unwrap_model(model).parameters()]
-        self._pairs = (list(self.ema.parameters()), trained)
+        trained = [tensor.detach() for tensor in trained_state(unwrap_model(model)).values()]
+        self._pairs = (list(trained_state(self.ema).values()), trained)
 
 
 class AdapterTrainer(DetectionTrainer):
@@ -246,8 +248,8 @@ class AdapterTrainer(DetectionTrainer):
         self.start_epoch = ckpt["epoch"] + 1
         model = unwrap_model(self.model)
         for module, state in ((model, ckpt["model"]), (self.ema.ema, ckpt["ema"])):
-            for name, parameter in module.named_parameters():
-                parameter.data.copy_(state[name])
+            for name, tensor in trained_state(module).items():
+                tensor.data.copy_(state[name])
         self.ema.updates = ckpt["updates"]
         for saved, group in zip(ckpt["optimizer"]["param_groups"], self.optimizer.param_groups, strict=True):
             saved["fused"] = group.get("fused")  # this device's kernels, not those of the device before
@@ -327,8 +329,8 @@ class AdapterTrainer(DetectionTrainer):
             "finished": bool(self.stop),
             "results": self.csv.read_text(encoding="utf-8"),
             "recipe": "" if self.job.int8 is None else json.dumps(self.job.int8.recipe),
-            "model": dict(unwrap_model(self.model).named_parameters()),
-            "ema": dict(self.ema.ema.named_parameters()),
+            "model": trained_state(unwrap_model(self.model)),
+            "ema": trained_state(self.ema.ema),
             "updates": self.ema.updates,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -387,7 +389,7 @@ class AdapterTrainer(DetectionTrainer):
         Its adapted weights are computed once and not for every batch.
         """
         self._validated = self.epoch
-        average = [parameter.detach().clone() for parameter in self.ema.ema.parameters()]
+        average = [tensor.detach().clone() for tensor in trained_state(self.ema.ema).values()]
         saved = {name: tensor.half() for name, tensor in adapter_tensors(self.ema.ema, self.plan).items()}
         load_adapter_tensors(self.ema.ema, self.plan, saved)
         amp, self.amp = self.amp, False  # type: ignore[has-type]
@@ -396,8 +398,8 @@ class AdapterTrainer(DetectionTrainer):
                 return super().validate()
         finally:
             self.amp = amp
-            for parameter, before in zip(self.ema.ema.parameters(), average, strict=True):
-                parameter.data.copy_(before)
+            for tensor, before in zip(trained_state(self.ema.ema).values(), average, strict=True):
+                tensor.data.copy_(before)
 
     def final_eval(self) -> None:
         """Validate the adapter as it stands in the file, on the base that it belongs to."""
