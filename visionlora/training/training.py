@@ -23,6 +23,7 @@ from visionlora.formats.text import is_unicode
 from visionlora.progress import LEVELS, level
 from visionlora.training.earlier import replacing, settle
 from visionlora.training.phase import FLOAT, TITLES, Phase, Run, plan_phases, run_phase
+from visionlora.training.recipes import RECIPES
 from visionlora.training.run_folder import RunFolder
 from visionlora.training.settings import QAT_EPOCHS, QatSettings, Schedule, TrainingSettings
 
@@ -68,13 +69,15 @@ def train(
     method: str = "lora",
     rank: int | None = None,
     alpha: float | None = None,
+    full: int | None = None,
+    recipe: str = "near",
     targets: str = "all",
     epochs: int = 50,
     imgsz: int = 640,
     batch: int = 16,
     device: str | None = None,
     seed: int = 0,
-    lr0: float = 0.001,
+    lr0: float | None = None,
     lean: bool = False,
     quantize: str | None = None,
     qat_epochs: int = QAT_EPOCHS,
@@ -139,8 +142,8 @@ def train(
     call = RunCall.asked(resume=resume, overwrite=overwrite, verbose=verbose, quiet=quiet)
     settings = TrainingSettings(
         family_of(model),
-        AdapterSettings(method_of(method, {"rank": rank, "alpha": alpha}), targets=targets, activation=activation),
-        Schedule(epochs=epochs, imgsz=imgsz, batch=batch, seed=seed, lr0=lr0),
+        RECIPES[recipe].adapter(AdapterSettings(method_of(method, {"rank": rank, "alpha": alpha}), targets=targets, activation=activation), full=full),
+        Schedule(epochs=epochs, imgsz=imgsz, batch=batch, seed=seed, lr0=RECIPES[recipe].lr0 if lr0 is None else lr0),
         hyperparameters or {},
         device=device,
         qat=QatSettings.asked(quantize, epochs=qat_epochs, lr0=qat_lr0, ranges=ranges),

@@ -1,0 +1,76 @@
+"""How far pictures are from what a base has seen, by the statistics that its batch normalization keeps of that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from ultralytics.nn.tasks import DetectionModel
+
+_EARLY = 0.4  # of the backbone's modules, which see colours and edges: gray pictures of anything differ there
+
+
+@torch.no_grad()
+def statistics_shift(model: DetectionModel, pictures: Sequence[NDArray[np.uint8]]) -> float:
+    """Return the mean divergence of what enters the later norms of the backbone from the base's statistics of it.
+
+    Each channel counts log(1 + KL) of two Gaussians, of the pictures and of the base; each norm its channels' mean.
+    The jackknife takes off what few pictures alone make of it.
+
+    Args:
+        model: as it was loaded, in eval mode.
+        pictures: (3, size, size) RGB each, at least two.
+    """
+    moments: dict[nn.BatchNorm2d, list[torch.Tensor]] = {}
+    backbone = model.model[: len(model.yaml["backbone"])]
+    early = round(_EARLY * len(backbone))
+    device = next(model.parameters()).device
+    with _watched(backbone[early:], moments):
+        for picture in pictures:
+            x = torch.from_numpy(picture).to(device)[None].float() / 255
+            for module in backbone:
+                x = module(x)
+    divergences = [_divergences(norm, torch.stack(seen)) for norm, seen in moments.items()]
+    whole, without = (np.mean([each[i] for each in divergences], axis=0) for i in (0, 1))
+    count = len(pictures)
+    return float(max(count * whole - (count - 1) * without.mean(), 0.0))
+
+
+@contextmanager
+def _watched(modules: nn.Module, moments: dict[nn.BatchNorm2d, list[torch.Tensor]]) -> Iterator[None]:
+    """Note mean and mean square (2, channels) of what enters each norm at each pass inside."""
+
+    def note(norm: nn.Module, inputs: tuple[Any, ...]) -> None:
+        x = inputs[0].double()
+        moments.setdefault(cast(nn.BatchNorm2d, norm), []).append(
+            torch.stack((x.mean((0, 2, 3)), x.square().mean((0, 2, 3))))
+        )
+
+    handles = [
+        module.register_forward_pre_hook(cast(Callable[..., None], note))
+        for module in modules.modules()
+        if isinstance(module, nn.BatchNorm2d)
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _divergences(norm: nn.BatchNorm2d, seen: torch.Tensor) -> tuple[float, NDArray[np.float64]]:
+    """Return the mean over channels with all pictures, and (pictures,) without each; `seen` is (pictures, 2, channels).
+    """
+    total = seen.sum(0)
+    without = (total - seen) / max(len(seen) - 1, 1)
+    mean, square = torch.cat((total[None] / len(seen), without)).unbind(1)
+    before = cast(torch.Tensor, norm.running_var).double() + norm.eps
+    ratio = ((square - mean.square()).clamp(min=0) + norm.eps) / before
+    distance = (mean - cast(torch.Tensor, norm.running_mean).double()).square() / before
+    found = torch.log1p((ratio + distance - 1 - ratio.log()).clamp(min=0) / 2).mean(1).cpu().numpy()
+    return float(found[0]), found[1:]
