@@ -152,6 +152,13 @@ class Family(Protocol):
     def name(self) -> str:
         """As cards have it."""
 
+    def refusal(self, path: Path) -> str:
+        """Return why a file, or the name of a published one, is none of this family; empty where it may be one.
+
+        It is told from the name and from what the file says of itself: nothing is downloaded, no weights are read.
+        """
+        ...
+
     def load(self, path: Path | str) -> Base:
         """Load a checkpoint; a bare name may stand for a published one, which is downloaded.
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from visionlora.adapters import ArrayAdapter
 from visionlora.adapters.shapes import BIAS, adapted_shapes, check_shapes, is_of_method, layer_of, tensors_of
+from visionlora.cards import family_in
 from visionlora.errors import AdapterError
 from visionlora.patching.base import PatchableBase
 
@@ -22,7 +23,7 @@ def patched_weights(base: PatchableBase, adapter: ArrayAdapter) -> dict[str, NDA
         AdapterError: the adapter is for another base, image size or activation, or its tensors do not fit.
     """
     card = adapter.card
-    card.check_base(base.folded.fingerprint, str(base.path))
+    card.check_base(base.folded.fingerprint, str(base.path), family=family_in(base.card))
     if card.image_size != base.image_size:
         raise AdapterError(
             f"the adapter was trained at {card.image_size} px, but {base.path} takes {base.image_size} px; "

@@ -216,7 +216,7 @@ class TrainingSettings:
         if self.start is None:
             return
         card = read_adapter_card(self.start)
-        card.check_base(base.fingerprint, str(base.path))
+        card.check_base(base.fingerprint, str(base.path), family=base.family)
         if card.names != dataset.names:
             own, asked = (", ".join(names) for names in (card.names, dataset.names))
             raise UsageError(

@@ -17,6 +17,7 @@ class _Ultralytics:
 
     name = checkpoint.FAMILY
 
+    refusal = staticmethod(checkpoint.refusal)
     load = staticmethod(checkpoint.load_base)
     pack = staticmethod(checkpoint.pack_checkpoint)
     raw_prediction = staticmethod(checkpoint.raw_prediction)
