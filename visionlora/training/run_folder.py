@@ -8,6 +8,7 @@ from pathlib import Path
 from visionlora.detectors.job import ADAPTER_FILE, RESULTS_FILE, RESUME_FILE
 from visionlora.errors import OutputError, UsageError
 from visionlora.files import refuse_existing, remove_partials
+from visionlora.formats.kinds import ONNX
 from visionlora.quantization import int8_files
 from visionlora.reporting import refuse_existing_report, report_files
 
@@ -128,7 +129,7 @@ class RunFolder:
 
     def quantized(self, weights: str) -> Path:
         """Return the path of the file for devices, with `int8` or `int4` weights."""
-        return self.path / f"model.{weights}.onnx"
+        return self.path / f"model.{weights}{ONNX.suffix}"
 
     @property
     def models(self) -> tuple[Path, ...]:
