@@ -25,11 +25,9 @@ from visionlora.quantization import calibrate_detector, load_float_detector
 from visionlora.scoring import mean_precision
 from visionlora.training.curves import draw_curves
 from visionlora.training.record import check_same, identity, read_record, run_record, write_record
-from visionlora.training.run_folder import PhaseFolder, RunFolder
+from visionlora.training.run_folder import ACTIVATION, FLOAT, QAT, PhaseFolder, RunFolder
 from visionlora.training.settings import QatSettings, Schedule, TrainingSettings
 
-FLOAT, ACTIVATION, QAT = "float", "activation", "int8"
-"""Kinds of phases, in their order; the folders of those before the last one are called so."""
 TITLES = {FLOAT: "float", ACTIVATION: "ReLU in place of SiLU", QAT: "the arithmetic that ships"}
 _NOT_LAST = "another phase goes on from this one, and a run gets more epochs in its last phase only"
 _FADES = "ReLU comes in step by step over its epochs"

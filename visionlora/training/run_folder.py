@@ -12,6 +12,9 @@ from visionlora.formats.kinds import ONNX
 from visionlora.quantization import int8_files
 from visionlora.reporting import refuse_existing_report, report_files
 
+FLOAT, ACTIVATION, QAT = "float", "activation", "int8"
+"""Kinds of phases, in their order; the folders of those before the last one are called so."""
+
 
 @dataclass(frozen=True)
 class PhaseFolder:
@@ -105,7 +108,7 @@ class RunFolder:
     @property
     def before(self) -> dict[str, PhaseFolder]:
         """Of the phases before the last one, by name."""
-        return {name: PhaseFolder(self.path / name) for name in ("float", "activation")}
+        return {name: PhaseFolder(self.path / name) for name in (FLOAT, ACTIVATION)}
 
     @property
     def phases(self) -> tuple[PhaseFolder, ...]:

@@ -20,8 +20,8 @@ from visionlora.files import exclusive
 from visionlora.formats.text import is_unicode
 from visionlora.progress import LEVELS, level
 from visionlora.training.earlier import replacing, settle
-from visionlora.training.phase import FLOAT, TITLES, Phase, Run, plan_phases, run_phase
-from visionlora.training.run_folder import RunFolder
+from visionlora.training.phase import TITLES, Phase, Run, plan_phases, run_phase
+from visionlora.training.run_folder import FLOAT, RunFolder
 from visionlora.training.settings import QAT_EPOCHS, TrainingSettings
 
 _FAR = 0.8  # of the score before a phase; below, something is unfinished
