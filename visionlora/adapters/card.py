@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 FORMAT = 2
+MAP50, MAP50_95 = "metrics/mAP50(B)", "metrics/mAP50-95(B)"
+"""Names of an adapter's scores in its card and in its run's `results.csv`, whatever its family."""
 _FIRST_FAMILY = "ultralytics"  # of files that name none
 
 
