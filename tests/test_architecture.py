@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from visionlora.formats import kinds
+
 PACKAGE = Path(__file__).parents[1] / "visionlora"
 ORDER = (
     ("errors",),
@@ -51,7 +53,7 @@ BESIDE_THE_FACE = {
         *("adapter_recipe", "decode", "float_model", "histogram", "limits", "plan", "ranges", "recipe", "scheme"),
     },
     "runtime": {"frames", "network", "pictures", "providers", "video"},
-    "training": {"earlier", "phase", "run_folder", "settings", "training"},
+    "training": {"earlier", "run_folder", "settings", "training"},
 }
 """Modules inside a room that others may import; of a room that is not named here, its face alone."""
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
@@ -147,6 +149,21 @@ def test_a_family_is_reached_through_its_protocol(path: Path) -> None:
     here, room = module_of(path), module_of(ULTRALYTICS_ROOM / "__init__.py")
     inside = {name for name in imports(path) if f"{name}.".startswith(f"{room}.")}
     assert ULTRALYTICS_ROOM in path.parents or inside == INTO_A_FAMILY.get(here, set())
+
+
+ENDINGS = "|".join(kind.suffix[1:] for kind in kinds.FILES.values()) + f"|{kinds.WEIGHTS[1:]}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_the_suffixes_of_files_are_spelled_in_one_table(path: Path) -> None:
+    """A name of a file such as `merged.pt` is no suffix."""
+    texts = [node.value for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if is_text(node)]
+    found = [text for text in texts if re.fullmatch(rf"(\.\w+)*\.({ENDINGS})", text)]
+    assert not found or path == Path(kinds.__file__)
+
+
+def is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
 MAKING = "visionlora.bundling.making"

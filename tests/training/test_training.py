@@ -411,6 +411,7 @@ def test_memory_that_does_not_suffice_is_one_error(checkpoint, surface, tmp_path
     )
     with pytest.raises(VisionLoraError, match="--batch 4 at"):  # and no other batch is trained instead
         train(checkpoint, surface, tmp_path / "x", **QUICK)
+    assert not (tmp_path / "x" / "weights").exists()  # Ultralytics' folder
 
 
 def test_torch_compile_on_several_gpus_is_refused(checkpoint, surface, tmp_path, monkeypatch) -> None:
@@ -436,7 +437,7 @@ def test_all_hyperparameters_are_known_to_ultralytics() -> None:
 
 @pytest.mark.parametrize("option", ["model", "data", "out"])
 def test_a_path_that_is_no_utf8_is_refused_before_an_epoch(option, checkpoint, surface, tmp_path) -> None:
-    odd = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.pt")
     paths = {"model": checkpoint, "data": surface, "out": tmp_path / "run", option: odd}
     with pytest.raises(UsageError, match=f"--{option} .*UTF-8"):
         train(**paths, epochs=1, imgsz=96, batch=4, device="cpu")

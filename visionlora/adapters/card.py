@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 FORMAT = 2
+MAP50, MAP50_95 = "metrics/mAP50(B)", "metrics/mAP50-95(B)"
+"""Names of an adapter's scores in its card and in its run's `results.csv`, whatever its family."""
+_FIRST_FAMILY = "ultralytics"  # of files that name none
 
 
 @dataclass(frozen=True)
@@ -134,12 +137,23 @@ class AdapterCard:
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError, UsageError) as error:
             raise AdapterError(f"the adapter's metadata cannot be read: {printable(error):.300}") from error
 
-    def check_base(self, fingerprint: str, where: str) -> None:
+    def check_base(self, fingerprint: str, where: str, *, family: str | None) -> None:
         """Refuse a base other than the one that the adapter was trained on.
 
+        Args:
+            fingerprint: of the base.
+            where: what it was loaded from.
+            family: of the base; None where its file names none.
+
         Raises:
-            AdapterError: `fingerprint`, of the base loaded from `where`, is another; both are named.
+            AdapterError: the family or the fingerprint is another; both are named.
         """
+        own, other = (named or _FIRST_FAMILY for named in (self.base.get("family"), family))
+        if own != other:
+            raise AdapterError(
+                f"the adapter belongs to a detector of {own!r:.40}, but {where} is one of {other!r:.40}; pass the base "
+                "that the adapter was trained on as --model"
+            )
         expected = self.base["fingerprint"]
         if fingerprint != expected:
             raise AdapterError(

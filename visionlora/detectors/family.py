@@ -152,6 +152,13 @@ class Family(Protocol):
     def name(self) -> str:
         """As cards have it."""
 
+    def refusal(self, path: Path) -> str:
+        """Return why a file, or the name of a published one, is none of this family; empty where it may be one.
+
+        It is told from the name and from what the file says of itself: nothing is downloaded, no weights are read.
+        """
+        ...
+
     def load(self, path: Path | str) -> Base:
         """Load a checkpoint; a bare name may stand for a published one, which is downloaded.
 
@@ -241,11 +248,39 @@ class Family(Protocol):
         """Return the versions of the libraries that decide what a training gives."""
         ...
 
+    @property
+    def free_hyperparameters(self) -> tuple[str, ...]:
+        """Those that change no number: a run may go on with other values."""
+        ...
+
+    @property
+    def length_hyperparameters(self) -> tuple[str, ...]:
+        """Those that may change where a run goes on for more epochs."""
+        ...
+
     def check_hyperparameters(self, asked: Mapping[str, Any], device: str) -> dict[str, Any]:
         """Return `asked` if a user may set every name, and its trainer takes every value on `device`.
 
         Raises:
             UsageError: not; all problems are listed.
+        """
+        ...
+
+    def check_step(
+        self, asked: Mapping[str, Any], device: str, *, lean: bool, int8: bool, relu: bool, teacher: bool
+    ) -> None:
+        """Refuse hyperparameters that the step of a phase cannot be taken with, before the first phase is trained.
+
+        Args:
+            asked: by the user; each is right in itself (see `check_hyperparameters`).
+            device: names of devices, as `check_device` returns them.
+            lean: less memory for more time.
+            int8: a phase trains as the int8 file computes.
+            relu: a phase puts ReLU in place of other activations.
+            teacher: a phase learns from a float graph too.
+
+        Raises:
+            UsageError: it cannot.
         """
         ...
 

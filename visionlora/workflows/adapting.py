@@ -25,8 +25,7 @@ from visionlora.reporting import Report, change_words
 from visionlora.scoring import Budget, check_budget
 from visionlora.training import TrainedAdapter
 from visionlora.training.earlier import settle
-from visionlora.training.phase import FLOAT
-from visionlora.training.run_folder import RunFolder
+from visionlora.training.run_folder import FLOAT, RunFolder
 from visionlora.training.settings import QAT_EPOCHS, QatSettings, Schedule, TrainingSettings
 from visionlora.training.training import RunCall, run_training
 from visionlora.workflows.evaluating import evaluate

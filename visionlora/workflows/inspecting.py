@@ -10,7 +10,7 @@ from typing import Any
 
 from visionlora.errors import ModelError
 from visionlora.files import sha256_of
-from visionlora.formats.kinds import CHECKPOINT, EXPORTED, KINDS, ONNX
+from visionlora.formats.kinds import ADAPTER, BUNDLE, CHECKPOINT, EXPORTED, KINDS, ONNX
 from visionlora.formats.parsing import parse_json
 from visionlora.formats.pickled import Opaque, read_plain
 from visionlora.formats.text import class_names, printable
@@ -78,11 +78,11 @@ def inspect(path: Path | str) -> FileCard:
     if path.is_dir():
         return _folder(path)
     readers: dict[str, Callable[[Path], Mapping[str, Any] | None]] = {
-        ".safetensors": _adapter,
+        ADAPTER.suffix: _adapter,
         CHECKPOINT.suffix: _checkpoint,
         ONNX.suffix: read_card,
         ".json": _json,
-        ".zip": _bundle,
+        BUNDLE.suffix: _bundle,
         **{kind.suffix: read_card for kind in EXPORTED.values()},
     }
     if not path.is_file():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -54,7 +55,16 @@ def test_tensor_beyond_half_precision_is_refused_and_leaves_no_file(tmp_path) ->
 
 def test_another_base_is_refused_with_both_fingerprints() -> None:
     with pytest.raises(AdapterError, match=f"{'ab' * 32}.*other.pt.*{'cd' * 32}"):
-        Adapter(CARD, {}).check_base("cd" * 32, "other.pt")
+        CARD.check_base("cd" * 32, "other.pt", family=None)
+
+
+@pytest.mark.parametrize("own", [{}, {"family": "ultralytics"}], ids=["old", "new"])
+def test_a_base_of_another_family_is_refused(own: dict[str, str]) -> None:
+    card = replace(CARD, base={"fingerprint": "ab" * 32, **own})
+    card.check_base("ab" * 32, "base.pt", family="ultralytics")
+    card.check_base("ab" * 32, "old.onnx", family=None)
+    with pytest.raises(AdapterError, match=r"a detector of 'ultralytics', but x\.pt is one of 'other'"):
+        card.check_base("ab" * 32, "x.pt", family="other")
 
 
 def test_unreadable_files_are_refused(tmp_path) -> None:

@@ -100,6 +100,9 @@ def run_job(job: TrainingJob) -> AdapterTrainer | None:
             f"{job.out}: --batch {trainer.asked_batch} at --imgsz {trainer.args.imgsz} does not fit into memory; "
             f"train with a smaller one{'' if job.lean or job.int8 else ' or with --lean'}"
         ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            trainer.wdir.rmdir()  # for Ultralytics' checkpoints; empty here
     return None if trainer.ddp else trainer
 
 

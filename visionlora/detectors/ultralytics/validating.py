@@ -17,14 +17,13 @@ from ultralytics.models.yolo.detect import DetectionValidator
 from ultralytics.utils import LOGGER, RANK
 from ultralytics.utils.metrics import DetMetrics
 
+from visionlora.adapters import MAP50, MAP50_95
 from visionlora.data import LabelledImage
 from visionlora.detectors.job import Ruler
 from visionlora.tasks import DETECT
 from visionlora.vision.detections import EVALUATION_CONFIDENCE, IOU_THRESHOLD, MAX_DETECTIONS, Detections
 from visionlora.vision.preprocess import Placement
 
-MAP50, MAP50_95 = "metrics/mAP50(B)", "metrics/mAP50-95(B)"
-"""Names of the scores in `results.csv` and in an adapter's card: Ultralytics', which its loggers know."""
 _DECODERS = 4
 
 
