@@ -21,12 +21,12 @@ def add_adapt(verbs: Any) -> None:
     """Add `visionlora adapt`."""
 
     def run(options: argparse.Namespace) -> int:
-        from visionlora.workflows.adapting import BudgetMissed, int8_advice
+        from visionlora.workflows.adapting import int8_advice
 
         arguments = {**_training_arguments(options), **chosen(options, "max_drop", "max_class_drop")}
         try:
             adapted = vl.adapt(options.model, options.data, options.out, **arguments)
-        except BudgetMissed as missed:
+        except vl.BudgetMissed as missed:
             print(f"visionlora adapt: {printable(missed)}", file=sys.stderr, flush=True)
             print_report(missed.report)
             print(missed.advice)
