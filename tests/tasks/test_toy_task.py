@@ -67,7 +67,7 @@ class Squares:
         return Detections(boxes if placement is None else placement.to_original(boxes), scores, class_ids)
 
     def encode(self, boxes_xyxy: np.ndarray, scores: np.ndarray, class_ids: np.ndarray, *, classes: int) -> np.ndarray:
-        raise NotImplementedError("no file gives finished squares")
+        raise NotImplementedError("no file gives final squares")
 
     def overlap(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return (np.minimum(a[2], b[2]) / np.maximum(a[2], b[2])).astype(np.float64)
