@@ -42,6 +42,16 @@ def test_links_lead_to_files() -> None:
             assert link.startswith("http") or (page.parent / link).exists(), f"{page}: {link}"
 
 
+def test_pages_name_files_that_are_there() -> None:
+    """From the root, or modules from the package, as the page on architecture names them."""
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        text = page.read_text(encoding="utf-8")
+        named = re.findall(r"(?<![\w/.-])((?:visionlora|tests|benchmarks|datasets|export|docs)/[\w./-]*\w)", text)
+        named += re.findall(r"`([\w.-]+/[\w./-]*\.py)`", text)
+        missing = [name for name in named if not (ROOT / name).exists() and not (ROOT / "visionlora" / name).exists()]
+        assert not missing, f"{page}: {missing}"
+
+
 @pytest.mark.slow
 def test_python_blocks_run(checkpoint: Path, surface: Path, tmp_path: Path, monkeypatch) -> None:
     blocks = re.findall(r"```python\n(.*?)```", README, re.S)
