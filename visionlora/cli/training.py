@@ -43,8 +43,8 @@ def add_adapt(verbs: Any) -> None:
 
     example = "visionlora adapt --model yolo11n.pt --data data.yaml --out runs/steel --imgsz 320"
     parser = verb(verbs, "adapt", run, "the whole way: train, merge, export, quantize and judge", example)
-    quantization_budget(parser)
     _training_options(parser)
+    quantization_budget(parser)
 
 
 def add_plan(verbs: Any) -> None:
