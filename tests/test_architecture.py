@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import graphlib
 import importlib.metadata
 import re
@@ -221,9 +222,16 @@ def test_every_public_name_can_be_imported_and_has_a_docstring() -> None:
     assert all(getattr(vl, name).__doc__ for name in vl.__all__)
 
 
+INNER_ERRORS = {"DamagedVideo", "ParseError"}
+"""One is handed on where frames of a video are missing, and never raised; the other a reader turns into its own."""
+
+
 def test_every_error_is_public() -> None:
     import visionlora as vl
-    from visionlora import errors
 
-    own = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)}
-    assert own <= set(vl.__all__)
+    trees = (ast.parse(path.read_text(encoding="utf-8")) for path in FILES)
+    classes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    known = {name for name, value in vars(builtins).items() if isinstance(value, type) and issubclass(value, Exception)}
+    known |= INNER_ERRORS | set(vl.__all__)
+    errors = {node.name for node in classes if {ast.unparse(base) for base in node.bases} & known}
+    assert errors - set(vl.__all__) == INNER_ERRORS

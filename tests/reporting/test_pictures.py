@@ -17,13 +17,13 @@ from visionlora.vision.detections import Detections
 NOTHING = Detections(np.empty((0, 4)), np.empty(0), np.empty(0, dtype=np.int64))
 
 
-def test_telling_images_show_every_class_and_only_then_repeat(images) -> None:
+def test_representative_images_show_every_class_and_only_then_repeat(images) -> None:
     chosen = representative_images(images, 3)
 
     assert [image.path.name for image in chosen] == ["0002.png", "0001.png", "0005.png"]
 
 
-def test_telling_images_are_those_with_objects_while_there_are_any(images) -> None:
+def test_representative_images_are_those_with_objects_while_there_are_any(images) -> None:
     assert [len(image.class_ids) > 0 for image in representative_images(images, 6)] == [True] * 5 + [False]
     assert len(representative_images(images, 99)) == 6
 

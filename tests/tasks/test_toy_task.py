@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import visionlora as vl
-from tests.tiny_onnx import NAMES, own_metadata, write_constant
-from visionlora.errors import ModelError
+from tests.tiny_onnx import NAMES, own_metadata, write_constant, write_detector
+from visionlora.errors import ModelError, UsageError
 from visionlora.patching.selftest import self_test
 from visionlora.quantization.checks import check_scores
 from visionlora.quantization.sensitivity import prediction_error
@@ -67,7 +67,7 @@ class Squares:
         return Detections(boxes if placement is None else placement.to_original(boxes), scores, class_ids)
 
     def encode(self, boxes_xyxy: np.ndarray, scores: np.ndarray, class_ids: np.ndarray, *, classes: int) -> np.ndarray:
-        raise NotImplementedError("no file gives finished squares")
+        raise NotImplementedError("no file gives final squares")
 
     def overlap(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return (np.minimum(a[2], b[2]) / np.maximum(a[2], b[2])).astype(np.float64)
@@ -160,6 +160,12 @@ def test_a_report_judges_files_of_squares(tmp_path, data, task) -> None:
 
     assert [row.scores.map50_95 for row in report.rows] == pytest.approx([1, 1])
     assert (tmp_path / "report" / "report.html").is_file()
+
+
+def test_files_of_two_tasks_are_refused_together(tmp_path, data, task) -> None:
+    boxes = write_detector(tmp_path / "boxes.onnx")
+    with pytest.raises(UsageError, match=r"one task, got a\.onnx square, boxes\.onnx detect; judge those of each"):
+        vl.evaluate([write_squares(tmp_path / "a.onnx"), boxes], data)
 
 
 def test_predictions_of_squares_are_checked_and_compared(tmp_path, task) -> None:

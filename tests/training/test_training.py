@@ -52,13 +52,14 @@ def run(checkpoint: Path, surface: Path, tmp_path_factory: pytest.TempPathFactor
     return trained, trainers[0]
 
 
-def test_run_leaves_adapter_results_and_curves(run) -> None:
+def test_run_leaves_adapter_results_and_curves(run, surface) -> None:
     trained, _ = run
     files = {path.name for path in trained.path.parent.iterdir()}
     expected = {"adapter.safetensors", "results.csv", "curves.png", "training.json", "args.yaml", "resume.pt"}
     assert expected <= files and not [name for name in files if name.startswith(".")]
     assert len((trained.path.parent / "results.csv").read_text().splitlines()) == 3
     assert trained.bytes == trained.path.stat().st_size < 300_000 and trained.seconds > 0
+    assert f"data: {surface}\n" in (trained.path.parent / "args.yaml").read_text()
 
 
 def test_adapter_says_what_it_belongs_to(run, checkpoint) -> None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from visionlora.adapters import AdapterSettings, read_adapter_card
 from visionlora.data import Dataset
@@ -114,7 +114,7 @@ class QatSettings:
 
     def schedule(self, before: Schedule) -> Schedule:
         """Return the schedule of this phase behind another one's."""
-        return replace(before, epochs=self.epochs, lr0=check_learning_rate(self.lr0, "--qat-lr0"))
+        return replace(before, epochs=self.epochs, lr0=cast(float, self.lr0))
 
 
 @dataclass(frozen=True)

@@ -114,9 +114,9 @@ def adapt(
         >>> import visionlora as vl
         >>> vl.adapt("yolo11n.pt", "data.yaml", "runs/steel", imgsz=320).report  # doctest: +SKIP
     """
+    call = RunCall.asked(resume=resume, overwrite=overwrite, verbose=verbose, quiet=quiet)
     budget = Budget(max_drop, max_class_drop)
     check_budget(budget)
-    call = RunCall.asked(resume=resume, overwrite=overwrite, verbose=verbose, quiet=quiet)
     settings = TrainingSettings(
         family_of(model),
         AdapterSettings(method_of(method, {"rank": rank, "alpha": alpha}), targets=targets, activation=activation),

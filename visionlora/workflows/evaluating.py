@@ -52,6 +52,7 @@ from visionlora.scoring import (
     ModelScores,
     SplitDetections,
     check_budget,
+    check_split,
     difference,
     find_objects,
     judge,
@@ -137,6 +138,9 @@ def evaluate(
         raise UsageError("html: expected a folder to write report.html into; give --out")
     if out is not None:
         refuse_existing_report(out, overwrite=overwrite)
+    check_split(data, split)  # a model may take long to open
+    if retention is not None:
+        check_split(retention)
     networks = [open_network(spec, image_size=imgsz) for spec in specs]
     _check(specs, networks)
     task = networks[0].task

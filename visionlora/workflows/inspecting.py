@@ -18,6 +18,8 @@ from visionlora.runtime import read_card
 
 _SHOWN = 12
 """How many entries of a list are printed."""
+_AGAIN = {"adapter": "settings", "names": "names"}
+"""What an adapter's `training` may say as the card itself does, and what that is called there: printed once."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -49,6 +51,8 @@ class FileCard:
         for name, value in self.card.items():
             if name == "quantization" and value:  # hundreds of ranges
                 value = f"a recipe with {len(value.get('recipe', {}).get('ranges', {}))} ranges"
+            if name == "training" and isinstance(value, Mapping):
+                value = {k: said for k, said in value.items() if k not in _AGAIN or said != self.card.get(_AGAIN[k])}
             if name not in ("format", "kind") and value not in ({}, [], None):
                 lines += _lines(name, value)
         return "\n".join(map(printable, lines))

@@ -85,7 +85,8 @@ def run_job(job: TrainingJob) -> AdapterTrainer | None:
             made.
     """
     callbacks = {**get_default_callbacks(), _JOB: [job]}
-    overrides = {**job.hyperparameters, "model": job.model, "save_dir": str(job.out), "exist_ok": True, "plots": False}
+    overrides = {**job.hyperparameters, "model": job.model, "data": job.training["data"], "save_dir": str(job.out)}
+    overrides |= {"exist_ok": True, "plots": False}
     trainer = AdapterTrainer(overrides=overrides, _callbacks=callbacks)
     try:
         trainer.train()
