@@ -31,6 +31,7 @@ SQUARES = np.array(
     [[16, 20, 12], [40, 44, 20], [50, 12, 8]], dtype=np.float32
 )  # centre x, centre y, side; in its pixels
 CLASS_IDS = (0, 1, 1)
+DOT = (1, 2, 253)
 
 
 @dataclass(frozen=True)
@@ -64,13 +65,27 @@ class Squares:
         scores, class_ids, anchors = best_candidates(scores, confidence, max_detections)
         x, y, side = squares[:, anchors]
         boxes = np.stack([x - side / 2, y - side / 2, x + side / 2, y + side / 2], axis=1)
-        return Detections(boxes if placement is None else placement.to_original(boxes), scores, class_ids)
+        boxes = boxes if placement is None else placement.to_original(boxes)
+        return Detections(boxes, scores, class_ids, painter=self.draw)
 
     def encode(self, boxes_xyxy: np.ndarray, scores: np.ndarray, class_ids: np.ndarray, *, classes: int) -> np.ndarray:
         raise NotImplementedError("no file gives finished squares")
 
     def overlap(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return (np.minimum(a[2], b[2]) / np.maximum(a[2], b[2])).astype(np.float64)
+
+    def draw(
+        self,
+        canvas: np.ndarray,
+        objects: Any,
+        labels: Sequence[str],
+        colours: Sequence[Any],
+        *,
+        scale: float = 1.0,
+        offset_xy: tuple[int, int] = (0, 0),
+    ) -> None:
+        for left, top, right, bottom in objects.boxes_xyxy * scale + offset_xy * 2:
+            cv2.circle(canvas, (round((left + right) / 2), round((top + bottom) / 2)), 3, DOT, cv2.FILLED)
 
     def coco_fields(self, objects: Any) -> dict[str, np.ndarray]:
         return DETECT.coco_fields(objects)
@@ -101,6 +116,10 @@ def write_squares(path: Path, *, on_card: bool = False, score: float = 0.9) -> P
     card = {**own_metadata(image_size=SIDE), **({"task": "square"} if on_card else {})}
     properties = {"visionlora": json.dumps(card), **({} if on_card else {"task": "square"})}
     return write_constant(path, output, properties, moving=moving)
+
+
+def dots_in(picture: np.ndarray) -> int:
+    return cv2.connectedComponents((picture == DOT).all(axis=2).astype(np.uint8))[0] - 1
 
 
 @pytest.fixture
@@ -139,7 +158,7 @@ def test_squares_are_found_in_pixels_of_the_picture_and_drawn(tmp_path, task) ->
     np.testing.assert_allclose(found.boxes_xyxy[order], expected[np.argsort(expected[:, 0])])
     assert sorted(found.labels) == ["pit", "pit", "scratch"]
     np.testing.assert_array_equal(same.boxes_xyxy, found.boxes_xyxy)
-    assert (found.draw(picture) != picture).any()
+    assert dots_in(found.draw(picture)) == dots_in(same.draw(picture)) == 3
 
 
 def test_squares_are_scored_against_their_labels(tmp_path, data, task) -> None:
@@ -160,6 +179,7 @@ def test_a_report_judges_files_of_squares(tmp_path, data, task) -> None:
 
     assert [row.scores.map50_95 for row in report.rows] == pytest.approx([1, 1])
     assert (tmp_path / "report" / "report.html").is_file()
+    assert dots_in(cv2.imread(str(tmp_path / "report" / "report_detections.png"))) == 3 * 3  # labels, and both files
 
 
 def test_predictions_of_squares_are_checked_and_compared(tmp_path, task) -> None:

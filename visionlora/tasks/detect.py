@@ -20,6 +20,7 @@ from visionlora.vision.detections import (
     Detections,
     check_thresholds,
 )
+from visionlora.vision.drawing import draw_boxes
 from visionlora.vision.preprocess import Placement
 
 _BOX_COLUMNS = 5
@@ -37,6 +38,7 @@ class Detect:
 
     name: ClassVar[str] = "detect"
     iou_type: ClassVar[str] = "bbox"
+    draw = staticmethod(draw_boxes)
 
     def rows(self, classes: int) -> int:
         """Return the rows of a raw prediction for so many classes."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from visionlora.errors import UsageError
 from visionlora.vision.detections import IOU_THRESHOLD, MAX_DETECTIONS, PREDICTION_CONFIDENCE, Detections
+from visionlora.vision.drawing import Painter
 from visionlora.vision.preprocess import Placement
 
 SLACK = 0.01
@@ -17,7 +18,7 @@ SLACK = 0.01
 
 
 class Task(Protocol):
-    """What a detector finds: how labels, raw predictions and COCO's annotations of it are laid out.
+    """What a detector finds: how its labels, raw predictions and COCO annotations are laid out, and how it is drawn.
 
     A raw prediction is (n, rows, anchors) float32: geometry in pixels of the network's input, and a score in [0, 1] for
     each class.
@@ -29,6 +30,11 @@ class Task(Protocol):
 
     name: ClassVar[str]
     iou_type: ClassVar[str]
+
+    @property
+    def draw(self) -> Painter:
+        """What draws detections, or what is labelled in an image."""
+        ...
 
     def rows(self, classes: int) -> int:
         """Return the rows of a raw prediction for so many classes."""
@@ -53,7 +59,7 @@ class Task(Protocol):
         agnostic: bool = False,
         placement: Placement | None = None,
     ) -> Detections:
-        """Turn the raw prediction for one image into detections, best first.
+        """Turn the raw prediction for one image into detections, best first, whose `painter` is `draw`.
 
         Args:
             prediction: (rows, anchors).
