@@ -38,6 +38,7 @@ class Detect:
 
     name: ClassVar[str] = "detect"
     iou_type: ClassVar[str] = "bbox"
+    binned: ClassVar[int] = 4  # the distances of the sides from the anchor
     draw = staticmethod(draw_boxes)
 
     def rows(self, classes: int) -> int:

@@ -26,10 +26,13 @@ class Task(Protocol):
     Attributes:
         name: as Ultralytics and the files call it.
         iou_type: pycocotools' word for what it compares.
+        binned: how many numbers of a geometry a head may give as logits over bins, to take their mean (arXiv
+            2006.04388, eq. 5). INT8 keeps this tail of the graph in float, and computes it in a cheaper order.
     """
 
     name: ClassVar[str]
     iou_type: ClassVar[str]
+    binned: ClassVar[int]
 
     @property
     def draw(self) -> Painter:
