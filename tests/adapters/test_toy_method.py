@@ -78,6 +78,7 @@ def test_a_method_of_one_value_goes_the_whole_way(model, tmp_path, monkeypatch) 
     optimizer.step()
 
     fields = {"names": ("a",), "base": {"name": "x", "fingerprint": "0" * 64}, "preprocessing": {"image_size": 32}}
+    fields["task"] = "detect"
     made = Adapter(AdapterCard(settings=plan.settings, **fields), adapter_tensors(trained, plan))
     save_adapter(made, tmp_path / "toy.safetensors", dtype=torch.float32)
     loaded = load_adapter(tmp_path / "toy.safetensors")
