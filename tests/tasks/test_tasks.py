@@ -17,7 +17,9 @@ from visionlora.vision.preprocess import letterbox
 
 PACKAGE = Path(__file__).parents[2] / "visionlora"
 # `program * 4 + 1`, as the kernels count memory, is no row of a prediction.
-LAYOUT = re.compile(r'(?<!\* )\b4 \+ |start=4\b|\[(:|\.\.\.|0)?,? ?(:4|4:)(, :)?\]|"bbox"\)$', re.MULTILINE)
+LAYOUT = re.compile(
+    r'(?<!\* )\b4 \+ |start=4\b|\[([\w:.]+, ?)*(0?:4|4:)(, ?:)*\]|\[((:|\.\.\.), ?)+[45]\]|"bbox"\)$', re.MULTILINE
+)
 NAMED = re.compile(r'^(?! *(?:>>>|\.\.\.) ).*(?:\bDETECT\b|"detect")', re.MULTILINE)  # but for examples
 
 
@@ -27,7 +29,13 @@ def boxes(count: int, *, seed: int = 0) -> np.ndarray:
     return np.concatenate([low, low + rng.uniform(1, 40, (count, 2))], axis=1).astype(np.float32)
 
 
-@pytest.mark.parametrize("line", ["rows = 4 + classes", "x[:, :4]", "x[:, 4:]", "x[4:]", "x[..., 4:, :]", "one[0, :4]"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("rows = 4 + classes", "x[:, :4]", "x[:, 4:]", "x[4:]", "x[..., 4:, :]", "one[0, :4]"),
+        *("x[0:4]", "x[:, :, 0:4]", "x[i, :4]", "x[:, 4]", "x[..., 5]"),
+    ],
+)
 def test_the_layout_of_detections_is_recognised(line) -> None:
     assert LAYOUT.search(line)
 

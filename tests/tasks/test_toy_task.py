@@ -40,12 +40,18 @@ class Squares:
 
     name: ClassVar[str] = "square"
     iou_type: ClassVar[str] = "bbox"
+    binned: ClassVar[int] = 3
+    finished_columns: ClassVar[int] = 5
 
     def rows(self, classes: int) -> int:
         return 3 + classes
 
     def split(self, prediction: Any) -> tuple[Any, Any]:
         return prediction[..., :3, :], prediction[..., 3:, :]
+
+    def split_finished(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        (x, y, side), scores, class_ids = np.moveaxis(rows[..., :3], -1, 0), rows[..., 3], rows[..., 4]
+        return np.stack([x - side / 2, y - side / 2, x + side / 2, y + side / 2], axis=-1), scores, class_ids
 
     def rows_of(self, class_ids: Sequence[int]) -> list[int]:
         return [0, 1, 2, *(3 + class_id for class_id in class_ids)]
@@ -69,7 +75,11 @@ class Squares:
         return Detections(boxes, scores, class_ids, painter=self.draw)
 
     def encode(self, boxes_xyxy: np.ndarray, scores: np.ndarray, class_ids: np.ndarray, *, classes: int) -> np.ndarray:
-        raise NotImplementedError("no file gives finished squares")
+        left, top, right, bottom = np.moveaxis(boxes_xyxy, -1, 0)
+        by_class = np.zeros((*scores.shape, classes), dtype=np.float32)
+        np.put_along_axis(by_class, class_ids[..., None], scores[..., None], axis=-1)
+        rows = [(left + right) / 2, (top + bottom) / 2, right - left, *np.moveaxis(by_class, -1, 0)]
+        return np.stack(rows, axis=1).astype(np.float32)
 
     def overlap(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return (np.minimum(a[2], b[2]) / np.maximum(a[2], b[2])).astype(np.float64)
@@ -159,6 +169,21 @@ def test_squares_are_found_in_pixels_of_the_picture_and_drawn(tmp_path, task) ->
     assert sorted(found.labels) == ["pit", "pit", "scratch"]
     np.testing.assert_array_equal(same.boxes_xyxy, found.boxes_xyxy)
     assert dots_in(found.draw(picture)) == dots_in(same.draw(picture)) == 3
+
+
+def test_finished_squares_are_told_from_raw_ones(tmp_path, task) -> None:
+    rows = [
+        [*square, 0.9 - index / 10, class_id]
+        for index, (square, class_id) in enumerate(zip(SQUARES.tolist(), CLASS_IDS, strict=True))
+    ]
+    properties = {"task": "square", "names": str(dict(enumerate(NAMES))), "imgsz": str([SIDE, SIDE])}
+    moving = np.zeros((1, 3, 5), dtype=np.float32)
+    moving[..., 3] = 1e-6
+    network = OnnxNetwork(write_constant(tmp_path / "a.onnx", np.array([rows]), properties, moving=moving))
+    (found,) = detect(network, [np.full((SIDE, SIDE, 3), 90, dtype=np.uint8)])
+
+    assert not network.nms and found.class_ids.tolist() == list(CLASS_IDS)
+    np.testing.assert_allclose(found.boxes_xyxy[:, 2] - found.boxes_xyxy[:, 0], SQUARES[:, 2], atol=1e-5)
 
 
 def test_squares_are_scored_against_their_labels(tmp_path, data, task) -> None:

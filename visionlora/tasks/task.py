@@ -28,11 +28,14 @@ class Task(Protocol):
         iou_type: pycocotools' word for what it compares.
         binned: how many numbers of a geometry a head may give as logits over bins, to take their mean (arXiv
             2006.04388, eq. 5). INT8 keeps this tail of the graph in float, and computes it in a cheaper order.
+        finished_columns: how many numbers a finished detection has, where a file suppresses by itself; fewer than the
+            21 anchors of the smallest input.
     """
 
     name: ClassVar[str]
     iou_type: ClassVar[str]
     binned: ClassVar[int]
+    finished_columns: ClassVar[int]
 
     @property
     def draw(self) -> Painter:
@@ -45,6 +48,14 @@ class Task(Protocol):
 
     def split(self, prediction: Any) -> tuple[Any, Any]:
         """Return geometry (..., G, anchors) and scores (..., classes, anchors): views, in NumPy and torch alike."""
+        ...
+
+    def split_finished(self, rows: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Return boxes (..., 4) x1, y1, x2, y2, scores (...) and class ids (...) of finished detections: views.
+
+        Args:
+            rows: (..., finished_columns), boxes in pixels of the network's input.
+        """
         ...
 
     def rows_of(self, class_ids: Sequence[int]) -> list[int]:
