@@ -10,10 +10,12 @@ from typing import Any, ClassVar
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 
 import visionlora as vl
-from tests.tiny_onnx import NAMES, own_metadata, write_constant
+from tests.quantization.graphs import build, node, random_conv, silu
+from tests.tiny_onnx import NAMES, own_metadata, save, write_constant
 from visionlora.errors import ModelError
 from visionlora.patching.selftest import self_test
 from visionlora.quantization.checks import check_scores
@@ -24,13 +26,14 @@ from visionlora.tasks import DETECT, TASKS
 from visionlora.tasks.task import best_candidates, check_fraction, clip_box, difference
 from visionlora.vision.detections import Detections
 from visionlora.vision.inference import detect
-from visionlora.vision.preprocess import Placement
+from visionlora.vision.preprocess import Placement, letterbox
 
 SIDE = 64  # of the network's input
 SQUARES = np.array(
     [[16, 20, 12], [40, 44, 20], [50, 12, 8]], dtype=np.float32
 )  # centre x, centre y, side; in its pixels
 CLASS_IDS = (0, 1, 1)
+HEAD_SHAPES = {"flat": (1, 48, -1), "split": (1, 3, 16, -1), "numbers": (1, 3, -1)}
 DOT = (1, 2, 253)
 
 
@@ -128,6 +131,37 @@ def write_squares(path: Path, *, on_card: bool = False, score: float = 0.9) -> P
     return write_constant(path, output, properties, moving=moving)
 
 
+def write_network(path: Path, *, bins: int = 16, width: int = 64) -> Path:
+    """A float file whose head gives each number of a square as logits over bins."""
+    rng = np.random.default_rng(0)
+    shapes = {"stem": (width, 3, 8), "mix": (width, width, 3), "square": (3 * bins, width, 1), "score": (3, width, 1)}
+    constants = {f"{name}.shape": np.array(shape) for name, shape in HEAD_SHAPES.items()}
+    constants |= {"bins": np.arange(bins, dtype=np.float32).reshape(1, bins, 1, 1), "unit": np.float32([4])}
+    for name, shape in shapes.items():
+        constants[f"{name}.weight"], constants[f"{name}.bias"] = random_conv(rng, *shape, 2.0)
+    nodes = [
+        node("Conv", "images stem.weight stem.bias", "stem", strides=[8, 8]),
+        *silu("stem", "stem.out"),
+        node("Conv", "stem.out mix.weight mix.bias", "mix", pads=[1, 1, 1, 1]),
+        *silu("mix", "mix.out"),
+        node("Conv", "mix.out square.weight square.bias", "square"),
+        node("Conv", "mix.out score.weight score.bias", "score"),
+        node("Reshape", "square flat.shape", "flat"),
+        node("Reshape", "flat split.shape", "split"),
+        node("Transpose", "split", "turned", perm=[0, 2, 1, 3]),
+        node("Softmax", "turned", "shares", axis=1),
+        node("Conv", "shares bins", "mean"),
+        node("Reshape", "mean numbers.shape", "numbers"),
+        node("Mul", "numbers unit", "squares"),
+        node("Reshape", "score numbers.shape", "logits"),
+        node("Sigmoid", "logits", "scores"),
+        node("Concat", "squares scores", "output0", axis=1),
+    ]
+    model = build(nodes, constants, shape=(1, 3, SIDE, SIDE))
+    card = {**own_metadata(image_size=SIDE), "task": "square"}
+    return save(model.graph, path, {"visionlora": json.dumps(card)})
+
+
 def dots_in(picture: np.ndarray) -> int:
     return cv2.connectedComponents((picture == DOT).all(axis=2).astype(np.uint8))[0] - 1
 
@@ -217,3 +251,23 @@ def test_predictions_of_squares_are_checked_and_compared(tmp_path, task) -> None
     a, b = one(picture), other(picture)
     assert difference(task, a, b) == (0, pytest.approx(0.2))
     assert prediction_error(task, [a], [b])[:2] == pytest.approx([0.04, 0.04], abs=1e-5)
+
+
+def test_squares_become_int8_but_for_the_tail_of_their_task(tmp_path, data, task) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (2 * SIDE, 2 * SIDE, 3), dtype=np.uint8)
+    cv2.imwrite(str(data.parent / "images/train/a.png"), noise)
+    made = vl.quantize(write_network(tmp_path / "a.onnx"), data, tmp_path / "a.int8.onnx", images=1)
+    one, other = OnnxNetwork(tmp_path / "a.onnx"), OnnxNetwork(made.path)
+    picture = letterbox(noise, SIDE)[0][None]  # calibrated on: the ranges hold it
+
+    assert other.task == task and made.int8_convs == 4
+    tail = [each.op_type for each in onnx.load(made.path).graph.node if each.op_type in ("Softmax", "MatMul")]
+    assert tail == ["Softmax", "MatMul"]  # the mean is no convolution any more, and in float
+    pixels, score = difference(task, one(picture), other(picture))
+    assert 0 < pixels < 1 and 0 < score < 0.05
+
+
+def test_squares_are_predicted_and_drawn_into_files(tmp_path, data, task) -> None:
+    found = vl.predict(write_squares(tmp_path / "a.onnx"), data.parent / "images/val", tmp_path / "found")
+
+    assert len(found.detections[0]) == 3 and dots_in(cv2.imread(str(tmp_path / "found" / "a.png"))) == 3
