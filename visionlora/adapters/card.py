@@ -87,9 +87,9 @@ class AdapterCard:
         base: `name` (file name), `fingerprint` (SHA-256 of the weights) and `family` of the base it belongs to; a file
             that names no family is of Ultralytics'.
         preprocessing: as in an exported model's metadata; `image_size` in pixels.
+        task: what its detector finds, one of `TASKS`; a file that names none is of detection.
         training: the settings of the run that made it.
         scores: what the run measured on its validation images.
-        task: what its detector finds, one of `TASKS`.
         version: visionlora's version.
         quantization: how its merged model becomes int8 (docs/files.md); empty where nobody has calibrated it.
     """
@@ -98,9 +98,9 @@ class AdapterCard:
     names: tuple[str, ...]
     base: Mapping[str, str]
     preprocessing: Mapping[str, Any]
+    task: str
     training: Mapping[str, Any] = field(default_factory=dict)
     scores: Mapping[str, float] = field(default_factory=dict)
-    task: str = DETECT.name
     version: str = ""
     quantization: Mapping[str, Any] = field(default_factory=dict)
 
@@ -131,7 +131,8 @@ class AdapterCard:
                 raise AdapterError(f"expected an adapter of format {FORMAT} or older, got {kind} of format {version}")
             settings = AdapterSettings.from_fields(entries.pop("settings"))
             names = entries.pop("names")
-            card = cls(settings=settings, names=class_names(names if isinstance(names, list) else None), **entries)
+            names = class_names(names if isinstance(names, list) else None)
+            card = cls(settings=settings, names=names, **{"task": DETECT.name, **entries})
             card._check_types()
             return card
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError, UsageError) as error:

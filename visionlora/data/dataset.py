@@ -127,7 +127,7 @@ def load_dataset(yaml_path: Path | str, *, splits: Sequence[str] = ("train", "va
     Args:
         yaml_path: the data.yaml.
         splits: which of train, val and test to load; the others may be absent.
-        task: what a line of a label file holds.
+        task: what a line of a label file holds, which a data.yaml does not say.
 
     Raises:
         DataError: anything is wrong with the data.yaml, the images or the labels; the first few problems of the

@@ -14,7 +14,7 @@ from torch import nn
 
 from visionlora.adapters import AdapterSettings, FoldedBase
 from visionlora.adapters.torch import Adapter, AdapterPlan, attach, load_adapter_tensors, merge
-from visionlora.tasks import DETECT, Task
+from visionlora.tasks import Task
 from visionlora.vision.inference import Network
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ class Base:
         fingerprint: SHA-256 of its weights.
         stride: pixels of the input that one cell of its coarsest output spans.
         family: name of its family, by which `visionlora.detectors.FAMILIES` has it.
-        card: what visionlora wrote into the checkpoint, or None for a foreign one.
         task: what it finds.
+        card: what visionlora wrote into the checkpoint, or None for a foreign one.
     """
 
     model: nn.Module
@@ -44,8 +44,8 @@ class Base:
     fingerprint: str
     stride: int
     family: str
+    task: Task
     card: Mapping[str, Any] | None = None
-    task: Task = DETECT
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from visionlora.formats.seal import check_entry, is_sealed
 from visionlora.formats.text import class_names, is_unicode
 from visionlora.runtime.batch import check_batch, run_in_steps
 from visionlora.runtime.description import Stated, stated, stated_task
-from visionlora.runtime.end_to_end import COLUMNS, is_end_to_end, lowest_score, one_hot
+from visionlora.runtime.end_to_end import is_end_to_end, lowest_score, one_hot
 from visionlora.runtime.providers import Provider, Providers, check_started, resolve_providers
 
 ORT_ERRORS = (
@@ -158,7 +158,7 @@ class OnnxNetwork:
         output = run_in_steps(self._run, batch, self.batch)
         if self._end_to_end:
             if self.cut is not None:
-                self.cut = min(self.cut, lowest_score(output))
+                self.cut = min(self.cut, lowest_score(self.task, output))
             return one_hot(self.path, self.task, output, len(self.names))
         rows = self.task.rows(len(self.names))
         if output.shape[1] != rows:
@@ -183,7 +183,7 @@ class OnnxNetwork:
         """Whether rows are final detections (n, boxes, 6) and not raw predictions (n, rows, anchors)."""
         trials: list[NDArray[np.float32]] = []
         known = len(shape) == 3 and all(isinstance(size, int) for size in shape[1:])
-        if not known or (shape[2] == COLUMNS and says.end_to_end is None):
+        if not known or (shape[2] == self.task.final_columns and says.end_to_end is None):
             blank = self._blank()
             noise = np.random.default_rng(0).random(blank.shape, dtype=np.float32)
             if self.takes_pixels:

@@ -75,7 +75,7 @@ class OpenVinoNetwork:
         if not self._end_to_end:
             return output
         if self.cut is not None:
-            self.cut = min(self.cut, lowest_score(output))
+            self.cut = min(self.cut, lowest_score(self.task, output))
         return one_hot(self.path, self.task, output, len(self.names))
 
     def _run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:

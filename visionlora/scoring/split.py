@@ -15,7 +15,7 @@ from visionlora.scoring.bootstrap import FEWEST_IMAGES, draw_images
 from visionlora.scoring.cache import cache_key, image_hashes, keep_found, load_found
 from visionlora.scoring.coco import ClassCount, count_classes
 from visionlora.scoring.detect_split import SplitDetections, find_objects
-from visionlora.tasks import DETECT, Task
+from visionlora.tasks import Task
 from visionlora.vision.inference import Network
 
 
@@ -103,7 +103,7 @@ def check_split(data: Path | str, split: str = "val") -> None:
         read_description(data).sources(split)
 
 
-def load_split(data: Path | str, split: str = "val", *, task: Task = DETECT) -> EvaluationSplit:
+def load_split(data: Path | str, split: str = "val", *, task: Task) -> EvaluationSplit:
     """Load a split of a data.yaml, whose labels are of a task, or a COCO ground truth (.json).
 
     Raises:

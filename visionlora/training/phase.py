@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +190,7 @@ def _job(
         out=here.path.resolve(),
         names=run.dataset.names,
         images={split: run.dataset.split(split) for split in ("train", "val")},
-        ruler=mean_precision,
+        ruler=partial(mean_precision, task=run.base.task),
         settings=phase.adapter,
         preprocessing=preprocessing_card(phase.schedule.imgsz),
         training=record,

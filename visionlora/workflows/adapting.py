@@ -136,7 +136,8 @@ def adapt(
         folder.refuse_earlier_stages(overwrite=way.replaces)
         folder.refuse_as_base(Path(model))
         if settings.qat is None:  # else training looks too; refused now, not after it
-            calibration_images(load_dataset(data, splits=("train",)), images, seed=seed)
+            task = settings.family.load(model).task
+            calibration_images(load_dataset(data, splits=("train",), task=task), images, seed=seed)
         trained = run_training(model, data, out, settings, call)
         try:
             return way.later_stages(trained)

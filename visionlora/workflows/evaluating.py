@@ -344,7 +344,7 @@ def _sheet(specs: Sequence[ModelSpec], networks: Sequence[Network], domain: Eval
         Column(title=specs[index].label, names=networks[index].names, detections=detect(networks[index], pixels))
         for index in dict.fromkeys((0, len(networks) - 1))
     ]
-    return before_after(shown, domain.names, columns)
+    return before_after(shown, domain.names, columns, task=networks[0].task)
 
 
 def _relative(path: Path, folder: Path) -> str:

@@ -22,6 +22,7 @@ from visionlora.adapters.methods import LoRA
 from visionlora.adapters.torch import Adapter, load_adapter, save_adapter
 from visionlora.errors import AdapterError
 from visionlora.int8.adapter_recipe import check_adapter_of
+from visionlora.tasks import DETECT
 
 CARD = AdapterCard(
     settings=AdapterSettings(LoRA(rank=4, alpha=2.0), targets="neck+head"),
@@ -31,6 +32,7 @@ CARD = AdapterCard(
     training={"epochs": 3},
     scores={"map50_95": 0.4},
     version="0.1.0",
+    task=DETECT.name,
 )
 
 
