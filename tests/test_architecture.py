@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import graphlib
 import importlib.metadata
 import re
@@ -11,6 +12,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from visionlora.formats import kinds
 
 PACKAGE = Path(__file__).parents[1] / "visionlora"
 ORDER = (
@@ -51,7 +54,7 @@ BESIDE_THE_FACE = {
         *("adapter_recipe", "decode", "float_model", "histogram", "limits", "plan", "ranges", "recipe", "scheme"),
     },
     "runtime": {"frames", "network", "pictures", "providers", "video"},
-    "training": {"earlier", "phase", "run_folder", "settings", "training"},
+    "training": {"earlier", "run_folder", "settings", "training"},
 }
 """Modules inside a room that others may import; of a room that is not named here, its face alone."""
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
@@ -149,6 +152,21 @@ def test_a_family_is_reached_through_its_protocol(path: Path) -> None:
     assert ULTRALYTICS_ROOM in path.parents or inside == INTO_A_FAMILY.get(here, set())
 
 
+ENDINGS = "|".join(kind.suffix[1:] for kind in kinds.FILES.values()) + f"|{kinds.WEIGHTS[1:]}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_the_suffixes_of_files_are_spelled_in_one_table(path: Path) -> None:
+    """A name of a file such as `merged.pt` is no suffix."""
+    texts = [node.value for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if is_text(node)]
+    found = [text for text in texts if re.fullmatch(rf"(\.\w+)*\.({ENDINGS})", text)]
+    assert not found or path == Path(kinds.__file__)
+
+
+def is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
 MAKING = "visionlora.bundling.making"
 LIGHT = {
     "__init__": (),
@@ -204,9 +222,16 @@ def test_every_public_name_can_be_imported_and_has_a_docstring() -> None:
     assert all(getattr(vl, name).__doc__ for name in vl.__all__)
 
 
+INNER_ERRORS = {"DamagedVideo", "ParseError"}
+"""One is handed on where frames of a video are missing, and never raised; the other a reader turns into its own."""
+
+
 def test_every_error_is_public() -> None:
     import visionlora as vl
-    from visionlora import errors
 
-    own = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)}
-    assert own <= set(vl.__all__)
+    trees = (ast.parse(path.read_text(encoding="utf-8")) for path in FILES)
+    classes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    known = {name for name, value in vars(builtins).items() if isinstance(value, type) and issubclass(value, Exception)}
+    known |= INNER_ERRORS | set(vl.__all__)
+    errors = {node.name for node in classes if {ast.unparse(base) for base in node.bases} & known}
+    assert errors - set(vl.__all__) == INNER_ERRORS

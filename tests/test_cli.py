@@ -66,6 +66,12 @@ def test_help_ends_with_an_example_that_parses(verb: str, capsys) -> None:
 
 
 @pytest.mark.parametrize("verb", VERBS)
+def test_help_begins_with_what_must_be_given(verb: str) -> None:
+    required = [action.required for action in verb_parser(verb)._actions if action.dest != "help"]
+    assert required[0] or not any(required)
+
+
+@pytest.mark.parametrize("verb", VERBS)
 def test_verb_and_function_have_equal_names_and_defaults(verb: str) -> None:
     parameters = inspect.signature(getattr(vl, FUNCTIONS.get(verb, verb))).parameters
     names = {"model": "models"} if verb in ("eval", "bench") else {"file": "path", "bundle": "path"}

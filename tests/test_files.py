@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from visionlora.errors import OutputError
-from visionlora.files import atomic_output, exclusive, refuse_existing, sha256_of
+from visionlora.files import atomic_output, exclusive, refuse_existing, remove_partials, sha256_of
 
 
 def test_failure_keeps_the_old_file_and_leaves_no_partial_one(tmp_path) -> None:
@@ -54,21 +54,26 @@ def test_leftovers_of_killed_processes_go_and_nothing_else(tmp_path) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     long_ago = time.time() - 48 * 3600
-    old, living, fresh, other, folder = (
+    old, future, living, fresh, other, folder = (
         tmp_path / f".a.{ended.pid}.partial.txt",
+        tmp_path / f".a.{ended.pid}2.partial.txt",
         tmp_path / f".a.{os.getppid()}.partial.txt",
         tmp_path / f".a.{ended.pid}0.partial.txt",
         tmp_path / f".b.{ended.pid}.partial.txt",
         tmp_path / f".a.{ended.pid}1.partial.txt",
     )
-    for file in (old, living, fresh, other):
+    for file in (old, future, living, fresh, other):
         file.write_text("part")
     folder.mkdir()
     for path in (old, living, other, folder):
         os.utime(path, (long_ago, long_ago))
+    os.utime(future, (time.time() + 48 * 3600,) * 2)
     with atomic_output(tmp_path / "a.txt") as partial:
         partial.write_text("whole")
     assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "a.txt", living, fresh, other, folder])
+    os.utime(fresh, (time.time() + 3600,) * 2)
+    remove_partials(tmp_path)  # nobody else can write here
+    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "a.txt", living, folder])
 
 
 def test_name_is_on_the_disk_too(tmp_path, monkeypatch) -> None:

@@ -15,6 +15,8 @@ from types import ModuleType
 import pytest
 
 from visionlora import cli
+from visionlora.reporting import read_report
+from visionlora.reporting.summary import summary_table
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -40,6 +42,16 @@ def test_links_lead_to_files() -> None:
     for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *ROOT.glob("benchmarks/*/*.md")]:
         for link in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
             assert link.startswith("http") or (page.parent / link).exists(), f"{page}: {link}"
+
+
+def test_pages_name_files_that_are_there() -> None:
+    """From the root, or modules from the package, as the page on architecture names them."""
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        text = page.read_text(encoding="utf-8")
+        named = re.findall(r"(?<![\w/.-])((?:visionlora|tests|benchmarks|datasets|export|docs)/[\w./-]*\w)", text)
+        named += re.findall(r"`([\w.-]+/[\w./-]*\.py)`", text)
+        missing = [name for name in named if not (ROOT / name).exists() and not (ROOT / "visionlora" / name).exists()]
+        assert not missing, f"{page}: {missing}"
 
 
 @pytest.mark.slow
@@ -182,6 +194,22 @@ def test_int8_table_is_a_part_of_the_page() -> None:
     page = (ROOT / "benchmarks" / "int8" / "README.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| yolo11n-640 \|.*$", README, re.M)
     assert len(rows) == 6 and all(row in page for row in rows)
+
+
+def test_stage_pages_show_the_numbers_of_their_reports() -> None:
+    folder = ROOT / "benchmarks" / "stages"
+    leads, losses = [], []
+    for name in ("steel", "wildlife"):
+        report = read_report(folder / name / "report.json")
+        assert summary_table(report.rows, report.data) in (folder / name / "report.md").read_text(encoding="utf-8")
+        score = {row.label: 100 * row.scores.map50_95 for row in report.rows if row.scores is not None}
+        leads.append(f"{score['adapter'] - score['full']:.1f}")
+        losses.append(f"{score['onnx'] - score['int8']:.1f}")
+        megabytes = {row.label: f"{row.bytes / 1e6:.2f}" for row in report.rows}
+        assert f"| file to keep, MB | {megabytes['full']} | {megabytes['adapter']} |" in README
+    page = " ".join((folder / "README.md").read_text(encoding="utf-8").split())
+    assert f"the adapter is {leads[0]} points ahead on steel and {leads[1]} on wildlife" in page
+    assert f"INT8 loses {losses[0]} points on steel and {losses[1]} on wildlife" in page
 
 
 def test_accuracy_table_is_that_of_the_committed_results() -> None:

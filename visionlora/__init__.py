@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from visionlora.training import PlannedRun, TrainedAdapter, TrainingPlan, plan, train
     from visionlora.trust import trusted
     from visionlora.vision.detections import Detections
-    from visionlora.workflows.adapting import AdaptedModel, adapt
+    from visionlora.workflows.adapting import AdaptedModel, BudgetMissed, adapt
     from visionlora.workflows.comparing import Comparison, compare
     from visionlora.workflows.demonstrating import Demonstration, demo
     from visionlora.workflows.evaluating import evaluate
@@ -52,6 +52,7 @@ _HOMES = {
     "AdapterBank": "patching",
     "AdapterError": "errors",
     "Benchmark": "benchmarking",
+    "BudgetMissed": "workflows.adapting",
     "Bundle": "bundling",
     "BundledModel": "bundling",
     "CombinedAdapter": "adapters.combining",
@@ -106,6 +107,7 @@ __all__ = [
     "AdapterBank",
     "AdapterError",
     "Benchmark",
+    "BudgetMissed",
     "Bundle",
     "BundledModel",
     "CombinedAdapter",

@@ -38,9 +38,9 @@ def data_hashes(fields: Any) -> dict[str, dict[str, str]]:
     return {"data_sha256": hashes} if hashes and all(isinstance(value, str) for value in hashes.values()) else {}
 
 
-def family_in(card: Mapping[str, Any] | None) -> str | None:
+def family_in(card: Any) -> str | None:
     """Return the family that a file's card names, for the card of what is made from it; None where it names none."""
-    named = (card or {}).get("family")
+    named = card.get("family") if isinstance(card, Mapping) else None
     return named if isinstance(named, str) else None
 
 

@@ -116,8 +116,8 @@ def remove_partials(folder: Path, *, of: Path | None = None, idle: float = 0) ->
             if found is None or not entry.is_file(follow_symlinks=False):
                 continue
             with suppress(OSError):
-                age = time.time() - entry.stat(follow_symlinks=False).st_mtime
-                if age >= idle and not _runs(int(found["process"])):
+                apart = abs(time.time() - entry.stat(follow_symlinks=False).st_mtime)  # a clock may be set back
+                if apart >= idle and not _runs(int(found["process"])):
                     os.unlink(entry.path)
 
 

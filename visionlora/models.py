@@ -8,11 +8,10 @@ from pathlib import Path
 
 from visionlora.detectors import family_of
 from visionlora.errors import UsageError
-from visionlora.formats.kinds import CHECKPOINT, KINDS, ONNX, FileKind
+from visionlora.formats.kinds import ADAPTER, CHECKPOINT, KINDS, ONNX, FileKind
 from visionlora.formats.text import printable
 from visionlora.vision.inference import Network, try_out
 
-_ADAPTER_SUFFIX = ".safetensors"
 _OPENVINO = "openvino:"
 
 
@@ -38,11 +37,11 @@ class ModelSpec:
     def __post_init__(self) -> None:
         if not self.label:
             raise UsageError(f"{self.path}: the label before '=' is empty")
-        if self.path.suffix == _ADAPTER_SUFFIX:
+        if self.path.suffix == ADAPTER.suffix:
             raise UsageError(f"{self.path}: an adapter needs its base: write base.pt+{self.path.name}")
         if self.path.suffix not in KINDS:
             *others, last = KINDS
-            meant = "" if self.path.suffix else f"; did you mean {self.path}.pt?"
+            meant = "" if self.path.suffix else f"; did you mean {self.path}{CHECKPOINT.suffix}?"
             raise UsageError(
                 f"{self.path}: expected a {', '.join(others)} or {last} file, or base.pt+adapter.safetensors{meant}"
             )
@@ -92,7 +91,7 @@ def parse_spec(text: str | Path) -> ModelSpec:
     named, in_openvino = rest != text, rest.startswith(_OPENVINO)
     rest = rest.removeprefix(_OPENVINO)
     base, plus, adapter = rest.rpartition("+")
-    with_adapter = bool(plus) and rest.endswith(_ADAPTER_SUFFIX)
+    with_adapter = bool(plus) and rest.endswith(ADAPTER.suffix)
     path = Path(base if with_adapter else rest)
     file = Path(adapter if with_adapter else rest)
     own_name = f"{_OPENVINO}{file.name}" if in_openvino else file.name

@@ -23,6 +23,7 @@ from visionlora.data import load_dataset
 from visionlora.detectors.ultralytics import TorchNetwork
 from visionlora.progress import level
 from visionlora.scoring import coco_scores, find_objects
+from visionlora.tasks import DETECT
 from visionlora.training import training
 
 METHODS = ("lora", "full", "freeze10", "head", "peft")
@@ -70,7 +71,7 @@ def main() -> None:
     images = dataset.split("val")
     with level("quiet"):
         found = find_objects(network, images, dataset.names, batch=64)
-    scores = coco_scores(found.detections, images, dataset.names, classes=found.classes)
+    scores = coco_scores(found.detections, images, dataset.names, classes=found.classes, task=DETECT)
     result = {
         "method": args.method,
         "rank": args.rank if args.method in ("lora", "peft") else None,

@@ -16,9 +16,14 @@ from datetime import datetime
 from pathlib import Path
 
 import visionlora as vl
-from visionlora.formats.text import csv_cell, printable
 
 COLUMNS = ("picture", "time", "species", "count")
+
+
+def cell(text: str) -> str:
+    """Return a text that a spreadsheet shows and does not compute, with what cannot be printed as escapes."""
+    text = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
 def main() -> None:
@@ -39,7 +44,7 @@ def main() -> None:
             counts = Counter(found.labels)
             totals += counts
             for species, count in sorted(counts.items()) or [("", 0)]:
-                rows.writerow((csv_cell(printable(picture.name)), time, csv_cell(species), count))
+                rows.writerow((cell(picture.name), time, cell(species), count))
             file.flush()
     print(", ".join(f"{count} {species}" for species, count in totals.most_common()) or "no animals")
 

@@ -12,6 +12,7 @@ import visionlora as vl
 from visionlora.adapters import AdapterCard, AdapterSettings, ArrayAdapter, load_arrays, low_rank_delta, save_arrays
 from visionlora.adapters.methods import LoRA
 from visionlora.errors import AdapterError, OutputError, UsageError
+from visionlora.tasks import DETECT
 
 SHAPES = {"conv": (12, 6, 3, 3), "depthwise": (8, 1, 3, 3), "linear": (18, 20)}
 CARD = AdapterCard(
@@ -20,6 +21,7 @@ CARD = AdapterCard(
     base={"name": "base.pt", "fingerprint": "ab" * 32},
     preprocessing={"image_size": 96},
     quantization={"format": 1},
+    task=DETECT.name,
 )
 
 

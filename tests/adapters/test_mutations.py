@@ -28,6 +28,7 @@ from visionlora.adapters.methods import LoRA
 from visionlora.adapters.torch import load_adapter
 from visionlora.cards import preprocessing_card
 from visionlora.errors import AdapterError, VisionLoraError
+from visionlora.tasks import DETECT
 
 TENSORS = {
     "model.0.conv.lora_A.weight": np.ones((2, 3, 3, 3), np.float16),
@@ -44,6 +45,7 @@ CARD = AdapterCard(
     scores={"map50_95": 0.5},
     version="0.3.0",
     quantization={"format": 1, "adapter": "cd" * 32, "recipe": {"ranges": {"a": [0, 1]}}},
+    task=DETECT.name,
 )
 
 

@@ -95,6 +95,7 @@ def test_a_method_of_one_value_is_trained_saved_and_merged(model, tmp_path) -> N
     optimizer.step()
 
     fields = {"names": ("a",), "base": {"name": "x", "fingerprint": "0" * 64}, "preprocessing": {"image_size": 32}}
+    fields["task"] = "detect"
     made = Adapter(AdapterCard(settings=plan.settings, **fields), adapter_tensors(trained, plan))
     save_adapter(made, tmp_path / "toy.safetensors", dtype=torch.float32)
     loaded = load_adapter(tmp_path / "toy.safetensors")

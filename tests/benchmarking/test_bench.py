@@ -45,6 +45,19 @@ def test_real_networks_are_measured_and_the_larger_is_slower(tiny, exported, pic
     assert len(second.turns_ms) == 5 and result.calls == 25
 
 
+def test_pictures_of_a_data_set_are_taken_whatever_their_labels_hold(tiny, tmp_path) -> None:
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    cv2.imwrite(str(tmp_path / "images/a.png"), np.zeros((48, 80, 3), dtype=np.uint8))
+    (tmp_path / "labels/a.txt").write_text("0 0.5 0.5 0.2\n")  # of another task than boxes
+    data = tmp_path / "data.yaml"
+    data.write_text("path: .\nval: images\nnames: [a]\n")
+
+    assert bench([tiny], data=data, threads=[1], rounds=1).pictures == "1 picture (png) of 80 x 48"
+    with pytest.raises(DataError, match=r"data\.yaml: expected pictures in split 'test', found none"):
+        bench([tiny], data=data, split="test", threads=[1], rounds=1)
+
+
 def test_model_against_itself_takes_as_much_memory(exported, picture) -> None:
     rows = bench([f"a={exported.path}", f"b={exported.path}"], image=picture, threads=[1], rounds=1).rows
     assert abs(rows[0].peak_bytes - rows[1].peak_bytes) < 0.2 * rows[0].peak_bytes

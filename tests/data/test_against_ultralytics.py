@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from visionlora.data import load_dataset
 from visionlora.data.labels import parse_labels
+from visionlora.tasks import DETECT
 
 CLASSES = 3
 
@@ -79,7 +80,7 @@ def _ordered(rows: np.ndarray) -> np.ndarray:
 @example(text="0 -0.01 .1 1.01 .1 .5 .5")
 @example(text="0 .1 .1 .2 .1 .2 .2\n0 .1 .2 .2 .1 .1 .1\n0 .1 .1 .2 .1 .2 .2")
 def test_what_we_accept_ultralytics_accepts_with_the_same_boxes(folder: Path, text: str) -> None:
-    ours = parse_labels(text, "a.txt", class_count=CLASSES)
+    ours = parse_labels(text, "a.txt", class_count=CLASSES, task=DETECT)
 
     theirs = _ultralytics(folder, text)
 
@@ -97,7 +98,7 @@ def test_boxes_that_ultralytics_accepts_we_refuse_only_if_nothing_of_them_is_in_
 ) -> None:
     theirs = _ultralytics(folder, text)
 
-    ours = parse_labels(text, "a.txt", class_count=CLASSES)
+    ours = parse_labels(text, "a.txt", class_count=CLASSES, task=DETECT)
 
     only_boxes = all(len(line.split()) == 5 for line in text.splitlines())
     if only_boxes and theirs is not None and ours.problems and "_" not in text:

@@ -193,7 +193,7 @@ def test_an_absent_split_is_refused(root: Path) -> None:
         load_dataset("data.yaml", splits=["val", "test"])
 
 
-def test_a_split_of_no_data_yaml_is_wrong_usage() -> None:
+def test_a_split_of_no_data_yaml_is_wrong_usage(root: Path) -> None:
     with pytest.raises(UsageError, match="expected splits among train, val, test, got 'names'"):
         load_dataset("data.yaml", splits=["names"])
 

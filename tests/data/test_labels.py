@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from visionlora.data import format_labels, label_path
 from visionlora.data.labels import parse_labels, read_labels
 from visionlora.errors import DataError, UsageError
+from visionlora.tasks import DETECT
 
 WRONG_LINES = {
     "x above 1": (
@@ -53,7 +54,7 @@ WRONG_LINES = {
 def test_a_wrong_line_is_one_problem_with_its_place(line: str, message: str) -> None:
     good = "1 .1 .1 .2 .1 .2 .2" if len(line.split()) > 6 else "1 0.5 0.5 0.2 0.2"
 
-    labels = parse_labels(f"{good}\n\n{line}\n", "labels/a.txt", class_count=3)
+    labels = parse_labels(f"{good}\n\n{line}\n", "labels/a.txt", class_count=3, task=DETECT)
 
     assert len(labels.problems) == 1
     assert labels.problems[0].startswith(
@@ -81,7 +82,7 @@ def test_a_right_line_is_one_clipped_box(tmp_path: Path, line: str, expected: li
     path = tmp_path / "a.txt"
     path.write_text(line, encoding="utf-8")
 
-    labels = read_labels(path, class_count=3)
+    labels = read_labels(path, class_count=3, task=DETECT)
 
     assert labels.problems == ()
     assert labels.class_ids.tolist() == expected[:1]
@@ -90,7 +91,7 @@ def test_a_right_line_is_one_clipped_box(tmp_path: Path, line: str, expected: li
 
 @pytest.mark.parametrize("text", ["", "\n \n"], ids=["nothing", "blank lines"])
 def test_an_empty_file_has_no_objects(text: str) -> None:
-    labels = parse_labels(text, "a.txt", class_count=1)
+    labels = parse_labels(text, "a.txt", class_count=1, task=DETECT)
 
     assert labels.boxes_xyxy.shape == (0, 4)
     assert labels.class_ids.shape == (0,)
@@ -98,7 +99,7 @@ def test_an_empty_file_has_no_objects(text: str) -> None:
 
 
 def test_a_missing_file_has_no_objects(tmp_path: Path) -> None:
-    labels = read_labels(tmp_path / "none.txt", class_count=1)
+    labels = read_labels(tmp_path / "none.txt", class_count=1, task=DETECT)
 
     assert labels.boxes_xyxy.shape == (0, 4)
     assert labels.problems == ()
@@ -107,7 +108,7 @@ def test_a_missing_file_has_no_objects(tmp_path: Path) -> None:
 def test_a_file_that_is_not_utf8_is_a_problem(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"0 0.5 0.5 0.1 0.1 \xff")
 
-    problems = read_labels(tmp_path / "a.txt", class_count=1).problems
+    problems = read_labels(tmp_path / "a.txt", class_count=1, task=DETECT).problems
 
     assert len(problems) == 1
     assert "a.txt: expected UTF-8 text, got byte 0xff" in problems[0]
@@ -116,7 +117,7 @@ def test_a_file_that_is_not_utf8_is_a_problem(tmp_path: Path) -> None:
 def test_a_folder_in_place_of_a_label_file_is_a_problem(tmp_path: Path) -> None:
     (tmp_path / "a.txt").mkdir()
 
-    (problem,) = read_labels(tmp_path / "a.txt", class_count=1).problems
+    (problem,) = read_labels(tmp_path / "a.txt", class_count=1, task=DETECT).problems
 
     assert "a.txt: expected a label file, got a folder" in problem
 
@@ -125,7 +126,7 @@ def test_a_folder_in_place_of_a_label_file_is_a_problem(tmp_path: Path) -> None:
 def test_a_pipe_in_place_of_a_label_file_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.txt")
 
-    (problem,) = read_labels(tmp_path / "a.txt", class_count=1).problems
+    (problem,) = read_labels(tmp_path / "a.txt", class_count=1, task=DETECT).problems
 
     assert "a.txt: expected a label file, got a pipe or a device" in problem
 
@@ -133,7 +134,7 @@ def test_a_pipe_in_place_of_a_label_file_is_not_waited_for(tmp_path: Path) -> No
 def test_a_link_to_nothing_is_no_image_without_objects(tmp_path: Path) -> None:
     (tmp_path / "a.txt").symlink_to(tmp_path / "gone.txt")
 
-    (problem,) = read_labels(tmp_path / "a.txt", class_count=1).problems
+    (problem,) = read_labels(tmp_path / "a.txt", class_count=1, task=DETECT).problems
 
     assert "a.txt: expected a label file, got none that can be read" in problem
 
@@ -150,7 +151,7 @@ HUGE = {
 def test_a_huge_label_file_gives_a_short_message(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "a.txt").write_text(text)
 
-    (problem,) = read_labels(tmp_path / "a.txt", class_count=1).problems
+    (problem,) = read_labels(tmp_path / "a.txt", class_count=1, task=DETECT).problems
 
     assert message in problem and len(problem) < 500
 
@@ -159,17 +160,17 @@ def test_a_huge_label_file_gives_a_short_message(tmp_path: Path, text: str, mess
 def test_labels_in_another_encoding_are_refused(tmp_path: Path, encoding: str) -> None:
     (tmp_path / "a.txt").write_bytes("0 0.5 0.5 0.5 0.5\n".encode(encoding))
 
-    assert read_labels(tmp_path / "a.txt", class_count=1).problems
+    assert read_labels(tmp_path / "a.txt", class_count=1, task=DETECT).problems
 
 
 def test_a_first_column_that_is_no_class_id_is_none_to_count_classes_by() -> None:
-    labels = parse_labels("1e300 0.5 0.5 0.5 0.5\n4 0.5 0.5 0.5 0.5", "a.txt", class_count=1)
+    labels = parse_labels("1e300 0.5 0.5 0.5 0.5\n4 0.5 0.5 0.5 0.5", "a.txt", class_count=1, task=DETECT)
 
     assert labels.highest_class == 4 and "got 1e+300" in labels.problems[0]
 
 
 def test_boxes_and_polygons_in_one_file_are_refused() -> None:
-    labels = parse_labels("0 .1 .1 .2 .1 .2 .2\n0 .5 .5 .1 .1\n", "a.txt", class_count=1)
+    labels = parse_labels("0 .1 .1 .2 .1 .2 .2\n0 .5 .5 .1 .1\n", "a.txt", class_count=1, task=DETECT)
 
     assert len(labels.problems) == 1
     assert labels.problems[0].startswith("a.txt:2: ")
@@ -179,14 +180,16 @@ def test_boxes_and_polygons_in_one_file_are_refused() -> None:
 def test_repeated_lines_count_once_in_the_order_of_the_file() -> None:
     text = "1 .5 .5 .2 .2\n0 .5 .5 .2 .2\n1 0.50 .5 .2 .2\n1 .4 .5 .2 .2\n"
 
-    labels = parse_labels(text, "a.txt", class_count=2)
+    labels = parse_labels(text, "a.txt", class_count=2, task=DETECT)
 
     assert labels.class_ids.tolist() == [1, 0, 1]
     assert labels.boxes_xyxy[:, 0].round(6).tolist() == [0.4, 0.4, 0.3]
 
 
 def test_distinct_polygons_of_one_box_are_both_kept() -> None:
-    labels = parse_labels("0 .1 .1 .2 .1 .2 .2\n0 .1 .2 .2 .1 .1 .1\n0 .1 .1 .2 .1 .2 .2\n", "a.txt", class_count=1)
+    labels = parse_labels(
+        "0 .1 .1 .2 .1 .2 .2\n0 .1 .2 .2 .1 .1 .1\n0 .1 .1 .2 .1 .2 .2\n", "a.txt", class_count=1, task=DETECT
+    )
 
     assert len(labels.class_ids) == 2
     np.testing.assert_array_equal(labels.boxes_xyxy[0], labels.boxes_xyxy[1])
@@ -211,7 +214,9 @@ def test_boxes_written_and_read_come_back(image: tuple[tuple[int, int], list[lis
     size_wh, boxes = image
     class_ids = list(range(len(boxes)))  # distinct, so that equal boxes are no repeated lines
 
-    labels = parse_labels(format_labels(boxes, class_ids, size_wh=size_wh), "a.txt", class_count=max(len(boxes), 1))
+    labels = parse_labels(
+        format_labels(boxes, class_ids, size_wh=size_wh), "a.txt", class_count=max(len(boxes), 1), task=DETECT
+    )
 
     assert labels.problems == ()
     assert labels.class_ids.tolist() == class_ids

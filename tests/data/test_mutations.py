@@ -17,6 +17,7 @@ from visionlora.data.description import read_description
 from visionlora.data.labels import read_labels
 from visionlora.data.problems import raise_problems
 from visionlora.errors import DataError
+from visionlora.tasks import DETECT
 
 MUTANTS, SEED = 400, 0
 SECONDS = 10
@@ -134,7 +135,7 @@ def _description(path: Path) -> None:
 
 
 def _label_file(path: Path) -> None:
-    labels = read_labels(path, class_count=2)
+    labels = read_labels(path, class_count=2, task=DETECT)
     raise_problems(labels.problems)
     assert ((labels.boxes_xyxy >= 0) & (labels.boxes_xyxy <= 1)).all() and set(labels.class_ids.tolist()) <= {0, 1}
 

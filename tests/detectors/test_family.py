@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
+from visionlora import detectors
 from visionlora.adapters import AdapterSettings, read_adapter_card
 from visionlora.adapters.methods import LoRA
 from visionlora.adapters.torch import adapter_tensors, load_adapter
@@ -13,7 +18,7 @@ from visionlora.detectors import FAMILIES, family_named, family_of
 from visionlora.detectors.family import check_targets
 from visionlora.detectors.ultralytics.activation_swap import SiLUToReLU
 from visionlora.detectors.ultralytics.measuring import adapted_step
-from visionlora.errors import ModelError, UsageError
+from visionlora.errors import AdapterError, ModelError, UsageError
 from visionlora.runtime import OnnxNetwork
 
 RELU = AdapterSettings(LoRA(rank=2), activation="relu")
@@ -32,11 +37,50 @@ def test_another_family_is_refused_with_the_file_that_names_it() -> None:
         family_named("other", "x.pt")
 
 
+class Toy:
+    """A family whose checkpoints are .toy files."""
+
+    def refusal(self, path: Path) -> str:
+        return "" if path.suffix == ".toy" else "expected a .toy file"
+
+
+def test_a_file_is_of_the_family_that_takes_it(checkpoint, monkeypatch) -> None:
+    toy: Any = Toy()
+    monkeypatch.setattr(detectors, "FAMILIES", {"toy": lambda: toy, **FAMILIES})
+    assert family_of("a.toy") is toy and family_of(checkpoint) is family_of("yolo11n.pt") is FAMILIES["ultralytics"]()
+    with pytest.raises(ModelError, match=r"^a\.onnx: expected a \.toy file; or expected an Ultralytics checkpoint"):
+        family_of("a.onnx")
+
+
+def test_a_checkpoint_whose_card_names_another_family_is_none_of_ultralytics(merged, tmp_path) -> None:
+    content = torch.load(merged.path, weights_only=False)
+    content["visionlora"]["family"] = "other"
+    torch.save(content, tmp_path / "other.pt")
+    with pytest.raises(ModelError, match=r"other\.pt: expected an Ultralytics checkpoint .* of 'other'"):
+        family_of(tmp_path / "other.pt")
+
+
+def test_a_name_without_ending_and_a_folder_are_refused_and_a_damaged_file_may_be_one(tmp_path) -> None:
+    (tmp_path / "broken.pt").write_bytes(b"PK no checkpoint")
+    (tmp_path / "folder.pt").mkdir()
+    assert family_of(tmp_path / "broken.pt").name == "ultralytics"
+    for path, message in (
+        ("yolo11n", "did you mean yolo11n.pt"),
+        (tmp_path / "broken", "did you mean"),
+        (tmp_path / "folder.pt", "got a folder"),
+        (".", "got a folder"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            family_of(path)
+
+
 def test_a_base_knows_its_family_and_keeps_it_with_an_adapter(checkpoint, adapter) -> None:
     family = family_of(checkpoint)
     base = family.load(checkpoint)
     merged = family.with_adapter(base, load_adapter(adapter))
     assert family_of(base) is family_of(merged) is family and merged.stride == base.stride == 32
+    with pytest.raises(AdapterError, match="is one of 'other'"):
+        family.with_adapter(replace(base, family="other"), load_adapter(adapter))
 
 
 def test_adapted_copy_has_classes_and_activations_and_leaves_the_base(checkpoint) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import visionlora as vl
+from tests.test_architecture import imports
 from tests.tiny_onnx import own_metadata, write_detector
 
 EXAMPLES = Path(__file__).parents[2] / "export" / "examples"
@@ -50,9 +51,10 @@ def record(folder: Path, frames: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["inspection_line.py", "camera_trap.py"])
-def test_an_example_is_short(name):
-    assert len((EXAMPLES / name).read_text(encoding="utf-8").splitlines()) < 60
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
+def test_an_example_is_short_and_takes_the_public_names_alone(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) < 60
+    assert {module for module in imports(path) if module.startswith("visionlora")} == {"visionlora"}
 
 
 @pytest.mark.parametrize(
@@ -88,6 +90,14 @@ def test_the_trap_counts_species_a_picture(model, tmp_path):
     assert [row["count"] for row in rows if row["picture"] != "001.png"] == ["0", "0"]
     assert {row["time"][:4] for row in rows if row["picture"] == "001.png"} == {"2001"}
     assert all(f"{count} {species}" in totals for species, count in expected.items())
+
+
+def test_the_trap_writes_names_that_a_spreadsheet_does_not_compute(model, tmp_path):
+    folder = record(tmp_path / "card", ".")
+    (folder / "000.png").rename(folder / "=1+1\udcff\n\u202eé.png")
+    run("camera_trap.py", model=model, folder=folder, out=tmp_path / "counts.csv")
+    (row,) = csv.DictReader((tmp_path / "counts.csv").open(encoding="utf-8"))
+    assert row["picture"] == r"'=1+1\udcff\n\u202eé.png"
 
 
 def test_the_trap_stays_at_its_folder_until_it_is_told_to_stop(model, tmp_path):

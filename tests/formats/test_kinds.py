@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from visionlora import runtime
-from visionlora.formats.kinds import EXPORTED, KINDS
+from visionlora.errors import UsageError
+from visionlora.formats.kinds import ADAPTER, BUNDLE, EXPORTED, FILES, KINDS, ONNX
 
 
 def test_a_suffix_means_one_kind_and_its_runtime() -> None:
@@ -20,6 +21,16 @@ def test_a_suffix_means_one_kind_and_its_runtime() -> None:
 
 def test_the_runtime_of_every_exported_kind_has_a_network() -> None:
     assert {kind.runtime for kind in EXPORTED.values()} == set(runtime._NETWORKS)
+
+
+def test_a_name_to_write_to_must_end_as_its_kind_does() -> None:
+    ONNX.check_out(Path("a.onnx"))
+    with pytest.raises(UsageError, match=r"^--out a\.pt: expected a name that ends in \.onnx$"):
+        ONNX.check_out(Path("a.pt"))
+
+
+def test_adapters_and_bundles_are_files_but_no_detectors() -> None:
+    assert set(FILES.values()) - set(KINDS.values()) == {ADAPTER, BUNDLE} and not (ADAPTER.runtime or BUNDLE.runtime)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from onnx import helper
 from tests.quantization.graphs import build, detector, node, run
 from visionlora.errors import ModelError
 from visionlora.int8 import load_float_model
+from visionlora.tasks import DETECT
 
 
 def test_constant_nodes_become_initializers(tmp_path):
@@ -23,7 +24,7 @@ def test_constant_nodes_become_initializers(tmp_path):
     onnx.save(model, tmp_path / "model.onnx")
     images = np.random.default_rng(0).uniform(0, 1, (1, 3, 16, 16)).astype(np.float32)
 
-    loaded = load_float_model(tmp_path / "model.onnx")
+    loaded = load_float_model(tmp_path / "model.onnx", DETECT)
 
     assert [one.op_type for one in loaded.graph.node] == ["Mul", "Mul"]
     np.testing.assert_array_equal(run(loaded, images), images * 3)
@@ -39,7 +40,7 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path):
     onnx.save(model, tmp_path / "model.onnx")
 
     with pytest.raises(ModelError) as caught:
-        load_float_model(tmp_path / "model.onnx")
+        load_float_model(tmp_path / "model.onnx", DETECT)
 
     for part in ("got a quantized one", "float32 throughout", "dynamic one, got 8", "later, got 12", "sub-graphs"):
         assert part in str(caught.value)

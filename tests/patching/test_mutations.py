@@ -20,6 +20,7 @@ from visionlora.errors import VisionLoraError
 from visionlora.formats.seal import seal
 from visionlora.patching import AdapterBank, patch, rollback
 from visionlora.patching.patching import previous_of
+from visionlora.tasks import DETECT
 
 ANCHORS, OLD = 64, ("a", "b", "c", "d", "e")
 BASE = {"name": "base.pt", "fingerprint": "ab" * 32}
@@ -85,7 +86,7 @@ def files(tmp_path) -> dict[str, Path]:
         "model.1.bias": (len(NAMES),),
     }
     tensors = {name: generator.normal(0, 0.05, shape).astype(np.float32) for name, shape in shapes.items()}
-    card = AdapterCard(AdapterSettings(LoRA(rank=2)), NAMES, BASE, preprocessing_card(64))
+    card = AdapterCard(AdapterSettings(LoRA(rank=2)), NAMES, BASE, preprocessing_card(64), task=DETECT.name)
     save_arrays(ArrayAdapter(card, tensors), tmp_path / "adapter.safetensors")
     return {"model": write_base(tmp_path / "base.onnx"), "adapter": tmp_path / "adapter.safetensors"}
 

@@ -27,6 +27,7 @@ from visionlora.formats.seal import is_sealed, unseal
 from visionlora.patching import AdapterBank, patch, rollback
 from visionlora.patching.patching import previous_of
 from visionlora.runtime import Detector
+from visionlora.tasks import DETECT
 from visionlora.workflows.inspecting import inspect
 
 
@@ -85,7 +86,9 @@ def write_random(family: str, path: Path) -> Path:
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):  # equal biases, as a new head has, become one constant in the graph
                 parameter.add_(torch.randn_like(parameter) * 0.1)
-    base = Base(model, path, tuple(model.names.values()), IMAGE_SIZE, fingerprint(model), 32, "ultralytics")
+    base = Base(
+        model, path, tuple(model.names.values()), IMAGE_SIZE, fingerprint(model), 32, "ultralytics", task=DETECT
+    )
     path.write_bytes(pack_checkpoint(base, image_size=IMAGE_SIZE, card={"kind": "merged"}))
     return path
 

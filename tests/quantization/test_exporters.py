@@ -20,6 +20,7 @@ from visionlora.int8.ranges import UNIT_RANGE
 from visionlora.int8.scheme import X86
 from visionlora.quantization import calibrate, quantize
 from visionlora.runtime import OnnxNetwork
+from visionlora.tasks import DETECT
 from visionlora.vision.preprocess import letterbox, read_image
 
 SIDE = 96
@@ -94,7 +95,7 @@ def test_weights_in_another_file_missing_names_and_further_outputs_say_what_to_d
 
 
 def test_the_first_layers_of_a_real_model_compute_what_their_ranges_say(exported, surface):
-    model = load_float_model(exported.path)
+    model = load_float_model(exported.path, DETECT)
     shown = pictures_of(surface, 4)
     recipe = calibrate(model, shown, X86)
     written = apply_recipe(model, recipe)

@@ -8,10 +8,11 @@ from tests.quantization.graphs import build, node
 from visionlora.int8 import load_float_model
 from visionlora.int8.plan import plan_quantization
 from visionlora.quantization.groups import layer_groups
+from visionlora.tasks import DETECT
 
 
 def test_blocks_are_groups_and_the_head_is_split_into_branches(exported) -> None:
-    model = load_float_model(exported.path)
+    model = load_float_model(exported.path, DETECT)
     convs = plan_quantization(model.graph).convs
 
     groups = layer_groups(model, convs, exported.image_size)

@@ -25,6 +25,7 @@ from visionlora.quantization import quantize
 from visionlora.quantization.checks import MAX_SIZE_RATIO
 from visionlora.reporting.parameters import count_parameters
 from visionlora.runtime import Detector, OnnxNetwork
+from visionlora.tasks import DETECT
 
 INT4 = replace(X86, weights="int4")
 
@@ -164,7 +165,7 @@ def test_the_same_recipe_gives_the_same_bytes_and_other_weights_none_of_them(mod
 
     again = QuantizationRecipe.from_json(made.recipe.to_json())
     assert again == made.recipe and again.scheme.weights == "int4"
-    float_model, written = load_float_model(model), onnx.load(made.path)
+    float_model, written = load_float_model(model, DETECT), onnx.load(made.path)
     assert constants_digest(apply_recipe(float_model, again)) == constants_digest(written)
     plain = replace(again, scheme=X86)
     assert constants_digest(apply_recipe(float_model, plain)) != constants_digest(written)
@@ -261,7 +262,7 @@ def test_a_budget_takes_int8_weights_where_int4_ones_lose_too_much_and_keeps_the
     ]
     again = QuantizationRecipe.from_json(made.recipe.to_json())
     assert again == made.recipe
-    assert constants_digest(apply_recipe(load_float_model(detecting), again)) == constants_digest(graph)
+    assert constants_digest(apply_recipe(load_float_model(detecting, DETECT), again)) == constants_digest(graph)
 
 
 def test_a_budget_takes_float_where_int8_weights_are_not_enough(tmp_path, monkeypatch):

@@ -116,7 +116,7 @@ def test_a_quantized_file_is_not_quantized_again(model, data, tmp_path):
         quantize(made.path, data, tmp_path / "again.onnx")
 
 
-def test_finished_detections_are_refused(data, tmp_path):
+def test_final_detections_are_refused(data, tmp_path):
     """A stock end-to-end export: rows of box, score and class."""
     nodes = [
         node("Conv", "images w", "a", strides=[8, 8]),

@@ -17,9 +17,10 @@ from visionlora.int8.scheme import ARM, SCHEMES, X86
 from visionlora.quantization import quantize
 from visionlora.quantization.checks import check_speed
 from visionlora.runtime import Detector, OnnxNetwork
+from visionlora.tasks import DETECT
 from visionlora.vision.preprocess import letterbox, read_image
 
-DETECT = Path(__file__).parents[2] / "export" / "detect.py"
+SCRIPT = Path(__file__).parents[2] / "export" / "detect.py"
 
 
 def zero_points_of(model: onnx.ModelProto) -> list[np.ndarray]:
@@ -92,7 +93,7 @@ def test_pixels_give_the_same_output_to_the_bit(target, model, data, tmp_path):
 
 
 def test_the_script_for_the_device_takes_both(model, data, tmp_path):
-    spec = importlib.util.spec_from_file_location("detect_for_pixels", DETECT)
+    spec = importlib.util.spec_from_file_location("detect_for_pixels", SCRIPT)
     assert spec is not None and spec.loader is not None
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
@@ -147,7 +148,7 @@ def test_an_operation_that_onnxruntime_lacks_is_named(data, tmp_path):
 
     with pytest.raises(ModelError, match="MagicConv"):
         quantize(path, data, tmp_path / "int8.onnx", images=2)
-    assert load_float_model(path).graph.node[0].op_type == "MagicConv"
+    assert load_float_model(path, DETECT).graph.node[0].op_type == "MagicConv"
 
 
 def test_activations_with_an_outlier_still_give_the_float_scores(data, tmp_path):

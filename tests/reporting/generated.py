@@ -20,6 +20,7 @@ from visionlora.scoring.coco import count_classes
 from visionlora.scoring.detect_split import SplitDetections
 from visionlora.scoring.model_scores import ModelScores, difference, judge
 from visionlora.scoring.split import DataUsed
+from visionlora.tasks import DETECT
 from visionlora.vision.detections import Detections
 
 SIDE = 320  # pixels of a picture
@@ -54,7 +55,9 @@ def made_report(
     rows = []
     for index, label in enumerate(labels):
         share = 0.45 + 0.45 * index / max(len(labels) - 1, 1)
-        found = SplitDetections(tuple(_detections(image, len(names), share, rng) for image in images), tuple(names))
+        found = SplitDetections(
+            tuple(_detections(image, len(names), share, rng) for image in images), tuple(names), task=DETECT
+        )
         judged = judge(found, images, names, weights=weights, confidence=0.25)
         assert judged is not None
         judgements.append(judged)

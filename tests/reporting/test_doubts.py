@@ -15,6 +15,7 @@ from onnx import numpy_helper
 from visionlora.errors import ModelError
 from visionlora.reporting.doubts import data_doubts, training_doubts
 from visionlora.scoring.split import load_split
+from visionlora.tasks import DETECT
 from visionlora.workflows.evaluating import evaluate
 
 LEAK = "Pictures that are in the split train too"
@@ -37,7 +38,7 @@ def splits(tmp_path: Path) -> Path:
 
 
 def doubts(data: Path, split: str = "val") -> tuple[str, ...]:
-    domain = load_split(data, split)
+    domain = load_split(data, split, task=DETECT)
     return data_doubts(data, split, domain.images, domain.hashes)
 
 

@@ -13,6 +13,7 @@ from visionlora.reporting.history import training_settings
 from visionlora.reporting.page import report_page
 from visionlora.reporting.page.making import makings
 from visionlora.reporting.report import report_to_json
+from visionlora.tasks import DETECT
 
 RECORD = {
     "data": "/home/somebody/steel/data.yaml",
@@ -33,6 +34,7 @@ def _card(**changes) -> AdapterCard:
         preprocessing={"image_size": 320},
         training=RECORD,
         scores={"metrics/mAP50-95(B)": 0.312339},
+        task=DETECT.name,
     )
     return replace(card, **changes)
 

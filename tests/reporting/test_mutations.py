@@ -14,6 +14,7 @@ from visionlora.errors import DataError, VisionLoraError
 from visionlora.reporting import read_report
 from visionlora.reporting.per_image import PerImage, read_image_results
 from visionlora.scoring.cache import load_found
+from visionlora.tasks import DETECT
 from visionlora.workflows.comparing import compare
 from visionlora.workflows.evaluating import evaluate
 from visionlora.workflows.inspecting import inspect
@@ -140,11 +141,11 @@ def test_damaged_cache_is_a_miss(data, models, own_cache) -> None:
     first = evaluate(models[1:2], data)
     (file,) = own_cache.glob("*.found")
     whole = file.read_bytes()
-    assert load_found(file.stem) is not None
+    assert load_found(file.stem, task=DETECT) is not None
     for content in byte_mutants(whole, 200, seed=3):
         file.write_bytes(content)
-        assert content == whole or load_found(file.stem) is None
+        assert content == whole or load_found(file.stem, task=DETECT) is None
     file.write_bytes(whole[:-40] + b"x" * 40)
 
     assert evaluate(models[1:2], data).rows[0].scores == first.rows[0].scores
-    assert load_found(file.stem) is not None  # made anew
+    assert load_found(file.stem, task=DETECT) is not None  # made anew

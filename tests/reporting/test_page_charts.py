@@ -17,9 +17,10 @@ from visionlora.scoring.coco import score_and_match
 from visionlora.scoring.matches import RECALLS
 from visionlora.scoring.operating import Confusion, OperatingPoint
 from visionlora.scoring.score_calibration import calibration
+from visionlora.tasks import DETECT
 
 IMAGES, FOUND = random_case(2, images=30, classes=2, detections=12)
-MATCHES = score_and_match(FOUND, IMAGES, ["crack", "pit"])[1]
+MATCHES = score_and_match(FOUND, IMAGES, ["crack", "pit"], task=DETECT)[1]
 
 
 def _marks(drawing: str, name: str, kind: str = "") -> list[ElementTree.Element]:

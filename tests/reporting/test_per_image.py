@@ -13,14 +13,15 @@ from visionlora.reporting.per_image import FILE, read_image_results, write_image
 from visionlora.scoring.bootstrap import draw_images
 from visionlora.scoring.coco import score_and_match
 from visionlora.scoring.matches import average_precision
+from visionlora.tasks import DETECT
 
 
 @pytest.fixture
 def written(tmp_path, report):
     images, found = random_case(2, images=9, classes=3, detections=40)
     matches = {
-        "merged": score_and_match(found, images, ["crack", "pit", "patch"])[1],
-        "int8": score_and_match([one.top(5) for one in found], images, ["crack", "pit", "patch"])[1],
+        "merged": score_and_match(found, images, ["crack", "pit", "patch"], task=DETECT)[1],
+        "int8": score_and_match([one.top(5) for one in found], images, ["crack", "pit", "patch"], task=DETECT)[1],
     }
     per_image = write_image_results(tmp_path / FILE, [f"{i:064x}" for i in range(9)], matches)
     return dataclasses.replace(report, per_image=per_image), matches, tmp_path / "report.json"

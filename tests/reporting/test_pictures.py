@@ -12,18 +12,19 @@ from visionlora.reporting.chart import write_chart
 from visionlora.reporting.pictures import CELL, GAP, HEADER, MIN_ROW
 from visionlora.reporting.writing import ReportInputs
 from visionlora.scoring.coco import ClassCount
+from visionlora.tasks import DETECT
 from visionlora.vision.detections import Detections
 
 NOTHING = Detections(np.empty((0, 4)), np.empty(0), np.empty(0, dtype=np.int64))
 
 
-def test_telling_images_show_every_class_and_only_then_repeat(images) -> None:
+def test_representative_images_show_every_class_and_only_then_repeat(images) -> None:
     chosen = representative_images(images, 3)
 
     assert [image.path.name for image in chosen] == ["0002.png", "0001.png", "0005.png"]
 
 
-def test_telling_images_are_those_with_objects_while_there_are_any(images) -> None:
+def test_representative_images_are_those_with_objects_while_there_are_any(images) -> None:
     assert [len(image.class_ids) > 0 for image in representative_images(images, 6)] == [True] * 5 + [False]
     assert len(representative_images(images, 99)) == 6
 
@@ -32,7 +33,7 @@ def test_sheet_has_a_row_an_image_and_a_column_a_model(images, names, perfect) -
     found = [perfect(image) for image in images[:2]]
     columns = [Column("before", names, [NOTHING] * 2), Column("after", names, found)]
 
-    sheet = before_after(images[:2], names, columns)
+    sheet = before_after(images[:2], names, columns, task=DETECT)
 
     assert sheet.shape == (HEADER + 2 * (GAP + CELL), 3 * CELL + 2 * GAP, 3)
     assert sheet.dtype == np.uint8
@@ -41,13 +42,13 @@ def test_sheet_has_a_row_an_image_and_a_column_a_model(images, names, perfect) -
 def test_sheet_is_the_same_every_time(images, names, perfect) -> None:
     columns = [Column("after", names, [perfect(image) for image in images])]
 
-    assert np.array_equal(before_after(images, names, columns), before_after(images, names, columns))
+    one, other = (before_after(images, names, columns, task=DETECT) for _ in range(2))
+    assert np.array_equal(one, other)
 
 
 def test_cells_differ_where_a_model_finds_nothing(images, names, perfect) -> None:
-    sheet = before_after(
-        images[2:3], names, [Column("none", names, [NOTHING]), Column("all", names, [perfect(images[2])])]
-    )
+    columns = [Column("none", names, [NOTHING]), Column("all", names, [perfect(images[2])])]
+    sheet = before_after(images[2:3], names, columns, task=DETECT)
 
     truth, none, found = (sheet[HEADER + GAP :, start : start + CELL] for start in range(0, 3 * CELL, CELL + GAP))
     assert not np.array_equal(truth, none)
@@ -62,7 +63,7 @@ def test_pictures_of_any_size_fill_their_column(tmp_path, size_wh) -> None:
     box = np.array([[0, 0, width, height]], dtype=np.float32)
     image = LabelledImage(path=path, size_wh=size_wh, boxes_xyxy=box, class_ids=np.array([0]))
 
-    sheet = before_after([image], ["a class with quite a long name, longer than a cell is wide"], [])
+    sheet = before_after([image], ["a class with quite a long name, longer than a cell is wide"], [], task=DETECT)
 
     assert sheet.shape == (HEADER + GAP + max(round(CELL * height / max(size_wh)), MIN_ROW), CELL, 3)
     assert len(np.unique(sheet.reshape(-1, 3), axis=0)) > 3
@@ -100,7 +101,7 @@ def test_chart_of_models_without_scores_is_a_picture(tmp_path, report) -> None:
 
 
 def test_written_report_shows_its_sheet(tmp_path, report, images, names, perfect) -> None:
-    sheet = before_after(images[:1], names, [Column("after", names, [perfect(images[0])])])
+    sheet = before_after(images[:1], names, [Column("after", names, [perfect(images[0])])], task=DETECT)
 
     evidence = ReportInputs(tuple(images), ("0" * 64,) * len(images), (None,) * len(report.rows), sheet)
 

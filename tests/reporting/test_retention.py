@@ -18,6 +18,7 @@ from visionlora.scoring.coco import ClassCount
 from visionlora.scoring.detect_split import SplitDetections
 from visionlora.scoring.model_scores import judge
 from visionlora.scoring.split import DataUsed
+from visionlora.tasks import DETECT
 from visionlora.workflows.evaluating import evaluate
 
 NAMES = ("dog", "cat", "cow")
@@ -27,7 +28,7 @@ IMAGES, DETECTIONS = random_case(0, images=40, classes=3, detections=8, noise=3)
 
 
 def _model(label: str, detections=DETECTIONS, classes=NAMES) -> RetentionInput:
-    found = SplitDetections(tuple(detections), tuple(classes))
+    found = SplitDetections(tuple(detections), tuple(classes), task=DETECT)
     weights = draw_images(40, draws=100)
     return RetentionInput(label, found, judge(found, IMAGES, NAMES, weights=weights, confidence=0.25))
 

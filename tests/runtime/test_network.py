@@ -85,7 +85,7 @@ def test_a_stock_file_describes_itself(tmp_path):
     assert network.names == NAMES and network.image_size == 64 and network.nms is True and network.metadata is None
 
 
-def test_finished_detections_become_scores_of_each_class(tmp_path):
+def test_final_detections_become_scores_of_each_class(tmp_path):
     rows = np.array([[[10, 20, 30, 60, 0.9, 2], [0, 0, 8, 8, 0.4, 0], [0, 0, 0, 0, 0, 0]]])
     network = OnnxNetwork(write_constant(tmp_path / "end.onnx", rows, STOCK))
     expected = [[20, 4, 0], [40, 4, 0], [20, 8, 0], [40, 8, 0], [0, 0.4, 0], [0, 0, 0], [0.9, 0, 0]]
@@ -250,7 +250,7 @@ def test_a_stock_end_to_end_export_gives_the_detections_of_torch(stock_export, d
     np.testing.assert_array_equal(found.class_ids[clear], rows[clear, 5])
 
 
-def test_a_stock_export_with_nms_inside_is_read_as_finished_detections(stock_export):
+def test_a_stock_export_with_nms_inside_is_read_as_final_detections(stock_export):
     network = OnnxNetwork(stock_export("yolo11n.yaml", nms=True, conf=1e-6)[0])
     prediction = network(pictures(1))
     assert network.nms is False and prediction.shape == (1, 84, 300)

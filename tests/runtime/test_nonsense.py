@@ -109,13 +109,13 @@ ANCHORS = np.random.default_rng(0).uniform(0.01, 0.9, (1, 40, 6)) * [60, 60, 20,
         "args",
     ],
 )
-def test_six_columns_are_finished_boxes_only_where_metadata_or_values_say_so(tmp_path, rows, properties, message):
+def test_six_columns_are_final_boxes_only_where_metadata_or_values_say_so(tmp_path, rows, properties, message):
     with pytest.raises(ModelError, match=rf"a\.onnx: .*{message}"):
         OnnxNetwork(write_constant(tmp_path / "a.onnx", rows, properties))
 
 
 @pytest.mark.parametrize("column", [4, 5], ids=["score", "class"])
-def test_stated_finished_boxes_are_verified_when_they_come(tmp_path, column):
+def test_stated_final_boxes_are_verified_when_they_come(tmp_path, column):
     rows = np.array([[ROW, [0, 0, 8, 8, 0.4, 0]]])
     rows[0, 1, column] = 1.5
     network = OnnxNetwork(write_constant(tmp_path / "a.onnx", rows, {**STOCK, "end2end": "True"}))

@@ -50,7 +50,7 @@ def test_outputs_are_not_overwritten_by_the_next_call(tmp_path) -> None:
     np.testing.assert_array_equal(first, kept)
 
 
-def test_finished_detections_need_no_suppression(tmp_path) -> None:
+def test_final_detections_need_no_suppression(tmp_path) -> None:
     row = np.array([[[4, 6, 20, 30, 0.9, 2]]], dtype=np.float32)
 
     network = OpenVinoNetwork(_converted(write_constant(tmp_path / "a.onnx", row, {})))

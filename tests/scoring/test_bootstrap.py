@@ -11,6 +11,7 @@ from tests.reporting.cases import random_case
 from visionlora.scoring import coco_scores, paired_draws
 from visionlora.scoring.bootstrap import Change, Interval, draw_images, interval_of, mean_over_classes, score_draws
 from visionlora.scoring.coco import score_and_match
+from visionlora.tasks import DETECT
 from visionlora.vision.detections import Detections
 
 NAMES = ["a", "b", "c"]
@@ -28,10 +29,10 @@ def test_draws_equal_pycocotools_on_the_drawn_images() -> None:
     truth, found = random_case(8, images=15, classes=3, detections=12)
     weights = draw_images(15, draws=12)
 
-    draws = score_draws(score_and_match(found, truth, NAMES)[1], weights)
+    draws = score_draws(score_and_match(found, truth, NAMES, task=DETECT)[1], weights)
 
     for row, counts in enumerate(weights):
-        again = coco_scores(np.repeat(found, counts).tolist(), np.repeat(truth, counts).tolist(), NAMES)
+        again = coco_scores(np.repeat(found, counts).tolist(), np.repeat(truth, counts).tolist(), NAMES, task=DETECT)
         assert mean_over_classes(draws.ap50_95)[row] == pytest.approx(again.map50_95, abs=1e-9)
         assert mean_over_classes(draws.ap50)[row] == pytest.approx(again.map50, abs=1e-9)
 
@@ -39,8 +40,8 @@ def test_draws_equal_pycocotools_on_the_drawn_images() -> None:
 def test_draws_are_of_the_same_pictures_in_whatever_order_these_were_seen() -> None:
     truth, found = random_case(4, images=12, classes=3, detections=12)
     hashes, order = [f"{index * 7 % 12:02d}" for index in range(12)], np.random.default_rng(0).permutation(12)
-    straight = score_and_match(found, truth, NAMES)[1]
-    turned = score_and_match([found[i] for i in order], [truth[i] for i in order], NAMES)[1]
+    straight = score_and_match(found, truth, NAMES, task=DETECT)[1]
+    turned = score_and_match([found[i] for i in order], [truth[i] for i in order], NAMES, task=DETECT)[1]
 
     first, second = paired_draws(straight, turned, hashes, [hashes[i] for i in order])
 
@@ -64,7 +65,9 @@ def test_interval_of_a_proportion_is_that_of_the_binomial() -> None:
     seen = [type(found[i])(image.boxes_xyxy, [0.9], [0]).top(i % 5 < 3) for i, image in zip(kept, one, strict=True)]
     share = sum(map(len, seen)) / len(seen)
 
-    interval = interval_of(score_draws(score_and_match(seen, one, ["a"])[1], draw_images(len(kept))).ap50[:, 0])
+    interval = interval_of(
+        score_draws(score_and_match(seen, one, ["a"], task=DETECT)[1], draw_images(len(kept))).ap50[:, 0]
+    )
 
     half = 1.96 * (share * (1 - share) / len(kept)) ** 0.5
     assert interval.low == pytest.approx(share - half, abs=0.03)
@@ -75,7 +78,9 @@ def test_better_model_is_told_from_a_worse_one_on_the_same_draws() -> None:
     truth, worse = random_case(0, images=60, classes=3, detections=8, noise=9)
     better = random_case(0, images=60, classes=3, detections=8, noise=3)[1]
     weights = draw_images(60)
-    low, high = (score_draws(score_and_match(found, truth, NAMES)[1], weights) for found in (worse, better))
+    low, high = (
+        score_draws(score_and_match(found, truth, NAMES, task=DETECT)[1], weights) for found in (worse, better)
+    )
 
     paired = interval_of(mean_over_classes(high.ap50_95) - mean_over_classes(low.ap50_95))
     itself = interval_of(mean_over_classes(high.ap50_95) - mean_over_classes(high.ap50_95))
@@ -91,7 +96,7 @@ def test_change_without_an_interval_is_not_measurable() -> None:
 
 def test_a_thousand_draws_of_360_images_take_seconds() -> None:
     truth, found = random_case(10, images=360, classes=6, detections=100)
-    matches = score_and_match(found, truth, list("abcdef"))[1]
+    matches = score_and_match(found, truth, list("abcdef"), task=DETECT)[1]
 
     started = time.monotonic()
     score_draws(matches, draw_images(360))
@@ -112,7 +117,9 @@ def test_models_of_equal_quality_are_seldom_told_apart() -> None:
         rng = np.random.default_rng(trial)
         first, second = ([_some(one, rng) for one in found] for _ in range(2))
         weights = draw_images(40, draws=200, seed=trial)
-        a, b = (score_draws(score_and_match(one, images, NAMES[:2])[1], weights) for one in (first, second))
+        a, b = (
+            score_draws(score_and_match(one, images, NAMES[:2], task=DETECT)[1], weights) for one in (first, second)
+        )
         measured += not interval_of(mean_over_classes(a.ap50_95) - mean_over_classes(b.ap50_95)).covers_zero
 
     assert measured <= 6  # two of 40 are expected at 95 %; seven or more have a chance of 0.3 %

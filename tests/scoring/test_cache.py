@@ -12,29 +12,30 @@ from tests.reporting.cases import EMPTY, random_case
 from visionlora.reporting.retention import same
 from visionlora.scoring.cache import KEPT, cache_key, keep_found, load_found
 from visionlora.scoring.detect_split import SplitDetections
+from visionlora.tasks import DETECT
 
 KEY = "a" * 64
 
 
 @pytest.fixture
 def found() -> SplitDetections:
-    return SplitDetections((*random_case(0, images=5, classes=2, detections=7)[1], EMPTY), ("a", "b"))
+    return SplitDetections((*random_case(0, images=5, classes=2, detections=7)[1], EMPTY), ("a", "b"), task=DETECT)
 
 
 def test_kept_result_is_the_same_bit_for_bit(found) -> None:
     keep_found(KEY, found)
 
-    assert same(load_found(KEY), found)
+    assert same(load_found(KEY, task=DETECT), found)
 
 
 def test_result_without_any_detection_is_kept_too() -> None:
-    keep_found(KEY, SplitDetections((EMPTY, EMPTY), ()))
+    keep_found(KEY, SplitDetections((EMPTY, EMPTY), (), task=DETECT))
 
-    assert [len(one) for one in load_found(KEY).detections] == [0, 0]
+    assert [len(one) for one in load_found(KEY, task=DETECT).detections] == [0, 0]
 
 
 def test_nothing_is_found_where_nothing_was_kept() -> None:
-    assert load_found(KEY) is None
+    assert load_found(KEY, task=DETECT) is None
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-30], lambda data: b"", lambda data: data[:200] + data[210:]])
@@ -43,14 +44,14 @@ def test_damaged_file_counts_as_nothing(found, own_cache, damage) -> None:
     path = own_cache / f"{KEY}.found"
     path.write_bytes(damage(path.read_bytes()))
 
-    assert load_found(KEY) is None
+    assert load_found(KEY, task=DETECT) is None
 
 
 def test_file_under_another_name_counts_as_nothing(found, own_cache) -> None:
     keep_found(KEY, found)
     (own_cache / f"{KEY}.found").rename(own_cache / f"{'b' * 64}.found")
 
-    assert load_found("b" * 64) is None
+    assert load_found("b" * 64, task=DETECT) is None
 
 
 def test_whatever_decides_changes_the_key(tmp_path) -> None:
@@ -78,7 +79,7 @@ def test_folder_that_cannot_be_written_is_no_failure(found, own_cache, monkeypat
 
     keep_found(KEY, found)
 
-    assert load_found(KEY) is None
+    assert load_found(KEY, task=DETECT) is None
 
 
 def test_oldest_results_make_room(own_cache) -> None:
@@ -89,10 +90,10 @@ def test_oldest_results_make_room(own_cache) -> None:
     for path in (oldest, other):
         os.utime(path, (1, 1))
 
-    keep_found(KEY, SplitDetections((EMPTY,), ()))
+    keep_found(KEY, SplitDetections((EMPTY,), (), task=DETECT))
 
     left = list(own_cache.glob("*.found"))
-    assert len(left) == KEPT and not oldest.exists() and load_found(KEY) is not None
+    assert len(left) == KEPT and not oldest.exists() and load_found(KEY, task=DETECT) is not None
     assert other.exists()  # a user's own file in the folder
 
 

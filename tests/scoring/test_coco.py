@@ -16,6 +16,7 @@ from tests.reporting.cases import EMPTY, random_case
 from visionlora.data import load_coco, to_coco
 from visionlora.errors import UsageError
 from visionlora.scoring import coco_scores, mean_precision
+from visionlora.tasks import DETECT
 from visionlora.vision.detections import Detections
 
 AREAS = (500.0, 32.0**2, 3000.0, 96.0**2, 20_000.0)
@@ -77,7 +78,7 @@ def test_scores_equal_pycocotools_on_exported_files(tmp_path, seed, images, clas
     truth, found = random_case(seed, images=images, classes=classes, detections=detections)
     names = [f"class {index}" for index in range(classes)]
 
-    scores = coco_scores(found, truth, names)
+    scores = coco_scores(found, truth, names, task=DETECT)
 
     by_size, recall = _by_hand(tmp_path, truth, found, classes)
     expected = by_size[..., 0]
@@ -97,11 +98,13 @@ def test_scores_equal_pycocotools_on_exported_files(tmp_path, seed, images, clas
 def test_detections_beyond_the_hundredth_count(tmp_path) -> None:
     truth, found = random_case(2, images=4, classes=1, detections=250)
 
-    assert coco_scores(found, truth, ["a"]) != coco_scores([one.top(100) for one in found], truth, ["a"])
+    assert coco_scores(found, truth, ["a"], task=DETECT) != coco_scores(
+        [one.top(100) for one in found], truth, ["a"], task=DETECT
+    )
 
 
 def test_perfect_detections_score_one(images, names, perfect) -> None:
-    scores = coco_scores([perfect(image) for image in images], images, names)
+    scores = coco_scores([perfect(image) for image in images], images, names, task=DETECT)
 
     assert (scores.map50_95, scores.map50, scores.map75) == pytest.approx((1, 1, 1))
     assert [(one.name, one.images, one.objects) for one in scores.per_class] == [
@@ -112,7 +115,7 @@ def test_perfect_detections_score_one(images, names, perfect) -> None:
 
 
 def test_no_detections_score_zero(images, names) -> None:
-    scores = coco_scores([EMPTY] * len(images), images, names)
+    scores = coco_scores([EMPTY] * len(images), images, names, task=DETECT)
 
     assert (scores.map50_95, scores.map50, scores.map75) == (0, 0, 0)
     assert [one.ap50_95 for one in scores.per_class] == [0, 0, 0]
@@ -121,14 +124,14 @@ def test_no_detections_score_zero(images, names) -> None:
 def test_right_box_of_wrong_class_scores_zero(images, names, perfect) -> None:
     found = [replace(perfect(image), class_ids=(image.class_ids + 1) % 3) for image in images]
 
-    assert coco_scores(found, images, names).map50 == 0
+    assert coco_scores(found, images, names, task=DETECT).map50 == 0
 
 
 def test_class_without_objects_has_no_score_and_stays_out_of_the_mean(images, names, perfect) -> None:
     found = [perfect(image) for image in images]
     found[0] = Detections([[1, 1, 9, 9], *found[0].boxes_xyxy], [0.99, 0.9], [3, 0])  # a false one of the absent class
 
-    scores = coco_scores(found, images, [*names, "absent"])
+    scores = coco_scores(found, images, [*names, "absent"], task=DETECT)
 
     absent = scores.per_class[3]
     assert (absent.ap50_95, absent.ap50, absent.images, absent.objects) == (None, None, 0, 0)
@@ -139,7 +142,7 @@ def test_false_detections_on_an_image_without_objects_cost_precision(images, nam
     found = [perfect(image) for image in images]
     found[3] = Detections([[1, 1, 9, 9]], [0.99], [0])
 
-    scores = coco_scores(found, images, names)
+    scores = coco_scores(found, images, names, task=DETECT)
 
     assert len(images[3].class_ids) == 0
     assert scores.per_class[0].ap50 < 0.8
@@ -147,7 +150,7 @@ def test_false_detections_on_an_image_without_objects_cost_precision(images, nam
 
 
 def test_split_without_any_object_has_no_score(images, names) -> None:
-    scores = coco_scores([EMPTY], [images[3]], names)
+    scores = coco_scores([EMPTY], [images[3]], names, task=DETECT)
 
     assert (scores.map50_95, scores.map50, scores.map75) == (None, None, None)
 
@@ -156,8 +159,8 @@ def test_subset_counts_its_classes_alone(images, names, perfect) -> None:
     found = [replace(perfect(image), scores=np.full(len(image.class_ids), 0.5)) for image in images]
     found[0] = EMPTY  # one of three red objects is missed
 
-    whole = coco_scores(found, images, names)
-    part = coco_scores(found, images, names, classes={"blue", "green"})
+    whole = coco_scores(found, images, names, task=DETECT)
+    part = coco_scores(found, images, names, classes={"blue", "green"}, task=DETECT)
 
     assert [one.name for one in part.per_class] == ["green", "blue"]
     assert part.map50_95 == pytest.approx(1)
@@ -166,19 +169,19 @@ def test_subset_counts_its_classes_alone(images, names, perfect) -> None:
 
 
 def test_scoring_prints_nothing(images, names, perfect, capfd) -> None:
-    coco_scores([perfect(image) for image in images], images, names)
+    coco_scores([perfect(image) for image in images], images, names, task=DETECT)
 
     assert capfd.readouterr() == ("", "")
 
 
 def test_unequal_lengths_are_refused(images, names) -> None:
     with pytest.raises(UsageError, match="each of 6 images, got 1"):
-        coco_scores([EMPTY], images, names)
+        coco_scores([EMPTY], images, names, task=DETECT)
 
 
 def test_unknown_class_is_refused(images, names) -> None:
     with pytest.raises(UsageError, match=r"\['pink'\] are not in the data set"):
-        coco_scores([EMPTY] * 6, images, names, classes=["pink", "red"])
+        coco_scores([EMPTY] * 6, images, names, classes=["pink", "red"], task=DETECT)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -187,11 +190,14 @@ def test_crowds_count_as_in_pycocotools(tmp_path, seed) -> None:
     rng = np.random.default_rng(seed)
     truth = [replace(image, crowd=rng.random(len(image.class_ids)) < 0.4) for image in truth]
 
-    scores = coco_scores(found, truth, ["a", "b"])
+    scores = coco_scores(found, truth, ["a", "b"], task=DETECT)
 
     expected = _by_hand(tmp_path, truth, found, 2)[0][..., 0]
     assert scores.map50_95 == pytest.approx(expected.mean(), abs=1e-9)
-    assert scores.map50_95 != coco_scores(found, [replace(one, crowd=None) for one in truth], ["a", "b"]).map50_95
+    assert (
+        scores.map50_95
+        != coco_scores(found, [replace(one, crowd=None) for one in truth], ["a", "b"], task=DETECT).map50_95
+    )
     assert sum(one.objects for one in scores.per_class) == sum(int((~image.is_crowd).sum()) for image in truth)
 
 
@@ -208,12 +214,15 @@ def test_areas_of_the_ground_truth_decide_the_size_as_in_pycocotools(tmp_path, s
         for one in truth
     ]
 
-    scores = coco_scores(found, truth, ["a", "b"])
+    scores = coco_scores(found, truth, ["a", "b"], task=DETECT)
 
     precision = _by_hand(tmp_path, truth, found, 2)[0]
     expected = [precision[..., size][precision[..., size] > -1].mean() for size in range(4)]
     assert [scores.map50_95, scores.map_small, scores.map_medium, scores.map_large] == pytest.approx(expected, abs=1e-9)
-    assert scores.map_large != coco_scores(found, [replace(one, areas=None) for one in truth], ["a", "b"]).map_large
+    assert (
+        scores.map_large
+        != coco_scores(found, [replace(one, areas=None) for one in truth], ["a", "b"], task=DETECT).map_large
+    )
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -229,7 +238,7 @@ def test_a_coco_file_scores_as_pycocotools_scores_it(tmp_path, seed) -> None:
     (tmp_path / "a.json").write_text(json.dumps(fields))
     dataset = load_coco(tmp_path / "a.json")
 
-    scores = coco_scores(found, dataset.split("val"), dataset.names)
+    scores = coco_scores(found, dataset.split("val"), dataset.names, task=DETECT)
 
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO(str(tmp_path / "a.json"))
@@ -252,6 +261,6 @@ def test_mean_precision_is_that_of_all_scores(seed: int) -> None:
     truth, found = random_case(seed, images=12, classes=4, detections=15)
     names = ["a", "b", "c", "d", "none of this"]
 
-    scores, quick = coco_scores(found, truth, names), mean_precision(found, truth, names)
+    scores, quick = coco_scores(found, truth, names, task=DETECT), mean_precision(found, truth, names, task=DETECT)
 
     assert (quick.map50_95, quick.map50) == (scores.map50_95, scores.map50)

@@ -12,6 +12,7 @@ from visionlora.scoring import coco_scores
 from visionlora.scoring.coco import score_and_match
 from visionlora.scoring.cocoeval import run_cocoeval
 from visionlora.scoring.matches import average_precision, precision_at_recalls
+from visionlora.tasks import DETECT
 
 CASES = [
     pytest.param(0, 12, 3, 20, id="few"),
@@ -26,14 +27,14 @@ def test_weights_count_as_repeated_images_do(seed, images, classes, detections) 
     truth, found = random_case(seed, images=images, classes=classes, detections=detections)
     truth[0] = replace(truth[0], crowd=np.arange(len(truth[0].class_ids)) % 2 == 0)
     names = [f"class {index}" for index in range(classes)]
-    _, matches = score_and_match(found, truth, names)
+    _, matches = score_and_match(found, truth, names, task=DETECT)
     weights = np.random.default_rng(seed).integers(0, 4, (5, images))
     weights[0] = 1
 
     precision = average_precision(matches, weights)
 
     for row, counts in enumerate(weights):
-        repeated = coco_scores(np.repeat(found, counts).tolist(), np.repeat(truth, counts).tolist(), names)
+        repeated = coco_scores(np.repeat(found, counts).tolist(), np.repeat(truth, counts).tolist(), names, task=DETECT)
         for column, one in enumerate(repeated.per_class):
             expected = np.nan if one.ap50_95 is None else one.ap50_95
             assert precision[row, :, column].mean() == pytest.approx(expected, abs=1e-9, nan_ok=True)
@@ -43,7 +44,7 @@ def test_weights_count_as_repeated_images_do(seed, images, classes, detections) 
 @pytest.mark.parametrize(("seed", "images", "classes", "detections"), [*CASES, (1, 12, 3, 20)])
 def test_curve_is_that_of_pycocotools(seed, images, classes, detections) -> None:
     truth, found = random_case(seed, images=images, classes=classes, detections=detections)
-    result = run_cocoeval(found, truth, range(classes), [str(index) for index in range(classes)])
+    result = run_cocoeval(found, truth, range(classes), [str(index) for index in range(classes)], task=DETECT)
 
     for threshold in (0, 5):
         expected = np.where(result.precision < 0, np.nan, result.precision)[threshold, :, :, 0]
@@ -52,7 +53,7 @@ def test_curve_is_that_of_pycocotools(seed, images, classes, detections) -> None
 
 def test_model_that_finds_nothing_scores_zero_where_there_are_objects() -> None:
     truth, found = random_case(0, images=8, classes=2, detections=10)
-    _, matches = score_and_match([one.top(0) for one in found], truth, ["a", "b"])
+    _, matches = score_and_match([one.top(0) for one in found], truth, ["a", "b"], task=DETECT)
 
     assert np.array_equal(average_precision(matches, np.ones((1, 8))), np.zeros((1, 10, 2)))
     assert np.array_equal(precision_at_recalls(matches), np.zeros((101, 2)))

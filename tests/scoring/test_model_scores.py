@@ -9,12 +9,13 @@ from tests.reporting.cases import random_case
 from visionlora.scoring.bootstrap import Interval, draw_images
 from visionlora.scoring.detect_split import SplitDetections
 from visionlora.scoring.model_scores import difference, judge
+from visionlora.tasks import DETECT
 
 NAMES = ("a", "b", "c")
 
 
 def _judge(found, images, classes=NAMES, weights=None):
-    return judge(SplitDetections(tuple(found), classes), images, NAMES, weights=weights, confidence=0.25)
+    return judge(SplitDetections(tuple(found), classes, task=DETECT), images, NAMES, weights=weights, confidence=0.25)
 
 
 def _difference(one, two):

@@ -9,17 +9,18 @@ import pytest
 
 from visionlora.errors import DataError
 from visionlora.scoring import Scores, coco_scores, find_objects
+from visionlora.tasks import DETECT
 
 
 def scores_of(network, images, names, **options) -> Scores:
     found = find_objects(network, images, names, **options)
-    return coco_scores(found.detections, images, names, classes=found.classes)
+    return coco_scores(found.detections, images, names, classes=found.classes, task=DETECT)
 
 
 def test_perfect_network_scores_one(images, names, colour_network) -> None:
     found = find_objects(colour_network(), images, names)
 
-    assert coco_scores(found.detections, images, names).map50_95 == pytest.approx(1)
+    assert coco_scores(found.detections, images, names, task=DETECT).map50_95 == pytest.approx(1)
     assert found.classes == names
 
 
@@ -58,7 +59,7 @@ def test_network_that_shares_no_class_has_no_scores_and_does_not_run(images, nam
     found = find_objects(network, images, names)
 
     assert (found.classes, network.batches) == ((), [])
-    assert coco_scores(found.detections, images, names, classes=found.classes).map50_95 is None
+    assert coco_scores(found.detections, images, names, classes=found.classes, task=DETECT).map50_95 is None
 
 
 def test_network_that_finds_nothing_scores_zero(images, colour_network) -> None:

@@ -13,6 +13,7 @@ from visionlora.data import LabelledImage
 from visionlora.scoring.coco import score_and_match
 from visionlora.scoring.operating import Confusion, best_threshold, operating_point, outcome_of
 from visionlora.scoring.score_calibration import calibration
+from visionlora.tasks import DETECT
 from visionlora.vision.detections import Detections
 
 NAMES = ("crack", "pit")
@@ -31,7 +32,9 @@ def _found(*objects: tuple[int, tuple[int, ...], float]) -> Detections:
 
 def _point(found: list[Detections], images: list[LabelledImage], confidence: float = 0.25):
     outcomes = [outcome_of(one, image, confidence=confidence) for one, image in zip(found, images, strict=True)]
-    return operating_point(outcomes, images, NAMES, score_and_match(found, images, NAMES)[1], confidence=confidence)
+    return operating_point(
+        outcomes, images, NAMES, score_and_match(found, images, NAMES, task=DETECT)[1], confidence=confidence
+    )
 
 
 def test_misses_false_alarms_and_confusions_are_counted_once() -> None:
@@ -77,7 +80,7 @@ def test_counts_equal_those_of_pycocotools(seed, confidence, crowded) -> None:
     images, found = random_case(seed, images=25, classes=2, detections=15)
     rng = np.random.default_rng(seed)
     images = [replace(image, crowd=rng.random(len(image.class_ids)) < crowded) for image in images]
-    matches = score_and_match(found, images, NAMES)[1]
+    matches = score_and_match(found, images, NAMES, task=DETECT)[1]
 
     point = _point(found, images, confidence)
 
@@ -93,7 +96,7 @@ def test_counts_equal_those_of_pycocotools(seed, confidence, crowded) -> None:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_no_threshold_beats_the_best_one(seed) -> None:
     images, found = random_case(seed, images=20, classes=2, detections=10)
-    best_f1, threshold = best_threshold(score_and_match(found, images, NAMES)[1])
+    best_f1, threshold = best_threshold(score_and_match(found, images, NAMES, task=DETECT)[1])
 
     others = [_point(found, images, confidence).f1 for confidence in np.linspace(0, 0.95, 96)]
 
@@ -105,7 +108,7 @@ def test_calibration_is_the_distance_of_score_and_share() -> None:
     images = [_image((0, CRACK))] * 4
     found = [_found((0, CRACK if i < 1 else NOWHERE, 0.75)) for i in range(4)]  # 1 of 4 right
 
-    result = calibration(score_and_match(found, images, NAMES)[1], confidence=0.25)
+    result = calibration(score_and_match(found, images, NAMES, task=DETECT)[1], confidence=0.25)
 
     assert result.error == pytest.approx(0.5)
     assert [one.detections for one in result.bins] == [0] * 7 + [4, 0, 0]
@@ -113,4 +116,7 @@ def test_calibration_is_the_distance_of_score_and_share() -> None:
 
 
 def test_calibration_without_detections_is_unknown() -> None:
-    assert calibration(score_and_match([_found()], [_image((0, CRACK))], NAMES)[1], confidence=0.25).error is None
+    assert (
+        calibration(score_and_match([_found()], [_image((0, CRACK))], NAMES, task=DETECT)[1], confidence=0.25).error
+        is None
+    )

@@ -17,7 +17,10 @@ from visionlora.vision.preprocess import letterbox
 
 PACKAGE = Path(__file__).parents[2] / "visionlora"
 # `program * 4 + 1`, as the kernels count memory, is no row of a prediction.
-LAYOUT = re.compile(r'(?<!\* )\b4 \+ |start=4\b|\[(:|\.\.\.|0)?,? ?(:4|4:)(, :)?\]|"bbox"\)$', re.MULTILINE)
+LAYOUT = re.compile(
+    r'(?<!\* )\b4 \+ |start=4\b|\[([\w:.]+, ?)*(0?:4|4:)(, ?:)*\]|\[((:|\.\.\.), ?)+[45]\]|"bbox"\)$', re.MULTILINE
+)
+NAMED = re.compile(r'^(?! *(?:>>>|\.\.\.) ).*(?:\bDETECT\b|"detect")', re.MULTILINE)  # but for examples
 
 
 def boxes(count: int, *, seed: int = 0) -> np.ndarray:
@@ -26,7 +29,13 @@ def boxes(count: int, *, seed: int = 0) -> np.ndarray:
     return np.concatenate([low, low + rng.uniform(1, 40, (count, 2))], axis=1).astype(np.float32)
 
 
-@pytest.mark.parametrize("line", ["rows = 4 + classes", "x[:, :4]", "x[:, 4:]", "x[4:]", "x[..., 4:, :]", "one[0, :4]"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("rows = 4 + classes", "x[:, :4]", "x[:, 4:]", "x[4:]", "x[..., 4:, :]", "one[0, :4]"),
+        *("x[0:4]", "x[:, :, 0:4]", "x[i, :4]", "x[:, 4]", "x[..., 5]"),
+    ],
+)
 def test_the_layout_of_detections_is_recognised(line) -> None:
     assert LAYOUT.search(line)
 
@@ -35,6 +44,21 @@ def test_the_layout_of_detections_stands_in_its_own_file_alone() -> None:
     sources = [path for path in PACKAGE.rglob("*.py") if LAYOUT.search(path.read_text(encoding="utf-8"))]
 
     assert sources == [PACKAGE / "tasks" / "detect.py"]
+
+
+def test_who_takes_detection_for_granted_reads_or_writes_what_names_no_task() -> None:
+    named = {path for path in PACKAGE.rglob("*.py") if NAMED.search(path.read_text(encoding="utf-8"))}
+
+    readers = ("adapters/card.py", "data/dataset.py", "runtime/description.py")
+    writers = ("data/preparing.py", "detectors/ultralytics/toy_base.py")
+    assert named == {PACKAGE / name for name in (*readers, *writers, "tasks/__init__.py", "tasks/detect.py")}
+
+
+def test_every_data_set_is_loaded_for_a_task() -> None:
+    sources = [path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py")]
+    calls = [call for text in sources for call in re.findall(r"^(?!.*(?:def |>>>)).*\bload_dataset\(.*", text, re.M)]
+
+    assert len(calls) > 5 and [call for call in calls if "task=" not in call] == []
 
 
 def test_every_task_goes_by_its_name() -> None:

@@ -183,11 +183,15 @@ def test_resuming_with_other_phases_is_refused_before_any_is_trained(
 
 
 def test_what_cannot_be_meant_is_refused_at_once(checkpoint, surface, tmp_path) -> None:
-    for verb in (train, adapt):
+    for verb, wrong in ((train, {}), (adapt, {"max_drop": 5})):
         with pytest.raises(UsageError, match=r"--resume and --overwrite: .* give one"):
-            verb(checkpoint, surface, tmp_path, resume=True, overwrite=True)
+            verb(checkpoint, surface, tmp_path, resume=True, overwrite=True, rank=0, **wrong)
         with pytest.raises(UsageError, match="--images: expected a whole number of at least 1, got 0"):
             verb(checkpoint, surface, tmp_path, **{**INT8, "images": 0})
+        with pytest.raises(UsageError, match="--qat-epochs: expected a whole number of at least 1, got 0"):
+            verb(checkpoint, surface, tmp_path, qat_epochs=0, **QUICK)
+    with pytest.raises(UsageError, match="max_drop: expected a fraction"):
+        adapt(checkpoint, surface, tmp_path, max_drop=5, images=0)
 
 
 @pytest.mark.parametrize("verb", [train, adapt])

@@ -33,6 +33,7 @@ from visionlora.quantization import calibrate_detector, quantize
 from visionlora.quantization.checks import _optimised_nodes
 from visionlora.quantization.float_detector import load_float_detector
 from visionlora.runtime import OnnxNetwork
+from visionlora.tasks import DETECT
 from visionlora.training import train
 from visionlora.vision.preprocess import letterbox, read_image
 from visionlora.workflows.adapting import adapt
@@ -66,7 +67,7 @@ def simulated(checkpoint: Path, trained: Path, files: Path) -> QatDetector:
     plan = plan_detector(model, loaded.card.settings, whole=set_classes(model, loaded.card.names))
     attach(model, plan)
     load_adapter_tensors(model, plan, loaded.tensors)
-    graph = load_float_model(files / "model.onnx").graph
+    graph = load_float_model(files / "model.onnx", DETECT).graph
     recipe = QuantizationRecipe.from_json(json.dumps(loaded.card.quantization["recipe"]))
     return QatDetector(model, graph, fake_quant_spec(graph, recipe)).eval()
 
@@ -145,7 +146,7 @@ def test_the_file_has_the_simulated_weights_and_biases_to_the_last_bit(simulated
     with torch.no_grad():
         weights, biases = network._rounded(*network.constants(), network.ranges(), torch.float32)
     stored = dequantized(files / "plain.onnx")
-    graph = load_float_model(files / "model.onnx").graph
+    graph = load_float_model(files / "model.onnx", DETECT).graph
     names = {node.input[1]: node.name for node in graph.node if node.op_type == "Conv"}
     for index, name in enumerate(network.weights):
         assert np.array_equal(weights[index].numpy(), stored[names[name]]), name
@@ -172,7 +173,7 @@ def test_live_weights_are_the_exported_ones_but_for_the_order_of_float_sums(simu
 
 def test_early_tensors_are_equal_but_for_ties_and_outputs_nearly_so(simulated, files, surface) -> None:
     model = onnx.load(files / "plain.onnx")
-    graph = load_float_model(files / "model.onnx").graph
+    graph = load_float_model(files / "model.onnx", DETECT).graph
     made = {node.output[0]: node.name for node in graph.node}
     x = picture(surface)
     early = [node.name for node in graph.node if node.op_type == "Conv"][:2]
@@ -223,7 +224,7 @@ def test_a_graph_of_other_weights_is_refused(checkpoint, adapter, files) -> None
     model = load_base(checkpoint).model
     loaded = load_adapter(adapter)
     attach(model, plan_detector(model, loaded.card.settings, whole=set_classes(model, loaded.card.names)))
-    graph = load_float_model(files / "model.onnx").graph
+    graph = load_float_model(files / "model.onnx", DETECT).graph
     recipe = QuantizationRecipe.from_json(json.dumps(load_base(files / "merged.pt").card["quantization"]["recipe"]))
     with pytest.raises(QuantizationError, match=r"other weights in \d+ layers"):
         QatDetector(model, graph, fake_quant_spec(graph, recipe))
@@ -263,7 +264,7 @@ def test_int4_weights_are_trained_shipped_and_patched_alike(checkpoint, surface,
     made = quantize(tmp_path / "model.onnx", surface, tmp_path / "int4.onnx", adapter=path)  # takes what was trained
     assert made.recipe.scheme.weights == "int4" and made.int8_convs == made.convs
 
-    graph = load_float_model(tmp_path / "model.onnx").graph
+    graph = load_float_model(tmp_path / "model.onnx", DETECT).graph
     spec = fake_quant_spec(graph, recipe)
     network = GraphNetwork(graph, [graph.output[0].name], spec)
     for memory in (torch.contiguous_format, torch.channels_last):

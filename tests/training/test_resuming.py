@@ -62,6 +62,16 @@ def test_an_extension_killed_before_its_first_epoch_goes_on(copied, checkpoint, 
     assert len((copied / "results.csv").read_text().splitlines()) == 4
 
 
+def test_a_run_goes_on_lean_as_it_would_without(copied, checkpoint, surface, tmp_path) -> None:
+    """Who ran out of memory may turn it on; the adapter is the same but for rounding."""
+    other = Path(shutil.copytree(copied, tmp_path / "other"))
+    usual = train(checkpoint, surface, copied, epochs=3, resume=True, **QUICK)
+    lean = train(checkpoint, surface, other, epochs=3, resume=True, lean=True, **QUICK)
+    expected, got = load_adapter(usual.path).tensors, load_adapter(lean.path).tensors
+    size = max(float(tensor.abs().max()) for tensor in expected.values())
+    assert all(torch.allclose(got[name], expected[name], atol=1e-3 * size) for name in expected)
+
+
 def test_a_run_goes_on_where_its_base_and_data_lie_elsewhere(copied, checkpoint, surface, tmp_path) -> None:
     data = Path(shutil.copytree(surface.parent, tmp_path / "moved")) / surface.name
     base = shutil.copy(checkpoint, tmp_path / "moved.pt")

@@ -52,13 +52,14 @@ def run(checkpoint: Path, surface: Path, tmp_path_factory: pytest.TempPathFactor
     return trained, trainers[0]
 
 
-def test_run_leaves_adapter_results_and_curves(run) -> None:
+def test_run_leaves_adapter_results_and_curves(run, surface) -> None:
     trained, _ = run
     files = {path.name for path in trained.path.parent.iterdir()}
     expected = {"adapter.safetensors", "results.csv", "curves.png", "training.json", "args.yaml", "resume.pt"}
     assert expected <= files and not [name for name in files if name.startswith(".")]
     assert len((trained.path.parent / "results.csv").read_text().splitlines()) == 3
     assert trained.bytes == trained.path.stat().st_size < 300_000 and trained.seconds > 0
+    assert f"data: {surface}\n" in (trained.path.parent / "args.yaml").read_text()
 
 
 def test_adapter_says_what_it_belongs_to(run, checkpoint) -> None:
@@ -411,6 +412,7 @@ def test_memory_that_does_not_suffice_is_one_error(checkpoint, surface, tmp_path
     )
     with pytest.raises(VisionLoraError, match="--batch 4 at"):  # and no other batch is trained instead
         train(checkpoint, surface, tmp_path / "x", **QUICK)
+    assert not (tmp_path / "x" / "weights").exists()  # Ultralytics' folder
 
 
 def test_torch_compile_on_several_gpus_is_refused(checkpoint, surface, tmp_path, monkeypatch) -> None:
@@ -436,7 +438,7 @@ def test_all_hyperparameters_are_known_to_ultralytics() -> None:
 
 @pytest.mark.parametrize("option", ["model", "data", "out"])
 def test_a_path_that_is_no_utf8_is_refused_before_an_epoch(option, checkpoint, surface, tmp_path) -> None:
-    odd = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.pt")
     paths = {"model": checkpoint, "data": surface, "out": tmp_path / "run", option: odd}
     with pytest.raises(UsageError, match=f"--{option} .*UTF-8"):
         train(**paths, epochs=1, imgsz=96, batch=4, device="cpu")

@@ -82,6 +82,22 @@ def test_missing_split_is_refused(data, models) -> None:
         evaluate(models, data, split="test")
 
 
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [
+        ({"data": "missing.yaml"}, DataError),
+        ({"data": "missing.json"}, DataError),
+        ({"retention": "missing.yaml"}, DataError),
+        ({"split": "test"}, DataError),
+        ({"split": "names"}, UsageError),
+    ],
+    ids=str,
+)
+def test_wrong_data_is_told_before_a_model_is_opened(data, given, error) -> None:
+    with pytest.raises(error, match=str(*given.values())):
+        evaluate(["missing.pt"], **{"data": data, **given})
+
+
 def test_second_evaluation_reads_what_the_first_found(data, models, own_cache) -> None:
     first = evaluate(models, data)
     kept = {path: path.stat().st_mtime_ns for path in own_cache.glob("*.found")}

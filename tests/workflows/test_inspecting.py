@@ -115,6 +115,8 @@ def test_folder_of_a_run_and_of_nothing(adapter, tmp_path) -> None:
     found = vl.inspect(adapter.parent)
     assert found.kind == "run" and not found.sha256 and found.card["base"] == vl.inspect(adapter).card["base"]
     assert any(name.startswith("adapter.safetensors") for name in found.card["files"])
+    assert str(found).count("targets: all") == str(found).count("names: ") == 1
+    assert found.card["training"]["adapter"] == found.card["settings"]  # for programs, all of it
     with pytest.raises(VisionLoraError, match="expected the folder of a run, a bundle or a report"):
         vl.inspect(tmp_path)
 

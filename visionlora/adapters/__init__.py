@@ -5,11 +5,13 @@ modules, with this arithmetic.
 """
 
 from visionlora.adapters.arithmetic import low_rank_delta, scaled_channels
-from visionlora.adapters.card import AdapterCard, AdapterSettings
+from visionlora.adapters.card import MAP50, MAP50_95, AdapterCard, AdapterSettings
 from visionlora.adapters.file import ArrayAdapter, adapter_identity, load_arrays, read_adapter_card, save_arrays
 from visionlora.adapters.folded_base import FoldedBase, FoldedNorm, read_folded_base
 
 __all__ = [
+    "MAP50",
+    "MAP50_95",
     "AdapterCard",
     "AdapterSettings",
     "ArrayAdapter",

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 FORMAT = 2
 NORMALIZATIONS = ("frozen", "live")
 """What becomes of the batch normalization behind adapted layers."""
+MAP50, MAP50_95 = "metrics/mAP50(B)", "metrics/mAP50-95(B)"
+"""Names of an adapter's scores in its card and in its run's `results.csv`, whatever its family."""
+_FIRST_FAMILY = "ultralytics"  # of files that name none
 
 
 @dataclass(frozen=True)
@@ -92,9 +95,9 @@ class AdapterCard:
         base: `name` (file name), `fingerprint` (SHA-256 of the weights) and `family` of the base it belongs to; a file
             that names no family is of Ultralytics'.
         preprocessing: as in an exported model's metadata; `image_size` in pixels.
+        task: what its detector finds, one of `TASKS`; a file that names none is of detection.
         training: the settings of the run that made it.
         scores: what the run measured on its validation images.
-        task: what its detector finds, one of `TASKS`.
         version: visionlora's version.
         quantization: how its merged model becomes int8 (docs/files.md); empty where nobody has calibrated it.
     """
@@ -103,9 +106,9 @@ class AdapterCard:
     names: tuple[str, ...]
     base: Mapping[str, str]
     preprocessing: Mapping[str, Any]
+    task: str
     training: Mapping[str, Any] = field(default_factory=dict)
     scores: Mapping[str, float] = field(default_factory=dict)
-    task: str = DETECT.name
     version: str = ""
     quantization: Mapping[str, Any] = field(default_factory=dict)
 
@@ -136,18 +139,30 @@ class AdapterCard:
                 raise AdapterError(f"expected an adapter of format {FORMAT} or older, got {kind} of format {version}")
             settings = AdapterSettings.from_fields(entries.pop("settings"))
             names = entries.pop("names")
-            card = cls(settings=settings, names=class_names(names if isinstance(names, list) else None), **entries)
+            names = class_names(names if isinstance(names, list) else None)
+            card = cls(settings=settings, names=names, **{"task": DETECT.name, **entries})
             card._check_types()
             return card
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError, UsageError) as error:
             raise AdapterError(f"the adapter's metadata cannot be read: {printable(error):.300}") from error
 
-    def check_base(self, fingerprint: str, where: str) -> None:
+    def check_base(self, fingerprint: str, where: str, *, family: str | None) -> None:
         """Refuse a base other than the one that the adapter was trained on.
 
+        Args:
+            fingerprint: of the base.
+            where: what it was loaded from.
+            family: of the base; None where its file names none.
+
         Raises:
-            AdapterError: `fingerprint`, of the base loaded from `where`, is another; both are named.
+            AdapterError: the family or the fingerprint is another; both are named.
         """
+        own, other = (named or _FIRST_FAMILY for named in (self.base.get("family"), family))
+        if own != other:
+            raise AdapterError(
+                f"the adapter belongs to a detector of {own!r:.40}, but {where} is one of {other!r:.40}; pass the base "
+                "that the adapter was trained on as --model"
+            )
         expected = self.base["fingerprint"]
         if fingerprint != expected:
             raise AdapterError(

@@ -18,6 +18,7 @@ from visionlora.adapters.methods import Summable
 from visionlora.adapters.shapes import BIAS, is_of_method, layer_of, method_tensor
 from visionlora.errors import AdapterError, UsageError
 from visionlora.files import refuse_existing, sha256_of
+from visionlora.formats.kinds import ADAPTER
 
 _LOGGER = logging.getLogger("visionlora")
 Matrix = NDArray[np.float64]
@@ -125,8 +126,7 @@ def _combine(
     paths: Sequence[Path | str], out: Path | str, weights: Sequence[float], rank: int | None, *, overwrite: bool
 ) -> CombinedAdapter:
     out = refuse_existing(out, overwrite=overwrite)
-    if out.suffix != ".safetensors":
-        raise UsageError(f"--out {out}: expected a name that ends in .safetensors")
+    ADAPTER.check_out(out)
     if out.resolve() in {Path(path).resolve() for path in paths}:
         raise UsageError(f"--out {out}: expected another file than the adapters; one would be replaced")
     if not paths or len(weights) != len(paths) or not all(map(math.isfinite, weights)):

@@ -18,6 +18,7 @@ from safetensors.numpy import save
 from visionlora.adapters.card import AdapterCard
 from visionlora.errors import AdapterError
 from visionlora.files import atomic_output, sha256_of
+from visionlora.formats.kinds import ADAPTER, FILES
 
 KEY = "visionlora"
 """The metadata entry with the card as JSON."""
@@ -111,9 +112,9 @@ def open_adapter(path: Path | str, framework: str) -> Iterator[tuple[AdapterCard
         inside = Path(path) / "adapter.safetensors"
         advice = f"pass {inside}" if inside.is_file() else "pass the file itself"
         raise AdapterError(f"{path}: expected an adapter (.safetensors), got a folder; {advice}")
-    other = {".onnx": "an ONNX file", ".pt": "a checkpoint", ".zip": "a bundle"}.get(Path(path).suffix)
-    if other is not None:
-        raise AdapterError(f"{path}: expected an adapter (.safetensors, as train writes it), got {other}")
+    kind = FILES.get(Path(path).suffix, ADAPTER)
+    if kind is not ADAPTER:
+        raise AdapterError(f"{path}: expected an adapter (.safetensors, as train writes it), got {kind.words}")
     if Path(path).exists() and not Path(path).is_file():  # opening a pipe could wait for ever
         raise AdapterError(f"{path}: expected an adapter (.safetensors), got a pipe or a device; give a regular file")
     try:

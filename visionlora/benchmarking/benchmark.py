@@ -17,8 +17,8 @@ import numpy as np
 from visionlora.benchmarking.contestant import Contestant
 from visionlora.benchmarking.results import Benchmark, Measured, Spread
 from visionlora.benchmarking.worker import PARTS
-from visionlora.data import load_dataset
-from visionlora.errors import ModelError, UsageError
+from visionlora.data import image_paths
+from visionlora.errors import DataError, ModelError, UsageError
 from visionlora.files import atomic_output, refuse_existing, sha256_of
 from visionlora.formats.text import printable
 from visionlora.machine import installed_versions, this_machine
@@ -133,7 +133,9 @@ def _pictures(image: Path | str | None, data: Path | str | None, split: str) -> 
     """Yield the pictures of the frames, and what they are in words."""
     with tempfile.TemporaryDirectory() as folder:
         if data is not None:
-            found = [labelled.path for labelled in load_dataset(data, splits=(split,)).split(split)]
+            found = list(image_paths(data, split))
+            if not found:
+                raise DataError(f"{data}: expected pictures in split {split!r}, found none")
         else:
             found = [_drawn(Path(folder))] if image is None else find_images(image)
         found = found[:PICTURES]

@@ -35,7 +35,7 @@ from visionlora.bundling.signing import sign
 from visionlora.demonstration.surface import draw_surface
 from visionlora.errors import ModelError, OutputError, UsageError
 from visionlora.files import atomic_output, refuse_existing
-from visionlora.formats.kinds import CHECKPOINT, ONNX
+from visionlora.formats.kinds import BUNDLE, CHECKPOINT, ONNX
 from visionlora.machine import this_machine
 from visionlora.runtime import Detector
 from visionlora.vision.preprocess import IMAGE_SUFFIXES, read_image
@@ -100,7 +100,7 @@ def bundle(
         >>> vl.bundle("model.int8.onnx", "line3.zip")  # doctest: +SKIP
     """
     model, out = Path(model), Path(out)
-    if out.suffix == ".zip":
+    if out.suffix == BUNDLE.suffix:
         _check_zip(out, overwrite=overwrite)
     else:
         repair(out)
@@ -140,7 +140,7 @@ def bundle(
     if key is not None:
         files[SIGNATURE] = sign(files[MANIFEST], key).hex().encode()
     _try(files)
-    if out.suffix == ".zip":
+    if out.suffix == BUNDLE.suffix:
         with atomic_output(out) as partial:
             partial.write_bytes(_zip(files))
     else:

@@ -21,12 +21,12 @@ def add_adapt(verbs: Any) -> None:
     """Add `visionlora adapt`."""
 
     def run(options: argparse.Namespace) -> int:
-        from visionlora.workflows.adapting import BudgetMissed, int8_advice
+        from visionlora.workflows.adapting import int8_advice
 
         arguments = {**_training_arguments(options), **chosen(options, "max_drop", "max_class_drop")}
         try:
             adapted = vl.adapt(options.model, options.data, options.out, **arguments)
-        except BudgetMissed as missed:
+        except vl.BudgetMissed as missed:
             print(f"visionlora adapt: {printable(missed)}", file=sys.stderr, flush=True)
             print_report(missed.report)
             print(missed.advice)
@@ -43,8 +43,8 @@ def add_adapt(verbs: Any) -> None:
 
     example = "visionlora adapt --model yolo11n.pt --data data.yaml --out runs/steel --imgsz 320"
     parser = verb(verbs, "adapt", run, "the whole way: train, merge, export, quantize and judge", example)
-    quantization_budget(parser)
     _training_options(parser)
+    quantization_budget(parser)
 
 
 def add_plan(verbs: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from visionlora.data.problems import excerpt, raise_problems, shown
 from visionlora.data.reading import decode_utf8, read_bytes
-from visionlora.errors import DataError
+from visionlora.errors import DataError, UsageError
 from visionlora.formats.text import class_names, is_unicode, printable
 from visionlora.formats.yaml_text import MAX_YAML_BYTES, parse_yaml
 
@@ -42,7 +42,10 @@ class Description:
 
         Raises:
             DataError: the split is not in the file, or something that it names does not exist.
+            UsageError: a split that no data.yaml has.
         """
+        if split not in SPLITS:
+            raise UsageError(f"expected splits among {', '.join(SPLITS)}, got {split!r}")
         if split not in self.splits:
             has = ", ".join(self.splits) or "none"
             raise DataError(

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from visionlora.data.problems import excerpt, raise_problems, shown
 from visionlora.data.reading import decode_utf8, read_bytes
 from visionlora.errors import DataError, UsageError
-from visionlora.tasks import DETECT, Task
+from visionlora.tasks import Task
 
 MAX_LABEL_BYTES = 16 << 20
 MAX_OBJECTS = 100_000
@@ -38,7 +38,7 @@ class Labels:
     highest_class: int = -1
 
 
-def read_labels(path: Path | str, *, class_count: int, task: Task = DETECT) -> Labels:
+def read_labels(path: Path | str, *, class_count: int, task: Task) -> Labels:
     """Read a label file; a missing file is an image without objects.
 
     Problems, also that the file cannot be read, are returned and not raised, so that a caller can collect those of
@@ -54,7 +54,7 @@ def read_labels(path: Path | str, *, class_count: int, task: Task = DETECT) -> L
     return parse_labels(text, shown(path), class_count=class_count, task=task)
 
 
-def parse_labels(text: str, where: str, *, class_count: int, task: Task = DETECT) -> Labels:
+def parse_labels(text: str, where: str, *, class_count: int, task: Task) -> Labels:
     """Parse the lines of a label file: the class, and what the task says, such as `class x y width height`.
 
     All numbers but the class are fractions of the image's width and height. Repeated lines count once, as in
@@ -67,9 +67,10 @@ def parse_labels(text: str, where: str, *, class_count: int, task: Task = DETECT
         task: what a line holds.
 
     Example:
-        >>> parse_labels("2 0.5 0.5 0.2 0.4", "a.txt", class_count=3).boxes_xyxy.round(2).tolist()
+        >>> from visionlora.tasks import DETECT
+        >>> parse_labels("2 0.5 0.5 0.2 0.4", "a.txt", class_count=3, task=DETECT).boxes_xyxy.round(2).tolist()
         [[0.4, 0.3, 0.6, 0.7]]
-        >>> parse_labels("3 0.5 0.5 0.2 0.4", "a.txt", class_count=3).problems
+        >>> parse_labels("3 0.5 0.5 0.2 0.4", "a.txt", class_count=3, task=DETECT).problems
         ('a.txt:1: expected a class id from 0 to 2, got 3; data.yaml names 3 classes',)
     """
     lines = [(number, line.split()) for number, line in enumerate(text.splitlines(), start=1)]

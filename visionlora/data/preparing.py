@@ -15,6 +15,7 @@ from visionlora.data.listing import pictures_below
 from visionlora.data.problems import raise_problems, shown
 from visionlora.errors import DataError, OutputError, VisionLoraError
 from visionlora.files import refuse_existing
+from visionlora.tasks import DETECT
 from visionlora.vision.preprocess import IMAGE_SUFFIXES
 
 _FOLDERS = ("images", "labels")
@@ -94,7 +95,7 @@ def install(
         for image in images:
             _place(image, partial)
         try:
-            dataset = load_dataset(partial / "data.yaml", splits=tuple(expected))
+            dataset = load_dataset(partial / "data.yaml", splits=tuple(expected), task=DETECT)
         except DataError as error:  # the folder that it names is gone when the user reads this
             raise DataError(str(error).replace(f"{shown(partial)}/", "")) from error
         differences = count_differences(dataset, expected)
@@ -108,7 +109,7 @@ def install(
         raise OutputError(f"{shown(folder)}: cannot be written: {error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return load_dataset(folder / "data.yaml", splits=tuple(expected))
+    return load_dataset(folder / "data.yaml", splits=tuple(expected), task=DETECT)
 
 
 def count_differences(dataset: Dataset, expected: Mapping[str, SplitCounts]) -> list[str]:

@@ -19,7 +19,10 @@ def _ultralytics() -> Family:
 
 
 FAMILIES: Mapping[str, Callable[[], Family]] = {"ultralytics": _ultralytics}
-"""What loads the room of each family, with torch and its framework, by the names that cards use."""
+"""What loads the room of each family, with torch and its framework, by the names that cards use.
+
+In this order they are asked whether a file is theirs.
+"""
 
 
 def family_named(name: str, where: Path | str) -> Family:
@@ -34,7 +37,17 @@ def family_named(name: str, where: Path | str) -> Family:
 
 
 def family_of(source: Base | Path | str) -> Family:
-    """Return the family of a base, or of the checkpoint at a path: Ultralytics' loader refuses what is none of its."""
-    if isinstance(source, Path | str):
-        return family_named("ultralytics", source)
-    return family_named(source.family, source.path)
+    """Return the family of a base, or the first one that takes the checkpoint at a path, or of a name, for its own.
+
+    Raises:
+        ModelError: no family does; it says why not for each.
+    """
+    if not isinstance(source, Path | str):
+        return family_named(source.family, source.path)
+    reasons = []
+    for load in FAMILIES.values():
+        reason = load().refusal(Path(source))
+        if not reason:
+            return load()
+        reasons.append(reason)
+    raise ModelError(f"{source}: {'; or '.join(reasons)}")

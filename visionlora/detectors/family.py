@@ -14,7 +14,7 @@ from torch import nn
 
 from visionlora.adapters import AdapterSettings, FoldedBase
 from visionlora.adapters.torch import Adapter, AdapterPlan, attach, merge
-from visionlora.tasks import DETECT, Task
+from visionlora.tasks import Task
 from visionlora.vision.inference import Network
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ class Base:
         fingerprint: SHA-256 of its weights.
         stride: pixels of the input that one cell of its coarsest output spans.
         family: name of its family, by which `visionlora.detectors.FAMILIES` has it.
-        card: what visionlora wrote into the checkpoint, or None for a foreign one.
         task: what it finds.
+        card: what visionlora wrote into the checkpoint, or None for a foreign one.
     """
 
     model: nn.Module
@@ -44,8 +44,8 @@ class Base:
     fingerprint: str
     stride: int
     family: str
+    task: Task
     card: Mapping[str, Any] | None = None
-    task: Task = DETECT
 
 
 @dataclass(frozen=True)
@@ -150,6 +150,13 @@ class Family(Protocol):
     def name(self) -> str:
         """As cards have it."""
 
+    def refusal(self, path: Path) -> str:
+        """Return why a file, or the name of a published one, is none of this family; empty where it may be one.
+
+        It is told from the name and from what the file says of itself: nothing is downloaded, no weights are read.
+        """
+        ...
+
     def load(self, path: Path | str) -> Base:
         """Load a checkpoint; a bare name may stand for a published one, which is downloaded.
 
@@ -239,11 +246,39 @@ class Family(Protocol):
         """Return the versions of the libraries that decide what a training gives."""
         ...
 
+    @property
+    def free_hyperparameters(self) -> tuple[str, ...]:
+        """Those that change no number: a run may go on with other values."""
+        ...
+
+    @property
+    def length_hyperparameters(self) -> tuple[str, ...]:
+        """Those that may change where a run goes on for more epochs."""
+        ...
+
     def check_hyperparameters(self, asked: Mapping[str, Any], device: str) -> dict[str, Any]:
         """Return `asked` if a user may set every name, and its trainer takes every value on `device`.
 
         Raises:
             UsageError: not; all problems are listed.
+        """
+        ...
+
+    def check_step(
+        self, asked: Mapping[str, Any], device: str, *, lean: bool, int8: bool, relu: bool, teacher: bool
+    ) -> None:
+        """Refuse hyperparameters that the step of a phase cannot be taken with, before the first phase is trained.
+
+        Args:
+            asked: by the user; each is right in itself (see `check_hyperparameters`).
+            device: names of devices, as `check_device` returns them.
+            lean: less memory for more time.
+            int8: a phase trains as the int8 file computes.
+            relu: a phase puts ReLU in place of other activations.
+            teacher: a phase learns from a float graph too.
+
+        Raises:
+            UsageError: it cannot.
         """
         ...
 

@@ -149,7 +149,7 @@ def _write(out: Path, detector: nn.Module, base: Base, *, format: str, image_siz
     )
     stride = base.stride
     if format in ("onnx", "openvino"):
-        graph = _trace(detector, image_size=image_size, opset=opset)
+        graph = _trace(detector, base.task, image_size=image_size, opset=opset)
         graph = _described(graph, base, card, stride)
         path = out.with_suffix(ONNX.suffix)
         path.write_bytes(seal(graph.SerializeToString(deterministic=True)))
@@ -222,7 +222,7 @@ def ultralytics_metadata(card: Mapping[str, Any], stride: int, task: Task) -> di
     }
 
 
-def _trace(detector: nn.Module, *, image_size: int, opset: int) -> onnx.ModelProto:
+def _trace(detector: nn.Module, task: Task, *, image_size: int, opset: int) -> onnx.ModelProto:
     """Return the graph with one input `images` (1, 3, S, S) and one output `output0` (1, rows, anchors)."""
     import onnxslim  # here, so that training in float does not need it
 
@@ -242,7 +242,7 @@ def _trace(detector: nn.Module, *, image_size: int, opset: int) -> onnx.ModelPro
         )
         model = onnxslim.slim(onnx.load(traced))  # folds the shape arithmetic of the fixed input
         lift_constants(model.graph)
-        simplify_decode(model.graph)
+        simplify_decode(model.graph, task)
         return model
 
 

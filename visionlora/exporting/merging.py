@@ -14,6 +14,7 @@ from visionlora.detectors import family_of
 from visionlora.detectors.family import Base, Family
 from visionlora.errors import ModelError, UsageError
 from visionlora.files import atomic_output, refuse_existing
+from visionlora.formats.kinds import CHECKPOINT
 from visionlora.tasks import difference
 
 BOX_TOLERANCE, SCORE_TOLERANCE = 0.01, 1e-4  # pixels of the input, and scores in [0, 1]
@@ -65,8 +66,7 @@ def merge(model: Path | str, adapter: Path | str, out: Path | str, *, overwrite:
         >>> vl.merge("yolo11n.pt", "runs/steel/adapter.safetensors", "merged.pt")  # doctest: +SKIP
     """
     out = refuse_existing(out, overwrite=overwrite)
-    if out.suffix != ".pt":
-        raise UsageError(f"--out {out}: expected a name that ends in .pt")
+    CHECKPOINT.check_out(out)
     if out.resolve() == Path(model).resolve():
         raise UsageError(f"--out {out}: expected another file than the base; it would be replaced")
     family = family_of(model)

@@ -1,9 +1,11 @@
-"""The kinds of files that hold a model: how each is called, what executes it, and what lies beside it."""
+"""The kinds of files that hold a model or an adapter: how each is called, what executes it, what lies beside it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+
+from visionlora.errors import UsageError
 
 METADATA = "metadata.yaml"
 """Beside the one OpenVINO or ncnn model of a folder: what Ultralytics writes about it."""
@@ -17,19 +19,31 @@ _ULTRALYTICS_FOLDERS = ("_openvino_model", "_ncnn_model")
 
 @dataclass(frozen=True)
 class FileKind:
-    """A kind of model file. Its card is inside, or beside it where the weights are beside it.
+    """A kind of file. Its card is inside, or beside it where the weights are beside it.
 
     Attributes:
         name: what `export --format` and a card call it.
         suffix: how the name of the file ends that is to be written or run.
-        runtime: what executes it where no other is asked for, as `visionlora.runtime.open_exported` knows it.
+        words: what a message calls one.
+        runtime: what executes it where no other is asked for, as `visionlora.runtime.open_exported` knows it; empty for
+            what is no detector.
         weights: how the name of the file beside it that holds its weights ends; empty where they are inside.
     """
 
     name: str
     suffix: str
-    runtime: str
+    words: str
+    runtime: str = ""
     weights: str = ""
+
+    def check_out(self, out: Path) -> None:
+        """Refuse a name that a file of this kind is to be written to.
+
+        Raises:
+            UsageError: it does not end so.
+        """
+        if out.suffix != self.suffix:
+            raise UsageError(f"--out {out}: expected a name that ends in {self.suffix}")
 
     def parts(self, path: Path) -> tuple[Path, ...]:
         """Return the files that hold a model's own bytes: `path`, and its weights where they are beside it."""
@@ -45,13 +59,17 @@ class FileKind:
         return path.with_suffix(self.weights), *described, path
 
 
-CHECKPOINT = FileKind("checkpoint", ".pt", runtime="torch")
-ONNX = FileKind("onnx", ".onnx", runtime="onnxruntime")
-OPENVINO = FileKind("openvino", ".xml", runtime="openvino", weights=WEIGHTS)
-NCNN = FileKind("ncnn", ".param", runtime="ncnn", weights=WEIGHTS)
-LITERT = FileKind("litert", ".tflite", runtime="litert")
+ADAPTER = FileKind("adapter", ".safetensors", "a .safetensors file")
+BUNDLE = FileKind("bundle", ".zip", "a bundle")
+CHECKPOINT = FileKind("checkpoint", ".pt", "a checkpoint", runtime="torch")
+ONNX = FileKind("onnx", ".onnx", "an ONNX file", runtime="onnxruntime")
+OPENVINO = FileKind("openvino", ".xml", "an OpenVINO model", runtime="openvino", weights=WEIGHTS)
+NCNN = FileKind("ncnn", ".param", "an ncnn model", runtime="ncnn", weights=WEIGHTS)
+LITERT = FileKind("litert", ".tflite", "a LiteRT file", runtime="litert")
 
 EXPORTED = {kind.name: kind for kind in (ONNX, OPENVINO, NCNN, LITERT)}
 """What `export` writes, by name."""
 KINDS = {kind.suffix: kind for kind in (CHECKPOINT, *EXPORTED.values())}
-"""What can be opened, by suffix."""
+"""What can be opened as a detector, by suffix."""
+FILES = {kind.suffix: kind for kind in (ADAPTER, BUNDLE, *KINDS.values())}
+"""All, by suffix."""

@@ -1,4 +1,7 @@
-"""What plain values a checkpoint of torch holds: read from its pickle, of which nothing is run."""
+"""What plain values a checkpoint of torch holds: read from its pickle without torch, to look at it, not to load it.
+
+Nothing is run. A detector's layers and tensors are loaded by its family.
+"""
 
 from __future__ import annotations
 

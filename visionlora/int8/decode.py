@@ -1,4 +1,4 @@
-"""A cheaper way to the same boxes: the mean over box bins, without moving the bins through memory three times."""
+"""A cheaper way to the same geometry: means over bins, without moving the bins through memory three times."""
 
 from __future__ import annotations
 
@@ -10,30 +10,34 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from visionlora.tasks import Task
+
 
 @dataclass(frozen=True)
 class _Decode:
-    """The nodes from the bins of a box side to its length, as Ultralytics exports them.
+    """The nodes from bins to their means, such as the sides of a box, as Ultralytics exports them.
 
     Attributes:
-        bins: (1, 4 * n, anchors), n logits a side.
-        sides: (1, 4, anchors), the mean bin.
+        count: how many numbers an anchor has, each of which is a mean.
+        bins: (1, count * n, anchors), n logits a number.
+        means: (1, count, anchors), the mean bin.
         weights: (n,) what each bin stands for.
         nodes: what computes one from the other.
-        levels: (1, 4 * n, height, width) maps that `bins` is joined from, if nobody else reads it.
+        levels: (1, count * n, height, width) maps that `bins` is joined from, if nobody else reads it.
         joining: what joins them.
     """
 
+    count: int
     bins: str
-    sides: str
+    means: str
     weights: np.ndarray
     nodes: list[onnx.NodeProto]
     levels: list[str]
     joining: list[onnx.NodeProto]
 
 
-def simplify_decode(graph: onnx.GraphProto) -> bool:
-    """Rewrite the softmax over box bins and the mean behind it; return whether the graph had them.
+def simplify_decode(graph: onnx.GraphProto, task: Task) -> bool:
+    """Rewrite the softmax over the bins of a task and the mean behind it; return whether the graph had them.
 
     Exporters put the bins in the second of four dimensions, over which a softmax is slow, and take the mean with a
     convolution of one output. Here the bins are the last dimension: `MatMul(Softmax(x), bins)`, the same sum in
@@ -42,12 +46,13 @@ def simplify_decode(graph: onnx.GraphProto) -> bool:
 
     Args:
         graph: constants are initializers. It is changed in place; names of what remains stay.
+        task: what the graph predicts.
     """
-    found = _find(graph)
+    found = _find(graph, task.binned)
     if found is None:
         return False
     gone = {node.output[0] for node in [*found.nodes, *found.joining]}
-    first = next(index for index, node in enumerate(graph.node) if node.output[0] == found.sides)
+    first = next(index for index, node in enumerate(graph.node) if node.output[0] == found.means)
     nodes = list(graph.node)
     kept_before = [node for node in nodes[:first] if node.output[0] not in gone]
     kept_after = [node for node in nodes[first:] if node.output[0] not in gone]
@@ -63,7 +68,7 @@ def simplify_decode(graph: onnx.GraphProto) -> bool:
     return True
 
 
-def _find(graph: onnx.GraphProto) -> _Decode | None:
+def _find(graph: onnx.GraphProto, count: int) -> _Decode | None:
     producer = {name: node for node in graph.node for name in node.output}
     readers = defaultdict(list)
     for node in graph.node:
@@ -87,7 +92,7 @@ def _find(graph: onnx.GraphProto) -> _Decode | None:
             continue
         weight = numpy_helper.to_array(constants[mean.input[1]])
         sizes = numpy_helper.to_array(constants[split.input[1]]).tolist() if split.input[1] in constants else []
-        is_mean = weight.shape == (1, weight.size, 1, 1) and sizes[1:3] == [4, weight.size]
+        is_mean = weight.shape == (1, weight.size, 1, 1) and sizes[1:3] == [count, weight.size]
         if not is_mean or _attribute(softmax, "axis") != 1 or _attribute(moved, "perm") != [0, 2, 1, 3]:
             continue
         joining = before(split, "Concat")
@@ -99,8 +104,9 @@ def _find(graph: onnx.GraphProto) -> _Decode | None:
         else:
             between = [*flat, joining]
         return _Decode(
+            count=count,
             bins=split.input[0],
-            sides=after[0].output[0],
+            means=after[0].output[0],
             weights=weight.reshape(-1),
             nodes=[split, moved, softmax, mean, after[0]],
             levels=[node.input[0] for node in flat],
@@ -111,7 +117,7 @@ def _find(graph: onnx.GraphProto) -> _Decode | None:
 
 def _write(decode: _Decode, graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     """Write the nodes that replace a decode, and add their constants to the graph."""
-    prefix = f"{decode.sides}/mean"
+    prefix = f"{decode.means}/mean"
     bins = decode.weights.size
 
     def constant(name: str, value: np.ndarray) -> str:
@@ -125,7 +131,7 @@ def _write(decode: _Decode, graph: onnx.GraphProto) -> list[onnx.NodeProto]:
         return output
 
     if decode.levels:
-        flat = constant("flat", np.array([1, -1, 4 * bins]))
+        flat = constant("flat", np.array([1, -1, decode.count * bins]))
         rows = []
         for index, level in enumerate(decode.levels):
             last = node("Transpose", [level], f"{prefix}/last{index}", perm=[0, 2, 3, 1])
@@ -133,12 +139,12 @@ def _write(decode: _Decode, graph: onnx.GraphProto) -> list[onnx.NodeProto]:
         joined = node("Concat", rows, f"{prefix}/joined", axis=1)
     else:
         joined = node("Transpose", [decode.bins], f"{prefix}/joined", perm=[0, 2, 1])
-    split = node("Reshape", [joined, constant("split", np.array([1, -1, 4, bins]))], f"{prefix}/split")
+    split = node("Reshape", [joined, constant("split", np.array([1, -1, decode.count, bins]))], f"{prefix}/split")
     share = node("Softmax", [split], f"{prefix}/share", axis=-1)
     weights = constant("bins", decode.weights.astype(np.float32)[:, None])
     mean = node("MatMul", [share, weights], f"{prefix}/mean")
-    sides = node("Reshape", [mean, constant("sides", np.array([1, -1, 4]))], f"{prefix}/sides")
-    node("Transpose", [sides], decode.sides, perm=[0, 2, 1])
+    sides = node("Reshape", [mean, constant("sides", np.array([1, -1, decode.count]))], f"{prefix}/sides")
+    node("Transpose", [sides], decode.means, perm=[0, 2, 1])
     return nodes
 
 

@@ -13,14 +13,15 @@ from onnx.external_data_helper import uses_external_data
 from visionlora.errors import ModelError
 from visionlora.formats.seal import unseal
 from visionlora.int8.decode import simplify_decode
+from visionlora.tasks import Task
 
 _OLDEST_OPSET = 13  # the first with scales for each channel
 
 
-def load_float_model(path: Path | str | IO[bytes]) -> onnx.ModelProto:
+def load_float_model(path: Path | str | IO[bytes], task: Task) -> onnx.ModelProto:
     """Read a sound ONNX file, on a disk or in memory, whose graph can be quantized.
 
-    Constants become initializers, and its decoding the cheaper one.
+    Constants become initializers, and the decoding of its task the cheaper one.
 
     Raises:
         ModelError: the file is quantized already, not in float32, for a batch greater than 1, older
@@ -33,7 +34,7 @@ def load_float_model(path: Path | str | IO[bytes]) -> onnx.ModelProto:
     if problems:
         raise ModelError(f"{path}: cannot be quantized: {'; '.join(problems)}")
     lift_constants(model.graph)
-    simplify_decode(model.graph)
+    simplify_decode(model.graph, task)
     return model
 
 

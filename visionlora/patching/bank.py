@@ -9,6 +9,7 @@ from pathlib import Path
 
 from visionlora.adapters import ArrayAdapter, adapter_identity, load_arrays
 from visionlora.errors import UsageError
+from visionlora.formats.kinds import ONNX
 from visionlora.patching.base import load_patchable
 from visionlora.patching.patching import patched_content
 from visionlora.runtime import Detector, OnnxNetwork
@@ -151,6 +152,6 @@ class AdapterBank:
     def _make(self, entry: _Entry) -> Detector:
         content = patched_content(self._base, entry.adapter, adapter_sha256=entry.sha256, int8=self._int8)
         network = OnnxNetwork(
-            entry.path.with_suffix(".onnx"), content=content, threads=self._threads, providers=self._providers
+            entry.path.with_suffix(ONNX.suffix), content=content, threads=self._threads, providers=self._providers
         )
         return Detector(network)

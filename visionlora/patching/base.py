@@ -17,6 +17,7 @@ from onnx import numpy_helper
 
 from visionlora.adapters import FoldedBase, read_folded_base
 from visionlora.errors import ModelError
+from visionlora.formats.kinds import ADAPTER, CHECKPOINT, FILES
 from visionlora.formats.parsing import parse_json
 from visionlora.formats.seal import check_entry, is_sealed, unseal
 from visionlora.formats.text import class_names
@@ -69,9 +70,10 @@ def load_patchable(path: Path | str) -> PatchableBase:
         ModelError: the file is missing, broken, or no base that adapters can be patched into.
     """
     path = Path(path)
-    if path.suffix in (".pt", ".safetensors"):
-        what = "a checkpoint; export it first: visionlora export" if path.suffix == ".pt" else "a .safetensors file"
-        raise ModelError(f"{path}: expected an exported base (.onnx), got {what}")
+    kind = FILES.get(path.suffix)
+    if kind in (CHECKPOINT, ADAPTER):
+        advice = "; export it first: visionlora export" if kind is CHECKPOINT else ""
+        raise ModelError(f"{path}: expected an exported base (.onnx), got {kind.words}{advice}")
     content = _read(path)
     sealed = is_sealed(path, content)
     model = onnx.ModelProto()

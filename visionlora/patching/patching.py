@@ -13,6 +13,7 @@ import onnx
 from visionlora.adapters import ArrayAdapter, adapter_identity, load_arrays
 from visionlora.errors import OutputError, UsageError
 from visionlora.files import atomic_output, refuse_existing, sha256_of, sync
+from visionlora.formats.kinds import ONNX
 from visionlora.formats.seal import seal
 from visionlora.int8.adapter_recipe import check_constants
 from visionlora.patching.base import PatchableBase, load_patchable
@@ -74,8 +75,7 @@ def patch(
     """
     started = time.perf_counter()
     out = refuse_existing(out, overwrite=overwrite)
-    if out.suffix != ".onnx":
-        raise UsageError(f"--out {out}: expected a name that ends in .onnx")
+    ONNX.check_out(out)
     if out.resolve() == Path(model).resolve():
         raise UsageError(f"--out {out}: expected another file than the base; it would be replaced")
     base, loaded = load_patchable(model), load_arrays(adapter)

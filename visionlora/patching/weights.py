@@ -18,6 +18,7 @@ from visionlora.adapters.shapes import (
     layer_of,
     tensors_of,
 )
+from visionlora.cards import family_in
 from visionlora.errors import AdapterError
 from visionlora.patching.base import PatchableBase
 
@@ -31,7 +32,7 @@ def patched_weights(base: PatchableBase, adapter: ArrayAdapter) -> dict[str, NDA
         AdapterError: the adapter is for another base, image size or activation, or its tensors do not fit.
     """
     card = adapter.card
-    card.check_base(base.folded.fingerprint, str(base.path))
+    card.check_base(base.folded.fingerprint, str(base.path), family=family_in(base.card))
     if card.image_size != base.image_size:
         raise AdapterError(
             f"the adapter was trained at {card.image_size} px, but {base.path} takes {base.image_size} px; "

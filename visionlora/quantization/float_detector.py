@@ -42,7 +42,7 @@ def load_float_detector(path: Path | str) -> FloatDetector:
             f"--model {path} --out {Path(path).with_suffix(ONNX.suffix)}"
         )
     network = OnnxNetwork(path)
-    model = load_float_model(path)
+    model = load_float_model(path, network.task)
     _refuse_end_to_end(Path(path), network)
     return FloatDetector(Path(path), network, model)
 

@@ -20,6 +20,7 @@ from visionlora.data import Dataset, LabelledImage, load_dataset
 from visionlora.data.leakage import calibration_images, choose_images
 from visionlora.errors import QuantizationError, UsageError
 from visionlora.files import atomic_output, refuse_existing, sha256_of
+from visionlora.formats.kinds import ONNX
 from visionlora.formats.seal import seal
 from visionlora.int8 import QuantizationRecipe, Scheme, apply_recipe, attach_recipe
 from visionlora.int8.adapter_recipe import check_adapter_of
@@ -38,7 +39,7 @@ from visionlora.vision.detections import PREDICTION_CONFIDENCE
 from visionlora.vision.preprocess import letterbox, read_image
 
 _LOGGER = logging.getLogger("visionlora")
-_BEST_SUFFIX = ".best.onnx"
+_BEST_SUFFIX = f".best{ONNX.suffix}"
 """Of the file that comes nearest to a budget that cannot be kept."""
 
 
@@ -200,8 +201,7 @@ def _check_out(out: Path, model: Path, *, judged: bool, overwrite: bool) -> None
         UsageError: the name does not end in .onnx, or is the float model's.
         OutputError: a file exists and `overwrite` is false.
     """
-    if out.suffix != ".onnx":
-        raise UsageError(f"--out {out}: expected a name that ends in .onnx")
+    ONNX.check_out(out)
     if out.resolve() == model.resolve():
         raise UsageError(f"{out}: expected another file than the float model; it would be overwritten")
     files = int8_files(out)

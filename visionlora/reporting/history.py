@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from visionlora.adapters import AdapterCard
+from visionlora.adapters import MAP50_95, AdapterCard
 
 CURVE_FILE = "results.csv"
-_SCORE, _LOSSES = "metrics/mAP50-95(B)", "train/"
+_LOSSES = "train/"
 _HYPERPARAMETERS = ("epochs", "imgsz", "batch", "lr0", "seed")
 _LONGEST, _LARGEST = 500, 2**53  # characters of a text; a number that every reader of JSON holds
 _MOST_BYTES = 2_000_000  # of a curve's file: 10,000 epochs
@@ -73,12 +73,12 @@ def _curve(card: AdapterCard, path: Path) -> dict[str, list[float]] | None:
             rows = list(csv.DictReader(text))
         curve = {
             "epoch": [float(row["epoch"]) for row in rows],
-            "map50_95": [float(row[_SCORE]) for row in rows],
+            "map50_95": [float(row[MAP50_95]) for row in rows],
             "loss": [sum(float(row[name]) for name in row if str(name).startswith(_LOSSES)) for row in rows],
         }
     except (OSError, ValueError, KeyError, TypeError, csv.Error):  # not what a training writes
         return None
-    best, score = card.training.get("epoch"), card.scores.get(_SCORE)
+    best, score = card.training.get("epoch"), card.scores.get(MAP50_95)
     known = dict(zip(curve["epoch"], curve["map50_95"], strict=True))
     same = isinstance(best, int) and isinstance(score, float) and abs(known.get(best, math.inf) - score) <= _ROUNDING
     return curve if same and all(math.isfinite(value) for line in curve.values() for value in line) else None

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from visionlora.data import LabelledImage
 from visionlora.formats.text import printable
+from visionlora.tasks import Task
 from visionlora.vision.detections import Detections
-from visionlora.vision.drawing import FONT, INK, PAPER, Colour, class_colour, draw_boxes, draw_label
+from visionlora.vision.drawing import FONT, INK, PAPER, Colour, class_colour, draw_label
 from visionlora.vision.preprocess import read_image
 
 CELL = 320
@@ -52,7 +53,9 @@ def representative_images(images: Sequence[LabelledImage], count: int = 4) -> li
     return chosen
 
 
-def before_after(images: Sequence[LabelledImage], names: Sequence[str], columns: Sequence[Column]) -> NDArray[np.uint8]:
+def before_after(
+    images: Sequence[LabelledImage], names: Sequence[str], columns: Sequence[Column], *, task: Task
+) -> NDArray[np.uint8]:
     """Draw a sheet with a row for each image: the ground truth to the left, then a column for each model.
 
     A class has the same colour everywhere; classes that the data set does not have are grey.
@@ -61,6 +64,7 @@ def before_after(images: Sequence[LabelledImage], names: Sequence[str], columns:
         images: the rows, for example those of `representative_images`.
         names: the class names of the data set.
         columns: what each model found in these images.
+        task: of the models.
 
     Returns:
         The sheet, (height, width, 3) uint8 BGR.
@@ -69,38 +73,19 @@ def before_after(images: Sequence[LabelledImage], names: Sequence[str], columns:
         DataError: an image cannot be read.
     """
     colours = {name: class_colour(index) for index, name in enumerate(names)}
+
+    def cell(pixels: NDArray[np.uint8], objects: LabelledImage | Detections, names: Sequence[str]) -> NDArray[np.uint8]:
+        found = [names[class_id] for class_id in objects.class_ids]
+        scores = objects.scores if isinstance(objects, Detections) else None
+        labels = found if scores is None else [f"{name} {score:.2f}" for name, score in zip(found, scores, strict=True)]
+        return _cell(pixels, objects, labels, [colours.get(name, _FOREIGN) for name in found], task)
+
     rows = [_header(["ground truth", *(column.title for column in columns)])]
     for index, image in enumerate(images):
         pixels = read_image(image.path)
-        truth = [(box, names[class_id], None) for box, class_id in zip(image.boxes_xyxy, image.class_ids, strict=True)]
-        cells = [_cell(pixels, truth, colours)]
-        for column in columns:
-            found = column.detections[index].top(30)
-            labels = [column.names[class_id] for class_id in found.class_ids]
-            cells.append(_cell(pixels, list(zip(found.boxes_xyxy, labels, found.scores, strict=True)), colours))
-        rows.append(_join(cells, axis=1))
+        found = [cell(pixels, column.detections[index].top(30), column.names) for column in columns]
+        rows.append(_join([cell(pixels, image, names), *found], axis=1))
     return _join(rows, axis=0)
-
-
-def draw_detections(image_bgr: NDArray[np.uint8], detections: Detections, names: Sequence[str]) -> NDArray[np.uint8]:
-    """Draw detections on a picture; a small picture is enlarged first, so that the labels can be read.
-
-    Args:
-        image_bgr: (H, W, 3) uint8; not changed.
-        detections: in pixels of this image.
-        names: the network's class names.
-
-    Returns:
-        The picture, (height, width, 3) uint8 BGR, its longest side at least 640 pixels.
-    """
-    colours = {name: class_colour(index) for index, name in enumerate(names)}
-    labels = [names[class_id] for class_id in detections.class_ids]
-    objects = list(zip(detections.boxes_xyxy, labels, detections.scores, strict=True))
-    side = max(*image_bgr.shape[:2], 2 * CELL)
-    canvas = _cell(image_bgr, objects, colours, side=side)
-    height, width = (max(round(length * side / max(image_bgr.shape[:2])), 1) for length in image_bgr.shape[:2])
-    left, top = (side - width) // 2, (len(canvas) - height) // 2
-    return canvas[top : top + height, left : left + width]
 
 
 def _classes(image: LabelledImage) -> set[int]:
@@ -109,24 +94,22 @@ def _classes(image: LabelledImage) -> set[int]:
 
 def _cell(
     pixels: NDArray[np.uint8],
-    objects: Sequence[tuple[NDArray[np.float32], str, float | None]],
-    colours: dict[str, Colour],
-    *,
-    side: int = CELL,
+    objects: LabelledImage | Detections,
+    labels: Sequence[str],
+    colours: Sequence[Colour],
+    task: Task,
 ) -> NDArray[np.uint8]:
-    """Return a picture `side` wide with boxes (original pixels), class names and scores (None for ground truth)."""
+    """Return a picture `CELL` wide with the objects drawn on it."""
     height, width = pixels.shape[:2]
-    scale = side / max(height, width)
+    scale = CELL / max(height, width)
     size_wh = max(round(width * scale), 1), max(round(height * scale), 1)
     # Enlarged before drawing, so that lines and letters stay sharp on small pictures.
     picture = cv2.resize(pixels, size_wh, interpolation=cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA)
-    canvas = np.full((max(size_wh[1], MIN_ROW), side, 3), _MAT, dtype=np.uint8)
-    left, top = (side - size_wh[0]) // 2, (len(canvas) - size_wh[1]) // 2
+    canvas = np.full((max(size_wh[1], MIN_ROW), CELL, 3), _MAT, dtype=np.uint8)
+    left, top = (CELL - size_wh[0]) // 2, (len(canvas) - size_wh[1]) // 2
     canvas[top : top + size_wh[1], left : left + size_wh[0]] = picture
-    boxes = [box_xyxy * np.float32(scale) + (left, top, left, top) for box_xyxy, _, _ in objects]
-    labels = [name if score is None else f"{name} {score:.2f}" for _, name, score in objects]
-    draw_boxes(canvas, boxes, labels, [colours.get(name, _FOREIGN) for _, name, _ in objects])
-    if not objects:
+    task.draw(canvas, objects, labels, colours, scale=scale, offset_xy=(left, top))
+    if not labels:
         draw_label(canvas, "nothing found", (left, top, left, top), colour=_MAT)
     return canvas
 

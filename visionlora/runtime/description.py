@@ -25,13 +25,13 @@ class Stated:
     """What metadata says of the form of an output.
 
     Attributes:
-        finished: whether rows are finished detections and not raw predictions; None where it is not said.
+        end_to_end: whether rows are final detections and not raw predictions; None where it is not said.
         batch: how many pictures the graph was made for; None where it is not said.
         cut: the confidence at which suppression inside the graph drops boxes; None where there is none.
         head: the class of the detector's head; empty where it is not said.
     """
 
-    finished: bool | None = None
+    end_to_end: bool | None = None
     batch: int | None = None
     cut: float | None = None
     head: str = ""
@@ -155,11 +155,10 @@ def stated(fields: Mapping[str, Any]) -> Stated:
     arguments = parse_literal(given) if isinstance(given, str) else given
     arguments = arguments if isinstance(arguments, Mapping) else {}
     suppresses, end_to_end = _truth(arguments.get("nms")), _truth(fields.get("end2end"))
-    # Before it wrote `end2end`, Ultralytics did not say of YOLOv10 that its rows are finished.
-    finished = True if suppresses or end_to_end else end_to_end
+    # Before it wrote `end2end`, Ultralytics did not say of YOLOv10 that its rows are final.
     batch = str(fields.get("batch", "")).strip()
     return Stated(
-        finished=finished,
+        end_to_end=True if suppresses else end_to_end,
         batch=int(batch) if _whole(batch) else None,
         cut=_confidence(arguments.get("conf")) if suppresses else None,
         head=str(fields.get("head", "")),

@@ -53,10 +53,10 @@ class NcnnNetwork:
         shape = self._run(np.zeros((3, self.image_size, self.image_size), dtype=np.float32)).shape
         says = described.stated if self.metadata is None else Stated()
         rows = self.task.rows(len(self.names))
-        if says.finished or len(shape) != 2 or shape[0] != rows:
+        if says.end_to_end or len(shape) != 2 or shape[0] != rows:
             raise ModelError(
                 f"{path}: expected an output ({rows}, anchors) for {len(self.names)} classes, "
-                f"got {'finished detections' if says.finished else shape}"
+                f"got {'final detections' if says.end_to_end else shape}"
             )
 
     def __call__(self, batch: NDArray[np.float32], /) -> NDArray[np.float32]:

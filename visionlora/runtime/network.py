@@ -19,7 +19,7 @@ from visionlora.formats.seal import check_entry, is_sealed
 from visionlora.formats.text import class_names, is_unicode
 from visionlora.runtime.batch import check_batch, run_in_steps
 from visionlora.runtime.description import Stated, stated, stated_task
-from visionlora.runtime.finished import COLUMNS, is_finished, lowest_score, one_hot
+from visionlora.runtime.end_to_end import is_end_to_end, lowest_score, one_hot
 from visionlora.runtime.providers import Provider, Providers, check_started, resolve_providers
 
 ORT_ERRORS = (
@@ -106,7 +106,7 @@ class OnnxNetwork:
         if self.takes_pixels and len(shape) == 4:
             shape = [shape[0], shape[3], *shape[1:3]]
         self.image_size = _image_size(self.path, shape, properties, self.metadata)
-        says = _stated(self.path, properties) if self.metadata is None else Stated(finished=False)
+        says = _stated(self.path, properties) if self.metadata is None else Stated(end_to_end=False)
         self.batch: int | None = shape[0] if isinstance(shape[0], int) else None
         if self.batch is None and self.metadata is None:
             self.batch = says.batch or 1  # suppression inside a graph is unrolled for this number of pictures
@@ -158,7 +158,7 @@ class OnnxNetwork:
         output = run_in_steps(self._run, batch, self.batch)
         if self._end_to_end:
             if self.cut is not None:
-                self.cut = min(self.cut, lowest_score(output))
+                self.cut = min(self.cut, lowest_score(self.task, output))
             return one_hot(self.path, self.task, output, len(self.names))
         rows = self.task.rows(len(self.names))
         if output.shape[1] != rows:
@@ -180,17 +180,17 @@ class OnnxNetwork:
         return np.zeros((self.batch or 1, *shape), dtype=self._input_type)
 
     def _has_end_to_end_output(self, shape: list[Any], says: Stated) -> bool:
-        """Whether rows are finished detections (n, boxes, 6) and not raw predictions (n, rows, anchors)."""
+        """Whether rows are final detections (n, boxes, 6) and not raw predictions (n, rows, anchors)."""
         trials: list[NDArray[np.float32]] = []
         known = len(shape) == 3 and all(isinstance(size, int) for size in shape[1:])
-        if not known or (shape[2] == COLUMNS and says.finished is None):
+        if not known or (shape[2] == self.task.final_columns and says.end_to_end is None):
             blank = self._blank()
             noise = np.random.default_rng(0).random(blank.shape, dtype=np.float32)
             if self.takes_pixels:
                 noise = noise * 255
             trials = [self._run(blank), self._run(noise.astype(blank.dtype))]
             shape = list(trials[0].shape)
-        return is_finished(self.path, self.task, tuple(shape), len(self.names), says, trials)
+        return is_end_to_end(self.path, self.task, tuple(shape), len(self.names), says, trials)
 
 
 def _open_session(

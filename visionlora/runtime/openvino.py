@@ -13,7 +13,7 @@ from visionlora.formats.kinds import ONNX
 from visionlora.isolation import isolate_openvino
 from visionlora.runtime.batch import check_batch, run_in_steps
 from visionlora.runtime.description import Stated, described_beside, described_inside
-from visionlora.runtime.finished import is_finished, lowest_score, one_hot
+from visionlora.runtime.end_to_end import is_end_to_end, lowest_score, one_hot
 
 
 class OpenVinoNetwork:
@@ -48,7 +48,7 @@ class OpenVinoNetwork:
         described = (described_inside if self.path.suffix == ONNX.suffix else described_beside)(self.path)
         self.names, self.image_size, self.metadata = described.names, described.image_size, described.card
         self.task = described.task
-        says = described.stated if self.metadata is None else Stated(finished=False)
+        says = described.stated if self.metadata is None else Stated(end_to_end=False)
         self._compiled = _compile(self.path, threads, float32=float32)
         self.precision: str | None = self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         shape = self._compiled.input(0).partial_shape
@@ -59,7 +59,7 @@ class OpenVinoNetwork:
         blank = np.zeros((self.batch or 1, 3, side, side), dtype=np.float32)
         noise = np.random.default_rng(0).random(blank.shape, dtype=np.float32)
         trials = [self._run(blank), self._run(noise)]
-        self._end_to_end = is_finished(self.path, self.task, trials[0].shape, len(self.names), says, trials)
+        self._end_to_end = is_end_to_end(self.path, self.task, trials[0].shape, len(self.names), says, trials)
         self.cut = says.cut if self._end_to_end else None
         self.nms = not self._end_to_end
 
@@ -75,7 +75,7 @@ class OpenVinoNetwork:
         if not self._end_to_end:
             return output
         if self.cut is not None:
-            self.cut = min(self.cut, lowest_score(output))
+            self.cut = min(self.cut, lowest_score(self.task, output))
         return one_hot(self.path, self.task, output, len(self.names))
 
     def _run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:

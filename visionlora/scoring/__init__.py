@@ -11,7 +11,7 @@ from visionlora.scoring.matches import IOU_THRESHOLDS, RECALLS, Matches, precisi
 from visionlora.scoring.model_scores import ClassChange, Difference, ModelScores, difference, judge
 from visionlora.scoring.operating import MATCHING_IOU, OperatingPoint, Outcome, outcome_of
 from visionlora.scoring.score_calibration import Calibration
-from visionlora.scoring.split import DataUsed, EvaluationSplit, load_split
+from visionlora.scoring.split import DataUsed, EvaluationSplit, check_split, load_split
 from visionlora.scoring.thresholds import Keep, Refit, refit_thresholds
 from visionlora.scoring.timing import Timing, busy_seconds, time_networks, timing_of
 
@@ -43,6 +43,7 @@ __all__ = [
     "Verdict",
     "busy_seconds",
     "check_budget",
+    "check_split",
     "coco_scores",
     "difference",
     "find_objects",

@@ -20,7 +20,7 @@ from visionlora.files import atomic_output, sha256_of
 from visionlora.isolation import cache_folder
 from visionlora.machine import this_machine, versions_of
 from visionlora.scoring.detect_split import SplitDetections
-from visionlora.tasks import DETECT, Task
+from visionlora.tasks import Task
 from visionlora.vision.detections import EVALUATION_CONFIDENCE, IOU_THRESHOLD, MAX_DETECTIONS, Detections
 
 KEPT = 200
@@ -69,7 +69,7 @@ def image_hashes(images: Sequence[LabelledImage]) -> tuple[str, ...]:
     return tuple(sha256_of(image.path) for image in images)
 
 
-def load_found(key: str, task: Task = DETECT) -> SplitDetections | None:
+def load_found(key: str, task: Task) -> SplitDetections | None:
     """Return what is kept under a key of a model's task, or None where there is nothing or the file is damaged."""
     try:
         content = _path(key).read_bytes()

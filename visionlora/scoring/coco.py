@@ -13,7 +13,7 @@ from visionlora.errors import UsageError
 from visionlora.scoring.bootstrap import Interval
 from visionlora.scoring.cocoeval import objects_per_image, run_cocoeval
 from visionlora.scoring.matches import Matches
-from visionlora.tasks import DETECT, Task
+from visionlora.tasks import Task
 from visionlora.vision.detections import Detections
 
 _IOU_50, _IOU_75 = 0, 5  # positions in COCO's thresholds 0.50, 0.55, ... 0.95
@@ -80,10 +80,10 @@ class MeanPrecision:
 
 
 def mean_precision(
-    detections: Sequence[Detections], images: Sequence[LabelledImage], names: Sequence[str]
+    detections: Sequence[Detections], images: Sequence[LabelledImage], names: Sequence[str], *, task: Task
 ) -> MeanPrecision:
     """Return the two numbers of `coco_scores` that a training is steered by, in a quarter of its time."""
-    precision = run_cocoeval(detections, images, range(len(names)), names, sizes=1).precision[..., _ALL]
+    precision = run_cocoeval(detections, images, range(len(names)), names, task=task, sizes=1).precision[..., _ALL]
     return MeanPrecision(
         map50_95=_mean(_known(precision[:, :, column]) for column in range(len(names))),
         map50=_mean(_known(precision[_IOU_50, :, column]) for column in range(len(names))),
@@ -96,7 +96,7 @@ def coco_scores(
     names: Sequence[str],
     *,
     classes: Collection[str] | None = None,
-    task: Task = DETECT,
+    task: Task,
 ) -> Scores:
     """Score detections against labelled images with pycocotools.
 
@@ -113,10 +113,11 @@ def coco_scores(
     Example:
         >>> import numpy as np
         >>> from pathlib import Path
+        >>> from visionlora.tasks import DETECT
         >>> box, ids = np.array([[10, 10, 50, 40]], np.float32), np.array([0])
         >>> truth = LabelledImage(path=Path("a.jpg"), size_wh=(64, 48), boxes_xyxy=box, class_ids=ids)
         >>> found = Detections(boxes_xyxy=box, scores=np.array([0.9], np.float32), class_ids=ids)
-        >>> round(coco_scores([found], [truth], ["scratch"]).map50_95, 6)
+        >>> round(coco_scores([found], [truth], ["scratch"], task=DETECT).map50_95, 6)
         1.0
     """
     return score_and_match(detections, images, names, classes=classes, task=task)[0]
@@ -128,7 +129,7 @@ def score_and_match(
     names: Sequence[str],
     *,
     classes: Collection[str] | None = None,
-    task: Task = DETECT,
+    task: Task,
 ) -> tuple[Scores, Matches]:
     """Score as `coco_scores` does, and return which detections are right too."""
     if len(detections) != len(images):

@@ -15,7 +15,7 @@ from pycocotools.cocoeval import COCOeval
 
 from visionlora.data import LabelledImage
 from visionlora.scoring.matches import IOU_THRESHOLDS, RECALLS, Matches
-from visionlora.tasks import DETECT, Task
+from visionlora.tasks import Task
 from visionlora.vision.detections import MAX_DETECTIONS, Detections
 
 SIZE_RANGES = ((0, float("inf")), (0, 32**2), (32**2, 96**2), (96**2, float("inf")))
@@ -46,7 +46,7 @@ def run_cocoeval(
     class_ids: Sequence[int],
     names: Sequence[str],
     *,
-    task: Task = DETECT,
+    task: Task,
     sizes: int = len(SIZE_RANGES),
 ) -> CocoResult:
     """Run pycocotools on one model's detections.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from visionlora.data import LabelledImage, read_labelled
 from visionlora.errors import DataError
 from visionlora.progress import counting
-from visionlora.tasks import DETECT, Task
+from visionlora.tasks import Task
 from visionlora.vision.detections import EVALUATION_CONFIDENCE, IOU_THRESHOLD, MAX_DETECTIONS, Detections
 from visionlora.vision.inference import Network, detect_placed
 from visionlora.vision.preprocess import Placement, letterbox
@@ -31,7 +31,7 @@ class SplitDetections:
 
     detections: tuple[Detections, ...]
     classes: tuple[str, ...]
-    task: Task = DETECT
+    task: Task
 
 
 class _SharedClasses:

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from visionlora.data import LabelledImage, content_hash, load_coco, load_dataset
+from visionlora.data import LabelledImage, content_hash, load_coco, load_dataset, read_coco, read_description
 from visionlora.formats.text import printable
 from visionlora.scoring.bootstrap import FEWEST_IMAGES, draw_images
 from visionlora.scoring.cache import cache_key, image_hashes, keep_found, load_found
 from visionlora.scoring.coco import ClassCount, count_classes
 from visionlora.scoring.detect_split import SplitDetections, find_objects
-from visionlora.tasks import DETECT, Task
+from visionlora.tasks import Task
 from visionlora.vision.inference import Network
 
 
@@ -90,14 +90,30 @@ class EvaluationSplit:
         return kept
 
 
-def load_split(data: Path | str, split: str = "val", *, task: Task = DETECT) -> EvaluationSplit:
+def check_split(data: Path | str, split: str = "val") -> None:
+    """Refuse what `load_split` cannot load without opening pictures and labels, whose task only a model says.
+
+    Raises:
+        DataError: the file cannot be read, or the split is not there.
+        UsageError: a split that no data.yaml has.
+    """
+    if _is_coco(data):
+        read_coco(Path(data))
+    else:
+        read_description(data).sources(split)
+
+
+def load_split(data: Path | str, split: str = "val", *, task: Task) -> EvaluationSplit:
     """Load a split of a data.yaml, whose labels are of a task, or a COCO ground truth (.json).
 
     Raises:
         DataError: the data set or an image cannot be used.
     """
-    is_coco = Path(data).suffix.lower() == ".json"
-    dataset = load_coco(data, split=split) if is_coco else load_dataset(data, splits=(split,), task=task)
+    dataset = load_coco(data, split=split) if _is_coco(data) else load_dataset(data, splits=(split,), task=task)
     images, names = dataset.split(split), dataset.names
     used = DataUsed(printable(data), content_hash(images), split, len(images), count_classes(images, names))
     return EvaluationSplit(images, image_hashes(images), names, used)
+
+
+def _is_coco(data: Path | str) -> bool:
+    return Path(data).suffix.lower() == ".json"

@@ -20,6 +20,7 @@ from visionlora.vision.detections import (
     Detections,
     check_thresholds,
 )
+from visionlora.vision.drawing import draw_boxes
 from visionlora.vision.preprocess import Placement
 
 _BOX_COLUMNS = 5
@@ -37,6 +38,9 @@ class Detect:
 
     name: ClassVar[str] = "detect"
     iou_type: ClassVar[str] = "bbox"
+    binned: ClassVar[int] = 4  # the distances of the sides from the anchor
+    final_columns: ClassVar[int] = 6
+    draw = staticmethod(draw_boxes)
 
     def rows(self, classes: int) -> int:
         """Return the rows of a raw prediction for so many classes."""
@@ -45,6 +49,10 @@ class Detect:
     def split(self, prediction: Any) -> tuple[Any, Any]:
         """Return boxes (..., 4, anchors) and scores (..., classes, anchors): views, in NumPy and torch alike."""
         return prediction[..., :4, :], prediction[..., 4:, :]
+
+    def split_final(self, rows: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Return the parts of rows x1, y1, x2, y2, score, class."""
+        return rows[..., :4], rows[..., 4], rows[..., 5]
 
     def rows_of(self, class_ids: Sequence[int]) -> list[int]:
         """Return which rows of a raw prediction make up one of these classes alone."""

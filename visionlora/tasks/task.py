@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from visionlora.errors import UsageError
 from visionlora.vision.detections import IOU_THRESHOLD, MAX_DETECTIONS, PREDICTION_CONFIDENCE, Detections
+from visionlora.vision.drawing import Painter
 from visionlora.vision.preprocess import Placement
 
 SLACK = 0.01
@@ -17,7 +18,7 @@ SLACK = 0.01
 
 
 class Task(Protocol):
-    """What a detector finds: how labels, raw predictions and COCO's annotations of it are laid out.
+    """What a detector finds: how its labels, raw predictions and COCO annotations are laid out, and how it is drawn.
 
     A raw prediction is (n, rows, anchors) float32: geometry in pixels of the network's input, and a score in [0, 1] for
     each class.
@@ -25,10 +26,21 @@ class Task(Protocol):
     Attributes:
         name: as Ultralytics and the files call it.
         iou_type: pycocotools' word for what it compares.
+        binned: how many numbers of a geometry a head may give as logits over bins, to take their mean (arXiv
+            2006.04388, eq. 5). INT8 keeps this tail of the graph in float, and computes it in a cheaper order.
+        final_columns: how many numbers a final detection has, where a file suppresses by itself; fewer than the
+            21 anchors of the smallest input.
     """
 
     name: ClassVar[str]
     iou_type: ClassVar[str]
+    binned: ClassVar[int]
+    final_columns: ClassVar[int]
+
+    @property
+    def draw(self) -> Painter:
+        """What draws detections, or what is labelled in an image."""
+        ...
 
     def rows(self, classes: int) -> int:
         """Return the rows of a raw prediction for so many classes."""
@@ -36,6 +48,14 @@ class Task(Protocol):
 
     def split(self, prediction: Any) -> tuple[Any, Any]:
         """Return geometry (..., G, anchors) and scores (..., classes, anchors): views, in NumPy and torch alike."""
+        ...
+
+    def split_final(self, rows: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Return boxes (..., 4) x1, y1, x2, y2, scores (...) and class ids (...) of final detections: views.
+
+        Args:
+            rows: (..., final_columns), boxes in pixels of the network's input.
+        """
         ...
 
     def rows_of(self, class_ids: Sequence[int]) -> list[int]:
@@ -53,7 +73,7 @@ class Task(Protocol):
         agnostic: bool = False,
         placement: Placement | None = None,
     ) -> Detections:
-        """Turn the raw prediction for one image into detections, best first.
+        """Turn the raw prediction for one image into detections, best first, whose `painter` is `draw`.
 
         Args:
             prediction: (rows, anchors).

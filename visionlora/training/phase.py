@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,9 @@ from visionlora.quantization import calibrate_detector, load_float_detector
 from visionlora.scoring import mean_precision
 from visionlora.training.curves import draw_curves
 from visionlora.training.record import check_same, identity, read_record, run_record, write_record
-from visionlora.training.run_folder import PhaseFolder, RunFolder
+from visionlora.training.run_folder import ACTIVATION, FLOAT, QAT, PhaseFolder, RunFolder
 from visionlora.training.settings import QatSettings, Schedule, TrainingSettings
 
-FLOAT, ACTIVATION, QAT = "float", "activation", "int8"
-"""Kinds of phases, in their order; the folders of those before the last one are called so."""
 TITLES = {FLOAT: "float", ACTIVATION: "ReLU in place of SiLU", QAT: "the arithmetic that ships"}
 _NOT_LAST = "another phase goes on from this one, and a run gets more epochs in its last phase only"
 _FADES = "ReLU comes in step by step over its epochs"
@@ -137,7 +135,7 @@ def run_phase(run: Run, phase: Phase, *, start: Path | None, teacher: Path | Non
     """
     here = phase.folder(run.folder)
     record = _record(run, phase, start, teacher)
-    state = _resumed(record, here, phase) if resume else None
+    state = _resumed(run, record, here, phase) if resume else None
     if resume and (state is None or _is_finished(state, phase)):
         epochs = phase.schedule.epochs
         report("train", epochs, epochs, f"{here.path}: finished already; more --epochs would make it longer")
@@ -151,8 +149,6 @@ def run_phase(run: Run, phase: Phase, *, start: Path | None, teacher: Path | Non
         draw_curves(here.results, here.curves)
     for path in (*([here.state] if phase.fixed else []), *here.temporary):
         path.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        (here.path / "weights").rmdir()  # Ultralytics' folder, empty here
     return here.adapter
 
 
@@ -194,12 +190,12 @@ def _job(
         out=here.path.resolve(),
         names=run.dataset.names,
         images={split: run.dataset.split(split) for split in ("train", "val")},
-        ruler=mean_precision,
+        ruler=partial(mean_precision, task=run.base.task),
         settings=phase.adapter,
         preprocessing=preprocessing_card(phase.schedule.imgsz),
         training=record,
         hyperparameters={**record["hyperparameters"], "device": run.settings.device},
-        run=identity(record),
+        run=identity(record, run.settings.family),
         resume=resume,
         lean=phase.lean,
         start=start,
@@ -238,7 +234,7 @@ def _begin(record: Mapping[str, Any], here: PhaseFolder, *, resume: bool) -> Non
     write_record(record, here.settings)
 
 
-def _resumed(record: Mapping[str, Any], here: PhaseFolder, phase: Phase) -> Mapping[str, Any] | None:
+def _resumed(run: Run, record: Mapping[str, Any], here: PhaseFolder, phase: Phase) -> Mapping[str, Any] | None:
     """Return the state of the run to go on with; None for a finished one that kept none.
 
     Raises:
@@ -250,11 +246,11 @@ def _resumed(record: Mapping[str, Any], here: PhaseFolder, phase: Phase) -> Mapp
         advice = "pass --overwrite instead of --resume to begin anew" if begun else "train without --resume"
         missing = "no epoch was saved whole there" if here.settings.is_file() or not begun else "no settings"
         raise UsageError(f"{here.path}: no run to resume: {missing}; {advice}")
-    record = json.loads(json.dumps(record))
+    record, family = json.loads(json.dumps(record)), run.settings.family
     before = read_record(here.settings)
-    check_same(before, record, here.path, fixed=phase.fixed)
+    check_same(before, record, here.path, family, fixed=phase.fixed)
     if here.state.exists():
-        return read_resume_state(here.state, run=identity(before))
+        return read_resume_state(here.state, run=identity(before, family))
     if before["hyperparameters"]["epochs"] != phase.schedule.epochs:
         raise UsageError(
             f"{here.path}: finished, and {here.state.name}, which it would go on from, is not there; train a new run"

@@ -21,6 +21,7 @@ from visionlora.detectors.device import check_device, default_device
 from visionlora.detectors.family import Base, StepCost, StepSample, StepSpec
 from visionlora.errors import UsageError
 from visionlora.progress import tracked
+from visionlora.training.settings import Schedule
 
 _MOSAIC = 4  # pictures in one training image
 _ROUNDS = 5
@@ -171,7 +172,7 @@ def plan(
     rows = _measure(base, StepSample(dataset.names, _objects(images), batch, imgsz, place))
     chosen, reason = recommend(rows)
     words = ["visionlora", "train", "--model", str(model), "--data", str(data), "--out", "runs/adapter"]
-    words += ["--imgsz", str(imgsz), "--batch", str(batch), "--device", device]
+    words += ["--epochs", str(Schedule.epochs), "--imgsz", str(imgsz), "--batch", str(batch), "--device", device]
     return TrainingPlan(
         rows=rows,
         recommended=chosen.label,

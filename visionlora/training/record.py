@@ -12,14 +12,14 @@ from typing import Any
 from visionlora.adapters import AdapterSettings
 from visionlora.data import Dataset, content_hash
 from visionlora.detectors import family_of
-from visionlora.detectors.family import Base
+from visionlora.detectors.family import Base, Family
 from visionlora.errors import ModelError, UsageError
 from visionlora.files import atomic_output, sha256_of
 from visionlora.formats.parsing import parse_json
 
 _PLACES = ("model", "data")  # of what the hashes beside them name by content
 _NEW = ("names", "order_sha256", "adapter.method")  # not in the settings of a run of version 0.2
-_LENGTH = ("hyperparameters.epochs", "hyperparameters.close_mosaic")
+_LENGTH = "hyperparameters.epochs"
 
 
 def run_record(
@@ -69,11 +69,11 @@ def _order_hash(dataset: Dataset) -> str:
     return hashlib.sha256(json.dumps(names).encode()).hexdigest()
 
 
-def identity(record: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of the settings that all epochs of a run have in common."""
+def identity(record: Mapping[str, Any], family: Family) -> str:
+    """Return the SHA-256 of the settings that all epochs of a run have in common, trained by the family's trainer."""
     kept = {name: value for name, value in record.items() if name not in (*_PLACES, "versions")}
-    settings = {name: value for name, value in kept["hyperparameters"].items() if name != "cache"}
-    settings = {name: value for name, value in settings.items() if f"hyperparameters.{name}" not in _LENGTH}
+    changing = ("epochs", *family.length_hyperparameters, *family.free_hyperparameters)
+    settings = {name: value for name, value in kept["hyperparameters"].items() if name not in changing}
     return hashlib.sha256(json.dumps({**kept, "hyperparameters": settings}, sort_keys=True).encode()).hexdigest()
 
 
@@ -104,13 +104,14 @@ def read_record(path: Path) -> dict[str, Any]:
     return settings
 
 
-def check_same(before: Mapping[str, Any], record: Mapping[str, Any], out: Path, *, fixed: str) -> None:
+def check_same(before: Mapping[str, Any], record: Mapping[str, Any], out: Path, family: Family, *, fixed: str) -> None:
     """Compare the settings of the run to resume with those asked for; more epochs may be, and other places of files.
 
     Args:
         before: of the run.
         record: asked for, as JSON gives them back.
         out: folder of the run, for messages.
+        family: whose trainer it is.
         fixed: why no epochs can be added; empty where they can.
 
     Raises:
@@ -120,18 +121,19 @@ def check_same(before: Mapping[str, Any], record: Mapping[str, Any], out: Path, 
     if own != asked:
         own, asked = (f"with --quantize {each}" if each else "without --quantize" for each in (own, asked))
         raise UsageError(f"{out}: this run began {own}, not {asked}; pass the options that it began with")
-    free = (*_PLACES, "hyperparameters.cache")
+    free = (*_PLACES, *(f"hyperparameters.{name}" for name in family.free_hyperparameters))
     changed = {
         name: (old, new)
         for name, old, new in _differences(before, record)
         if not name.startswith("versions") and name not in free and not (old is None and name in _NEW)
     }
-    epochs, more = changed.get(_LENGTH[0], (0, 0))
+    epochs, more = changed.get(_LENGTH, (0, 0))
     if isinstance(epochs, int) and more > epochs and not fixed:
-        changed = {name: pair for name, pair in changed.items() if name not in _LENGTH}
+        longer = (_LENGTH, *(f"hyperparameters.{name}" for name in family.length_hyperparameters))
+        changed = {name: pair for name, pair in changed.items() if name not in longer}
     if changed:
         listed = "; ".join(f"{name}: was {old}, now {new}" for name, (old, new) in changed.items())
-        reason = "" if _LENGTH[0] not in changed else f" ({fixed or 'a run cannot become shorter'})"
+        reason = "" if _LENGTH not in changed else f" ({fixed or 'a run cannot become shorter'})"
         raise UsageError(f"{out}: resume with the settings that the run began with; {listed}{reason}")
 
 

@@ -8,8 +8,12 @@ from pathlib import Path
 from visionlora.detectors.job import ADAPTER_FILE, RESULTS_FILE, RESUME_FILE
 from visionlora.errors import OutputError, UsageError
 from visionlora.files import refuse_existing, remove_partials
+from visionlora.formats.kinds import ONNX
 from visionlora.quantization import int8_files
 from visionlora.reporting import refuse_existing_report, report_files
+
+FLOAT, ACTIVATION, QAT = "float", "activation", "int8"
+"""Kinds of phases, in their order; the folders of those before the last one are called so."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ class RunFolder:
     @property
     def before(self) -> dict[str, PhaseFolder]:
         """Of the phases before the last one, by name."""
-        return {name: PhaseFolder(self.path / name) for name in ("float", "activation")}
+        return {name: PhaseFolder(self.path / name) for name in (FLOAT, ACTIVATION)}
 
     @property
     def phases(self) -> tuple[PhaseFolder, ...]:
@@ -128,7 +132,7 @@ class RunFolder:
 
     def quantized(self, weights: str) -> Path:
         """Return the path of the file for devices, with `int8` or `int4` weights."""
-        return self.path / f"model.{weights}.onnx"
+        return self.path / f"model.{weights}{ONNX.suffix}"
 
     @property
     def models(self) -> tuple[Path, ...]:

@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from visionlora.adapters import AdapterSettings, read_adapter_card
 from visionlora.data import Dataset
-from visionlora.detectors.device import check_batch, check_device, default_device, process_count
+from visionlora.detectors.device import check_batch, check_device, default_device
 from visionlora.detectors.family import Base, Family
 from visionlora.errors import UsageError
 from visionlora.int8.scheme import WEIGHTS
@@ -114,7 +114,7 @@ class QatSettings:
 
     def schedule(self, before: Schedule) -> Schedule:
         """Return the schedule of this phase behind another one's."""
-        return replace(before, epochs=self.epochs, lr0=check_learning_rate(self.lr0, "--qat-lr0"))
+        return replace(before, epochs=self.epochs, lr0=cast(float, self.lr0))
 
 
 @dataclass(frozen=True)
@@ -176,16 +176,14 @@ class TrainingSettings:
 
     def _check_step(self, device: str) -> None:
         """Refuse what the step of a phase could not do, before the first phase is trained."""
-        extra = self.hyperparameters
-        if (self.lean or self.qat or self.adapter.relu_targets) and extra.get("compile"):
-            name = "--lean" if self.lean else "--quantize" if self.qat else "--activation"
-            raise UsageError(f"{name}: works without torch.compile; drop it or --set compile")
-        if extra.get("compile") and process_count(device) > 1:
-            raise UsageError("--set compile: works on one GPU only; drop it, or name one in --device")
-        if (self.qat or self.distill) and extra.get("multi_scale"):
-            way = "--quantize trains" if self.qat else "--activation learns from"
-            advice = "drop one of them" if self.qat else "pass --distill 0 to learn from the labels alone, or drop it"
-            raise UsageError(f"--set multi_scale: {way} a graph of one image size; {advice}")
+        self.family.check_step(
+            self.hyperparameters,
+            device,
+            lean=self.lean,
+            int8=self.qat is not None,
+            relu=bool(self.adapter.relu_targets),
+            teacher=bool(self.distill),
+        )
         if self.lean and self.qat:
             raise UsageError(
                 "--lean: has no effect on int8 training, which keeps little anyway; drop --lean or --quantize"
@@ -201,7 +199,7 @@ class TrainingSettings:
         if self.start is None:
             return
         card = read_adapter_card(self.start)
-        card.check_base(base.fingerprint, str(base.path))
+        card.check_base(base.fingerprint, str(base.path), family=base.family)
         if card.names != dataset.names:
             own, asked = (", ".join(names) for names in (card.names, dataset.names))
             raise UsageError(

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from visionlora.adapters import AdapterSettings, read_adapter_card
+from visionlora.adapters import MAP50, MAP50_95, AdapterSettings, read_adapter_card
 from visionlora.adapters.methods import method_of
 from visionlora.data import load_dataset, warn_of_doubtful_data
 from visionlora.data.leakage import calibration_images
@@ -22,9 +22,9 @@ from visionlora.files import exclusive
 from visionlora.formats.text import is_unicode
 from visionlora.progress import LEVELS, level
 from visionlora.training.earlier import replacing, settle
-from visionlora.training.phase import FLOAT, TITLES, Phase, Run, plan_phases, run_phase
+from visionlora.training.phase import TITLES, Phase, Run, plan_phases, run_phase
 from visionlora.training.recipes import RECIPES
-from visionlora.training.run_folder import RunFolder
+from visionlora.training.run_folder import FLOAT, RunFolder
 from visionlora.training.settings import QAT_EPOCHS, QatSettings, Schedule, TrainingSettings
 
 _FAR = 0.8  # of the score before a phase; below, something is unfinished
@@ -142,7 +142,10 @@ def train(
     call = RunCall.asked(resume=resume, overwrite=overwrite, verbose=verbose, quiet=quiet)
     settings = TrainingSettings(
         family_of(model),
-        RECIPES[recipe].adapter(AdapterSettings(method_of(method, {"rank": rank, "alpha": alpha}), targets=targets, activation=activation), full=full),
+        RECIPES[recipe].adapter(
+            AdapterSettings(method_of(method, {"rank": rank, "alpha": alpha}), targets=targets, activation=activation),
+            full=full,
+        ),
         Schedule(epochs=epochs, imgsz=imgsz, batch=batch, seed=seed, lr0=RECIPES[recipe].lr0 if lr0 is None else lr0),
         hyperparameters or {},
         device=device,
@@ -289,7 +292,7 @@ def _run_phases(run: Run, phases: Sequence[Phase], start: Path | None, *, resume
         begun = resume and (phase.number == 1 or here.has_progress())
         start = run_phase(run, phase, start=start, teacher=first if phase.distill > 0 else None, resume=begun)
         first = first or start
-        before, score = score, read_adapter_card(start).scores.get("metrics/mAP50-95(B)")
+        before, score = score, read_adapter_card(start).scores.get(MAP50_95)
         if before and score is not None and score < _FAR * before:
             _LOGGER.warning(
                 "%s: mAP50-95 %.3f after %s, %.3f before; it needs more epochs",
@@ -306,8 +309,8 @@ def _summary(path: Path, *, seconds: float) -> TrainedAdapter:
         path=path,
         names=card.names,
         epoch=int(card.training["epoch"]),
-        map50_95=card.scores["metrics/mAP50-95(B)"],
-        map50=card.scores["metrics/mAP50(B)"],
+        map50_95=card.scores[MAP50_95],
+        map50=card.scores[MAP50],
         bytes=path.stat().st_size,
         seconds=seconds,
     )

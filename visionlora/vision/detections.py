@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from visionlora.errors import UsageError
 from visionlora.formats.text import printable
-from visionlora.vision.drawing import class_colour, draw_boxes
+from visionlora.vision.drawing import Painter, class_colour, draw_boxes
 
 EVALUATION_CONFIDENCE = 0.001
 """Lowest score that counts in an evaluation: average precision needs the low scores too."""
@@ -61,6 +61,7 @@ class Detections:
         class_ids: (N,) int64, index into the network's names.
         names: the network's class names; empty where it is not known which network it was.
         timing: how long it took; None where nobody measured.
+        painter: what draws them.
 
     Raises:
         UsageError: the three arrays are not of these shapes, or a class id has no name.
@@ -80,6 +81,7 @@ class Detections:
     class_ids: NDArray[np.int64]
     names: tuple[str, ...] = ()
     timing: Timing | None = None
+    painter: Painter = draw_boxes
 
     def __post_init__(self) -> None:
         boxes = np.asarray(self.boxes_xyxy, dtype=np.float32)
@@ -211,10 +213,10 @@ class Detections:
         )
 
     def draw(self, image_bgr: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return a copy of the image, (H, W, 3) uint8 BGR, with a box and a label for each detection."""
+        """Return a copy of the image, (H, W, 3) uint8 BGR, with each detection and its label, such as a box."""
         canvas = image_bgr.copy()
         labels = [f"{name} {score:.2f}" for name, score in zip(self.labels, self.scores, strict=True)]
-        draw_boxes(canvas, list(self.boxes_xyxy), labels, [class_colour(i) for i in self.class_ids.tolist()])
+        self.painter(canvas, self, labels, [class_colour(i) for i in self.class_ids.tolist()])
         return canvas
 
     def _at(self, index: NDArray[np.intp]) -> Detections:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import cv2
 import numpy as np
@@ -21,21 +21,43 @@ FONT = cv2.FONT_HERSHEY_SIMPLEX
 _SCALE = 0.42
 
 
+class Painter(Protocol):
+    """What draws objects and their labels into a picture, the first object on top."""
+
+    def __call__(
+        self,
+        canvas: NDArray[np.uint8],
+        objects: Any,
+        labels: Sequence[str],
+        colours: Sequence[Colour],
+        *,
+        scale: float = 1.0,
+        offset_xy: tuple[int, int] = (0, 0),
+    ) -> None:
+        """Draw into `canvas`.
+
+        Args:
+            canvas: (H, W, 3) uint8 BGR; changed.
+            objects: `Detections`, or what is labelled in an image, in pixels of the image.
+            labels: what to write at each object.
+            colours: of each object.
+            scale: pixels of the canvas per pixel of the image.
+            offset_xy: where the image begins on the canvas, left and top.
+        """
+        ...
+
+
 def draw_boxes(
     canvas: NDArray[np.uint8],
-    boxes_xyxy: Sequence[NDArray[np.floating]],
+    objects: Any,
     labels: Sequence[str],
     colours: Sequence[Colour],
+    *,
+    scale: float = 1.0,
+    offset_xy: tuple[int, int] = (0, 0),
 ) -> None:
-    """Draw boxes and their labels into `canvas`, the first box on top.
-
-    Args:
-        canvas: (H, W, 3) uint8 BGR; changed.
-        boxes_xyxy: (4,) each, in pixels of the canvas.
-        labels: what to write at each box.
-        colours: of each box.
-    """
-    boxes = [_on_canvas(canvas, box) for box in boxes_xyxy]
+    """Draw the boxes of objects and their labels, as a `Painter` does."""
+    boxes = [_on_canvas(canvas, box) for box in objects.boxes_xyxy * np.float32(scale) + offset_xy * 2]
     for box, colour in reversed(list(zip(boxes, colours, strict=True))):
         cv2.rectangle(canvas, box[:2], box[2:], colour, 2, cv2.LINE_AA)
     taken: list[_Box] = []

@@ -25,8 +25,7 @@ from visionlora.reporting import Report, change_words
 from visionlora.scoring import Budget, check_budget
 from visionlora.training import TrainedAdapter
 from visionlora.training.earlier import settle
-from visionlora.training.phase import FLOAT
-from visionlora.training.run_folder import RunFolder
+from visionlora.training.run_folder import FLOAT, RunFolder
 from visionlora.training.settings import QAT_EPOCHS, QatSettings, Schedule, TrainingSettings
 from visionlora.training.training import RunCall, run_training
 from visionlora.workflows.evaluating import evaluate
@@ -115,9 +114,9 @@ def adapt(
         >>> import visionlora as vl
         >>> vl.adapt("yolo11n.pt", "data.yaml", "runs/steel", imgsz=320).report  # doctest: +SKIP
     """
+    call = RunCall.asked(resume=resume, overwrite=overwrite, verbose=verbose, quiet=quiet)
     budget = Budget(max_drop, max_class_drop)
     check_budget(budget)
-    call = RunCall.asked(resume=resume, overwrite=overwrite, verbose=verbose, quiet=quiet)
     settings = TrainingSettings(
         family_of(model),
         AdapterSettings(method_of(method, {"rank": rank, "alpha": alpha}), targets=targets, activation=activation),
@@ -137,7 +136,8 @@ def adapt(
         folder.refuse_earlier_stages(overwrite=way.replaces)
         folder.refuse_as_base(Path(model))
         if settings.qat is None:  # else training looks too; refused now, not after it
-            calibration_images(load_dataset(data, splits=("train",)), images, seed=seed)
+            task = settings.family.load(model).task
+            calibration_images(load_dataset(data, splits=("train",), task=task), images, seed=seed)
         trained = run_training(model, data, out, settings, call)
         try:
             return way.later_stages(trained)

@@ -52,6 +52,7 @@ from visionlora.scoring import (
     ModelScores,
     SplitDetections,
     check_budget,
+    check_split,
     difference,
     find_objects,
     judge,
@@ -137,6 +138,9 @@ def evaluate(
         raise UsageError("html: expected a folder to write report.html into; give --out")
     if out is not None:
         refuse_existing_report(out, overwrite=overwrite)
+    check_split(data, split)  # a model may take long to open
+    if retention is not None:
+        check_split(retention)
     networks = [open_network(spec, image_size=imgsz) for spec in specs]
     _check(specs, networks)
     task = networks[0].task
@@ -340,7 +344,7 @@ def _sheet(specs: Sequence[ModelSpec], networks: Sequence[Network], domain: Eval
         Column(title=specs[index].label, names=networks[index].names, detections=detect(networks[index], pixels))
         for index in dict.fromkeys((0, len(networks) - 1))
     ]
-    return before_after(shown, domain.names, columns)
+    return before_after(shown, domain.names, columns, task=networks[0].task)
 
 
 def _relative(path: Path, folder: Path) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from visionlora.errors import ModelError
 from visionlora.files import sha256_of
-from visionlora.formats.kinds import CHECKPOINT, EXPORTED, KINDS, ONNX
+from visionlora.formats.kinds import ADAPTER, BUNDLE, CHECKPOINT, EXPORTED, KINDS, ONNX
 from visionlora.formats.parsing import parse_json
 from visionlora.formats.pickled import Opaque, read_plain
 from visionlora.formats.text import class_names, printable
@@ -18,6 +18,8 @@ from visionlora.runtime import read_card
 
 _SHOWN = 12
 """How many entries of a list are printed."""
+_AGAIN = {"adapter": "settings", "names": "names"}
+"""What an adapter's `training` may say as the card itself does, and what that is called there: printed once."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -49,6 +51,8 @@ class FileCard:
         for name, value in self.card.items():
             if name == "quantization" and value:  # hundreds of ranges
                 value = f"a recipe with {len(value.get('recipe', {}).get('ranges', {}))} ranges"
+            if name == "training" and isinstance(value, Mapping):
+                value = {k: said for k, said in value.items() if k not in _AGAIN or said != self.card.get(_AGAIN[k])}
             if name not in ("format", "kind") and value not in ({}, [], None):
                 lines += _lines(name, value)
         return "\n".join(map(printable, lines))
@@ -78,11 +82,11 @@ def inspect(path: Path | str) -> FileCard:
     if path.is_dir():
         return _folder(path)
     readers: dict[str, Callable[[Path], Mapping[str, Any] | None]] = {
-        ".safetensors": _adapter,
+        ADAPTER.suffix: _adapter,
         CHECKPOINT.suffix: _checkpoint,
         ONNX.suffix: read_card,
         ".json": _json,
-        ".zip": _bundle,
+        BUNDLE.suffix: _bundle,
         **{kind.suffix: read_card for kind in EXPORTED.values()},
     }
     if not path.is_file():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from visionlora.adapters.methods import LoRA
 from visionlora.adapters.torch import Adapter, load_adapter, save_adapter
 from visionlora.errors import AdapterError
 from visionlora.int8.adapter_recipe import check_adapter_of
+from visionlora.tasks import DETECT
 
 CARD = AdapterCard(
     settings=AdapterSettings(LoRA(rank=4, alpha=2.0), targets="neck+head"),
@@ -30,6 +32,7 @@ CARD = AdapterCard(
     training={"epochs": 3},
     scores={"map50_95": 0.4},
     version="0.1.0",
+    task=DETECT.name,
 )
 
 
@@ -54,7 +57,16 @@ def test_tensor_beyond_half_precision_is_refused_and_leaves_no_file(tmp_path) ->
 
 def test_another_base_is_refused_with_both_fingerprints() -> None:
     with pytest.raises(AdapterError, match=f"{'ab' * 32}.*other.pt.*{'cd' * 32}"):
-        Adapter(CARD, {}).check_base("cd" * 32, "other.pt")
+        CARD.check_base("cd" * 32, "other.pt", family=None)
+
+
+@pytest.mark.parametrize("own", [{}, {"family": "ultralytics"}], ids=["old", "new"])
+def test_a_base_of_another_family_is_refused(own: dict[str, str]) -> None:
+    card = replace(CARD, base={"fingerprint": "ab" * 32, **own})
+    card.check_base("ab" * 32, "base.pt", family="ultralytics")
+    card.check_base("ab" * 32, "old.onnx", family=None)
+    with pytest.raises(AdapterError, match=r"a detector of 'ultralytics', but x\.pt is one of 'other'"):
+        card.check_base("ab" * 32, "x.pt", family="other")
 
 
 def test_unreadable_files_are_refused(tmp_path) -> None:

@@ -20,6 +20,7 @@ from visionlora.detectors.ultralytics.sampling import SeededDataset
 from visionlora.detectors.ultralytics.squares import SquareDataset
 from visionlora.errors import DataError, UsageError, VisionLoraError
 from visionlora.scoring import mean_precision
+from visionlora.tasks import DETECT
 from visionlora.training import train
 from visionlora.vision.preprocess import letterbox, read_image
 
@@ -167,7 +168,7 @@ def test_what_would_write_beside_the_pictures_or_needs_polygons_is_refused(surfa
 def dataset_of(surface: Path, **settings) -> SeededDataset:
     dataset = load_dataset(surface)
     hyp = get_cfg(overrides={"imgsz": 96, "deterministic": False, **settings})
-    return SeededDataset(dataset.split("train"), names=dataset.names, hyp=hyp, imgsz=96, batch=2, seed=1)
+    return SeededDataset(dataset.split("train"), task=DETECT, names=dataset.names, hyp=hyp, imgsz=96, batch=2, seed=1)
 
 
 @pytest.mark.parametrize("cache", ["ram", False], ids=["in memory", "from disk"])
@@ -213,4 +214,4 @@ def test_the_ruler_of_training_is_the_one_of_eval(checkpoint, surface, tmp_path,
     monkeypatch.setattr(ULTRALYTICS, "train", jobs.append)
     with pytest.raises(FileNotFoundError):  # nothing was trained
         train(checkpoint, surface, tmp_path / "run", **SETTINGS)
-    assert jobs[0].ruler is mean_precision
+    assert jobs[0].ruler.func is mean_precision

@@ -1,7 +1,6 @@
-"""Low-rank adapters on any torch module: which layers, the arithmetic, and the adapter file.
+"""Adapters on any torch module: which layers, how their weights are adapted together, and the adapter file.
 
-Knows no detector, no data set and no ONNX. W' = W + scale * B @ A on the base's own weights (LoRA, arXiv 2106.09685),
-with scale = alpha / sqrt(rank) (rsLoRA, arXiv 2312.03732).
+Knows no detector, no data set and no ONNX. How a weight is adapted, a method says (`visionlora.adapters.methods`).
 """
 
 from visionlora.adapters.torch.attach import adapter_tensors, attach, load_adapter_tensors

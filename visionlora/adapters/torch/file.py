@@ -22,14 +22,6 @@ class Adapter:
     card: AdapterCard
     tensors: Mapping[str, torch.Tensor]
 
-    def check_base(self, fingerprint: str, where: str) -> None:
-        """Refuse a base other than the one that the adapter was trained on.
-
-        Raises:
-            AdapterError: `fingerprint`, of the base loaded from `where`, is another; both are named.
-        """
-        self.card.check_base(fingerprint, where)
-
 
 def save_adapter(adapter: Adapter, path: Path | str, *, dtype: torch.dtype = torch.float16) -> None:
     """Write `adapter` to `path` atomically, its tensors rounded to `dtype`.

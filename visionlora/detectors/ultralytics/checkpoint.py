@@ -27,16 +27,35 @@ from ultralytics.utils import ASSETS, DEFAULT_CFG_DICT, LOGGER
 from ultralytics.utils.checks import check_yolov5u_filename
 from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_asset
 
+from visionlora.cards import family_in
 from visionlora.detectors.family import Base
 from visionlora.detectors.ultralytics.classes import class_output_names
 from visionlora.detectors.ultralytics.unpickling import read_restricted
 from visionlora.errors import ModelError
+from visionlora.formats.kinds import CHECKPOINT
+from visionlora.formats.pickled import read_plain
 from visionlora.formats.text import class_names
 from visionlora.tasks import TASKS
 from visionlora.trust import is_trusted
 
 FAMILY = "ultralytics"
+_EXPECTED = f"expected an Ultralytics checkpoint ({CHECKPOINT.suffix})"
 CARD_KEY = "visionlora"  # the entry of a checkpoint that holds our metadata as a plain dict
+
+
+def refusal(path: Path) -> str:
+    """Return why a path is no checkpoint of Ultralytics, by its name and the family that its card names (see `Family`).
+
+    A damaged file may be one.
+    """
+    reason = _misnamed(path)
+    if reason or not path.is_file():
+        return reason
+    try:
+        family = family_in(read_plain(path).get(CARD_KEY))
+    except ModelError:
+        return ""
+    return "" if family in (None, FAMILY) else f"{_EXPECTED}, got a detector of {family!r:.40}"
 
 
 def load_base(path: Path | str) -> Base:
@@ -164,16 +183,11 @@ UNREADABLE = (
 
 def _found(path: Path) -> Path:
     """Return where a checkpoint is, downloaded if it was asked for by the bare name of a published one."""
-    if not path.suffix:
-        meant = f"; did you mean {path}.pt?" if path.with_suffix(".pt").is_file() or _is_published(f"{path}.pt") else ""
-        what = "a folder" if path.is_dir() else "a name without an ending"
-        raise ModelError(f"{path}: expected an Ultralytics checkpoint (.pt), got {what}{meant}")
-    if path.suffix != ".pt":
-        raise ModelError(f"{path}: expected an Ultralytics checkpoint (.pt), got a {path.suffix} file")
+    reason = _misnamed(path)
+    if reason:
+        raise ModelError(f"{path}: {reason}")
     if path.is_file():
         return path
-    if path.is_dir():
-        raise ModelError(f"{path}: expected an Ultralytics checkpoint (.pt), got a folder")
     if path.parent != Path("."):
         raise ModelError(f"{path}: no such file; give a checkpoint, or a bare name such as yolo11n.pt to download it")
     if not _is_published(path.name):
@@ -182,6 +196,17 @@ def _found(path: Path) -> Path:
         return Path(attempt_download_asset(path.name))
     except OSError as error:
         raise ModelError(f"{path}: no such file here, and it cannot be downloaded: {error}") from error
+
+
+def _misnamed(path: Path) -> str:
+    """Return why a path cannot be a checkpoint of Ultralytics, whatever it holds; empty where it can."""
+    if path.suffix and path.suffix != CHECKPOINT.suffix:
+        return f"{_EXPECTED}, got a {path.suffix} file"
+    if path.suffix:
+        return f"{_EXPECTED}, got a folder" if path.is_dir() else ""
+    meant = Path(f"{path}{CHECKPOINT.suffix}")
+    advice = f"; did you mean {meant}?" if meant.is_file() or _is_published(str(meant)) else ""
+    return f"{_EXPECTED}, got {'a folder' if path.is_dir() else 'a name without an ending'}{advice}"
 
 
 def _is_published(name: str) -> bool:

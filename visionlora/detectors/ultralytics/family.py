@@ -17,6 +17,7 @@ class _Ultralytics:
 
     name = checkpoint.FAMILY
 
+    refusal = staticmethod(checkpoint.refusal)
     load = staticmethod(checkpoint.load_base)
     pack = staticmethod(checkpoint.pack_checkpoint)
     raw_prediction = staticmethod(checkpoint.raw_prediction)
@@ -29,6 +30,9 @@ class _Ultralytics:
     open = staticmethod(network.TorchNetwork)
     check_image_size = staticmethod(network.check_image_size)
     folded_base = staticmethod(folding.folded_base)
+    free_hyperparameters = hyperparameters.FREE
+    length_hyperparameters = hyperparameters.LENGTH
+    check_step = staticmethod(hyperparameters.check_step)
     check_hyperparameters = staticmethod(hyperparameters.check_hyperparameters)
     int8_hyperparameters = staticmethod(hyperparameters.int8_hyperparameters)
     hyperparameters = staticmethod(hyperparameters.hyperparameters)

@@ -12,6 +12,7 @@ import torch
 from ultralytics.cfg import get_cfg
 from ultralytics.utils.torch_utils import autocast
 
+from visionlora.detectors.device import process_count
 from visionlora.errors import UsageError
 
 RECIPE: Mapping[str, Any] = {
@@ -28,6 +29,8 @@ TUNABLE = (
     *("bgr", "close_mosaic", "cutmix", "degrees", "fliplr", "flipud"),
     *("hsv_h", "hsv_s", "hsv_v", "mixup", "mosaic", "perspective", "scale", "shear", "translate"),  # augmentation
 )
+FREE, LENGTH = ("cache",), ("close_mosaic",)
+"""What may change where a run goes on: anyway, and for more epochs (see `Family`)."""
 _ELSEWHERE = {
     "batch": "use --batch",
     "copy_paste": "it needs the outlines of objects; labels are boxes here",
@@ -71,6 +74,23 @@ def check_hyperparameters(asked: Mapping[str, Any], device: str) -> dict[str, An
     _check_momentum({"momentum": get_cfg().momentum, **RECIPE, **asked})
     _check_precision(asked.get("amp"), device)
     return dict(asked)
+
+
+def check_step(asked: Mapping[str, Any], device: str, *, lean: bool, int8: bool, relu: bool, teacher: bool) -> None:
+    """Refuse `compile` and `multi_scale` where the step of a phase works without them (see `Family`).
+
+    Raises:
+        UsageError: one of them is asked for.
+    """
+    if (lean or int8 or relu) and asked.get("compile"):
+        name = "--lean" if lean else "--quantize" if int8 else "--activation"
+        raise UsageError(f"{name}: works without torch.compile; drop it or --set compile")
+    if asked.get("compile") and process_count(device) > 1:
+        raise UsageError("--set compile: works on one GPU only; drop it, or name one in --device")
+    if (int8 or teacher) and asked.get("multi_scale"):
+        way = "--quantize trains" if int8 else "--activation learns from"
+        advice = "drop one of them" if int8 else "pass --distill 0 to learn from the labels alone, or drop it"
+        raise UsageError(f"--set multi_scale: {way} a graph of one image size; {advice}")
 
 
 def hyperparameters(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import gc
 import statistics
 import time
@@ -20,7 +19,6 @@ from visionlora.adapters import AdapterSettings
 from visionlora.adapters.torch import freeze_norms
 from visionlora.detectors.family import Base, StepCost, StepSample, StepSpec
 from visionlora.detectors.ultralytics.activation_swap import SiLUToReLU
-from visionlora.detectors.ultralytics.classes import set_classes
 from visionlora.detectors.ultralytics.layout import adapted
 from visionlora.detectors.ultralytics.step import TrainingStep, to_unit
 from visionlora.errors import UsageError
@@ -68,9 +66,8 @@ def _noise(batch: int, image_size: int, *, pinned: bool) -> torch.Tensor:
 
 def full_model(base: Base, names: Sequence[str], *, freeze: int, device: torch.device) -> nn.Module:
     """Return a copy of `base` as Ultralytics fine-tunes it, its first `freeze` modules frozen."""
-    model = cast(DetectionModel, copy.deepcopy(base.model))
     with torch.random.fork_rng(devices=[]):
-        set_classes(model, names)
+        model = cast(DetectionModel, adapted(base, names, AdapterSettings()).model)
     model.args = get_cfg()
     frozen = tuple(f"model.{number}." for number in range(freeze))
     for name, parameter in model.named_parameters():

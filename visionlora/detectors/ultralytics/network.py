@@ -106,7 +106,7 @@ def with_adapter(base: Base, adapter: Adapter) -> Base:
     Raises:
         AdapterError: the adapter belongs to another base, or its tensors do not fit.
     """
-    adapter.check_base(base.fingerprint, str(base.path))
+    adapter.card.check_base(base.fingerprint, str(base.path), family=base.family)
     try:
         detector = adapted(base, adapter.card.names, adapter.card.settings)
     except UsageError as error:

@@ -12,7 +12,7 @@ from torch import nn
 from ultralytics.utils import LOGGER
 
 from visionlora.detectors.ultralytics.qat_detector import QatDetector
-from visionlora.tasks import DETECT, difference
+from visionlora.tasks import TASKS, difference
 
 
 @contextlib.contextmanager
@@ -68,7 +68,7 @@ def amp_is_sound(model: nn.Module) -> bool:
     exact = model(images)[0]
     with torch.autocast("cuda"):
         half = model(images)[0].float()
-    sound = difference(DETECT, half, exact)[1] < 0.05  # false for NaN too
+    sound = difference(TASKS[str(model.task)], half, exact)[1] < 0.05  # false for NaN too
     if not sound:
         LOGGER.warning("AMP: half precision changes this model's scores on this GPU; training in float32")
     return sound

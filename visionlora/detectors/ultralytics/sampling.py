@@ -23,6 +23,7 @@ from ultralytics.utils import IterableSimpleNamespace
 
 from visionlora.data import LabelledImage, read_labelled
 from visionlora.errors import VisionLoraError
+from visionlora.tasks import Task
 
 
 def seed_everything(*key: int) -> None:
@@ -47,6 +48,7 @@ class SeededDataset(YOLODataset):
 
     Args:
         images: the pictures with their labels; a crowd is no object to learn.
+        task: what is labelled in them.
         names: of the classes.
         hyp: Ultralytics' settings; of `cache` those that keep pictures in memory.
         imgsz: longer side of a picture in pixels.
@@ -62,6 +64,7 @@ class SeededDataset(YOLODataset):
         self,
         images: Sequence[LabelledImage],
         *,
+        task: Task,
         names: Sequence[str],
         hyp: IterableSimpleNamespace,
         imgsz: int,
@@ -79,7 +82,7 @@ class SeededDataset(YOLODataset):
             cache="ram" if keeps_in_memory(hyp.cache) else None,
             stride=stride,
             prefix="train: ",
-            task="detect",
+            task=task.name,
             data={"names": dict(enumerate(names)), "channels": 3},
             fraction=hyp.fraction,
         )

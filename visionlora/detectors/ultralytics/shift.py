@@ -64,8 +64,7 @@ def _watched(modules: nn.Module, moments: dict[nn.BatchNorm2d, list[torch.Tensor
 
 
 def _divergences(norm: nn.BatchNorm2d, seen: torch.Tensor) -> tuple[float, NDArray[np.float64]]:
-    """Return the mean over channels with all pictures, and (pictures,) without each; `seen` is (pictures, 2, channels).
-    """
+    """Return the mean over channels with all pictures, and (pictures,) without each; `seen` is (pictures, 2, channels)."""
     total = seen.sum(0)
     without = (total - seen) / max(len(seen) - 1, 1)
     mean, square = torch.cat((total[None] / len(seen), without)).unbind(1)

@@ -20,6 +20,7 @@ from visionlora.errors import ModelError
 from visionlora.files import atomic_output
 from visionlora.formats.parsing import parse_json
 from visionlora.formats.text import class_names
+from visionlora.tasks import DETECT
 
 _FORMAT = 1
 _KIND = "toy-base"
@@ -86,8 +87,8 @@ def write_base(path: Path | str, source: Path | str) -> None:
     except UNREADABLE as error:
         reason = (str(error).strip().splitlines() or [repr(error)])[0]
         raise ModelError(f"{source}: its tensors do not fit its model: {reason}") from error
-    arguments = {"task": "detect", "imgsz": card.image_size, "model": Path(path).name}
-    for name, value in (("names", dict(enumerate(card.names))), ("task", "detect"), ("args", arguments)):
+    arguments = {"task": DETECT.name, "imgsz": card.image_size, "model": Path(path).name}
+    for name, value in (("names", dict(enumerate(card.names))), ("task", DETECT.name), ("args", arguments)):
         setattr(model, name, value)
     checkpoint = {
         "epoch": -1,

@@ -87,7 +87,8 @@ def run_job(job: TrainingJob) -> AdapterTrainer | None:
             made.
     """
     callbacks = {**get_default_callbacks(), _JOB: [job]}
-    overrides = {**job.hyperparameters, "model": job.model, "save_dir": str(job.out), "exist_ok": True, "plots": False}
+    overrides = {**job.hyperparameters, "model": job.model, "data": job.training["data"], "save_dir": str(job.out)}
+    overrides |= {"exist_ok": True, "plots": False}
     trainer = AdapterTrainer(overrides=overrides, _callbacks=callbacks)
     try:
         trainer.train()
@@ -102,6 +103,9 @@ def run_job(job: TrainingJob) -> AdapterTrainer | None:
             f"{job.out}: --batch {trainer.asked_batch} at --imgsz {trainer.args.imgsz} does not fit into memory; "
             f"train with a smaller one{'' if job.lean or job.int8 else ' or with --lean'}"
         ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            trainer.wdir.rmdir()  # for Ultralytics' checkpoints; empty here
     return None if trainer.ddp else trainer
 
 
@@ -178,7 +182,7 @@ class AdapterTrainer(DetectionTrainer):
         # Trained in float, ReLU comes step by step; an int8 phase begins with what such a one ended with.
         relu = nn.ReLU if self.job.int8 else SiLUToReLU
         detector = adapted(base, self.job.names, self.job.settings, relu=relu)
-        self.plan = detector.plan
+        self.task, self.plan = base.task, detector.plan
         model = cast(DetectionModel, detector.model)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         detector.attach(None if self.job.start is None else load_adapter(self.job.start).tensors)
@@ -287,7 +291,14 @@ class AdapterTrainer(DetectionTrainer):
             return SquareDataset(images, args.imgsz, in_memory=keeps_in_memory(args.cache))
         stride = max(int(unwrap_model(self.model).stride.max()), 32)
         return SeededDataset(
-            images, names=self.job.names, hyp=args, imgsz=args.imgsz, batch=batch, stride=stride, seed=args.seed
+            images,
+            task=self.task,
+            names=self.job.names,
+            hyp=args,
+            imgsz=args.imgsz,
+            batch=batch,
+            stride=stride,
+            seed=args.seed,
         )
 
     def get_validator(self):
@@ -295,8 +306,8 @@ class AdapterTrainer(DetectionTrainer):
         validator = RulerValidator(
             self.test_loader, save_dir=self.save_dir, args=copy(self.args), _callbacks=self.callbacks
         )
+        validator.task, validator.ruler = self.task, self.job.ruler
         validator.images, validator.classes = self.job.images["val"], self.job.names
-        validator.ruler = self.job.ruler
         return validator
 
     def _close_dataloader_mosaic(self) -> None:
@@ -353,6 +364,7 @@ class AdapterTrainer(DetectionTrainer):
             preprocessing=self.job.preprocessing,
             training={**self.job.training, "epoch": self.epoch + 1},
             scores=scores,
+            task=self.task.name,
             version=version("visionlora"),
             quantization=self._recipe(),
         )

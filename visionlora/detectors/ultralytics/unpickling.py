@@ -1,4 +1,4 @@
-"""Reading a checkpoint without running the code in it.
+"""Loading a detector from a checkpoint without running the code in it; `formats.pickled` only looks into one.
 
 torch's `weights_only=True` follows only the instructions of a pickle that an allow-list names. Ultralytics has such a
 list of layers (`ULTRALYTICS_SAFE_LOAD`), but there a file may call a layer's constructor with arguments of its own,

@@ -17,14 +17,13 @@ from ultralytics.models.yolo.detect import DetectionValidator
 from ultralytics.utils import LOGGER, RANK
 from ultralytics.utils.metrics import DetMetrics
 
+from visionlora.adapters import MAP50, MAP50_95
 from visionlora.data import LabelledImage
 from visionlora.detectors.job import Ruler
-from visionlora.tasks import DETECT
+from visionlora.tasks import Task
 from visionlora.vision.detections import EVALUATION_CONFIDENCE, IOU_THRESHOLD, MAX_DETECTIONS, Detections
 from visionlora.vision.preprocess import Placement
 
-MAP50, MAP50_95 = "metrics/mAP50(B)", "metrics/mAP50-95(B)"
-"""Names of the scores in `results.csv` and in an adapter's card: Ultralytics', which its loggers know."""
 _DECODERS = 4
 
 
@@ -47,9 +46,11 @@ class _Scores(DetMetrics):
 class RulerValidator(DetectionValidator):
     """Ultralytics' validator with the project's decoding, suppression and scores; the losses are Ultralytics'.
 
-    Set `images`, `classes` and `ruler` before it is called. It needs a loader over a `SquareDataset` of those images.
+    Set `task`, `images`, `classes` and `ruler` before it is called. It needs a loader over a `SquareDataset` of those
+    images.
     """
 
+    task: Task
     images: Sequence[LabelledImage] = ()
     classes: Sequence[str] = ()
     ruler: Ruler
@@ -75,7 +76,7 @@ class RulerValidator(DetectionValidator):
     def update_metrics(self, preds: np.ndarray, batch: dict[str, Any]) -> None:
         """Note what was found in the pictures of a batch."""
         with ThreadPoolExecutor(_DECODERS) as pool:
-            self.found.update(zip(batch["index"], pool.map(_detections, preds, batch["placement"]), strict=True))
+            self.found.update(zip(batch["index"], pool.map(self._detections, preds, batch["placement"]), strict=True))
 
     def gather_stats(self) -> None:
         """Bring together what all processes found."""
@@ -102,14 +103,13 @@ class RulerValidator(DetectionValidator):
         row = ("all", len(self.images), objects, *self.metrics.values.values())
         LOGGER.info(("%22s" + "%11i" * 2 + "%11.3g" * 2) % row)
 
-
-def _detections(prediction: np.ndarray, placement: Placement) -> Detections:
-    """Return what a raw prediction (rows, anchors) finds, in pixels of the picture."""
-    return DETECT.decode(
-        prediction,
-        nms=True,
-        confidence=EVALUATION_CONFIDENCE,
-        iou_threshold=IOU_THRESHOLD,
-        max_detections=MAX_DETECTIONS,
-        placement=placement,
-    )
+    def _detections(self, prediction: np.ndarray, placement: Placement) -> Detections:
+        """Return what a raw prediction (rows, anchors) finds, in pixels of the picture."""
+        return self.task.decode(
+            prediction,
+            nms=True,
+            confidence=EVALUATION_CONFIDENCE,
+            iou_threshold=IOU_THRESHOLD,
+            max_detections=MAX_DETECTIONS,
+            placement=placement,
+        )

@@ -1,4 +1,4 @@
-"""Finished detections, as some files give them: told from raw predictions, checked, and brought into their form."""
+"""Final detections, as some files give them: told from raw predictions, checked, and brought into their form."""
 
 from __future__ import annotations
 
@@ -12,16 +12,14 @@ from visionlora.runtime.description import Stated
 from visionlora.tasks import Task
 from visionlora.vision.inference import SCORE_TOLERANCE
 
-COLUMNS = 6
-"""x1, y1, x2, y2, score, class: raw predictions never have six columns, the smallest input has 21 anchors."""
 _ORDERED = 0.9
 """Share of rows whose left is below their right and top above their bottom, for a file that does not say its form."""
 
 
-def is_finished(
+def is_end_to_end(
     path: Path, task: Task, shape: tuple[int, ...], classes: int, stated: Stated, trials: list[NDArray[np.float32]]
 ) -> bool:
-    """Return whether a file gives finished detections (n, boxes, 6) and not raw predictions (n, rows, anchors).
+    """Return whether a file gives final detections (n, boxes, 6) and not raw predictions (n, rows, anchors).
 
     Args:
         path: the file, for messages.
@@ -35,9 +33,9 @@ def is_finished(
         ModelError: it gives neither, or what its metadata contradicts.
     """
     rows = task.rows(classes)
-    if len(shape) == 3 and shape[2] == COLUMNS:
-        if stated.finished is None:
-            if not _looks_finished(trials, classes):
+    if len(shape) == 3 and shape[2] == task.final_columns:
+        if stated.end_to_end is None:
+            if not _looks_end_to_end(task, trials, classes):
                 raise ModelError(
                     f"{path}: expected its six columns to be left, top, right, bottom, score and class, as Ultralytics "
                     "and YOLOv10 write them; its metadata does not say so ('args' with nms, or 'end2end'), and its "
@@ -45,12 +43,12 @@ def is_finished(
                     f"(n, {rows}, anchors), as Ultralytics does without nms"
                 )
             return True
-        if stated.finished and stated.head != "RTDETRDecoder":
+        if stated.end_to_end and stated.head != "RTDETRDecoder":
             return True
-    if stated.finished or len(shape) != 3 or shape[1] != rows:
+    if stated.end_to_end or len(shape) != 3 or shape[1] != rows:
         raw = f"(n, {rows}, anchors) for {classes} classes"
         wanted = {None: f"{raw} or (n, boxes, 6)", True: "(n, boxes, 6), as its metadata says", False: raw}
-        raise ModelError(f"{path}: expected an output {wanted[stated.finished]}, got {shape}")
+        raise ModelError(f"{path}: expected an output {wanted[stated.end_to_end]}, got {shape}")
     return False
 
 
@@ -60,7 +58,7 @@ def one_hot(path: Path, task: Task, rows: NDArray[np.float32], classes: int) -> 
     Raises:
         ModelError: a row is no detection of one of the classes.
     """
-    scores, ids = rows[:, :, 4], rows[:, :, 5]
+    boxes, scores, ids = task.split_final(rows)
     if not np.isfinite(rows).all():
         raise ModelError(f"{path}: the network gave values that are no numbers; its file is broken")
     if rows.shape[1] and (np.min(ids) < 0 or np.max(ids) >= classes):
@@ -68,30 +66,30 @@ def one_hot(path: Path, task: Task, rows: NDArray[np.float32], classes: int) -> 
     if (ids != np.floor(ids)).any() or (scores < -SCORE_TOLERANCE).any() or (scores > 1 + SCORE_TOLERANCE).any():
         raise ModelError(
             f"{path}: expected rows of left, top, right, bottom, score in [0, 1] and class, got such as "
-            f"{rows[0, 0].tolist()}; it gives something else than finished detections"
+            f"{rows[0, 0].tolist()}; it gives something else than final detections"
         )
-    return task.encode(rows[:, :, 0:4], scores, ids.astype(np.int64), classes=classes)
+    return task.encode(boxes, scores, ids.astype(np.int64), classes=classes)
 
 
-def lowest_score(rows: NDArray[np.float32]) -> float:
-    """Return the lowest score above zero of finished rows; 1 where there is none."""
-    scores = rows[:, :, 4]
+def lowest_score(task: Task, rows: NDArray[np.float32]) -> float:
+    """Return the lowest score above zero of final rows; 1 where there is none."""
+    scores = task.split_final(rows)[1]
     return float(np.min(scores, where=scores > 0, initial=1.0))
 
 
-def _looks_finished(trials: list[NDArray[np.float32]], classes: int) -> bool:
-    """Whether every row of some outputs can be a finished detection, best first, and at least one is."""
-    rows = np.concatenate([output.reshape(-1, COLUMNS) for output in trials])
-    found = rows[rows[:, 4] != 0]
-    if not len(found) or not np.isfinite(rows).all():
+def _looks_end_to_end(task: Task, trials: list[NDArray[np.float32]], classes: int) -> bool:
+    """Whether every row of some outputs can be a final detection, best first, and at least one is."""
+    rows = np.concatenate([output.reshape(-1, task.final_columns) for output in trials])
+    boxes, scores, ids = task.split_final(rows)
+    found = scores != 0
+    if not found.any() or not np.isfinite(rows).all():
         return False
-    ids = rows[:, 5]
-    ordered = (found[:, 0] < found[:, 2]) & (found[:, 1] < found[:, 3])
+    ordered = (boxes[found, :2] < boxes[found, 2:]).all(axis=1)
     return bool(
         (ids == np.floor(ids)).all()
         and 0 <= ids.min() <= ids.max() < classes
-        and (found[:, 4] > 0).all()
-        and found[:, 4].max() <= 1 + SCORE_TOLERANCE
+        and scores.min() >= 0
+        and scores.max() <= 1 + SCORE_TOLERANCE
         and ordered.mean() >= _ORDERED
-        and all((np.diff(picture[:, 4]) <= 0).all() for output in trials for picture in output)
+        and all((np.diff(task.split_final(output)[1], axis=1) <= 0).all() for output in trials)
     )
