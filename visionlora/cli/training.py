@@ -15,6 +15,7 @@ from visionlora.adapters.methods import METHODS
 from visionlora.cli.options import chosen, overwrite, print_report, quantization_budget, trust, verb
 from visionlora.errors import UsageError
 from visionlora.formats.text import printable
+from visionlora.training.recipes import NAMES
 
 
 def add_adapt(verbs: Any) -> None:
@@ -80,7 +81,16 @@ def _training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, help="folder of the run")
     parser.add_argument("--method", choices=METHODS, default="lora", help="how a weight is adapted")
     parser.add_argument("--rank", type=int, help="rank of the low-rank factors; 8 if not given")
-    parser.add_argument("--alpha", type=float, help="strength; B @ A counts alpha / sqrt(rank); 4 if not given")
+    parser.add_argument(
+        "--alpha", type=float, help="strength; B @ A counts alpha / sqrt(rank); if not given the recipe's"
+    )
+    parser.add_argument(
+        "--recipe",
+        choices=NAMES,
+        default=NAMES[0],
+        help="far trains normalization too; auto looks at the pictures",
+    )
+    parser.add_argument("--budget", help="parameters that may be trained, such as 20%%: small layers get full rank")
     parser.add_argument(
         "--targets", default="all", help="all, backbone, neck, head, their sums, from:N, to:N or a regex"
     )
@@ -89,7 +99,7 @@ def _training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=16, help="images a step, over all devices")
     parser.add_argument("--device", help="cpu, 0, 0,1 or cuda:0; the first GPU, else the CPU, if not given")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything drawn at random")
-    parser.add_argument("--lr0", type=float, default=0.001, help="learning rate after warm-up")
+    parser.add_argument("--lr0", type=float, help="learning rate after warm-up; the recipe's if not given")
     parser.add_argument("--lean", action="store_true", help="less memory, more time: compute parts of a step twice")
     parser.add_argument(
         "--quantize", choices=["int8", "int4"], help="then train on under INT8 rounding, or with INT4 weights"
@@ -120,7 +130,20 @@ def _training_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _training_arguments(options: argparse.Namespace) -> dict[str, Any]:
-    names = ["method", "rank", "alpha", "targets", "epochs", "imgsz", "batch", "device", "seed", "lr0"]
+    names = [
+        "method",
+        "rank",
+        "alpha",
+        "recipe",
+        "budget",
+        "targets",
+        "epochs",
+        "imgsz",
+        "batch",
+        "device",
+        "seed",
+        "lr0",
+    ]
     names += ["quantize", "qat_epochs", "qat_lr0", "ranges", "distill", "activation", "adapter", "images"]
     names += ["lean", "resume", "overwrite", "verbose", "quiet"]
     return {**chosen(options, *names), "hyperparameters": _assignments(options.set)}

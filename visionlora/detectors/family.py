@@ -238,6 +238,15 @@ class Family(Protocol):
         """
         ...
 
+    def statistics_shift(self, base: Base, squares: Sequence[NDArray[np.uint8]]) -> float:
+        """Return how far pictures are from what a base has seen, by the statistics that its norms keep; 0 for alike.
+
+        Args:
+            base: as it was loaded.
+            squares: (size, size, 3) BGR each, as `letterbox_pixels` gives them.
+        """
+        ...
+
     def sample_pictures(self) -> tuple[Path, ...]:
         """Return photographs to try a detector on."""
         ...
@@ -325,11 +334,11 @@ class Family(Protocol):
         ...
 
 
-def check_targets(family: Family, base: Base, names: Sequence[str], settings: AdapterSettings) -> None:
+def check_targets(family: Family, base: Base, names: Sequence[str], settings: AdapterSettings) -> AdapterPlan:
     """Plan an adapter for these classes, to learn early whether its targets match.
 
     Raises:
         UsageError: they match nothing.
     """
     with torch.random.fork_rng(devices=[]):
-        family.adapted(base, names, settings)
+        return family.adapted(base, names, settings).plan

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from visionlora.progress import report
 from visionlora.quantization import calibrate_detector, load_float_detector
 from visionlora.scoring import mean_precision
 from visionlora.training.curves import draw_curves
+from visionlora.training.recipes import NEAR
 from visionlora.training.record import check_same, identity, read_record, run_record, write_record
 from visionlora.training.run_folder import ACTIVATION, FLOAT, QAT, PhaseFolder, RunFolder
 from visionlora.training.settings import QatSettings, Schedule, TrainingSettings
@@ -85,7 +86,10 @@ def plan_phases(settings: TrainingSettings) -> tuple[Phase, ...]:
         plain = replace(settings.adapter, activation="silu")
         phases.append(Phase(FLOAT, plain, settings.schedule, lean=settings.lean))
     if settings.adapter.relu_targets and not (start and read_adapter_card(start).settings == settings.adapter):
-        phases.append(Phase(ACTIVATION, settings.adapter, settings.schedule, lean=settings.lean, distill=distill))
+        schedule = settings.schedule
+        if settings.recipe.lr0 is None:
+            schedule = replace(schedule, lr0=NEAR.lr0)  # no norm is live any more
+        phases.append(Phase(ACTIVATION, settings.adapter, schedule, lean=settings.lean, distill=distill))
     if settings.qat:
         schedule = settings.qat.schedule(settings.schedule)
         phases.append(Phase(QAT, settings.adapter, schedule, distill=distill, qat=settings.qat))
@@ -108,6 +112,7 @@ class Run:
         folder: of the run.
         hyperparameters: of the trainer, in float.
         images: the training images that calibrate the ranges which int8 training begins with.
+        recipe: what the record says of the recipe.
     """
 
     settings: TrainingSettings
@@ -116,6 +121,7 @@ class Run:
     folder: RunFolder
     hyperparameters: Mapping[str, Any]
     images: Sequence[LabelledImage] = ()
+    recipe: Mapping[str, Any] = field(default_factory=dict)
 
 
 def run_phase(run: Run, phase: Phase, *, start: Path | None, teacher: Path | None, resume: bool) -> Path:
@@ -154,7 +160,7 @@ def run_phase(run: Run, phase: Phase, *, start: Path | None, teacher: Path | Non
 
 def _record(run: Run, phase: Phase, start: Path | None, teacher: Path | None) -> dict[str, Any]:
     """Return the settings of the phase, as training.json and the adapter's card keep them."""
-    qat, hyperparameters = None, run.hyperparameters
+    qat, hyperparameters = None, {**run.hyperparameters, "lr0": phase.schedule.lr0}
     if phase.qat:
         hyperparameters = run.settings.family.int8_hyperparameters(
             hyperparameters, run.settings.hyperparameters, epochs=phase.schedule.epochs, lr0=phase.schedule.lr0
@@ -169,6 +175,7 @@ def _record(run: Run, phase: Phase, start: Path | None, teacher: Path | None) ->
         start=start,
         teacher=None if teacher is None else (teacher, phase.distill),
         qat=qat,
+        recipe=run.recipe,
     )
 
 

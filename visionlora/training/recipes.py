@@ -1,12 +1,54 @@
-"""What an adapter may change, by how far the pictures are from what the base has seen."""
+"""What an adapter may change, chosen by how far the pictures are from what the base has seen, and by their objects."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Any, cast
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
 
 from visionlora.adapters import AdapterSettings
+from visionlora.adapters.methods import setting_names
+from visionlora.data import LabelledImage
+from visionlora.data.dataset import read_labelled
+from visionlora.data.leakage import choose_images
+from visionlora.detectors.family import Base, Family
+from visionlora.errors import UsageError
+from visionlora.vision.preprocess import letterbox_pixels
+
+AUTO = "auto"
+FAR_SHIFT = 0.07
+"""Shift of the statistics from which pictures are far: photographs have up to 0.06, whatever they show, gray or not."""
+SMALL_DETAIL = 0.2
+"""Side of the median object, as a share of the picture's, below which more freedom was measured to pay."""
+PICTURES = 48
+"""Training pictures that are looked at."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the training pictures look like to the base.
+
+    Attributes:
+        shift: of the statistics of its batch normalization (see `Family.statistics_shift`).
+        detail: side of the median object (root of its area) as a share of the picture's longer one; 1 without objects.
+    """
+
+    shift: float
+    detail: float
+
+    @property
+    def is_far(self) -> bool:
+        """Whether the base has seen nothing alike, and the objects are small."""
+        return self.shift >= FAR_SHIFT and self.detail < SMALL_DETAIL
+
+    def __str__(self) -> str:
+        where = "far from" if self.shift >= FAR_SHIFT else "near"
+        size = "small" if self.detail < SMALL_DETAIL else "large"
+        median = f"median {self.detail:.0%} of the side"
+        return f"{where} what the base has seen (shift {self.shift:.2f}), {size} objects ({median})"
 
 
 @dataclass(frozen=True)
@@ -17,26 +59,102 @@ class Recipe:
         name: as the command line calls it.
         normalization: see `AdapterSettings`.
         full: layers of up to so many weights are adapted at full rank, where the method knows of it.
-        lr0: learning rate.
+        alpha: strength of the factors, where the method has one.
+        lr0: learning rate of the first phase.
     """
 
     name: str
     normalization: str
     full: int
+    alpha: float
     lr0: float
 
-    def adapter(self, settings: AdapterSettings, *, full: int | None) -> AdapterSettings:
-        """Return the shape of an adapter under this recipe; `full` is the user's choice."""
+
+NEAR = Recipe("near", normalization="frozen", full=0, alpha=4.0, lr0=0.001)
+NAMES = (AUTO, NEAR.name, "far")
+
+
+def far_recipe(shift: float) -> Recipe:
+    """Return the recipe for far pictures: the farther they are, the stronger the factors, 4 to 32 in powers of two."""
+    power = round(3 * min(max((shift - 0.1) / 0.2, 0.0), 1.0))
+    return Recipe("far", normalization="live", full=20_000, alpha=4.0 * 2**power, lr0=0.002)
+
+
+@dataclass(frozen=True)
+class RecipeChoice:
+    """What a user chose of a recipe; None leaves it to the recipe.
+
+    Attributes:
+        name: one of `NAMES`; `auto` chooses by the training pictures.
+        alpha: see `Recipe`.
+        lr0: see `Recipe`.
+        budget: how many parameters may be trained, as a number or a share such as `20%` of the detector's; layers are
+            adapted at full rank, the small ones first, as long as it lasts.
+
+    Raises:
+        UsageError: one is not of these.
+    """
+
+    name: str = AUTO
+    alpha: float | None = None
+    lr0: float | None = None
+    budget: str | int | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in NAMES:
+            raise UsageError(f"--recipe: expected {', '.join(NAMES)}, got {self.name!r:.40}")
+        if self.budget is not None:
+            self.numbers(1)
+
+    def numbers(self, parameters: int) -> int:
+        """Return how many of a detector's parameters the budget allows.
+
+        Raises:
+            UsageError: it is neither a share nor a number.
+        """
+        text = str(self.budget).strip()
+        try:
+            share = float(text[:-1]) / 100 if text.endswith("%") else None
+            found = int(text) if share is None else int(share * parameters)
+        except (ValueError, OverflowError):
+            share, found = None, -1
+        if found < 0 or (share is not None and not 0 < share <= 1) or isinstance(self.budget, bool):
+            raise UsageError(
+                f"--budget: expected a share such as 20% or a count of parameters, got {self.budget!r:.40}"
+            )
+        return found
+
+    def adapter(self, settings: AdapterSettings, recipe: Recipe) -> AdapterSettings:
+        """Return the shape of an adapter under a recipe."""
         method: Any = settings.method
-        if any(field.name == "full" for field in fields(method)):
-            method = replace(method, full=self.full if full is None else full)
-        return replace(settings, method=cast(Any, method), normalization=self.normalization)
+        known = setting_names(method)
+        wanted = {"full": recipe.full} | ({"alpha": recipe.alpha} if self.alpha is None else {})
+        method = replace(method, **{name: value for name, value in wanted.items() if name in known})
+        return replace(settings, method=method, normalization=recipe.normalization)
 
 
-RECIPES: Mapping[str, Recipe] = {
-    recipe.name: recipe
-    for recipe in (
-        Recipe("near", normalization="frozen", full=0, lr0=0.001),
-        Recipe("far", normalization="live", full=20_000, lr0=0.002),
-    )
-}
+def look_at(family: Family, base: Base, images: Sequence[LabelledImage]) -> Look:
+    """Look at some training pictures, in squares of the size that the base was trained on: its statistics are of that.
+
+    Raises:
+        DataError: one cannot be read.
+    """
+    chosen = choose_images(images, PICTURES)
+    squares = [letterbox_pixels(read_labelled(image), base.image_size)[0] for image in chosen]
+    sides = [np.sqrt(image.object_areas) / max(image.size_wh) for image in images]
+    found = np.concatenate(sides) if sides else np.zeros(0)
+    return Look(family.statistics_shift(base, squares), float(np.median(found)) if len(found) else 1.0)
+
+
+def recorded_recipe(record: Mapping[str, Any]) -> Recipe:
+    """Return the recipe of a run by what it was begun with; one before there were recipes was near."""
+    settings = AdapterSettings.from_fields(record["adapter"])
+    rate = record["hyperparameters"].get("lr0", NEAR.lr0)
+    return recipe_of(settings, rate if isinstance(rate, float) and math.isfinite(rate) else NEAR.lr0)
+
+
+def recipe_of(settings: AdapterSettings, lr0: float = NEAR.lr0) -> Recipe:
+    """Return the recipe of an adapter of this shape."""
+    name = "near" if settings.normalization == NEAR.normalization else "far"
+    full, alpha = (getattr(settings.method, each, getattr(NEAR, each)) for each in ("full", "alpha"))
+    return Recipe(name, settings.normalization, full, alpha, lr0)

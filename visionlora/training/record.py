@@ -18,7 +18,8 @@ from visionlora.files import atomic_output, sha256_of
 from visionlora.formats.parsing import parse_json
 
 _PLACES = ("model", "data")  # of what the hashes beside them name by content
-_NEW = ("names", "order_sha256", "adapter.method")  # not in the settings of a run of version 0.2
+_REASONS = ("recipe",)  # of what `adapter` names itself
+_NEW = ("names", "order_sha256", "adapter.method", "adapter.full", "adapter.normalization")  # not there in version 0.2
 _LENGTH = "hyperparameters.epochs"
 
 
@@ -31,6 +32,7 @@ def run_record(
     start: Path | None = None,
     teacher: tuple[Path, float] | None = None,
     qat: Mapping[str, Any] | None = None,
+    recipe: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return what a phase is known by: model and data by place and content, settings, adapters by content, versions.
 
@@ -42,6 +44,7 @@ def run_record(
         start: adapter to begin with.
         teacher: adapter to learn from, and how much it counts.
         qat: what quantization-aware training is told.
+        recipe: which it is, and what the pictures looked like.
     """
     record: dict[str, Any] = {
         "model": str(base.path),
@@ -60,6 +63,8 @@ def run_record(
         record["teacher"] = {"adapter": sha256_of(teacher[0]), "distill": teacher[1]}
     if qat is not None:
         record["quantize"] = dict(qat)
+    if recipe:
+        record["recipe"] = dict(recipe)
     return record
 
 
@@ -71,7 +76,7 @@ def _order_hash(dataset: Dataset) -> str:
 
 def identity(record: Mapping[str, Any], family: Family) -> str:
     """Return the SHA-256 of the settings that all epochs of a run have in common, trained by the family's trainer."""
-    kept = {name: value for name, value in record.items() if name not in (*_PLACES, "versions")}
+    kept = {name: value for name, value in record.items() if name not in (*_PLACES, *_REASONS, "versions")}
     changing = ("epochs", *family.length_hyperparameters, *family.free_hyperparameters)
     settings = {name: value for name, value in kept["hyperparameters"].items() if name not in changing}
     return hashlib.sha256(json.dumps({**kept, "hyperparameters": settings}, sort_keys=True).encode()).hexdigest()
@@ -125,7 +130,7 @@ def check_same(before: Mapping[str, Any], record: Mapping[str, Any], out: Path, 
     changed = {
         name: (old, new)
         for name, old, new in _differences(before, record)
-        if not name.startswith("versions") and name not in free and not (old is None and name in _NEW)
+        if not name.startswith(("versions", *_REASONS)) and name not in free and not (old is None and name in _NEW)
     }
     epochs, more = changed.get(_LENGTH, (0, 0))
     if isinstance(epochs, int) and more > epochs and not fixed:

@@ -116,6 +116,12 @@ class RunFolder:
         return self.last, *self.before.values()
 
     @property
+    def first_record(self) -> Path | None:
+        """What the first phase that was begun was begun with; None where none was."""
+        files = [phase.settings for phase in (*self.before.values(), self.last)]
+        return next((file for file in files if file.is_file()), None)
+
+    @property
     def adapter(self) -> Path:
         """The adapter that the training resulted in."""
         return self.last.adapter

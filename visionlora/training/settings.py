@@ -14,6 +14,7 @@ from visionlora.detectors.device import check_batch, check_device, default_devic
 from visionlora.detectors.family import Base, Family
 from visionlora.errors import UsageError
 from visionlora.int8.scheme import WEIGHTS
+from visionlora.training.recipes import AUTO, Recipe, RecipeChoice, recipe_of
 
 RANGES = ("learned", "fixed")
 MAX_SEED = 2**32 - 1025  # NumPy takes 32 bits, and each process adds its number
@@ -132,6 +133,7 @@ class TrainingSettings:
         lean: less memory, more time.
         start: a float adapter of this shape to go on with; None trains one first.
         images: how many training images calibrate int8.
+        recipe: what was chosen of the recipe, which `adapter` and `schedule` follow once the pictures are known.
 
     Raises:
         UsageError: a setting is wrong in itself or with another.
@@ -148,10 +150,14 @@ class TrainingSettings:
     lean: bool = False
     start: Path | None = None
     images: int = 32
+    recipe: RecipeChoice = field(default_factory=RecipeChoice)
 
     def __post_init__(self) -> None:
         check_count(self.images, "--images")
         if self.start is not None:
+            recipe = recipe_of(read_adapter_card(self.start).settings)
+            if self.recipe.name in (AUTO, recipe.name):
+                object.__setattr__(self, "adapter", self.recipe.adapter(self.adapter, recipe))
             _check_start(self.start, self.adapter)
         self._check_distill()
         if self.start is not None and not (self.qat or self.adapter.relu_targets):
@@ -188,6 +194,12 @@ class TrainingSettings:
             raise UsageError(
                 "--lean: has no effect on int8 training, which keeps little anyway; drop --lean or --quantize"
             )
+
+    def under(self, recipe: Recipe) -> TrainingSettings:
+        """Return the settings with a recipe in place of what was not chosen."""
+        rate = recipe.lr0 if self.recipe.lr0 is None else self.recipe.lr0
+        adapter = self.recipe.adapter(self.adapter, recipe)
+        return replace(self, adapter=adapter, schedule=replace(self.schedule, lr0=rate))
 
     def check_belongs(self, base: Base, dataset: Dataset) -> None:
         """Refuse an adapter to go on with that is of another base or finds other classes.

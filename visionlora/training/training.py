@@ -16,14 +16,16 @@ from visionlora.data import load_dataset, warn_of_doubtful_data
 from visionlora.data.leakage import calibration_images
 from visionlora.detectors import family_of
 from visionlora.detectors.device import process_count
-from visionlora.detectors.family import Base, check_targets
+from visionlora.detectors.family import Base
 from visionlora.errors import UsageError
 from visionlora.files import exclusive
 from visionlora.formats.text import is_unicode
-from visionlora.progress import LEVELS, level
+from visionlora.progress import LEVELS, level, report
+from visionlora.training.choosing import under_recipe
 from visionlora.training.earlier import replacing, settle
 from visionlora.training.phase import TITLES, Phase, Run, plan_phases, run_phase
-from visionlora.training.recipes import RECIPES
+from visionlora.training.recipes import RecipeChoice
+from visionlora.training.record import read_record
 from visionlora.training.run_folder import FLOAT, RunFolder
 from visionlora.training.settings import QAT_EPOCHS, QatSettings, Schedule, TrainingSettings
 
@@ -69,8 +71,8 @@ def train(
     method: str = "lora",
     rank: int | None = None,
     alpha: float | None = None,
-    full: int | None = None,
-    recipe: str = "near",
+    recipe: str = "auto",
+    budget: str | int | None = None,
     targets: str = "all",
     epochs: int = 50,
     imgsz: int = 640,
@@ -100,14 +102,18 @@ def train(
         data: data.yaml with a train and a val split.
         out: folder of the run.
         method: how a weight is adapted, one of `METHODS`.
-        rank, alpha: settings of the method; None for its own, 8 and 4 for LoRA.
+        rank, alpha: settings of the method; None for its own, 8 for LoRA, and for the recipe's.
+        recipe: `near` leaves the base's batch normalization as it is; `far` trains it, and small layers at full rank,
+            for pictures unlike all that the base has seen; `auto` chooses by the training pictures (docs/training.md).
+        budget: train up to so many parameters, such as `20%` of the detector's, by adapting the small layers at full
+            rank; None for what the recipe says.
         targets: which layers are adapted (see `AdapterSettings`).
         epochs: passes over the training images.
         imgsz: side of the network's square input in pixels.
         batch: images a step, over all devices, which must divide it.
         device: `cpu`, `0`, `0,1`, or torch's `cuda:0`; the first GPU if there is one, else the CPU, if None.
         seed: of everything drawn at random.
-        lr0: learning rate after warm-up.
+        lr0: learning rate after warm-up; None for the recipe's, 0.001 or 0.002.
         lean: keep less of each step in memory and compute it again: less memory for more time (see docs/training.md).
         quantize: `int8` trains on, after training in float, as the int8 file will compute (see docs/qalora.md); the
             adapter then keeps the ranges. `int4` does so for a file with int4 weights. None does not.
@@ -142,11 +148,8 @@ def train(
     call = RunCall.asked(resume=resume, overwrite=overwrite, verbose=verbose, quiet=quiet)
     settings = TrainingSettings(
         family_of(model),
-        RECIPES[recipe].adapter(
-            AdapterSettings(method_of(method, {"rank": rank, "alpha": alpha}), targets=targets, activation=activation),
-            full=full,
-        ),
-        Schedule(epochs=epochs, imgsz=imgsz, batch=batch, seed=seed, lr0=RECIPES[recipe].lr0 if lr0 is None else lr0),
+        AdapterSettings(method_of(method, {"rank": rank, "alpha": alpha}), targets=targets, activation=activation),
+        Schedule(epochs=epochs, imgsz=imgsz, batch=batch, seed=seed, **({} if lr0 is None else {"lr0": lr0})),
         hyperparameters or {},
         device=device,
         qat=QatSettings.asked(quantize, epochs=qat_epochs, lr0=qat_lr0, ranges=ranges),
@@ -154,6 +157,7 @@ def train(
         lean=lean,
         start=None if adapter is None else Path(adapter),
         images=images,
+        recipe=RecipeChoice(recipe, alpha=alpha, lr0=lr0, budget=budget),
     )
     return run_training(model, data, out, settings, call)
 
@@ -205,9 +209,12 @@ def run_training(
         family.check_image_size(schedule.imgsz, base)
         dataset = load_dataset(data, task=base.task)
         settings.check_belongs(base, dataset)
+        begun = folder.first_record if call.resume else None
+        settings, recipe = under_recipe(settings, base, dataset, None if begun is None else read_record(begun))
+        schedule = settings.schedule
         images = calibration_images(dataset, settings.images, seed=schedule.seed) if settings.qat else ()
         warn_of_doubtful_data(dataset, schedule.batch)
-        check_targets(family, base, dataset.names, settings.adapter)
+        report("train", 0, schedule.epochs, recipe.sentence)
         phases = plan_phases(settings)
         if call.resume:
             _check_phases(folder, phases)
@@ -218,7 +225,7 @@ def run_training(
         chosen = family.hyperparameters(
             settings.hyperparameters, asdict(schedule), pictures=pictures, processes=processes
         )
-        run = Run(settings, base, dataset, folder, chosen, images)
+        run = Run(settings, base, dataset, folder, chosen, images, recipe.record)
         with nullcontext() if call.resume else replacing(folder, stages=call.overwrite), _telling_what_is_kept(folder):
             _run_phases(run, phases, settings.start, resume=call.resume)
         return _summary(folder.adapter, seconds=time.monotonic() - started)

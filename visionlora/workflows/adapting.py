@@ -25,6 +25,7 @@ from visionlora.reporting import Report, change_words
 from visionlora.scoring import Budget, check_budget
 from visionlora.training import TrainedAdapter
 from visionlora.training.earlier import settle
+from visionlora.training.recipes import RecipeChoice
 from visionlora.training.run_folder import FLOAT, RunFolder
 from visionlora.training.settings import QAT_EPOCHS, QatSettings, Schedule, TrainingSettings
 from visionlora.training.training import RunCall, run_training
@@ -71,13 +72,15 @@ def adapt(
     method: str = "lora",
     rank: int | None = None,
     alpha: float | None = None,
+    recipe: str = "auto",
+    budget: str | int | None = None,
     targets: str = "all",
     epochs: int = 50,
     imgsz: int = 640,
     batch: int = 16,
     device: str | None = None,
     seed: int = 0,
-    lr0: float = 0.001,
+    lr0: float | None = None,
     lean: bool = False,
     quantize: str | None = None,
     qat_epochs: int = QAT_EPOCHS,
@@ -115,12 +118,12 @@ def adapt(
         >>> vl.adapt("yolo11n.pt", "data.yaml", "runs/steel", imgsz=320).report  # doctest: +SKIP
     """
     call = RunCall.asked(resume=resume, overwrite=overwrite, verbose=verbose, quiet=quiet)
-    budget = Budget(max_drop, max_class_drop)
-    check_budget(budget)
+    limits = Budget(max_drop, max_class_drop)
+    check_budget(limits)
     settings = TrainingSettings(
         family_of(model),
         AdapterSettings(method_of(method, {"rank": rank, "alpha": alpha}), targets=targets, activation=activation),
-        Schedule(epochs=epochs, imgsz=imgsz, batch=batch, seed=seed, lr0=lr0),
+        Schedule(epochs=epochs, imgsz=imgsz, batch=batch, seed=seed, **({} if lr0 is None else {"lr0": lr0})),
         hyperparameters or {},
         device=device,
         qat=QatSettings.asked(quantize, epochs=qat_epochs, lr0=qat_lr0, ranges=ranges),
@@ -128,9 +131,10 @@ def adapt(
         lean=lean,
         start=None if adapter is None else Path(adapter),
         images=images,
+        recipe=RecipeChoice(recipe, alpha=alpha, lr0=lr0, budget=budget),
     )
     folder = RunFolder(Path(out))
-    way = _Way(model, data, folder, settings, call, budget)
+    way = _Way(model, data, folder, settings, call, limits)
     with level(call.console), exclusive(folder.path):
         settle(folder)
         folder.refuse_earlier_stages(overwrite=way.replaces)

@@ -9,7 +9,7 @@ from visionlora.adapters.torch.file import Adapter, load_adapter, save_adapter
 from visionlora.adapters.torch.layers import Layer, SkippedLayer, adaptable_layers
 from visionlora.adapters.torch.merge import merge
 from visionlora.adapters.torch.norms import LiveNorm, freeze_norms, kept_statistics, trained_state
-from visionlora.adapters.torch.plan import AdapterPlan, layer_selector, plan_adapter
+from visionlora.adapters.torch.plan import AdapterPlan, full_rank_limit, layer_selector, plan_adapter
 
 __all__ = [
     "Adapter",
@@ -22,6 +22,7 @@ __all__ = [
     "adapter_tensors",
     "attach",
     "freeze_norms",
+    "full_rank_limit",
     "kept_statistics",
     "layer_selector",
     "load_adapter",

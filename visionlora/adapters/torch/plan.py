@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import nn
 
@@ -86,6 +89,42 @@ def plan_adapter(
         and getattr(model.get_submodule(layer.name), "bias", None) is None
     )
     return AdapterPlan(settings, tuple(adapted), trained_whole, tuple(skipped), norms, live)
+
+
+def full_rank_limit(plan: AdapterPlan, numbers: int) -> int:
+    """Return up to how many weights layers can be adapted at full rank, if so many numbers may be trained in all.
+
+    Small layers come first: there a given number of parameters gives the most freedom.
+
+    Args:
+        plan: of a method that keeps factors for larger layers.
+        numbers: of parameters, with those of biases, live norms and layers trained whole.
+
+    Raises:
+        UsageError: the plan without any such layer trains more than that.
+    """
+    small: Any = replace(plan.settings.method, full=0)  # type: ignore[type-var]
+    costs = sorted(
+        (layer.outputs * layer.inputs, sum(math.prod(shape) for shape in small.shapes(layer.shape).values()))
+        for layer in plan.adapted
+    )
+    biases = sum(
+        layer.outputs * (2 if layer.name in plan.live else int(plan.settings.train_bias)) for layer in plan.adapted
+    )
+    whole = sum(layer.outputs * (layer.inputs + 1) for layer in plan.whole)
+    least = biases + whole + sum(factors for _, factors in costs)
+    if least > numbers:
+        raise UsageError(
+            f"--budget: expected at least {least:,} parameters for these layers and this rank, got {numbers:,}; "
+            "allow more, lower --rank, or name fewer --targets"
+        )
+    limit, spent = 0, least
+    for size, layers in itertools.groupby(costs, key=lambda cost: cost[0]):
+        spent += sum(size - factors for _, factors in layers)
+        if spent > numbers:
+            break
+        limit = size
+    return limit
 
 
 def layer_selector(targets: str, groups: Callable[[str, str], bool | None] | None) -> Callable[[str], bool]:

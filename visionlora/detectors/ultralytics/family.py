@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from visionlora.detectors.family import Base, Family, StepCost, StepSample, StepSpec
-from visionlora.detectors.ultralytics import checkpoint, folding, hyperparameters, layout, network
+from visionlora.detectors.ultralytics import checkpoint, folding, hyperparameters, layout, network, shift
 
 if TYPE_CHECKING:
     from visionlora.detectors.job import TrainingJob
@@ -21,6 +21,7 @@ class _Ultralytics:
     load = staticmethod(checkpoint.load_base)
     pack = staticmethod(checkpoint.pack_checkpoint)
     raw_prediction = staticmethod(checkpoint.raw_prediction)
+    statistics_shift = staticmethod(shift.statistics_shift)
     sample_pictures = staticmethod(checkpoint.sample_pictures)
     versions = staticmethod(checkpoint.versions)
     adapted = staticmethod(layout.adapted)

@@ -12,33 +12,30 @@ from numpy.typing import NDArray
 from torch import nn
 from ultralytics.nn.tasks import DetectionModel
 
+from visionlora.detectors.family import Base
+
 _EARLY = 0.4  # of the backbone's modules, which see colours and edges: gray pictures of anything differ there
 
 
 @torch.no_grad()
-def statistics_shift(model: DetectionModel, pictures: Sequence[NDArray[np.uint8]]) -> float:
+def statistics_shift(base: Base, squares: Sequence[NDArray[np.uint8]]) -> float:
     """Return the mean divergence of what enters the later norms of the backbone from the base's statistics of it.
 
     Each channel counts log(1 + KL) of two Gaussians, of the pictures and of the base; each norm its channels' mean.
-    The jackknife takes off what few pictures alone make of it.
-
-    Args:
-        model: as it was loaded, in eval mode.
-        pictures: (3, size, size) RGB each, at least two.
+    The jackknife takes off what few pictures alone make of it. See `Family.statistics_shift`.
     """
+    model = cast(DetectionModel, base.model)
     moments: dict[nn.BatchNorm2d, list[torch.Tensor]] = {}
     backbone = model.model[: len(model.yaml["backbone"])]
-    early = round(_EARLY * len(backbone))
-    device = next(model.parameters()).device
-    with _watched(backbone[early:], moments):
-        for picture in pictures:
-            x = torch.from_numpy(picture).to(device)[None].float() / 255
+    with _watched(backbone[round(_EARLY * len(backbone)) :], moments):
+        for square in squares:
+            x = torch.from_numpy(np.ascontiguousarray(square[..., ::-1].transpose(2, 0, 1)))[None].float() / 255
             for module in backbone:
                 x = module(x)
-    divergences = [_divergences(norm, torch.stack(seen)) for norm, seen in moments.items()]
-    whole, without = (np.mean([each[i] for each in divergences], axis=0) for i in (0, 1))
-    count = len(pictures)
-    return float(max(count * whole - (count - 1) * without.mean(), 0.0))
+    found = [_divergences(norm, torch.stack(seen)) for norm, seen in moments.items()]
+    count, whole = len(squares), np.mean([each for each, _ in found])
+    without = np.mean([each for _, each in found])
+    return float(max(count * whole - (count - 1) * without, 0.0))
 
 
 @contextmanager
@@ -64,7 +61,7 @@ def _watched(modules: nn.Module, moments: dict[nn.BatchNorm2d, list[torch.Tensor
 
 
 def _divergences(norm: nn.BatchNorm2d, seen: torch.Tensor) -> tuple[float, NDArray[np.float64]]:
-    """Return the mean over channels with all pictures, and (pictures,) without each; `seen` is (pictures, 2, channels)."""
+    """Return the channels' mean with all pictures and (pictures,) without each, of (pictures, 2, channels) moments."""
     total = seen.sum(0)
     without = (total - seen) / max(len(seen) - 1, 1)
     mean, square = torch.cat((total[None] / len(seen), without)).unbind(1)
