@@ -21,6 +21,7 @@ STEP = Path(__file__).with_name("step.py")
 VARIANTS = {
     "full": ["--method", "full"],
     "lora": ["--method", "lora"],
+    "lora, far": ["--method", "lora", "--recipe", "far"],
     "lora, lean": ["--method", "lora", "--lean"],
     "lora, no graph": ["--method", "lora", "--eager"],
     "freeze=10": ["--method", "freeze10"],

@@ -122,6 +122,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--targets", default="all")
+    parser.add_argument("--recipe", default="near", help="of lora: near or far")
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--device", default="0")
     parser.add_argument("--threads", type=int, default=2, help="of the CPU, where that trains")
@@ -156,6 +157,7 @@ def main() -> None:
                 Path(folder) / "run",
                 rank=options.rank,
                 targets=options.targets,
+                recipe=options.recipe,
                 lean=options.lean,
                 hyperparameters=extra,
                 **shared,

@@ -76,7 +76,7 @@ NAMES = (AUTO, NEAR.name, "far")
 
 def far_recipe(shift: float) -> Recipe:
     """Return the recipe for far pictures: the farther they are, the stronger the factors, 4 to 32 in powers of two."""
-    power = round(3 * min(max((shift - 0.1) / 0.2, 0.0), 1.0))
+    power = round(3 * min(max((shift - 0.1) / 0.1, 0.0), 1.0))
     return Recipe("far", normalization="live", full=20_000, alpha=4.0 * 2**power, lr0=0.002)
 
 
