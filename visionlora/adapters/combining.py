@@ -134,7 +134,7 @@ def _combine(
     if rank is not None and rank < 1:
         raise UsageError(f"rank: expected at least 1, got {rank}")
     adapters = [load_arrays(path) for path in paths]
-    methods = _summable(paths, adapters)
+    methods = _summable(paths, adapters, weights)
     _check_alike(paths, adapters, methods)
     method = methods[0].summed(methods[1:], rank)
     settings = replace(adapters[0].card.settings, method=method)
@@ -180,7 +180,9 @@ def _combine(
     )
 
 
-def _summable(paths: Sequence[Path | str], adapters: Sequence[ArrayAdapter]) -> list[Summable]:
+def _summable(
+    paths: Sequence[Path | str], adapters: Sequence[ArrayAdapter], weights: Sequence[float]
+) -> list[Summable]:
     """Return the method of each adapter.
 
     Raises:
@@ -193,6 +195,10 @@ def _summable(paths: Sequence[Path | str], adapters: Sequence[ArrayAdapter]) -> 
             raise AdapterError(
                 f"{path}: its method, {method.name}, adds nothing to the weights that could be scaled or summed; merge "
                 "it into its base instead"
+            )
+        if adapter.card.settings.normalization != "frozen" and list(weights) != [1.0]:
+            raise AdapterError(
+                f"{path}: its normalization was trained along, which cannot be scaled or summed; only its rank can change"
             )
         methods.append(method)
     return methods

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+_SILENT = 1e-3  # of the loudest channel's gain
+
 
 class LiveNorm(nn.BatchNorm2d):
     """A batch normalization that is trained: by the batch's statistics in training mode, by its running ones else.
@@ -19,7 +21,7 @@ class LiveNorm(nn.BatchNorm2d):
     statistics and scale stay as they are.
 
     Args:
-        norm: affine, with running statistics; without a channel whose scale is 0.
+        norm: one that can live (see `can_live`).
     """
 
     def __init__(self, norm: nn.BatchNorm2d) -> None:
@@ -55,8 +57,11 @@ def norm_affine(norm: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def can_live(norm: nn.Module) -> bool:
-    """Whether a norm can be a `LiveNorm`: no channel is silent, for no factor would give it a voice."""
-    return isinstance(norm, nn.BatchNorm2d) and norm.affine and bool((norm_affine(norm)[0] != 0).all())
+    """Whether a norm can be a `LiveNorm`: no channel is next to silent, for no factor would give it a voice."""
+    if not (isinstance(norm, nn.BatchNorm2d) and norm.affine and norm.track_running_stats):
+        return False
+    gain = norm_affine(norm)[0].abs()
+    return bool(gain.min() > _SILENT * gain.max())
 
 
 def freeze_norms(model: nn.Module) -> None:
