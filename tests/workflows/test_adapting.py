@@ -75,7 +75,9 @@ def test_a_budget_that_cannot_be_meant_is_refused_before_training(checkpoint, su
 
 
 @pytest.mark.parametrize("way", ["resume", "overwrite"])
-def test_a_stage_that_is_made_anew_leaves_nothing_of_later_ones(way, surface, tmp_path, monkeypatch) -> None:
+def test_a_stage_that_is_made_anew_leaves_nothing_of_later_ones(
+    way, checkpoint, surface, tmp_path, monkeypatch
+) -> None:
     kept, later = {"adapter.safetensors", "notes.txt"}, {"merged.pt", "model.onnx"}
     later |= {f"model.{kind}{end}" for kind in ("int8", "int4") for end in (".onnx", ".json", ".best.onnx")}
     later |= {"report.html", "report.json", "report.md", "report_scores.png", "report_detections.png"}
@@ -90,7 +92,7 @@ def test_a_stage_that_is_made_anew_leaves_nothing_of_later_ones(way, surface, tm
     )
     monkeypatch.setattr(adapting, "merge", fail)
     with pytest.raises(ModelError, match="stopped"):
-        adapt("base.pt", surface, tmp_path, **{way: True})
+        adapt(checkpoint, surface, tmp_path, **{way: True})
 
     assert {path.name for path in tmp_path.iterdir()} == kept
 
