@@ -79,6 +79,18 @@ def test_a_run_goes_on_where_its_base_and_data_lie_elsewhere(copied, checkpoint,
     assert json.loads((copied / "training.json").read_text())["data"] == str(data)
 
 
+def test_a_run_begun_before_there_were_recipes_goes_on_near(copied, checkpoint, surface, tmp_path) -> None:
+    usual = Path(shutil.copytree(copied, tmp_path / "usual"))
+    record = json.loads((copied / "training.json").read_text())
+    del record["recipe"], record["adapter"]["full"], record["adapter"]["normalization"]
+    (copied / "training.json").write_text(json.dumps(record))
+    with pytest.raises(UsageError, match=r"adapter\.normalization: was frozen, now live"):
+        train(checkpoint, surface, copied, epochs=3, recipe="far", alpha=4.0, lr0=0.001, resume=True, **QUICK)
+    runs = [train(checkpoint, surface, out, epochs=3, resume=True, **QUICK).path for out in (copied, usual)]
+    first, second = (load_adapter(path).tensors for path in runs)
+    assert all(torch.equal(first[name], second[name]) for name in second)
+
+
 def test_a_run_does_not_go_on_with_other_names_or_another_order(copied, checkpoint, surface, tmp_path) -> None:
     data = Path(shutil.copytree(surface.parent, tmp_path / "moved")) / surface.name
     text = data.read_text()

@@ -19,7 +19,8 @@ from visionlora.formats.parsing import parse_json
 
 _PLACES = ("model", "data")  # of what the hashes beside them name by content
 _REASONS = ("recipe",)  # of what `adapter` names itself
-_NEW = ("names", "order_sha256", "adapter.method", "adapter.full", "adapter.normalization")  # not there in version 0.2
+_NEW = ("names", "order_sha256", "adapter.method")  # not in the settings of a run of version 0.2
+_SINCE = {"adapter.full": 0, "adapter.normalization": "frozen"}  # what a run was begun with before they were settings
 _LENGTH = "hyperparameters.epochs"
 
 
@@ -78,8 +79,10 @@ def identity(record: Mapping[str, Any], family: Family) -> str:
     """Return the SHA-256 of the settings that all epochs of a run have in common, trained by the family's trainer."""
     kept = {name: value for name, value in record.items() if name not in (*_PLACES, *_REASONS, "versions")}
     changing = ("epochs", *family.length_hyperparameters, *family.free_hyperparameters)
-    settings = {name: value for name, value in kept["hyperparameters"].items() if name not in changing}
-    return hashlib.sha256(json.dumps({**kept, "hyperparameters": settings}, sort_keys=True).encode()).hexdigest()
+    kept["hyperparameters"] = {name: value for name, value in kept["hyperparameters"].items() if name not in changing}
+    since = _SINCE.items()
+    kept["adapter"] = {name: value for name, value in kept["adapter"].items() if (f"adapter.{name}", value) not in since}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 def write_record(record: Mapping[str, Any], path: Path) -> None:
@@ -128,9 +131,10 @@ def check_same(before: Mapping[str, Any], record: Mapping[str, Any], out: Path, 
         raise UsageError(f"{out}: this run began {own}, not {asked}; pass the options that it began with")
     free = (*_PLACES, *(f"hyperparameters.{name}" for name in family.free_hyperparameters))
     changed = {
-        name: (old, new)
+        name: (_SINCE.get(name) if old is None else old, new)
         for name, old, new in _differences(before, record)
-        if not name.startswith(("versions", *_REASONS)) and name not in free and not (old is None and name in _NEW)
+        if not name.startswith(("versions", *_REASONS)) and name not in free
+        if old is not None or (name not in _NEW and (name, new) not in _SINCE.items())
     }
     epochs, more = changed.get(_LENGTH, (0, 0))
     if isinstance(epochs, int) and more > epochs and not fixed:
