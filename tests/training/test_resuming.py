@@ -91,6 +91,24 @@ def test_a_run_begun_before_there_were_recipes_goes_on_near(copied, checkpoint, 
     assert all(torch.equal(first[name], second[name]) for name in second)
 
 
+def test_a_run_goes_on_at_its_own_learning_rate_alone(copied, checkpoint, surface) -> None:
+    """Taken from the record it would be that of the first phase, and not of those behind it."""
+    record = json.loads((copied / "training.json").read_text())
+    record["hyperparameters"]["lr0"] = 0.01
+    (copied / "training.json").write_text(json.dumps(record))
+    with pytest.raises(UsageError, match=r"lr0: was 0\.01, now 0\.001"):
+        train(checkpoint, surface, copied, epochs=3, resume=True, **QUICK)
+
+
+@pytest.mark.parametrize("changed", [{"rank": "x"}, {"size": 1}, {"normalization": "none"}], ids=str)
+def test_a_record_of_an_unknown_adapter_is_refused(changed, copied, checkpoint, surface) -> None:
+    record = json.loads((copied / "training.json").read_text())
+    record["adapter"] |= changed
+    (copied / "training.json").write_text(json.dumps(record))
+    with pytest.raises(ModelError, match=r"training\.json: damaged"):
+        train(checkpoint, surface, copied, epochs=3, resume=True, **QUICK)
+
+
 def test_a_run_does_not_go_on_with_other_names_or_another_order(copied, checkpoint, surface, tmp_path) -> None:
     data = Path(shutil.copytree(surface.parent, tmp_path / "moved")) / surface.name
     text = data.read_text()
@@ -178,7 +196,6 @@ def test_every_damaged_file_of_settings_is_an_error(copied, checkpoint, surface,
     dataset = training.load_dataset(surface)
     monkeypatch.setattr(ULTRALYTICS, "load", lambda _: base)
     monkeypatch.setattr(training, "load_dataset", lambda *_, **__: dataset)
-    monkeypatch.setattr(training, "check_targets", lambda *_: None)
     ended = {"same": 0, "refused": 0}
     for mutant in mutants(content, 60, seed=1):
         path.write_bytes(mutant)

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from visionlora.adapters import AdapterSettings
 from visionlora.adapters.methods import setting_names
 from visionlora.adapters.torch import AdapterPlan, full_rank_limit
 from visionlora.data import Dataset
 from visionlora.detectors.family import Base, check_targets
 from visionlora.errors import UsageError
-from visionlora.training.recipes import AUTO, NEAR, Look, far_recipe, look_at, recorded_recipe
+from visionlora.training.recipes import AUTO, NEAR, Look, far_recipe, look_at, recipe_of
 from visionlora.training.settings import TrainingSettings
 
 
@@ -43,7 +44,7 @@ def under_recipe(
         UsageError: the targets match nothing, or the budget does not fit.
     """
     choice, family, look, known = settings.recipe, settings.family, None, None
-    before = None if begun is None else recorded_recipe(begun)
+    before = None if begun is None else recipe_of(AdapterSettings.from_fields(begun["adapter"]))
     if settings.start is None:
         if before is not None and choice.name in (AUTO, before.name):
             recipe, known = before, (begun or {}).get("recipe")

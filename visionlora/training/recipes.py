@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -71,13 +70,14 @@ class Recipe:
 
 
 NEAR = Recipe("near", normalization="frozen", full=0, alpha=4.0, lr0=0.001)
-NAMES = (AUTO, NEAR.name, "far")
+FAR = Recipe("far", normalization="live", full=20_000, alpha=4.0, lr0=0.002)
+NAMES = (AUTO, NEAR.name, FAR.name)
 
 
 def far_recipe(shift: float) -> Recipe:
     """Return the recipe for far pictures: the farther they are, the stronger the factors, 4 to 32 in powers of two."""
     power = round(3 * min(max((shift - 0.1) / 0.1, 0.0), 1.0))
-    return Recipe("far", normalization="live", full=20_000, alpha=4.0 * 2**power, lr0=0.002)
+    return replace(FAR, alpha=FAR.alpha * 2**power)
 
 
 @dataclass(frozen=True)
@@ -146,15 +146,8 @@ def look_at(family: Family, base: Base, images: Sequence[LabelledImage]) -> Look
     return Look(family.statistics_shift(base, squares), float(np.median(found)) if len(found) else 1.0)
 
 
-def recorded_recipe(record: Mapping[str, Any]) -> Recipe:
-    """Return the recipe of a run by what it was begun with; one before there were recipes was near."""
-    settings = AdapterSettings.from_fields(record["adapter"])
-    rate = record["hyperparameters"].get("lr0", NEAR.lr0)
-    return recipe_of(settings, rate if isinstance(rate, float) and math.isfinite(rate) else NEAR.lr0)
-
-
-def recipe_of(settings: AdapterSettings, lr0: float = NEAR.lr0) -> Recipe:
+def recipe_of(settings: AdapterSettings) -> Recipe:
     """Return the recipe of an adapter of this shape."""
-    name = "near" if settings.normalization == NEAR.normalization else "far"
-    full, alpha = (getattr(settings.method, each, getattr(NEAR, each)) for each in ("full", "alpha"))
-    return Recipe(name, settings.normalization, full, alpha, lr0)
+    recipe = NEAR if settings.normalization == NEAR.normalization else FAR
+    own = {name: getattr(settings.method, name, getattr(recipe, name)) for name in ("full", "alpha")}
+    return replace(recipe, **own)

@@ -104,7 +104,8 @@ def read_record(path: Path) -> dict[str, Any]:
             if not isinstance(settings[name], kind):
                 raise ValueError(f"expected {name} of a run, got {settings[name]!r}")
         int(settings["hyperparameters"]["epochs"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        AdapterSettings.from_fields(settings["adapter"])
+    except (OSError, ValueError, KeyError, TypeError, UsageError) as error:
         raise ModelError(
             f"{path}: damaged: expected the settings of a run, got {error!r}; begin anew with --overwrite instead of "
             "--resume, or choose another --out"

@@ -117,9 +117,9 @@ class RunFolder:
 
     @property
     def first_record(self) -> Path | None:
-        """What the first phase that was begun was begun with; None where none was."""
-        files = [phase.settings for phase in (*self.before.values(), self.last)]
-        return next((file for file in files if file.is_file()), None)
+        """What the first phase that ended an epoch was begun with; None where none did."""
+        phases = (*self.before.values(), self.last)
+        return next((each.settings for each in phases if each.settings.is_file() and each.has_progress()), None)
 
     @property
     def adapter(self) -> Path:
