@@ -11,7 +11,7 @@ from visionlora.adapters.torch import AdapterPlan, full_rank_limit
 from visionlora.data import Dataset
 from visionlora.detectors.family import Base, check_targets
 from visionlora.errors import UsageError
-from visionlora.training.recipes import AUTO, NEAR, Look, far_recipe, look_at, recorded_recipe
+from visionlora.training.recipes import AUTO, NEAR, Look, far_recipe, look_at, recipe_for, recorded_recipe
 from visionlora.training.settings import TrainingSettings
 
 
@@ -51,7 +51,7 @@ def under_recipe(
             recipe = NEAR
         else:
             look = look_at(family, base, dataset.split("train"))
-            recipe = far_recipe(look.shift) if choice.name == "far" or look.is_far else NEAR
+            recipe = recipe_for(look) if choice.name == AUTO else far_recipe(look.shift)
         settings = settings.under(recipe)
     plan = check_targets(family, base, dataset.names, settings.adapter)
     if choice.budget is not None and settings.start is None:

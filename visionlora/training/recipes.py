@@ -80,6 +80,11 @@ def far_recipe(shift: float) -> Recipe:
     return Recipe("far", normalization="live", full=20_000, alpha=4.0 * 2**power, lr0=0.002)
 
 
+def recipe_for(look: Look) -> Recipe:
+    """Return the recipe that pictures ask for."""
+    return far_recipe(look.shift) if look.is_far else NEAR
+
+
 @dataclass(frozen=True)
 class RecipeChoice:
     """What a user chose of a recipe; None leaves it to the recipe.
