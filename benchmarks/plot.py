@@ -9,7 +9,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 HERE = Path(__file__).parent
-OURS, RIVAL = "#1b6ca8", "#9aa5b1"
+OURS, RIVAL, DEFAULT = "#1b6ca8", "#9aa5b1", "#d9822b"
 
 
 def draw_step(results: list[dict], out: Path) -> None:
@@ -34,23 +34,28 @@ def draw_step(results: list[dict], out: Path) -> None:
 
 
 def draw_accuracy(results: list[dict], out: Path) -> None:
-    """Draw every seed of full fine-tuning and of rank 8 that counts, a panel a data set."""
+    """Draw every seed that counts of full fine-tuning, of rank 8 and of the defaults where these differ from it."""
     sets = list(dict.fromkeys(run["data"] for run in results))
-    figure, axes = plt.subplots(1, len(sets), figsize=(2.1 * len(sets), 2.9), constrained_layout=True)
-    for axis, data in zip(axes, sets, strict=True):
-        for place, (method, rank, color) in enumerate((("full", None, RIVAL), ("lora", 8, OURS))):
+    across = -(-len(sets) // 2)
+    figure, axes = plt.subplots(2, across, figsize=(2.1 * across, 5.6), constrained_layout=True)
+    sides = (("full", None, RIVAL), ("lora", 8, OURS), ("auto", 8, DEFAULT))
+    for axis in axes.flat[len(sets) :]:
+        axis.set_axis_off()
+    for axis, data in zip(axes.flat, sets, strict=False):
+        for place, (method, rank, color) in enumerate(sides):
             scores = kept_scores(results, data, method, rank)
             if not scores:
                 continue
             axis.scatter([place] * len(scores), scores, color=color, s=28, zorder=3)
             axis.hlines(statistics.mean(scores), place - 0.25, place + 0.25, color=color, linewidth=2.5)
         axis.set_title(data, fontsize=10)
-        axis.set_xticks([0, 1], ["full", "LoRA"])
-        axis.set_xlim(-0.6, 1.6)
+        axis.set_xticks([0, 1, 2], ["full", "near", "default"])
+        axis.set_xlim(-0.6, 2.6)
         axis.margins(y=0.25)
         axis.grid(axis="y", color="#e5e8ec")
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylabel("mAP50-95")
+    for row in axes:
+        row[0].set_ylabel("mAP50-95")
     figure.savefig(out, dpi=110)
 
 

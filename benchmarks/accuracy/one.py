@@ -26,7 +26,7 @@ from visionlora.scoring import coco_scores, find_objects
 from visionlora.tasks import DETECT
 from visionlora.training import training
 
-METHODS = ("lora", "full", "freeze10", "head", "peft")
+METHODS = ("lora", "auto", "full", "freeze10", "head", "peft")
 
 
 def main() -> None:
@@ -52,9 +52,9 @@ def main() -> None:
     where = {"image_size": args.imgsz, "device": args.device.split(",")[0]}
     extra = {"workers": args.workers, "val": False, **args.set}
     started = time.monotonic()
-    if args.method == "lora":
+    if args.method in ("lora", "auto"):
         rate = {"lr0": args.lr0} if args.lr0 else {}
-        settings = {"rank": args.rank, **args.adapter}
+        settings = {"rank": args.rank, "recipe": "near" if args.method == "lora" else "auto", **args.adapter}
         path = training.train(
             args.model, args.data, args.out, hyperparameters=extra, overwrite=True, **settings, **rate, **run
         ).path
@@ -74,7 +74,7 @@ def main() -> None:
     scores = coco_scores(found.detections, images, dataset.names, classes=found.classes, task=DETECT)
     result = {
         "method": args.method,
-        "rank": args.rank if args.method in ("lora", "peft") else None,
+        "rank": args.rank if args.method in ("lora", "auto", "peft") else None,
         "seed": args.seed,
         "epochs": args.epochs,
         "imgsz": args.imgsz,

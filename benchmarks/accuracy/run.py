@@ -27,7 +27,8 @@ BATCH = 16
 SHOWN = ("data", "method", "rank", "lr0", "seed", "map50_95", "seconds")
 RATES: Mapping[str, tuple[float | None, ...]] = {
     "full": (None, 0.0005, 0.001),  # None: Ultralytics' automatic choice, updates every 64 images
-    "lora": (0.001, 0.002),
+    "lora": (0.001, 0.002),  # the recipe `near`
+    "auto": (None,),  # all of `train` at its defaults
     "freeze10": (0.0005, 0.001),
     "head": (0.001, 0.002),
     "peft": (0.001, 0.002),
@@ -52,6 +53,10 @@ SETS = {
     "wildlife-10": Pictures("wildlife", 150, train=10),
     "wildlife-50": Pictures("wildlife", 100, train=50),
     "wildlife-200": Pictures("wildlife", 60, train=200),
+    "boards": Pictures("boards", 60),
+    "bccd": Pictures("bccd", 50),
+    "math-symbols": Pictures("math_symbols", 60),
+    "hit-uav": Pictures("hit_uav", 60),
 }
 
 
@@ -80,7 +85,8 @@ SUITES: Mapping[str, tuple[tuple[str, str, int | None], ...]] = {  # data set, m
     "main": tuple((data, *side) for data in tuple(SETS)[:4] for side in (("full", None), ("lora", 8))),
     "rivals": (("wildlife", "freeze10", None), ("wildlife", "head", None), ("wildlife", "peft", 8)),
     "ranks": tuple(("wildlife", "lora", rank) for rank in (2, 4, 16, 32, 64)),
-    "few": tuple((data, *side) for data in tuple(SETS)[4:] for side in (("full", None), ("lora", 8))),
+    "few": tuple((data, *side) for data in tuple(SETS)[4:7] for side in (("full", None), ("lora", 8))),
+    "small": tuple((data, *side) for data in tuple(SETS)[7:] for side in (("full", None), ("lora", 8), ("auto", 8))),
 }
 
 
@@ -182,8 +188,12 @@ def summary(results: list[dict]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
-    parser.add_argument("--steel", type=Path, required=True, help="data.yaml of NEU-DET")
-    parser.add_argument("--wildlife", type=Path, required=True, help="data.yaml of African wildlife")
+    parser.add_argument("--steel", type=Path, help="data.yaml of NEU-DET")
+    parser.add_argument("--wildlife", type=Path, help="data.yaml of African wildlife")
+    parser.add_argument("--boards", type=Path, help="data.yaml of boards.py; drawn if not given")
+    parser.add_argument("--bccd", type=Path, help="data.yaml of BCCD blood cells")
+    parser.add_argument("--math-symbols", type=Path, help="data.yaml of handwritten symbols")
+    parser.add_argument("--hit-uav", type=Path, help="data.yaml of infrared pictures from the air")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--suites", nargs="+", choices=(*SUITES, GRID), default=["main"])
     parser.add_argument("--sets", nargs="+", choices=tuple(SETS), default=tuple(SETS), help="only these data sets")
@@ -222,10 +232,15 @@ def key_of(found: dict) -> tuple:
 
 def made_set(name: str, options: argparse.Namespace, folder: Path) -> Path:
     """Return the data.yaml of a data set, made first where it has to be."""
+    import boards
     from sets import write_set
 
     pictures = SETS[name]
     source = getattr(options, pictures.source)
+    if source is None and name == "boards":
+        return boards.write_set(folder / name, {"train": 300, "val": 150}, seed=0)
+    if source is None:
+        raise SystemExit(f"--{pictures.source.replace('_', '-')}: expected its data.yaml, for {name}")
     if pictures.train is None:
         return source
     return write_set(source, folder / name, look=pictures.look, train=pictures.train, seed=0)

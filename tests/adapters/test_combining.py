@@ -209,3 +209,23 @@ def test_changes_beyond_all_arithmetic_are_refused_at_once(alpha, tmp_path) -> N
     )
     with pytest.raises(AdapterError, match="expected changes of weights below"):
         vl.merge_adapters([tmp_path / "a.safetensors", tmp_path / "b.safetensors"], tmp_path / "ab.safetensors")
+
+
+def test_layers_at_full_rank_are_summed_as_they_are(tmp_path) -> None:
+    one, two = (write(tmp_path / f"{seed}.safetensors", seed) for seed in (0, 1))
+    loaded = load_arrays(two)
+    method = dataclasses.replace(loaded.card.settings.method, full=max(int(np.prod(s)) for s in SHAPES.values()))
+    tensors = {name: tensor for name, tensor in loaded.tensors.items() if "lora" not in name}
+    tensors |= {f"{layer}.delta.weight": change.reshape(SHAPES[layer]) for layer, change in changes(two).items()}
+    settings = dataclasses.replace(loaded.card.settings, method=method)
+    save_arrays(
+        ArrayAdapter(dataclasses.replace(loaded.card, settings=settings), tensors), tmp_path / "full.safetensors"
+    )
+    expected = changes(two)
+    halved = load_arrays(vl.scale_adapter(tmp_path / "full.safetensors", tmp_path / "h.safetensors", factor=0.5).path)
+    for layer, shape in SHAPES.items():
+        np.testing.assert_allclose(
+            halved.tensors[f"{layer}.delta.weight"], 0.5 * expected[layer].reshape(shape), rtol=1e-5
+        )
+    with pytest.raises(AdapterError, match="layers"):
+        vl.merge_adapters([one, tmp_path / "full.safetensors"], tmp_path / "sum.safetensors")

@@ -45,6 +45,7 @@ def test_trained_adapter_gives_the_exported_graph_to_the_bit(base_onnx, adapter,
     ("names", "settings"),
     [
         pytest.param(None, AdapterSettings(LoRA(rank=3, alpha=1.7)), id="the base's own classes"),
+        pytest.param(("a",), AdapterSettings(LoRA(rank=2, full=5000), normalization="live"), id="live and full"),
         pytest.param(("a",), AdapterSettings(LoRA(rank=2), targets="head", train_bias=False), id="head without biases"),
         pytest.param(tuple(map(str, range(20))), AdapterSettings(targets=r"model\.(2|23)\..*"), id="more classes"),
     ],

@@ -19,8 +19,9 @@ from visionlora.data import load_dataset
 from visionlora.detectors.ultralytics import load_base, plan_detector, set_classes
 from visionlora.detectors.ultralytics.measuring import StepCost, measure_in_turns, measure_step
 from visionlora.errors import UsageError
-from visionlora.training import PlannedRun, TrainingPlan, plan
+from visionlora.training import PlannedRun, TrainingPlan, plan, planning
 from visionlora.training.planning import _noise, recommend
+from visionlora.training.recipes import Look
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +35,18 @@ def test_every_way_is_measured(planned) -> None:
     assert len({row.label for row in planned.rows}) == len(planned.rows) == 10
     assert all(row.fits and row.milliseconds > 0 and row.memory > 0 for row in planned.rows)
     assert planned.steps == 6  # 12 pictures, 2 a step
+
+
+def test_the_pictures_are_looked_at_and_the_ways_follow(planned, checkpoint, surface, monkeypatch) -> None:
+    assert "objects (median" in str(planned) and "recipe near" in planned.pictures
+    monkeypatch.setattr(planning, "look_at", lambda *_: Look(0.3, 0.02))
+    monkeypatch.setattr(planning, "_ROUNDS", 1)
+    far = plan(checkpoint, surface, imgsz=96, batch=2, device="cpu")
+    assert "far from what the base has seen (shift 0.30)" in str(far) and "recipe far" in str(far)
+    more = {row.label: row.trainable for row in far.rows}
+    usual = {row.label: row.trainable for row in planned.rows}
+    assert more["LoRA, rank 8, all"] > usual["LoRA, rank 8, all"]
+    assert more["full fine-tuning"] == usual["full fine-tuning"]
 
 
 def test_full_fine_tuning_trains_nearly_everything_and_adapters_a_part(planned) -> None:

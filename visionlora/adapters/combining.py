@@ -198,7 +198,7 @@ def _summable(
             )
         if adapter.card.settings.normalization != "frozen" and list(weights) != [1.0]:
             raise AdapterError(
-                f"{path}: its normalization was trained along, which cannot be scaled or summed; only its rank can change"
+                f"{path}: its normalization was trained too, which cannot be scaled or summed; only its rank can change"
             )
         methods.append(method)
     return methods

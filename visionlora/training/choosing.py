@@ -12,7 +12,7 @@ from visionlora.adapters.torch import AdapterPlan, full_rank_limit
 from visionlora.data import Dataset
 from visionlora.detectors.family import Base, check_targets
 from visionlora.errors import UsageError
-from visionlora.training.recipes import AUTO, NEAR, Look, far_recipe, look_at, recipe_of
+from visionlora.training.recipes import AUTO, NEAR, Look, far_recipe, look_at, recipe_for, recipe_of
 from visionlora.training.settings import TrainingSettings
 
 
@@ -52,7 +52,7 @@ def under_recipe(
             recipe = NEAR
         else:
             look = look_at(family, base, dataset.split("train"))
-            recipe = far_recipe(look.shift) if choice.name == "far" or look.is_far else NEAR
+            recipe = recipe_for(look) if choice.name == AUTO else far_recipe(look.shift)
         settings = settings.under(recipe)
     plan = check_targets(family, base, dataset.names, settings.adapter)
     if choice.budget is not None and settings.start is None:

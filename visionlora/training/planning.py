@@ -21,6 +21,7 @@ from visionlora.detectors.device import check_device, default_device
 from visionlora.detectors.family import Base, StepCost, StepSample, StepSpec
 from visionlora.errors import UsageError
 from visionlora.progress import tracked
+from visionlora.training.recipes import Recipe, RecipeChoice, look_at, recipe_for
 from visionlora.training.settings import Schedule
 
 _MOSAIC = 4  # pictures in one training image
@@ -89,6 +90,7 @@ class TrainingPlan:
         device: what it was measured on.
         steps: training steps of one epoch.
         noise: what disturbed the measurement, a sentence; empty if nothing did.
+        pictures: what they look like to the base, and which recipe the adapters follow for that.
     """
 
     rows: tuple[PlannedRun, ...]
@@ -98,6 +100,7 @@ class TrainingPlan:
     device: str
     steps: int
     noise: str = ""
+    pictures: str = ""
 
     def __repr__(self) -> str:
         return f"TrainingPlan({len(self.rows)} ways on {self.device}; recommended: {self.recommended})"
@@ -106,6 +109,7 @@ class TrainingPlan:
         full = self.rows[0]
         lines = [
             f"one step on {self.device}, in {_ROUNDS} turns; {self.steps} steps an epoch",
+            *([self.pictures] if self.pictures else []),
             "",
             "| way to train | trainable | share | file, MB | ms a step | spread | GiB | time of full | GiB of full |",
             "| --- | ---: | ---: | ---: | ---: | --- | ---: | --- | ---: |",
@@ -169,7 +173,9 @@ def plan(
     family.check_image_size(imgsz, base)
     dataset = load_dataset(data, splits=("train",), task=base.task)
     images = dataset.split("train")
-    rows = _measure(base, StepSample(dataset.names, _objects(images), batch, imgsz, place))
+    look = look_at(family, base, images)
+    recipe = recipe_for(look)
+    rows = _measure(base, recipe, StepSample(dataset.names, _objects(images), batch, imgsz, place))
     chosen, reason = recommend(rows)
     words = ["visionlora", "train", "--model", str(model), "--data", str(data), "--out", "runs/adapter"]
     words += ["--epochs", str(Schedule.epochs), "--imgsz", str(imgsz), "--batch", str(batch), "--device", device]
@@ -181,6 +187,7 @@ def plan(
         device=f"{_name(place)}, {imgsz} px, batch {batch}",
         steps=math.ceil(len(images) / batch),
         noise=_noise(rows),
+        pictures=f"pictures {look}: recipe {recipe.name}",
     )
 
 
@@ -193,12 +200,13 @@ class _Way:
     step: StepSpec
 
 
-def _ways(base: Base) -> tuple[_Way, ...]:
-    """Return the usual ways to fine-tune the detector itself, and adapters of several ranks and places."""
+def _ways(base: Base, recipe: Recipe) -> tuple[_Way, ...]:
+    """Return the usual ways to fine-tune the detector itself, and adapters of several ranks and places by a recipe."""
 
     def adapter(options: str, *, lean: bool = False, rank: int = 8, targets: str = "all") -> _Way:
         label = f"LoRA, rank {rank}, {targets}" + (", lean" if lean else "")
-        return _Way(label, options, StepSpec(AdapterSettings(LoRA(rank), targets=targets), lean=lean))
+        settings = RecipeChoice().adapter(AdapterSettings(LoRA(rank), targets=targets), recipe)
+        return _Way(label, options, StepSpec(settings, lean=lean))
 
     return (
         *(_Way(label, None, step) for label, step in family_of(base).fine_tunings(base).items()),
@@ -212,9 +220,9 @@ def _ways(base: Base) -> tuple[_Way, ...]:
     )
 
 
-def _measure(base: Base, sample: StepSample) -> tuple[PlannedRun, ...]:
+def _measure(base: Base, recipe: Recipe, sample: StepSample) -> tuple[PlannedRun, ...]:
     """Measure a few steps of each way, the count of ways on a terminal."""
-    ways = _ways(base)
+    ways = _ways(base, recipe)
     free = torch.cuda.mem_get_info(sample.device)[0] if sample.device.type == "cuda" else None
     whole = sum(parameter.numel() for parameter in base.model.parameters())
     costs: tuple[StepCost, ...] = ()

@@ -80,6 +80,11 @@ def far_recipe(shift: float) -> Recipe:
     return replace(FAR, alpha=FAR.alpha * 2**power)
 
 
+def recipe_for(look: Look) -> Recipe:
+    """Return the recipe that pictures ask for."""
+    return far_recipe(look.shift) if look.is_far else NEAR
+
+
 @dataclass(frozen=True)
 class RecipeChoice:
     """What a user chose of a recipe; None leaves it to the recipe.

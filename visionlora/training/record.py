@@ -80,8 +80,8 @@ def identity(record: Mapping[str, Any], family: Family) -> str:
     kept = {name: value for name, value in record.items() if name not in (*_PLACES, *_REASONS, "versions")}
     changing = ("epochs", *family.length_hyperparameters, *family.free_hyperparameters)
     kept["hyperparameters"] = {name: value for name, value in kept["hyperparameters"].items() if name not in changing}
-    since = _SINCE.items()
-    kept["adapter"] = {name: value for name, value in kept["adapter"].items() if (f"adapter.{name}", value) not in since}
+    adapter = kept["adapter"].items()
+    kept["adapter"] = {name: value for name, value in adapter if (f"adapter.{name}", value) not in _SINCE.items()}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 

@@ -33,10 +33,10 @@ class Mixed(nn.Module):
         return self.head(self.attention(x, x, x)[0])
 
 
-def trained_model(*, channels_last: bool) -> nn.Module:
+def trained_model(*, channels_last: bool, full: int = 0) -> nn.Module:
     torch.manual_seed(0)
     model = Mixed().eval()
-    attach(model, plan_adapter(model, AdapterSettings(LoRA(rank=2)), norms={"conv": "bn"}))
+    attach(model, plan_adapter(model, AdapterSettings(LoRA(rank=2, full=full)), norms={"conv": "bn"}))
     for parameter in model.parameters():
         parameter.data.add_(torch.randn_like(parameter) * 0.3)
     return model.to(memory_format=torch.channels_last) if channels_last else model
@@ -44,8 +44,9 @@ def trained_model(*, channels_last: bool) -> nn.Module:
 
 @pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels last"])
 @pytest.mark.parametrize(("half", "tolerance"), [(False, 1e-5), (True, 0.06)], ids=["float32", "bfloat16"])
-def test_output_and_gradients_equal_those_of_single_layers(channels_last, half, tolerance) -> None:
-    model = trained_model(channels_last=channels_last)
+@pytest.mark.parametrize("full", [0, 100, 1 << 20], ids=["by factors", "mixed", "at full rank"])
+def test_output_and_gradients_equal_those_of_single_layers(full, channels_last, half, tolerance) -> None:
+    model = trained_model(channels_last=channels_last, full=full)
     x = torch.randn(2, 3, 6, 6)
     results = []
     for context in (contextlib.nullcontext(), BatchedWeights(model).computed()):

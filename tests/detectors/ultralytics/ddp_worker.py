@@ -12,6 +12,7 @@ from torch import distributed
 from ultralytics.utils import RANK
 from ultralytics.utils.callbacks import get_default_callbacks
 
+from visionlora.adapters.torch import trained_state
 from visionlora.detectors.ultralytics.parallel import agree
 from visionlora.detectors.ultralytics.sampling import SeededDataset
 from visionlora.detectors.ultralytics.step import TrainingStep
@@ -91,8 +92,10 @@ def main(job_file: str, out: str) -> None:
     trainer = TwoCpuTrainer(overrides=overrides, _callbacks={**get_default_callbacks(), _JOB: [job]})
     trainer.train()
     assert not distributed.is_initialized()
-    state = {name: parameter.detach() for name, parameter in trainer.model.named_parameters()}
-    average = {name: parameter.detach() for name, parameter in trainer.ema.ema.named_parameters()}
+    state, average = (
+        {name: tensor.detach() for name, tensor in trained_state(model).items()}
+        for model in (trainer.model, trainer.ema.ema)
+    )
     result = {"seen": seen, "model": state, "ema": average, "exchanged": trainer.exchanged, "alone": trainer.alone}
     torch.save(result, Path(out) / f"rank{RANK}.pt")
 

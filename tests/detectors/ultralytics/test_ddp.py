@@ -37,9 +37,10 @@ class _Captured(Exception):
         ({}, 6),
         ({"lean": True}, 6),
         ({"quantize": "int8"}, 6),
+        ({"recipe": "far"}, 6),
         ({"batch": 8, "hyperparameters": {"nbs": 16}}, 2),  # 4 and 2 images a process; warm-up, then two batches a step
     ],
-    ids=["float", "lean", "int8", "uneven"],
+    ids=["float", "lean", "int8", "far", "uneven"],
 )
 def test_two_processes_end_with_equal_adapters(options, exchanges, checkpoint, surface, tmp_path, monkeypatch) -> None:
     settings = {"rank": 2, "imgsz": 96, "batch": 4, "device": "cpu", "images": 2, "seed": 1}
@@ -75,7 +76,9 @@ def test_two_processes_end_with_equal_adapters(options, exchanges, checkpoint, s
         torch.testing.assert_close(mean, (own + other) / 2)
     (_, mean), alone = first["exchanged"][0], first["alone"]
     assert (mean - alone).norm() < 1e-4 * alone.norm()
-    assert (tmp_path / "run" / "adapter.safetensors").is_file()
+    adapter = tmp_path / "run" / "adapter.safetensors"
+    score = evaluate(f"{checkpoint}+{adapter}", surface, imgsz=96, cache=False).scores[0].map50_95
+    assert "quantize" in options or read_adapter_card(adapter).scores[MAP50_95] == pytest.approx(score, abs=1e-3)
 
 
 def test_launchers_file_brings_the_job_to_its_processes(checkpoint, surface, tmp_path, monkeypatch) -> None:

@@ -27,7 +27,7 @@ class LiveNorm(nn.BatchNorm2d):
     def __init__(self, norm: nn.BatchNorm2d) -> None:
         super().__init__(norm.num_features, norm.eps, norm.momentum)
         self.load_state_dict(norm.state_dict())
-        self.to(norm.weight.device)
+        self.to(norm.weight.device).train(norm.training)
         gain, shift = norm_affine(norm)
         self.base_gain: torch.Tensor
         self.base_shift: torch.Tensor

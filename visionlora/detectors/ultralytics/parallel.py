@@ -20,6 +20,7 @@ import psutil
 import torch
 from torch import distributed, nn
 
+from visionlora.adapters.torch import trained_state
 from visionlora.detectors.ultralytics.step import TrainingStep
 
 _WATCH_SECONDS = 1.0
@@ -41,39 +42,45 @@ def unwrapped() -> Iterator[None]:
 
 
 class GradientExchange:
-    """Averages the gradients of a model over the processes, in one exchange."""
+    """Averages the gradients of a model, and the statistics of its live norms, over the processes, in one exchange."""
 
     def __init__(self) -> None:
         self._parameters: list[nn.Parameter] = []
+        self._statistics: list[torch.Tensor] = []
         self._together = torch.empty(0)
         self._parts: list[torch.Tensor] = []
 
     @torch.no_grad()
     def average(self, model: nn.Module) -> None:
-        """Replace each gradient by its mean over the processes.
+        """Replace each gradient, and each running statistic that is trained, by its mean over the processes.
 
         All processes must have gradients of the same parameters. Afterwards a gradient lies in memory as its parameter
         does: fused optimizers pair them number by number.
         """
         trained = [parameter for parameter in model.parameters() if parameter.grad is not None]
         if [*map(id, trained)] != [*map(id, self._parameters)]:
-            self._prepare(trained)
-        torch._foreach_copy_(self._parts, [cast(torch.Tensor, parameter.grad) for parameter in trained])
+            self._prepare(trained, model)
+        own = [cast(torch.Tensor, parameter.grad) for parameter in trained] + self._statistics
+        torch._foreach_copy_(self._parts, own)
         exchange = distributed.all_reduce(self._together, async_op=True)
         # Ultralytics has NCCL's `wait` stop the CPU too; queued, the optimizer's launches hide behind the exchange.
         exchange.synchronize() if self._together.is_cuda else exchange.wait()
         self._together /= distributed.get_world_size()
-        for parameter, mean in zip(trained, self._parts, strict=True):
+        for parameter, mean in zip(trained, self._parts[: len(trained)], strict=True):
             parameter.grad = mean
+        if self._statistics:
+            torch._foreach_copy_(self._statistics, self._parts[len(trained) :])
 
-    def _prepare(self, trained: list[nn.Parameter]) -> None:
-        """Make room for all gradients in one row."""
+    def _prepare(self, trained: list[nn.Parameter], model: nn.Module) -> None:
+        """Make room for all gradients and statistics in one row."""
         self._parameters = trained
-        self._together = torch.cat([parameter.new_empty(parameter.numel()) for parameter in trained])
-        rows = self._together.split([parameter.numel() for parameter in trained])
+        self._statistics = [tensor for tensor in trained_state(model).values() if not tensor.requires_grad]
+        tensors = [*trained, *self._statistics]
+        self._together = torch.cat([tensor.new_empty(tensor.numel()) for tensor in tensors])
+        rows = self._together.split([tensor.numel() for tensor in tensors])
         self._parts = [
-            row.as_strided(parameter.shape, parameter.stride(), row.storage_offset())
-            for row, parameter in zip(rows, trained, strict=True)
+            row.as_strided(tensor.shape, tensor.stride(), row.storage_offset())
+            for row, tensor in zip(rows, tensors, strict=True)
         ]
 
 
