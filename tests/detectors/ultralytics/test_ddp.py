@@ -17,10 +17,12 @@ import torch
 import ultralytics.utils.dist
 from ultralytics.utils.patches import torch_load
 
+from visionlora.adapters import MAP50_95, read_adapter_card
 from visionlora.detectors.ultralytics import trainer as trainer_module
 from visionlora.detectors.ultralytics.family import ULTRALYTICS
 from visionlora.detectors.ultralytics.trainer import AdapterTrainer
 from visionlora.training import training
+from visionlora.workflows.evaluating import evaluate
 
 PARALLEL = "visionlora.detectors.ultralytics.parallel"
 WORKER = Path(__file__).with_name("ddp_worker.py")
@@ -77,7 +79,7 @@ def test_two_processes_end_with_equal_adapters(options, exchanges, checkpoint, s
     (_, mean), alone = first["exchanged"][0], first["alone"]
     assert (mean - alone).norm() < 1e-4 * alone.norm()
     adapter = tmp_path / "run" / "adapter.safetensors"
-    score = evaluate(f"{checkpoint}+{adapter}", surface, imgsz=96, cache=False).scores[0].map50_95
+    score = evaluate([f"{checkpoint}+{adapter}"], surface, imgsz=96, cache=False).rows[0].scores.map50_95
     assert "quantize" in options or read_adapter_card(adapter).scores[MAP50_95] == pytest.approx(score, abs=1e-3)
 
 
