@@ -12,8 +12,7 @@ from pathlib import Path
 
 import cv2
 
-from visionlora.data import load_dataset
-from visionlora.data.dataset import read_labelled
+from visionlora.data import load_dataset, read_labelled
 from visionlora.data.leakage import choose_images
 from visionlora.detectors import family_of
 from visionlora.training.recipes import PICTURES, look_at

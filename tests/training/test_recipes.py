@@ -13,7 +13,7 @@ import pytest
 
 import visionlora as vl
 from tests.patching.conftest import exported_merged, graph_bytes
-from visionlora.adapters import load_arrays, read_adapter_card
+from visionlora.adapters import AdapterSettings, load_arrays, read_adapter_card
 from visionlora.adapters.shapes import GAIN
 from visionlora.data import load_dataset
 from visionlora.demonstration.shapes import draw_shapes
@@ -22,7 +22,7 @@ from visionlora.detectors.ultralytics.family import ULTRALYTICS
 from visionlora.errors import UsageError
 from visionlora.tasks import DETECT
 from visionlora.training import choosing
-from visionlora.training.recipes import NEAR, Look, RecipeChoice, far_recipe, look_at, recorded_recipe
+from visionlora.training.recipes import NEAR, Look, RecipeChoice, far_recipe, look_at, recipe_of
 
 QUICK = {"imgsz": 96, "batch": 4, "device": "cpu", "rank": 2, "quiet": True, "hyperparameters": {"close_mosaic": 1}}
 
@@ -166,14 +166,15 @@ def test_a_run_goes_on_under_its_recipe_alone(far, checkpoint, surface, tmp_path
     monkeypatch.setattr(choosing, "look_at", lambda *_: Look(0.0, 1.0))  # it would be near now
     out = Path(shutil.copytree(far, tmp_path / "run"))
     vl.train(checkpoint, surface, out, epochs=2, resume=True, **QUICK)
-    assert recorded_recipe(json.loads((out / "training.json").read_text())).name == "far"
+    record = json.loads((out / "training.json").read_text())
+    assert recipe_of(AdapterSettings.from_fields(record["adapter"])).name == record["recipe"]["name"] == "far"
     with pytest.raises(UsageError, match=r"adapter\.normalization: was live, now frozen"):
         vl.train(checkpoint, surface, out, epochs=2, resume=True, recipe="near", **QUICK)
 
 
 def test_a_run_from_before_there_were_recipes_is_near() -> None:
-    record = {"adapter": {"rank": 8, "alpha": 4.0, "targets": "all", "train_bias": True}, "hyperparameters": {}}
-    assert recorded_recipe(record) == NEAR
+    settings = AdapterSettings.from_fields({"rank": 8, "alpha": 4.0, "targets": "all", "train_bias": True})
+    assert recipe_of(settings) == NEAR
 
 
 def test_what_follows_goes_on_from_folded_norms(far, checkpoint, surface, tmp_path) -> None:

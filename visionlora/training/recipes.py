@@ -10,8 +10,7 @@ import numpy as np
 
 from visionlora.adapters import AdapterSettings
 from visionlora.adapters.methods import setting_names
-from visionlora.data import LabelledImage
-from visionlora.data.dataset import read_labelled
+from visionlora.data import LabelledImage, read_labelled
 from visionlora.data.leakage import choose_images
 from visionlora.detectors.family import Base, Family
 from visionlora.errors import UsageError

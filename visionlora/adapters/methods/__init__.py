@@ -24,7 +24,7 @@ def method_of(name: str, settings: Mapping[str, Any]) -> Method:
 
     Example:
         >>> method_of("lora", {"rank": 4, "alpha": None})
-        LoRA(rank=4, alpha=4.0)
+        LoRA(rank=4, alpha=4.0, full=0)
     """
     if name not in METHODS:
         raise UsageError(f"method: expected one of {', '.join(METHODS)}, got {name!r:.40}")
