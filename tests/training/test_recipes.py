@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from ultralytics.nn.tasks import DetectionModel
 
 import visionlora as vl
 from tests.patching.conftest import exported_merged, graph_bytes
@@ -22,7 +23,7 @@ from visionlora.detectors.ultralytics.family import ULTRALYTICS
 from visionlora.errors import UsageError
 from visionlora.tasks import DETECT
 from visionlora.training import choosing
-from visionlora.training.recipes import NEAR, Look, RecipeChoice, far_recipe, look_at, recipe_of
+from visionlora.training.recipes import FAR, NEAR, Look, RecipeChoice, far_recipe, look_at, recipe_of
 
 QUICK = {"imgsz": 96, "batch": 4, "device": "cpu", "rank": 2, "quiet": True, "hyperparameters": {"close_mosaic": 1}}
 
@@ -46,7 +47,17 @@ def test_far_are_strange_pictures_of_small_objects(shift, detail, is_far) -> Non
     assert Look(shift, detail).is_far is is_far
 
 
-@pytest.mark.parametrize(("shift", "alpha"), [(0.0, 4), (0.1, 4), (0.13, 8), (0.17, 16), (0.2, 32), (9.0, 32)])
+def test_the_shift_follows_a_backbone_that_branches_and_is_none_without_norms(checkpoint) -> None:
+    base = family_of(checkpoint).load(checkpoint)
+    square = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    branched = replace(base, model=DetectionModel("yolov9e.yaml", verbose=False).eval())  # it reads earlier modules
+    assert ULTRALYTICS.statistics_shift(branched, [square]) > 0
+    assert ULTRALYTICS.statistics_shift(replace(base, model=base.model.fuse(verbose=False)), [square]) == 0
+
+
+@pytest.mark.parametrize(
+    ("shift", "alpha"), [(0.0, 4), (0.1, 4), (0.13, 8), (0.17, 16), (0.2, 32), (9.0, 32), (float("nan"), 4)]
+)
 def test_the_farther_the_stronger(shift, alpha) -> None:
     recipe = far_recipe(shift)
     assert (recipe.alpha, recipe.normalization, recipe.full, recipe.lr0) == (alpha, "live", 20_000, 0.002)
@@ -166,15 +177,21 @@ def test_a_run_goes_on_under_its_recipe_alone(far, checkpoint, surface, tmp_path
     monkeypatch.setattr(choosing, "look_at", lambda *_: Look(0.0, 1.0))  # it would be near now
     out = Path(shutil.copytree(far, tmp_path / "run"))
     vl.train(checkpoint, surface, out, epochs=2, resume=True, **QUICK)
-    record = json.loads((out / "training.json").read_text())
-    assert recipe_of(AdapterSettings.from_fields(record["adapter"])).name == record["recipe"]["name"] == "far"
+    assert json.loads((out / "training.json").read_text())["recipe"]["name"] == "far"
     with pytest.raises(UsageError, match=r"adapter\.normalization: was live, now frozen"):
         vl.train(checkpoint, surface, out, epochs=2, resume=True, recipe="near", **QUICK)
 
 
 def test_a_run_from_before_there_were_recipes_is_near() -> None:
-    settings = AdapterSettings.from_fields({"rank": 8, "alpha": 4.0, "targets": "all", "train_bias": True})
-    assert recipe_of(settings) == NEAR
+    fields = {"rank": 8, "alpha": 4.0, "targets": "all", "train_bias": True}
+    assert recipe_of(AdapterSettings.from_fields(fields)) == NEAR
+    assert recipe_of(AdapterSettings.from_fields({**fields, "normalization": "live", "full": FAR.full})) == FAR
+
+
+def test_a_budget_is_none_of_an_adapter_that_is_there(far, checkpoint, surface, tmp_path) -> None:
+    with pytest.raises(UsageError, match=r"--budget: the adapter of --adapter has its layers already"):
+        start = far / "adapter.safetensors"
+        vl.train(checkpoint, surface, tmp_path, adapter=start, quantize="int8", budget="20%", **QUICK)
 
 
 def test_what_follows_goes_on_from_folded_norms(far, checkpoint, surface, tmp_path) -> None:

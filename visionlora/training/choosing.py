@@ -55,7 +55,7 @@ def under_recipe(
             recipe = recipe_for(look) if choice.name == AUTO else far_recipe(look.shift)
         settings = settings.under(recipe)
     plan = check_targets(family, base, dataset.names, settings.adapter)
-    if choice.budget is not None and settings.start is None:
+    if choice.budget is not None:
         parameters = sum(parameter.numel() for parameter in base.model.parameters())
         settings = _within(settings, plan, choice.numbers(parameters))
         plan = check_targets(family, base, dataset.names, settings.adapter)

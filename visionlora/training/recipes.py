@@ -75,7 +75,7 @@ NAMES = (AUTO, NEAR.name, FAR.name)
 
 def far_recipe(shift: float) -> Recipe:
     """Return the recipe for far pictures: the farther they are, the stronger the factors, 4 to 32 in powers of two."""
-    power = round(3 * min(max((shift - 0.1) / 0.1, 0.0), 1.0))
+    power = round(3 * min(max(0.0, (shift - 0.1) / 0.1), 1.0))  # 0 for a shift that is no number
     return replace(FAR, alpha=FAR.alpha * 2**power)
 
 

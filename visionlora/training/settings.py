@@ -155,6 +155,8 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         check_count(self.images, "--images")
         if self.start is not None:
+            if self.recipe.budget is not None:
+                raise UsageError("--budget: the adapter of --adapter has its layers already; drop one of them")
             recipe = recipe_of(read_adapter_card(self.start).settings)
             if self.recipe.name in (AUTO, recipe.name):
                 object.__setattr__(self, "adapter", self.recipe.adapter(self.adapter, recipe))

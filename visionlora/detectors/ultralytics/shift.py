@@ -22,7 +22,8 @@ def statistics_shift(base: Base, squares: Sequence[NDArray[np.uint8]]) -> float:
     """Return the mean divergence of what enters the later norms of the backbone from the base's statistics of it.
 
     Each channel counts log(1 + KL) of two Gaussians, of the pictures and of the base; each norm its channels' mean.
-    The jackknife takes off what few pictures alone make of it. See `Family.statistics_shift`.
+    The jackknife takes off what few pictures alone make of it. A backbone without norms says nothing: 0. See
+    `Family.statistics_shift`.
     """
     model = cast(DetectionModel, base.model)
     moments: dict[nn.BatchNorm2d, list[torch.Tensor]] = {}
@@ -30,12 +31,20 @@ def statistics_shift(base: Base, squares: Sequence[NDArray[np.uint8]]) -> float:
     with _watched(backbone[round(_EARLY * len(backbone)) :], moments):
         for square in squares:
             x = torch.from_numpy(np.ascontiguousarray(square[..., ::-1].transpose(2, 0, 1)))[None].float() / 255
+            outputs: list[Any] = []
             for module in backbone:
-                x = module(x)
+                outputs.append(module(_inputs(module.f, outputs) if outputs else x))
     found = [_divergences(norm, torch.stack(seen)) for norm, seen in moments.items()]
+    if not found:
+        return 0.0
     count, whole = len(squares), np.mean([each for each, _ in found])
     without = np.mean([each for _, each in found])
     return float(max(count * whole - (count - 1) * without, 0.0))
+
+
+def _inputs(sources: int | Sequence[int], outputs: Sequence[Any]) -> Any:
+    """Return the outputs that a module reads, by their numbers; from the last, -1."""
+    return outputs[sources] if isinstance(sources, int) else [outputs[number] for number in sources]
 
 
 @contextmanager
