@@ -223,7 +223,7 @@ def _check_alike(paths: Sequence[Path | str], adapters: Sequence[ArrayAdapter], 
             ("preprocessing", first.card.preprocessing, other.card.preprocessing),
             ("method", first.card.settings.method.name, other.card.settings.method.name),
             ("activation", _activation(first.card), _activation(other.card)),
-            ("layers", sorted(first.tensors), sorted(other.tensors)),
+            ("layers", _only(first, other), _only(other, first)),
             ("targets", first.card.settings.targets, other.card.settings.targets),
         ):
             if one != two:
@@ -235,6 +235,11 @@ def _check_alike(paths: Sequence[Path | str], adapters: Sequence[ArrayAdapter], 
         for name, tensor in adapter.tensors.items():
             if not _fits(name, adapter, method, first.tensors[name].shape):
                 raise AdapterError(f"{path}: {name}: of shape {tensor.shape}, it does not fit its layer")
+
+
+def _only(adapter: ArrayAdapter, other: ArrayAdapter) -> list[str]:
+    """Return the tensors that one adapter has and the other has not."""
+    return sorted(adapter.tensors.keys() - other.tensors.keys())
 
 
 def _activation(card: AdapterCard) -> str:

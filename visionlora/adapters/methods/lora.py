@@ -100,10 +100,9 @@ class LoRA:
         return self.scale(len(tensors[_A])) * _matrix(tensors[_B]) @ _matrix(tensors[_A])
 
     def summed(self, others: Sequence[Method], rank: int | None) -> LoRA:
-        """Return LoRA of a rank, of all ranks together where none is given; at full rank what one of them has so."""
-        methods = [method for method in (self, *others) if isinstance(method, LoRA)]
-        total = sum(method.rank for method in methods) if rank is None else rank
-        return replace(self, rank=total, full=max(method.full for method in methods))
+        """Return LoRA of a rank; of all ranks together where none is given."""
+        ranks = [method.rank for method in (self, *others) if isinstance(method, LoRA)]
+        return replace(self, rank=sum(ranks) if rank is None else rank)
 
     def combined(self, parts: Sequence[tuple[float, Method, Arrays]]) -> dict[str, Matrix]:
         """Return the factors of this rank whose product is nearest to the sum (Eckart and Young), or the sum as D."""
