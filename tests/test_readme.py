@@ -225,6 +225,14 @@ def test_accuracy_table_is_that_of_the_committed_results() -> None:
             assert {1: "(one seed)", 2: "(two seeds)"}.get(len(scores), "") in cell
 
 
+def test_table_of_shifts_is_that_of_the_committed_results() -> None:
+    page = (ROOT / "benchmarks" / "accuracy" / "README.md").read_text(encoding="utf-8")
+    for found in json.loads((ROOT / "benchmarks" / "accuracy" / "shift.json").read_text(encoding="utf-8")):
+        numbers = [f"{found[name]:.3f}" for name in ("shift", "first_20", "first_5", "gray")]
+        cells = [found["data"], *numbers, f"{found['detail']:.2f}", found["recipe"]]
+        assert f"| {' | '.join(cells)} |" in page
+
+
 README_ACCURACY = re.findall(
     r"^\| (?:steel d|African|far-|wildlife, |far, small)[^|]*\| ([^|]*) \| ([^|]*) \|$", README, re.M
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import cv2
@@ -45,6 +45,7 @@ def far(checkpoint: Path, surface: Path, tmp_path_factory: pytest.TempPathFactor
 )
 def test_far_are_strange_pictures_of_small_objects(shift, detail, is_far) -> None:
     assert Look(shift, detail).is_far is is_far
+    assert not Look(shift, detail, pictures=4).is_far and "too few to tell" in str(Look(shift, detail, pictures=4))
 
 
 def test_the_shift_follows_a_backbone_that_branches_and_is_none_without_norms(checkpoint) -> None:
@@ -98,7 +99,7 @@ def test_auto_follows_the_pictures_and_says_so(look, name, checkpoint, surface, 
     path = vl.train(checkpoint, surface, tmp_path / "run", epochs=1, **{**QUICK, "quiet": False}).path
     card, said = read_adapter_card(path), capsys.readouterr()
     assert (card.settings.normalization == "live") is (name == "far")
-    assert card.training["recipe"] == {"name": name, "shift": look.shift, "detail": look.detail}
+    assert card.training["recipe"] == {"name": name, **asdict(look)}
     assert card.training["hyperparameters"]["lr0"] == (0.002 if name == "far" else 0.001)
     assert f"shift {look.shift:.2f}" in said.err + said.out and f"recipe {name}" in said.err + said.out
 

@@ -23,6 +23,8 @@ SMALL_DETAIL = 0.2
 """Side of the median object, as a share of the picture's, below which more freedom was measured to pay."""
 PICTURES = 48
 """Training pictures that are looked at."""
+FEWEST = 5
+"""Pictures that say as much as many; of fewer the shift is too large."""
 
 
 @dataclass(frozen=True)
@@ -32,17 +34,21 @@ class Look:
     Attributes:
         shift: of the statistics of its batch normalization (see `Family.statistics_shift`).
         detail: side of the median object (root of its area) as a share of the picture's longer one; 1 without objects.
+        pictures: how many were looked at.
     """
 
     shift: float
     detail: float
+    pictures: int = PICTURES
 
     @property
     def is_far(self) -> bool:
         """Whether the base has seen nothing alike, and the objects are small."""
-        return self.shift >= FAR_SHIFT and self.detail < SMALL_DETAIL
+        return self.pictures >= FEWEST and self.shift >= FAR_SHIFT and self.detail < SMALL_DETAIL
 
     def __str__(self) -> str:
+        if self.pictures < FEWEST:
+            return f"too few to tell whether the base has seen such ({self.pictures}, expected at least {FEWEST})"
         where = "far from" if self.shift >= FAR_SHIFT else "near"
         size = "small" if self.detail < SMALL_DETAIL else "large"
         median = f"median {self.detail:.0%} of the side"
@@ -147,7 +153,7 @@ def look_at(family: Family, base: Base, images: Sequence[LabelledImage]) -> Look
     squares = [letterbox_pixels(read_labelled(image), base.image_size)[0] for image in chosen]
     sides = [np.sqrt(image.object_areas) / max(image.size_wh) for image in images]
     found = np.concatenate(sides) if sides else np.zeros(0)
-    return Look(family.statistics_shift(base, squares), float(np.median(found)) if len(found) else 1.0)
+    return Look(family.statistics_shift(base, squares), float(np.median(found)) if len(found) else 1.0, len(squares))
 
 
 def recipe_of(settings: AdapterSettings) -> Recipe:
