@@ -20,6 +20,7 @@ RECORD = {
     "data_sha256": {"train": "ab" * 32, "val": "cd" * 32},
     "hyperparameters": {"epochs": 3, "imgsz": 320, "batch": 8, "lr0": 0.002, "seed": 1, "mosaic": 0.5},
     "quantize": {"to": "int8", "images": 64},
+    "recipe": {"name": "far", "shift": 0.2086, "detail": 0.0226, "pictures": 48},
     "versions": {"torch": "2"},
     "epoch": 2,
 }
@@ -28,7 +29,7 @@ CURVE = "epoch,train/box_loss,train/cls_loss,metrics/mAP50-95(B)\n1,2,1,0.1\n2,1
 
 def _card(**changes) -> AdapterCard:
     card = AdapterCard(
-        settings=AdapterSettings(LoRA(rank=16, alpha=8.0)),
+        settings=AdapterSettings(LoRA(rank=16, alpha=8.0, full=500), normalization="live"),
         names=("a",),
         base={"fingerprint": "x"},
         preprocessing={"image_size": 320},
@@ -73,9 +74,11 @@ def test_file_that_is_not_that_runs_curve_is_left_out(text, adapter) -> None:
     [
         {},
         {"hyperparameters": 3, "data_sha256": "x"},
+        {"recipe": {"shift": float("nan"), "name": 3}},
+        {"recipe": ["far"]},
         {"epoch": float("nan"), "data": {"a": 1}, "quantize": [], "hyperparameters": {"epochs": 10**400}},
     ],
-    ids=["empty", "no mappings", "nan"],
+    ids=["empty", "no mappings", "recipe nan", "recipe list", "nan"],
 )
 def test_card_that_says_other_things_makes_a_report_all_the_same(record, adapter, report, tmp_path) -> None:
     made = training_settings(_card(training=record), adapter)
@@ -98,7 +101,10 @@ def test_page_tells_how_models_were_made(adapter, tmp_path) -> None:
     page = report_page(report, *rest)
 
     facts = dict(first.facts)
-    assert facts["adapter"] == "rank 16, alpha 8.0, targets all" and facts["training"].startswith("epochs 3, this is")
+    assert facts["recipe"] == "far, shift 0.21, detail 0.02"
+    assert facts["adapter"] == "rank 16, alpha 8.0, targets all, full rank up to 500, normalization live" and facts[
+        "training"
+    ].startswith("epochs 3, this is")
     assert len(facts["trained on"]) < 300 and first.curve is not None and second.curve is None
     assert "layers kept in float: 2, calibration images: 1" in dict(second.facts)["quantization"]
     assert 'id="making"' in page and "&lt;b&gt;xxx" in page and "<b>xxx" not in page

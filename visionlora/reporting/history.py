@@ -28,7 +28,8 @@ def training_settings(card: AdapterCard, path: Path) -> dict[str, Any]:
 
     Returns:
         `adapter` (rank, alpha, targets...), `training` (what the card has of epochs, epoch, imgsz, batch, lr0, seed,
-        data, data_sha256, quantize) and `curve` (lists of equal length: epoch, map50_95, loss), those that there are.
+        data, data_sha256, quantize, recipe) and `curve` (lists of equal length: epoch, map50_95, loss), those
+        that there are.
     """
     record = card.training if isinstance(card.training, Mapping) else {}
     hyperparameters = record.get("hyperparameters")
@@ -38,6 +39,7 @@ def training_settings(card: AdapterCard, path: Path) -> dict[str, Any]:
         "data": _end_of_path(record.get("data")),
         "data_sha256": _plain(_mapping(record.get("data_sha256"))),
         "quantize": _mapping(record.get("quantize")).get("to"),
+        "recipe": _plain(_mapping(record.get("recipe"))),
     }
     made = {"adapter": card.settings.to_fields(), "training": _plain(training), "curve": _curve(card, path)}
     return {name: value for name, value in made.items() if value}

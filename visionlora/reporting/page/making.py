@@ -35,11 +35,14 @@ def makings(report: Report) -> list[Making]:
 def _facts(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     adapter, training = _mapping(settings.get("adapter")), _mapping(settings.get("training"))
     hashes, scheme = _mapping(training.get("data_sha256")), _mapping(settings.get("scheme"))
+    recipe = _mapping(training.get("recipe"))
     facts = {
         "adapter": _listed(
             ("rank ", adapter.get("rank")),
             ("alpha ", adapter.get("alpha")),
             ("targets ", adapter.get("targets")),
+            ("full rank up to ", adapter.get("full") or None),
+            ("normalization ", adapter.get("normalization") if adapter.get("normalization") != "frozen" else None),
             ("", adapter.get("activation") if adapter.get("activation") != "silu" else None),
         ),
         "training": _listed(
@@ -49,6 +52,9 @@ def _facts(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
             ("batch ", training.get("batch")),
             ("learning rate ", training.get("lr0")),
             ("seed ", training.get("seed")),
+        ),
+        "recipe": _listed(
+            ("", recipe.get("name")), ("shift ", _short(recipe.get("shift"))), ("detail ", _short(recipe.get("detail")))
         ),
         "trained on": _listed(("", training.get("data")), ("content ", str(hashes.get("train", ""))[:16])),
         "trained for": _listed(("", training.get("quantize"))),
@@ -81,6 +87,10 @@ def _numbers(values: Any) -> TypeGuard[list[float]]:
         and 2 <= len(values) <= _MOST_EPOCHS
         and all(isinstance(value, int | float) and abs(value) < _LARGEST for value in values)
     )
+
+
+def _short(value: Any) -> str | None:
+    return f"{value:.2f}" if isinstance(value, float) else None
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
