@@ -55,7 +55,6 @@ class AdapterSettings:
             raise UsageError(f"train_bias: expected true or false, got {self.train_bias!r}")
         if not isinstance(self.activation, str) or (self.activation != "silu" and not self.relu_targets):
             raise UsageError(f"activation: expected silu, relu or relu:TARGETS, got {self.activation!r}")
-
         if self.normalization not in NORMALIZATIONS:
             expected = " or ".join(NORMALIZATIONS)
             raise UsageError(f"normalization: expected {expected}, got {self.normalization!r}")

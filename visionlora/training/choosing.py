@@ -58,8 +58,8 @@ def under_recipe(
     if choice.budget is not None:
         parameters = sum(parameter.numel() for parameter in base.model.parameters())
         settings = _within(settings, plan, choice.numbers(parameters))
-        plan = check_targets(family, base, dataset.names, settings.adapter)
-    name = "near" if settings.adapter.normalization == NEAR.normalization else "far"
+        plan = replace(plan, settings=settings.adapter)
+    name = recipe_of(settings.adapter).name
     record = {"name": name, **({} if look is None else asdict(look))} if known is None else dict(known)
     return settings, ChosenRecipe(_sentence(name, look, plan, auto=choice.name == AUTO), record)
 

@@ -123,7 +123,7 @@ def adapt(
     settings = TrainingSettings(
         family_of(model),
         AdapterSettings(method_of(method, {"rank": rank, "alpha": alpha}), targets=targets, activation=activation),
-        Schedule(epochs=epochs, imgsz=imgsz, batch=batch, seed=seed, **({} if lr0 is None else {"lr0": lr0})),
+        Schedule(epochs=epochs, imgsz=imgsz, batch=batch, seed=seed, lr0=Schedule.lr0 if lr0 is None else lr0),
         hyperparameters or {},
         device=device,
         qat=QatSettings.asked(quantize, epochs=qat_epochs, lr0=qat_lr0, ranges=ranges),

@@ -87,9 +87,14 @@ def kept_statistics(model: nn.Module) -> Iterator[None]:
 
 def trained_state(model: nn.Module) -> Mapping[str, torch.Tensor]:
     """Return all that training changes, by name: the parameters, and the running statistics of live norms."""
-    state: dict[str, torch.Tensor] = dict(model.named_parameters())
-    for name, module in model.named_modules():
-        if isinstance(module, LiveNorm):
-            for part in ("running_mean", "running_var"):
-                state[f"{name}.{part}"] = cast(torch.Tensor, getattr(module, part))
-    return state
+    return {**dict(model.named_parameters()), **live_statistics(model)}
+
+
+def live_statistics(model: nn.Module) -> Mapping[str, torch.Tensor]:
+    """Return the running statistics of live norms, by name."""
+    return {
+        f"{name}.{part}": cast(torch.Tensor, getattr(module, part))
+        for name, module in model.named_modules()
+        if isinstance(module, LiveNorm)
+        for part in ("running_mean", "running_var")
+    }

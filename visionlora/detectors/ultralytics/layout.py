@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable, Collection, Sequence
-from typing import cast
+from typing import Any, cast
 
 from torch import nn
 from ultralytics.nn.modules.block import DFL
@@ -91,6 +91,13 @@ def norms_behind_layers(model: nn.Module) -> dict[str, str]:
         and isinstance(getattr(module, "bn", None), nn.BatchNorm2d)
         and not hasattr(module, "cv2")  # Conv2 adds a second convolution before the norm
     }
+
+
+def module_inputs(module: Any, x: Any, outputs: Sequence[Any]) -> Any:
+    """Return what a module of a detector reads: `x`, the output of the one before it, or those of others by number."""
+    if isinstance(module.f, int):
+        return x if module.f == -1 else outputs[module.f]
+    return [x if number == -1 else outputs[number] for number in module.f]
 
 
 def constant_layers(model: nn.Module) -> list[str]:

@@ -20,7 +20,7 @@ import psutil
 import torch
 from torch import distributed, nn
 
-from visionlora.adapters.torch import trained_state
+from visionlora.adapters.torch import live_statistics
 from visionlora.detectors.ultralytics.step import TrainingStep
 
 _WATCH_SECONDS = 1.0
@@ -74,7 +74,7 @@ class GradientExchange:
     def _prepare(self, trained: list[nn.Parameter], model: nn.Module) -> None:
         """Make room for all gradients and statistics in one row."""
         self._parameters = trained
-        self._statistics = [tensor for tensor in trained_state(model).values() if not tensor.requires_grad]
+        self._statistics = [*live_statistics(model).values()]
         tensors = [*trained, *self._statistics]
         self._together = torch.cat([tensor.new_empty(tensor.numel()) for tensor in tensors])
         rows = self._together.split([tensor.numel() for tensor in tensors])

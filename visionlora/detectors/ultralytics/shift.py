@@ -13,6 +13,7 @@ from torch import nn
 from ultralytics.nn.tasks import DetectionModel
 
 from visionlora.detectors.family import Base
+from visionlora.detectors.ultralytics.layout import module_inputs
 
 _EARLY = 0.4  # of the backbone's modules, which see colours and edges: gray pictures of anything differ there
 
@@ -31,20 +32,16 @@ def statistics_shift(base: Base, squares: Sequence[NDArray[np.uint8]]) -> float:
     with _watched(backbone[round(_EARLY * len(backbone)) :], moments):
         for square in squares:
             x = torch.from_numpy(np.ascontiguousarray(square[..., ::-1].transpose(2, 0, 1)))[None].float() / 255
-            outputs: list[Any] = []
+            outputs: list[torch.Tensor] = []
             for module in backbone:
-                outputs.append(module(_inputs(module.f, outputs) if outputs else x))
+                x = module(module_inputs(module, x, outputs))
+                outputs.append(x)
     found = [_divergences(norm, torch.stack(seen)) for norm, seen in moments.items()]
     if not found:
         return 0.0
     count, whole = len(squares), np.mean([each for each, _ in found])
     without = np.mean([each for _, each in found])
     return float(max(count * whole - (count - 1) * without, 0.0))
-
-
-def _inputs(sources: int | Sequence[int], outputs: Sequence[Any]) -> Any:
-    """Return the outputs that a module reads, by their numbers; from the last, -1."""
-    return outputs[sources] if isinstance(sources, int) else [outputs[number] for number in sources]
 
 
 @contextmanager

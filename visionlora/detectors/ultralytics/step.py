@@ -19,8 +19,9 @@ from torch.utils.checkpoint import checkpoint
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import LOGGER
 
-from visionlora.adapters.torch import BatchedWeights, kept_statistics, trained_state
+from visionlora.adapters.torch import BatchedWeights, kept_statistics, live_statistics
 from visionlora.detectors.ultralytics.bias import FastBias
+from visionlora.detectors.ultralytics.layout import module_inputs
 from visionlora.detectors.ultralytics.loss import FixedShapeCriterion, head_weights, pad_targets
 from visionlora.detectors.ultralytics.qat_detector import QatDetector, distillation, raw_predictions
 from visionlora.fake_quant import GraphNetwork
@@ -65,8 +66,7 @@ def network_pass(
     outputs: list[Any] = []
     x: Any = images
     for module in model.model:
-        if module.f != -1:
-            x = outputs[module.f] if isinstance(module.f, int) else [x if j == -1 else outputs[j] for j in module.f]
+        x = module_inputs(module, x, outputs)
         if module.i < recompute and torch.is_grad_enabled():
             x = checkpoint(run, module, x, use_reentrant=False, preserve_rng_state=False, context_fn=again)
         else:
@@ -258,8 +258,8 @@ class TrainingStep(nn.Module):
         sample = (batch["img"].clone(), batch["targets"].clone(), weights)
         whole = _Pass(self, self._fixed)
         unused = isinstance(self.module, QatDetector)  # an end-to-end detector's other head
-        state = trained_state(self.module)
-        before = {name: tensor.detach().clone() for name, tensor in state.items() if not tensor.requires_grad}
+        statistics = live_statistics(self.module)
+        before = {name: tensor.clone() for name, tensor in statistics.items()}
         try:
             with self.autocast():
                 graphed = torch.cuda.make_graphed_callables(
@@ -268,7 +268,7 @@ class TrainingStep(nn.Module):
         finally:
             self.weights.clear()
             for name, tensor in before.items():  # statistics, which the passes before the capture moved
-                state[name].copy_(tensor)
+                statistics[name].copy_(tensor)
         torch.cuda.empty_cache()  # what the passes before the capture took
         return cast(nn.Module, graphed), sample[0]
 
