@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ import pytest
 from visionlora import cli
 from visionlora.demonstration.generate import write_dataset
 from visionlora.demonstration.surface import SURFACE_NAMES, draw_surface
-from visionlora.errors import ModelError, OutputError, UsageError
+from visionlora.errors import DataError, ModelError, OutputError, UsageError
 from visionlora.files import sha256_of
 from visionlora.quantization import accuracy
 from visionlora.reporting import read_report
@@ -95,6 +96,15 @@ def test_a_stage_that_is_made_anew_leaves_nothing_of_later_ones(
         adapt(checkpoint, surface, tmp_path, **{way: True})
 
     assert {path.name for path in tmp_path.iterdir()} == kept
+
+
+def test_pictures_that_calibrate_and_judge_are_refused_before_training(checkpoint, surface, tmp_path) -> None:
+    data = Path(shutil.copytree(surface.parent, tmp_path / "data")) / surface.name
+    for picture in sorted((data.parent / "images" / "train").iterdir()):
+        shutil.copy(picture, data.parent / "images" / "val" / f"again_{picture.name}")
+    with pytest.raises(DataError, match="again_"):
+        adapt(checkpoint, data, tmp_path / "run", **SETTINGS)
+    assert not (tmp_path / "run" / "training.json").exists()
 
 
 def test_a_base_that_would_be_replaced_is_refused(tmp_path) -> None:

@@ -170,11 +170,13 @@ class RunCall:
         resume: go on with it.
         overwrite: replace it.
         console: one of `visionlora.progress.LEVELS`.
+        calibrates: a stage after training calibrates on its images; what speaks against that is said before it.
     """
 
     resume: bool = False
     overwrite: bool = False
     console: str = LEVELS[1]
+    calibrates: bool = False
 
     @classmethod
     def asked(cls, *, resume: bool, overwrite: bool, verbose: bool, quiet: bool) -> RunCall:
@@ -212,7 +214,8 @@ def run_training(
         begun = folder.first_record if call.resume else None
         settings, recipe = under_recipe(settings, base, dataset, None if begun is None else read_record(begun))
         schedule = settings.schedule
-        images = calibration_images(dataset, settings.images, seed=schedule.seed) if settings.qat else ()
+        calibrates = call.calibrates or settings.qat is not None
+        images = calibration_images(dataset, settings.images, seed=schedule.seed) if calibrates else ()
         warn_of_doubtful_data(dataset, schedule.batch)
         report("train", 0, schedule.epochs, recipe.sentence)
         phases = plan_phases(settings)

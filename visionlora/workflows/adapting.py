@@ -6,14 +6,12 @@ import logging
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from visionlora.adapters import AdapterSettings
 from visionlora.adapters.methods import method_of
-from visionlora.data import load_dataset
-from visionlora.data.leakage import calibration_images
 from visionlora.detectors import family_of
 from visionlora.errors import QuantizationError
 from visionlora.exporting import ExportedModel, MergedModel, export, merge
@@ -139,10 +137,7 @@ def adapt(
         settle(folder)
         folder.refuse_earlier_stages(overwrite=way.replaces)
         folder.refuse_as_base(Path(model))
-        if settings.qat is None:  # else training looks too; refused now, not after it
-            task = settings.family.load(model).task
-            calibration_images(load_dataset(data, splits=("train",), task=task), images, seed=seed)
-        trained = run_training(model, data, out, settings, call)
+        trained = run_training(model, data, out, settings, replace(call, calibrates=True))
         try:
             return way.later_stages(trained)
         except KeyboardInterrupt:
