@@ -15,7 +15,7 @@ from visionlora.detectors.safe_globals import only_allowed
 from visionlora.errors import ModelError
 from visionlora.files import atomic_output
 
-STATE_FORMAT = 3
+STATE_FORMAT = 4
 _HEAD = f"visionlora resume state {STATE_FORMAT}\n".encode()
 _EARLIER = (b"PK", b"visionlora resume state ")  # how states of other versions begin
 _DIGEST_BYTES = 32

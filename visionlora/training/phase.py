@@ -137,7 +137,7 @@ def run_phase(run: Run, phase: Phase, *, start: Path | None, teacher: Path | Non
     Raises:
         AdapterError: the adapter to begin with is of another base or shape.
         UsageError: the run to resume began with other settings.
-        VisionLoraError: the loss became infinite.
+        VisionLoraError: the loss stays infinite at an eighth of the learning rate.
     """
     here = phase.folder(run.folder)
     record = _record(run, phase, start, teacher)

@@ -139,7 +139,7 @@ def train(
         UsageError: a setting is wrong in itself or with another, or differs from the run to resume.
         DataError, ModelError: the data set or the base cannot be used.
         OutputError: `out` holds a run already, or another process writes there.
-        VisionLoraError: the loss became infinite, or a step does not fit into memory.
+        VisionLoraError: the loss stays infinite at an eighth of the learning rate, or a step does not fit into memory.
 
     Example:
         >>> import visionlora as vl

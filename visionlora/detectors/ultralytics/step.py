@@ -21,6 +21,7 @@ from ultralytics.utils import LOGGER
 
 from visionlora.adapters.torch import BatchedWeights, kept_statistics, live_statistics
 from visionlora.detectors.ultralytics.bias import FastBias
+from visionlora.detectors.ultralytics.fallback import not_running_away
 from visionlora.detectors.ultralytics.layout import module_inputs
 from visionlora.detectors.ultralytics.loss import FixedShapeCriterion, head_weights, pad_targets
 from visionlora.detectors.ultralytics.qat_detector import QatDetector, distillation, raw_predictions
@@ -140,7 +141,7 @@ class TrainingStep(nn.Module):
             finally:
                 self.weights.clear()
             loss, terms = model.loss(batch, predictions)
-            return loss + self.from_teacher(batch["img"], predictions), terms
+            return self.whole_loss(loss, batch["img"], predictions), terms
         _unshare(model)
         targets = batch["targets"]
         loss, terms = step(batch["img"], targets, self._head_weights(targets.device))
@@ -157,6 +158,11 @@ class TrainingStep(nn.Module):
         exact = isinstance(self.module, QatDetector)
         with torch.autocast("cuda", enabled=False) if exact else nullcontext():
             self.weights.compute()
+
+    def whole_loss(self, loss: torch.Tensor, images: torch.Tensor, predictions: Any) -> torch.Tensor:
+        """Return the loss (3,) with what a teacher adds; NaNs where the training runs away."""
+        scores = predictions.get("one2many", predictions)["scores"]
+        return not_running_away(loss + self.from_teacher(images, predictions), scores)
 
     def from_teacher(self, images: torch.Tensor, predictions: Any) -> torch.Tensor:
         """Return what the distance from the teacher adds to the loss (3,) of `images`; zero without one."""
@@ -294,7 +300,7 @@ class _Pass(nn.Module):
             step.compute_weights()  # until the backward pass is captured too
             predictions = step.predictions(images, recompute=_ALL if step.lean else _CHEAP)
             loss, terms = self._criterion(predictions, targets, weights)
-            return loss + step.from_teacher(images, predictions), terms
+            return step.whole_loss(loss, images, predictions), terms
 
 
 def power_of_two(number: int) -> int:

@@ -46,6 +46,7 @@ from visionlora.detectors.job import ADAPTER_FILE, RESULTS_FILE, RESUME_FILE, Tr
 from visionlora.detectors.resume import read_resume_state, restore_results, write_resume_state
 from visionlora.detectors.ultralytics.activation_swap import SiLUToReLU, fade
 from visionlora.detectors.ultralytics.checkpoint import FAMILY, load_base, quiet
+from visionlora.detectors.ultralytics.fallback import MOST_HALVINGS, FallBack, is_finite, take_rates
 from visionlora.detectors.ultralytics.layout import adapted
 from visionlora.detectors.ultralytics.loggers import only_chosen_loggers
 from visionlora.detectors.ultralytics.measuring import out_of_memory
@@ -139,6 +140,7 @@ class AdapterTrainer(DetectionTrainer):
         self.callbacks: dict = without_graph_dump(self.callbacks)  # type: ignore[has-type]
         self.asked_batch = self.batch_size
         self._validated = -1  # the last epoch that was
+        self._fallback = FallBack()
 
     # -- set-up
 
@@ -247,8 +249,11 @@ class AdapterTrainer(DetectionTrainer):
         """Average the trained tensors only, and go on exactly where the last finished epoch ended."""
         updates = max(len(self.train_loader) // self.accumulate, 1) * self.epochs
         self.ema = AdapterEMA(self.model, updates=updates)
-        if ckpt is None:
-            return
+        if ckpt is not None:
+            self._restore(ckpt)
+        self._fallback.keep(self.ema)
+
+    def _restore(self, ckpt: Mapping[str, Any]) -> None:
         self.start_epoch = ckpt["epoch"] + 1
         model = unwrap_model(self.model)
         for module, state in ((model, ckpt["model"]), (self.ema.ema, ckpt["ema"])):
@@ -258,17 +263,24 @@ class AdapterTrainer(DetectionTrainer):
         for saved, group in zip(ckpt["optimizer"]["param_groups"], self.optimizer.param_groups, strict=True):
             saved["fused"] = group.get("fused")  # this device's kernels, not those of the device before
         self.optimizer.load_state_dict(ckpt["optimizer"])
+        take_rates(self.scheduler, self.optimizer)
+        self._fallback.halvings = ckpt["halvings"]
         if ckpt["scaler"]:
             self.scaler.load_state_dict(ckpt["scaler"])
         self.best_fitness = ckpt["best_fitness"]
         self.stopper.best_fitness, self.stopper.best_epoch = ckpt["stopper"]
-        if getattr(model.model[-1], "one2one_cv2", None) is not None:  # the loss weighs its two heads by the epoch
-            model.criterion = model.init_criterion()
-            model.criterion.updates = self.start_epoch - 1
-            model.criterion.update()
+        self._weigh_heads(self.start_epoch)
         self.train_loader.sampler.restart(self.start_epoch)
         if RANK in {-1, 0}:
             restore_results(ckpt, self.csv)
+
+    def _weigh_heads(self, epoch: int) -> None:
+        """Weigh the two heads of an end-to-end detector in the loss as before an epoch."""
+        model = unwrap_model(self.model)
+        if getattr(model.model[-1], "one2one_cv2", None) is not None:
+            model.criterion = model.init_criterion()
+            model.criterion.updates = epoch - 1
+            model.criterion.update()
 
     # -- data
 
@@ -343,6 +355,7 @@ class AdapterTrainer(DetectionTrainer):
             "model": trained_state(unwrap_model(self.model)),
             "ema": trained_state(self.ema.ema),
             "updates": self.ema.updates,
+            "halvings": self._fallback.halvings,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "best_fitness": None if self.best_fitness is None else float(self.best_fitness),  # None with val=false
@@ -362,7 +375,7 @@ class AdapterTrainer(DetectionTrainer):
             names=self.job.names,
             base={"name": Path(self.job.model).name, "fingerprint": self.job.fingerprint, "family": FAMILY},
             preprocessing=self.job.preprocessing,
-            training={**self.job.training, "epoch": self.epoch + 1},
+            training={**self.job.training, "epoch": self.epoch + 1, "lr0_halved": self._fallback.halvings},
             scores=scores,
             task=self.task.name,
             version=version("visionlora"),
@@ -385,15 +398,28 @@ class AdapterTrainer(DetectionTrainer):
         return {"format": 1, "recipe": {**phase.recipe, "ranges": {**phase.recipe["ranges"], **ranges}}}
 
     def _handle_nan_recovery(self, epoch: int) -> bool:
-        """Stop with a word where the loss is not finite: the best adapter so far is on disk."""
+        """Repeat an epoch that ended without numbers, from the average before it and at half the learning rate."""
         finite = self.loss is None or bool(self.loss.isfinite())
         finite &= self.fitness is None or bool(np.isfinite(self.fitness))
-        if not (agree(finite, self.device) if self.world_size > 1 else finite):
+        finite &= is_finite(self.ema.ema)
+        if agree(finite, self.device) if self.world_size > 1 else finite:
+            self._fallback.keep(self.ema)
+            return False
+        if self._fallback.halvings == MOST_HALVINGS:
             raise VisionLoraError(
-                f"{self.job.out}: the loss is not finite in epoch {epoch + 1}; train with a lower --lr0 than "
-                f"{self.args.lr0} or with --set amp=false"
+                f"{self.job.out}: the loss is not finite in epoch {epoch + 1}, though the learning rate was halved "
+                f"{MOST_HALVINGS} times; train with a lower --lr0 than {self.args.lr0} or a lower --alpha"
             )
-        return False
+        self._fallback.go_back(unwrap_model(self.model), self.ema, self.optimizer, self.scheduler)
+        self.scheduler.last_epoch = epoch - 1
+        self._weigh_heads(epoch)
+        self.train_loader.sampler.restart(epoch)
+        self.train_loader.reset()
+        if RANK in {-1, 0}:
+            rate = self.args.lr0 / 2**self._fallback.halvings
+            what = f"epoch {epoch + 1}: the loss is not finite; it begins again, from the average before it, at half"
+            report("train", epoch, self.epochs, f"{what} the learning rate (--lr0 {rate:g})")
+        return True
 
     def validate(self):
         """Validate the averaged model as its file will hold it, in float32, as `visionlora eval` does.
