@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=40, help="of the float adapter")
     parser.add_argument("--relu-epochs", type=int, default=40, help="after activations were replaced")
     parser.add_argument("--qat-epochs", type=int, default=10)
-    parser.add_argument("--lr0", type=float, default=0.001)
+    parser.add_argument("--lr0", type=float, help="of training in float; the recipe's if not given")
     parser.add_argument("--qat-lr0", type=float, default=0.0002)
     parser.add_argument("--imgsz", type=int, default=320)
     parser.add_argument("--batch", type=int, default=16)

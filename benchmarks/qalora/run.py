@@ -21,11 +21,12 @@ from jobs import Job, ResultsFile, run_jobs, visible
 
 ONE = Path(__file__).with_name("one.py")
 STEP = Path(__file__).parents[1] / "training" / "step.py"
-SETS = ("steel", "wildlife")
 EPOCHS = {  # float, with ReLU, int8
     "steel": (16, 12, 5),
     "wildlife": (40, 30, 12),
+    "boards": (60, 60, 16),
 }
+SETS = tuple(EPOCHS)
 WAYS = ("ptq", "qalora", "qalora-teacher", "relu-early", "relu-backbone", "relu", "int4-ptq", "int4")
 RIVAL = "full-qat"
 STEPS = {  # label: arguments of step.py
@@ -124,8 +125,9 @@ def table(content: dict) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
-    parser.add_argument("--steel", type=Path, required=True, help="data.yaml of NEU-DET")
-    parser.add_argument("--wildlife", type=Path, required=True, help="data.yaml of African wildlife")
+    parser.add_argument("--steel", type=Path, help="data.yaml of NEU-DET")
+    parser.add_argument("--wildlife", type=Path, help="data.yaml of African wildlife")
+    parser.add_argument("--boards", type=Path, help="data.yaml of what benchmarks/accuracy/boards.py draws")
     parser.add_argument("--adapter", type=Path, help="a float adapter of wildlife, for the timing of steps")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--parts", nargs="+", choices=("steps", "train", "table"), default=("train", "table"))
@@ -148,11 +150,14 @@ def main() -> None:
         "--workers", type=int, default=4, help="of the loader of each process; with fewer the GPU waits"
     )
     options = parser.parse_args()
+    for name in options.sets if "train" in options.parts else ():
+        if getattr(options, name) is None:
+            parser.error(f"--sets {name}: expected --{name}, its data.yaml")
     results = ResultsFile(options.out, {"runs": [], "steps": []})
     where = {"devices": options.devices, "minutes": options.minutes}
     if "steps" in options.parts:
-        if options.adapter is None:
-            parser.error("the part steps: expected --adapter, a float adapter of wildlife that qalora goes on with")
+        if options.adapter is None or options.wildlife is None:
+            parser.error("the part steps: expected --wildlife and --adapter, a float one of it")
         alone = {**where, "devices": options.devices[:1]}
         run_jobs(lambda ended: step_jobs(options, results), at_once=1, **alone)
     if "train" in options.parts:
