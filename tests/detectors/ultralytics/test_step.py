@@ -12,7 +12,7 @@ from ultralytics.nn.tasks import DetectionModel
 from tests.detectors.ultralytics.test_loss import labelled_batch
 from visionlora.adapters import AdapterSettings
 from visionlora.adapters.methods import LoRA
-from visionlora.adapters.torch import attach
+from visionlora.adapters.torch import attach, live_statistics
 from visionlora.detectors.ultralytics import plan_detector, set_activations
 from visionlora.detectors.ultralytics.activation_swap import SiLUToReLU, fade
 from visionlora.detectors.ultralytics.step import MOST_GRAPHS, MOST_OBJECTS, TrainingStep, network_pass, to_unit
@@ -166,6 +166,30 @@ def test_graph_gives_the_gradients_of_the_usual_way(adapted, lean, half, toleran
         for ours, theirs in zip(got, expected, strict=True):
             assert (ours - theirs).norm() < tolerance * theirs.norm()
     assert len(graphed._graphs) == 2  # 40 objects made room anew
+
+
+@needs_gpu
+@pytest.mark.parametrize("lean", [False, True], ids=["usual", "lean"])
+def test_a_captured_graph_moves_live_statistics_as_the_usual_way_does(lean) -> None:
+    """The passes before the capture, and those that compute again, move none of them."""
+    torch.manual_seed(0)
+    model = DetectionModel("yolo11n.yaml", nc=5, verbose=False).eval()
+    attach(model, plan_detector(model, AdapterSettings(LoRA(rank=2, full=5000), normalization="live"), whole=()))
+    model.args = get_cfg()
+    model.cuda().to(memory_format=torch.channels_last)
+    ways = [TrainingStep(copy.deepcopy(model), graph=graph, lean=lean and graph).train() for graph in (False, True)]
+    for seed in range(3):
+        batch = labelled_batch([3, 1], classes=5, size=96, seed=seed)
+        ways[1].prepare(batch)
+        batch = {name: value.cuda() for name, value in batch.items()}
+        expected, got = (loss_and_gradient(way, batch) for way in ways)
+        for ours, theirs in zip(got, expected, strict=True):
+            assert (ours - theirs).norm() < 1e-3 * theirs.norm()
+        first, second = (live_statistics(way.module) for way in ways)
+        assert len(first) > 100
+        for name, tensor in first.items():
+            torch.testing.assert_close(second[name], tensor, rtol=1e-3, atol=1e-4)
+    assert ways[1].uses_graphs and not ways[0].uses_graphs
 
 
 @needs_gpu
