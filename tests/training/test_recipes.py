@@ -179,7 +179,7 @@ def test_a_run_goes_on_under_its_recipe_alone(far, checkpoint, surface, tmp_path
     out = Path(shutil.copytree(far, tmp_path / "run"))
     vl.train(checkpoint, surface, out, epochs=2, resume=True, **QUICK)
     assert json.loads((out / "training.json").read_text())["recipe"]["name"] == "far"
-    with pytest.raises(UsageError, match=r"adapter\.normalization: was live, now frozen"):
+    with pytest.raises(UsageError, match=r"; --recipe: was far, now near$"):
         vl.train(checkpoint, surface, out, epochs=2, resume=True, recipe="near", **QUICK)
 
 

@@ -20,6 +20,8 @@ from visionlora.detectors.ultralytics.family import ULTRALYTICS
 from visionlora.errors import ModelError, OutputError, UsageError, VisionLoraError
 from visionlora.files import exclusive
 from visionlora.training import earlier, train, training
+from visionlora.training.recipes import RecipeChoice
+from visionlora.training.record import check_same
 from visionlora.training.run_folder import RunFolder
 
 QUICK = {"imgsz": 96, "batch": 4, "device": "cpu", "rank": 2, "quiet": True, "hyperparameters": {"close_mosaic": 1}}
@@ -49,7 +51,7 @@ def test_a_finished_run_goes_on_with_more_epochs(copied, checkpoint, surface) ->
     assert json.loads((copied / "training.json").read_text())["hyperparameters"]["epochs"] == 4
     before = longer.path.read_bytes()
     assert train(checkpoint, surface, copied, epochs=4, resume=True, **QUICK).path.read_bytes() == before
-    with pytest.raises(UsageError, match=r"epochs: was 4, now 3 \(a run cannot become shorter\)"):
+    with pytest.raises(UsageError, match=r"; --epochs: was 4, now 3 \(a run cannot become shorter\)"):
         train(checkpoint, surface, copied, epochs=3, resume=True, **QUICK)
 
 
@@ -84,7 +86,7 @@ def test_a_run_begun_before_there_were_recipes_goes_on_near(copied, checkpoint, 
     record = json.loads((copied / "training.json").read_text())
     del record["recipe"], record["adapter"]["full"], record["adapter"]["normalization"]
     (copied / "training.json").write_text(json.dumps(record))
-    with pytest.raises(UsageError, match=r"adapter\.normalization: was frozen, now live"):
+    with pytest.raises(UsageError, match=r"; --recipe: was near, now far$"):
         train(checkpoint, surface, copied, epochs=3, recipe="far", alpha=4.0, lr0=0.001, resume=True, **QUICK)
     runs = [train(checkpoint, surface, out, epochs=3, resume=True, **QUICK).path for out in (copied, usual)]
     first, second = (load_adapter(path).tensors for path in runs)
@@ -96,7 +98,7 @@ def test_a_run_goes_on_at_its_own_learning_rate_alone(copied, checkpoint, surfac
     record = json.loads((copied / "training.json").read_text())
     record["hyperparameters"]["lr0"] = 0.01
     (copied / "training.json").write_text(json.dumps(record))
-    with pytest.raises(UsageError, match=r"lr0: was 0\.01, now 0\.001"):
+    with pytest.raises(UsageError, match=r"; --lr0: was 0\.01, now 0\.001"):
         train(checkpoint, surface, copied, epochs=3, resume=True, **QUICK)
 
 
@@ -113,7 +115,7 @@ def test_a_run_does_not_go_on_with_other_names_or_another_order(copied, checkpoi
     data = Path(shutil.copytree(surface.parent, tmp_path / "moved")) / surface.name
     text = data.read_text()
     data.write_text(text.replace("scratch", "scrape"))
-    with pytest.raises(UsageError, match="names: was"):
+    with pytest.raises(UsageError, match=r"; --data \(names of its classes\): was"):
         train(checkpoint, data, copied, epochs=2, resume=True, **QUICK)
     data.write_text(text)
     first = min((data.parent / "images" / "train").iterdir())
@@ -121,8 +123,77 @@ def test_a_run_does_not_go_on_with_other_names_or_another_order(copied, checkpoi
     first.rename(first.with_stem("zz"))
     if label.exists():
         label.rename(label.with_stem("zz"))
-    with pytest.raises(UsageError, match="order_sha256: was"):
+    with pytest.raises(UsageError, match=r"; --data \(file names of its pictures\): was"):
         train(checkpoint, data, copied, epochs=2, resume=True, **QUICK)
+
+
+FAR = {"adapter": {"normalization": "live", "full": 20000, "alpha": 8.0}, "hyperparameters": {"lr0": 0.002}}
+INT8 = {"quantize": {"to": "int8", "images": 2, "learned": True}, "teacher": {"adapter": "a", "distill": 1.0}}
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (FAR, "--recipe: was near, now far"),
+        ({"adapter": {"full": 4608}}, r"--budget \(most weights of a layer at full rank\): was 0, now 4608"),
+        ({"adapter": {"method": "x", "rank": 3}}, "--method: was lora, now x; --rank: was 2, now 3"),
+        ({"adapter": {"alpha": 1.0, "targets": "head"}}, "--alpha: was 4.0, now 1.0; --targets: was all, now head"),
+        ({"adapter": {"activation": "relu"}}, "--activation: was silu, now relu"),
+        ({"hyperparameters": {"batch": 8, "nbs": 8}}, "--batch: was 4, now 8"),
+        ({"hyperparameters": {"nbs": 8}}, "--set nbs: was 4, now 8"),
+        ({"hyperparameters": {"lr0": 0.01, "imgsz": 64}}, "--imgsz: was 96, now 64; --lr0: was 0.001, now 0.01"),
+        ({"hyperparameters": {"seed": 1, "mosaic": 0.5}}, "--seed: was 0, now 1; --set mosaic: was not set, now 0.5"),
+        (
+            {"hyperparameters": {"epochs": 1, "close_mosaic": 3}},
+            r"--epochs: was 2, now 1 \(a run cannot become shorter\)",
+        ),
+        ({"base": "x"}, r"--model \(its weights\): was \w+, now x"),
+        ({"order_sha256": "x"}, r"--data \(file names of its pictures\): was \w+, now x"),
+        ({"data_sha256": {"train": "x"}}, r"--data \(pictures and labels of train\): was \w+, now x"),
+        ({"start": "x"}, "--adapter, or that of the phase before: was not set, now x"),
+        ({"teacher": {"adapter": "x", "distill": 0.5}}, "--distill: was 0, now 0.5"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_what_differs_is_told_as_what_is_typed(change, told, run) -> None:
+    before = json.loads((run / "training.json").read_text())
+    with pytest.raises(UsageError, match=f"began with; {told}$"):
+        check_same(before, merged(before, change), run, ULTRALYTICS, choice=RecipeChoice(), fixed="")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"quantize": {"images": 4, "learned": False}}, "--images: was 2, now 4; --ranges: was learned, now fixed"),
+        ({"teacher": {"distill": 0.5}}, "--distill: was 1.0, now 0.5"),
+        ({"hyperparameters": {"lr0": 0.01, "batch": 8}}, "--batch: was 4, now 8; --qat-lr0: was 0.001, now 0.01"),
+        ({"hyperparameters": {"epochs": 1}}, r"--qat-epochs: was 2, now 1 \(a run cannot become shorter\)"),
+    ],
+    ids=str,
+)
+def test_what_differs_in_an_int8_phase_too(change, told, run) -> None:
+    before = merged(json.loads((run / "training.json").read_text()), INT8)
+    with pytest.raises(UsageError, match=f"began with; {told}$"):
+        check_same(before, merged(before, change), run, ULTRALYTICS, choice=RecipeChoice(), fixed="")
+
+
+def test_what_was_typed_beside_another_recipe_is_told_too(run) -> None:
+    before = json.loads((run / "training.json").read_text())
+    with pytest.raises(UsageError, match=r"; --alpha: was 4\.0, now 8\.0; --recipe: was near, now far$"):
+        check_same(before, merged(before, FAR), run, ULTRALYTICS, choice=RecipeChoice(alpha=8.0), fixed="")
+
+
+def merged(record: dict, change: dict) -> dict:
+    """Return a record with a change in it, one level deep."""
+    inner = {name: {**record.get(name, {}), **own} for name, own in change.items() if isinstance(own, dict)}
+    return {**record, **change, **inner}
+
+
+def test_another_recipe_or_budget_is_refused_by_its_option(copied, checkpoint, surface) -> None:
+    with pytest.raises(UsageError, match=r"began with; --recipe: was near, now far$"):
+        train(checkpoint, surface, copied, epochs=2, recipe="far", resume=True, **QUICK)
+    with pytest.raises(UsageError, match=r"began with; --budget \(most weights .* at full rank\): was 0, now \d+$"):
+        train(checkpoint, surface, copied, epochs=2, budget="50%", resume=True, **QUICK)
 
 
 def test_advice_for_a_run_without_a_whole_epoch_is_one_that_works(checkpoint, surface, tmp_path) -> None:
@@ -302,5 +373,5 @@ def test_a_phase_that_another_goes_on_from_is_not_made_longer(copied, checkpoint
     (tmp_path / "run2").mkdir()
     copied.rename(tmp_path / "run2" / "float")
     settings = {**QUICK, "quantize": "int8", "images": 2}
-    with pytest.raises(UsageError, match=r"epochs: was 2, now 3 \(another phase goes on from this one"):
+    with pytest.raises(UsageError, match=r"; --epochs: was 2, now 3 \(another phase goes on from this one"):
         train(checkpoint, surface, tmp_path / "run2", epochs=3, resume=True, **settings)

@@ -133,7 +133,7 @@ def test_killed_run_resumes_to_the_same_adapter(checkpoint, surface, tmp_path, h
 
 def test_resuming_with_other_settings_is_refused(run, checkpoint, surface) -> None:
     settings = {**QUICK, "rank": 3}
-    with pytest.raises(UsageError, match=r"adapter\.rank: was 2, now 3"):
+    with pytest.raises(UsageError, match=r"--rank: was 2, now 3"):
         train(checkpoint, surface, run[0].path.parent, **settings, resume=True)
 
 

@@ -255,7 +255,7 @@ def _resumed(run: Run, record: Mapping[str, Any], here: PhaseFolder, phase: Phas
         raise UsageError(f"{here.path}: no run to resume: {missing}; {advice}")
     record, family = json.loads(json.dumps(record)), run.settings.family
     before = read_record(here.settings)
-    check_same(before, record, here.path, family, fixed=phase.fixed)
+    check_same(before, record, here.path, family, choice=run.settings.recipe, fixed=phase.fixed)
     if here.state.exists():
         return read_resume_state(here.state, run=identity(before, family))
     if before["hyperparameters"]["epochs"] != phase.schedule.epochs:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,35 @@ from visionlora.detectors.family import Base, Family
 from visionlora.errors import ModelError, UsageError
 from visionlora.files import atomic_output, sha256_of
 from visionlora.formats.parsing import parse_json
+from visionlora.training.recipes import FAR, NEAR, RecipeChoice
+from visionlora.training.settings import Schedule
 
 _PLACES = ("model", "data")  # of what the hashes beside them name by content
 _REASONS = ("recipe",)  # of what `adapter` names itself
 _NEW = ("names", "order_sha256", "adapter.method")  # not in the settings of a run of version 0.2
 _SINCE = {"adapter.full": 0, "adapter.normalization": "frozen"}  # what a run was begun with before they were settings
 _LENGTH = "hyperparameters.epochs"
+_OPTIONS = {
+    "adapter.full": "--budget (most weights of a layer at full rank)",
+    "adapter.normalization": "--recipe",
+    "base": "--model (its weights)",
+    "names": "--data (names of its classes)",
+    "data_sha256.train": "--data (pictures and labels of train)",
+    "data_sha256.val": "--data (pictures and labels of val)",
+    "order_sha256": "--data (file names of its pictures)",
+    "quantize.images": "--images",
+    "quantize.learned": "--ranges",
+    "start": "--adapter, or that of the phase before",
+    "teacher": "--distill",
+    "teacher.adapter": "--adapter, or that of the first phase",
+    "teacher.distill": "--distill",
+}
+"""What a user types for a setting; the others are options of their own names, or of `--set`."""
+_VALUES: Mapping[str, Mapping[Any, str]] = {
+    "adapter.normalization": {recipe.normalization: recipe.name for recipe in (NEAR, FAR)},
+    "quantize.learned": {True: "learned", False: "fixed"},
+}
+"""What a user types for a value."""
 
 
 def run_record(
@@ -113,7 +137,15 @@ def read_record(path: Path) -> dict[str, Any]:
     return settings
 
 
-def check_same(before: Mapping[str, Any], record: Mapping[str, Any], out: Path, family: Family, *, fixed: str) -> None:
+def check_same(
+    before: Mapping[str, Any],
+    record: Mapping[str, Any],
+    out: Path,
+    family: Family,
+    *,
+    choice: RecipeChoice,
+    fixed: str,
+) -> None:
     """Compare the settings of the run to resume with those asked for; more epochs may be, and other places of files.
 
     Args:
@@ -121,6 +153,7 @@ def check_same(before: Mapping[str, Any], record: Mapping[str, Any], out: Path, 
         record: asked for, as JSON gives them back.
         out: folder of the run, for messages.
         family: whose trainer it is.
+        choice: what was asked for of the recipe; what follows from another recipe alone is not told.
         fixed: why no epochs can be added; empty where they can.
 
     Raises:
@@ -138,13 +171,48 @@ def check_same(before: Mapping[str, Any], record: Mapping[str, Any], out: Path, 
         if old is not None or (name not in _NEW and (name, new) not in _SINCE.items())
     }
     epochs, more = changed.get(_LENGTH, (0, 0))
-    if isinstance(epochs, int) and more > epochs and not fixed:
-        longer = (_LENGTH, *(f"hyperparameters.{name}" for name in family.length_hyperparameters))
-        changed = {name: pair for name, pair in changed.items() if name not in longer}
-    if changed:
-        listed = "; ".join(f"{name}: was {old}, now {new}" for name, (old, new) in changed.items())
+    if _LENGTH in changed:
+        for name in family.length_hyperparameters:
+            changed.pop(f"hyperparameters.{name}", None)
+        if isinstance(epochs, int) and more > epochs and not fixed:
+            del changed[_LENGTH]
+    told = {name: pair for name, pair in changed.items() if not _follows(name, changed, choice)}
+    if told:
+        listed = "; ".join(
+            f"{_option(name, qat=bool(own))}: was {_value(name, old)}, now {_value(name, new)}"
+            for name, (old, new) in told.items()
+        )
         reason = "" if _LENGTH not in changed else f" ({fixed or 'a run cannot become shorter'})"
         raise UsageError(f"{out}: resume with the settings that the run began with; {listed}{reason}")
+
+
+def _follows(name: str, changed: Mapping[str, tuple[Any, Any]], choice: RecipeChoice) -> bool:
+    """Whether a setting changed only because another one did, which is told."""
+    asked = {"adapter.full": choice.budget, "adapter.alpha": choice.alpha, "hyperparameters.lr0": choice.lr0}
+    if name in asked:
+        return "adapter.normalization" in changed and asked[name] is None
+    is_set = _option(name, qat=False).startswith("--set")  # a trainer may have another name for the batch too
+    return is_set and changed[name] == changed.get("hyperparameters.batch")
+
+
+def _option(name: str, *, qat: bool) -> str:
+    """Return the option that a user types for a setting."""
+    if name in _OPTIONS:
+        return _OPTIONS[name]
+    group, _, own = name.partition(".")
+    if group == "hyperparameters" and own not in [field.name for field in fields(Schedule)]:
+        return f"--set {own}"
+    return f"--{'qat-' if qat and own in ('epochs', 'lr0') else ''}{(own or group).replace('_', '-')}"
+
+
+def _value(name: str, value: Any) -> Any:
+    """Return what a user types for the value of a setting."""
+    if name == "teacher":
+        return value["distill"] if isinstance(value, dict) else 0
+    if value is None:
+        return "not set"
+    known = _VALUES.get(name, {})
+    return known.get(value, value) if isinstance(value, (str, bool)) else value
 
 
 def _kind(record: Mapping[str, Any]) -> Any:
