@@ -158,8 +158,11 @@ class TrainingSettings:
             if self.recipe.budget is not None:
                 raise UsageError("--budget: the adapter of --adapter has its layers already; drop one of them")
             recipe = recipe_of(read_adapter_card(self.start).settings)
-            if self.recipe.name in (AUTO, recipe.name):
-                object.__setattr__(self, "adapter", self.recipe.adapter(self.adapter, recipe))
+            if self.recipe.name not in (AUTO, recipe.name):
+                raise UsageError(
+                    f"--adapter {self.start}: it has --recipe {recipe.name}, not {self.recipe.name}; pass what it has"
+                )
+            object.__setattr__(self, "adapter", self.recipe.adapter(self.adapter, recipe))
             _check_start(self.start, self.adapter)
         self._check_distill()
         if self.start is not None and not (self.qat or self.adapter.relu_targets):
@@ -226,7 +229,7 @@ def _check_start(path: Path, settings: AdapterSettings) -> None:
     own = read_adapter_card(path).settings
     wanted, given = ({**each.to_fields(), "activation": None} for each in (settings, own))
     changed = [name for name, value in wanted.items() if given.get(name) != value]
-    differ = [f"{name} {given.get(name)!r}, not {wanted[name]!r}" for name in changed]
+    differ = [f"--{name} {given.get(name)}, not {wanted[name]}" for name in changed]
     if differ:
         raise UsageError(f"--adapter {path}: it has {', '.join(differ)}; pass what it has")
     if own.activation not in ("silu", settings.activation):
