@@ -87,6 +87,10 @@ def write_random(family: str, path: Path) -> Path:
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):  # equal biases, as a new head has, become one constant in the graph
                 parameter.add_(torch.randn_like(parameter) * 0.1)
+    return write_model(model, path)
+
+
+def write_model(model, path: Path) -> Path:
     base = Base(
         model, path, tuple(model.names.values()), IMAGE_SIZE, fingerprint(model), 32, "ultralytics", task=DETECT
     )
@@ -212,6 +216,26 @@ def test_incomplete_adapter_is_refused(base_onnx, adapter, tmp_path) -> None:
         save_arrays(ArrayAdapter(loaded.card, tensors), tmp_path / "lie.safetensors")
         with pytest.raises(AdapterError, match=f"{missing}: missing"):
             patch(base_onnx, tmp_path / "lie.safetensors", tmp_path / "line.onnx")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weight", [1e-6, 0.0])
+def test_a_norm_with_a_silent_channel_has_no_gain_to_bring(weight, tmp_path) -> None:
+    """It stays frozen in training, so the device expects nothing of it either."""
+    model = random_detector("yolo11n")
+    with torch.no_grad():
+        model.model[0].bn.weight[3] = weight
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    checkpoint = write_model(model, tmp_path / "base.pt")
+    base = export(checkpoint, tmp_path / "base.onnx").path
+    settings = AdapterSettings(LoRA(rank=2), normalization="live")
+    adapter = random_adapter(checkpoint, tmp_path / "a.safetensors", settings=settings)
+    gains = [name for name in load_arrays(adapter).tensors if name.endswith(".gain_delta")]
+    assert gains and "model.0.conv.gain_delta" not in gains
+    made = patch(base, adapter, tmp_path / "line.onnx")
+    np.testing.assert_array_equal(run(made.path), run(exported_merged(checkpoint, adapter, tmp_path)))
 
 
 @pytest.mark.parametrize("kept", [0, 7, 300, 0.5, 0.999])

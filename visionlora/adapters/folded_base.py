@@ -49,10 +49,12 @@ class FoldedNorm:
         """Return W from gain * W; 0 in a channel whose gain is 0, where it does not matter."""
         gain = self._by_channel(folded)
         with np.errstate(all="ignore"):  # a channel that the norm has silenced, or a broken file: checked by the caller
-            quotient = np.where(gain == 0, 0, folded.astype(np.float64) / gain)
+            quotient = folded.astype(np.float64) / gain
             if self.ulps is None:
-                return quotient.astype(np.float16).astype(np.float32)
-            return (quotient.astype(np.float32).view(np.int32) + self.ulps).view(np.float32)
+                weight = quotient.astype(np.float16).astype(np.float32)
+            else:
+                weight = (quotient.astype(np.float32).view(np.int32) + self.ulps).view(np.float32)
+            return np.where(gain == 0, np.float32(0), weight)
 
     def fold(self, weight: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return gain * W."""
