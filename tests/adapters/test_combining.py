@@ -159,6 +159,16 @@ def test_lying_shapes_are_refused(pair, tmp_path) -> None:
             vl.merge_adapters([pair[1], tmp_path / "lie.safetensors"], tmp_path / "ab.safetensors")
 
 
+@pytest.mark.parametrize("name", ["conv.gain_delta", "conv.extra", "conv.weight", "other.bias_delta"])
+def test_tensors_that_no_such_adapter_has_are_refused_by_name(name, pair, tmp_path) -> None:
+    loaded = load_arrays(pair[0])
+    lie, out = tmp_path / "lie.safetensors", tmp_path / "out.safetensors"
+    save_arrays(ArrayAdapter(loaded.card, {**loaded.tensors, name: np.zeros(12, np.float32)}), lie)
+    with pytest.raises(AdapterError, match=rf"lie\.safetensors: 1 tensors belong to no layer: {name}"):
+        vl.scale_adapter(lie, out, factor=0.5)
+    assert not out.exists()
+
+
 def test_wrong_options_are_refused(pair, tmp_path) -> None:
     out = tmp_path / "ab.safetensors"
     with pytest.raises(UsageError, match="for each of 2 adapters"):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from visionlora.adapters.card import AdapterCard
 from visionlora.adapters.file import ArrayAdapter, load_arrays, save_arrays
 from visionlora.adapters.methods import Summable
-from visionlora.adapters.shapes import BIAS, is_of_method, layer_of, method_tensor
+from visionlora.adapters.shapes import BIAS, GAIN, is_of_method, layer_of, method_tensor
 from visionlora.errors import AdapterError, UsageError
 from visionlora.files import refuse_existing, sha256_of
 from visionlora.formats.kinds import ADAPTER
@@ -232,9 +232,24 @@ def _check_alike(paths: Sequence[Path | str], adapters: Sequence[ArrayAdapter], 
                     "only adapters that agree in it can be added"
                 )
     for path, adapter, method in zip(paths, adapters, methods, strict=True):
+        _check_names(path, adapter, method)
         for name, tensor in adapter.tensors.items():
             if not _fits(name, adapter, method, first.tensors[name].shape):
                 raise AdapterError(f"{path}: {name}: of shape {tensor.shape}, it does not fit its layer")
+
+
+def _check_names(path: Path | str, adapter: ArrayAdapter, method: Summable) -> None:
+    """Refuse tensors that no adapter of such a card has."""
+    adapted = {layer_of(method, name) for name in adapter.tensors if is_of_method(method, name)}
+    vectors = (BIAS, GAIN) if adapter.card.settings.normalization == "live" else (BIAS,)
+    unknown = [
+        name
+        for name in adapter.tensors
+        if not is_of_method(method, name)
+        and not name.endswith(vectors if layer_of(method, name) in adapted else (".weight", ".bias"))
+    ]
+    if unknown:
+        raise AdapterError(f"{path}: {len(unknown)} tensors belong to no layer: {', '.join(sorted(unknown)[:10])}")
 
 
 def _only(adapter: ArrayAdapter, other: ArrayAdapter) -> list[str]:
