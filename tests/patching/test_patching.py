@@ -22,7 +22,7 @@ from visionlora.detectors.family import Base
 from visionlora.detectors.ultralytics import pack_checkpoint
 from visionlora.detectors.ultralytics.checkpoint import fingerprint
 from visionlora.errors import AdapterError, ModelError, OutputError, UsageError, VisionLoraError
-from visionlora.exporting import export
+from visionlora.exporting import export, merge
 from visionlora.formats.seal import is_sealed, unseal
 from visionlora.patching import AdapterBank, patch, rollback
 from visionlora.patching.patching import previous_of
@@ -216,6 +216,42 @@ def test_incomplete_adapter_is_refused(base_onnx, adapter, tmp_path) -> None:
         save_arrays(ArrayAdapter(loaded.card, tensors), tmp_path / "lie.safetensors")
         with pytest.raises(AdapterError, match=f"{missing}: missing"):
             patch(base_onnx, tmp_path / "lie.safetensors", tmp_path / "line.onnx")
+
+
+@pytest.fixture(scope="module")
+def live(checkpoint, tmp_path_factory) -> ArrayAdapter:
+    path = tmp_path_factory.mktemp("live") / "live.safetensors"
+    settings = AdapterSettings(LoRA(rank=2), normalization="live", train_bias=False)
+    return load_arrays(random_adapter(checkpoint, path, settings=settings))
+
+
+@pytest.mark.parametrize("ending", [".gain_delta", ".bias_delta"])
+def test_trained_normalization_must_be_whole(ending, live, base_onnx, checkpoint, tmp_path) -> None:
+    """One tensor short, or all of them, on the device as on the workstation."""
+    found = [name for name in live.tensors if name.endswith(ending)]
+    lie, out = tmp_path / "lie.safetensors", tmp_path / "line.onnx"
+    for missing in (found[:1], found):
+        tensors = {name: tensor for name, tensor in live.tensors.items() if name not in missing}
+        save_arrays(ArrayAdapter(live.card, tensors), lie)
+        message = rf"lie\.safetensors: .*: {len(missing)} tensors differ: .*model\.0\.conv\{ending}: missing"
+        with pytest.raises(AdapterError, match=message):
+            patch(base_onnx, lie, out)
+        with pytest.raises(AdapterError, match=message):
+            AdapterBank(base_onnx).add("a", lie)
+        with pytest.raises(AdapterError, match=rf"model\.0\.conv\{ending}: missing"):
+            merge(checkpoint, lie, tmp_path / "merged.pt")
+    assert list(tmp_path.iterdir()) == [lie]
+
+
+def test_what_a_frozen_normalization_came_to_is_refused(live, base_onnx, checkpoint, tmp_path) -> None:
+    settings = dataclasses.replace(live.card.settings, normalization="frozen")
+    lie = tmp_path / "lie.safetensors"
+    save_arrays(ArrayAdapter(dataclasses.replace(live.card, settings=settings), live.tensors), lie)
+    with pytest.raises(AdapterError, match=r"lie\.safetensors: .*\.gain_delta: belongs to no layer"):
+        patch(base_onnx, lie, tmp_path / "line.onnx")
+    with pytest.raises(AdapterError, match=r"\.gain_delta: belongs to no layer"):
+        merge(checkpoint, lie, tmp_path / "merged.pt")
+    assert list(tmp_path.iterdir()) == [lie]
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ What a device needs to turn a base and an adapter into a detector. `visionlora.a
 modules, with this arithmetic.
 """
 
-from visionlora.adapters.arithmetic import low_rank_delta, scaled_channels
+from visionlora.adapters.arithmetic import can_be_trained, low_rank_delta, scaled_channels
 from visionlora.adapters.card import MAP50, MAP50_95, AdapterCard, AdapterSettings
 from visionlora.adapters.file import ArrayAdapter, adapter_identity, load_arrays, read_adapter_card, save_arrays
 from visionlora.adapters.folded_base import FoldedBase, FoldedNorm, read_folded_base
@@ -18,6 +18,7 @@ __all__ = [
     "FoldedBase",
     "FoldedNorm",
     "adapter_identity",
+    "can_be_trained",
     "load_arrays",
     "low_rank_delta",
     "read_adapter_card",

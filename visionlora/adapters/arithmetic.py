@@ -36,6 +36,22 @@ def low_rank_delta(left: NDArray[np.floating], right: NDArray[np.floating], scal
         return total.astype(np.float32)
 
 
+_SILENT = 1e-3  # of the loudest channel's gain
+
+
+def can_be_trained(gain: NDArray[np.floating]) -> bool:
+    """Return whether a batch normalization of this gain, (outputs,) gamma / sigma, can be live.
+
+    None can of which a channel is next to silent, for no factor would give it a voice.
+
+    Example:
+        >>> can_be_trained(np.array([-1.0, 0.5])), can_be_trained(np.array([1.0, 0.0]))
+        (True, False)
+    """
+    loudness = np.abs(gain.astype(np.float64))
+    return bool(np.all(loudness > _SILENT * loudness.max(initial=0)))
+
+
 def scaled_channels(weight: NDArray[np.float32], delta: NDArray[np.floating] | None) -> NDArray[np.float32]:
     """Return a weight (outputs, ...) whose channels count 1 + delta (outputs,) times as much; None for as they are."""
     if delta is None:

@@ -150,7 +150,9 @@ class AdapterBank:
             self._ready.popitem(last=False)
 
     def _make(self, entry: _Entry) -> Detector:
-        content = patched_content(self._base, entry.adapter, adapter_sha256=entry.sha256, int8=self._int8)
+        content = patched_content(
+            self._base, entry.adapter, path=entry.path, adapter_sha256=entry.sha256, int8=self._int8
+        )
         network = OnnxNetwork(
             entry.path.with_suffix(ONNX.suffix), content=content, threads=self._threads, providers=self._providers
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 import onnx
 
 from visionlora.adapters import ArrayAdapter, adapter_identity, load_arrays
-from visionlora.errors import OutputError, UsageError
+from visionlora.errors import AdapterError, OutputError, UsageError
 from visionlora.files import atomic_output, refuse_existing, sha256_of, sync
 from visionlora.formats.kinds import ONNX
 from visionlora.formats.seal import seal
@@ -79,7 +79,7 @@ def patch(
     if out.resolve() == Path(model).resolve():
         raise UsageError(f"--out {out}: expected another file than the base; it would be replaced")
     base, loaded = load_patchable(model), load_arrays(adapter)
-    content = patched_content(base, loaded, adapter_sha256=adapter_identity(adapter), int8=int8)
+    content = patched_content(base, loaded, path=adapter, adapter_sha256=adapter_identity(adapter), int8=int8)
     with atomic_output(out) as partial:
         partial.write_bytes(content)
         self_test(partial, loaded.card.names)
@@ -115,17 +115,29 @@ def rollback(model: Path | str) -> Path:
     return model
 
 
-def patched_content(base: PatchableBase, adapter: ArrayAdapter, *, adapter_sha256: str, int8: bool) -> bytes:
+def patched_content(
+    base: PatchableBase, adapter: ArrayAdapter, *, path: Path | str, adapter_sha256: str, int8: bool
+) -> bytes:
     """Return the bytes of the patched detector, checked against what the adapter says must come out.
+
+    Args:
+        base: to patch it into.
+        adapter: as it was read.
+        path: of its file.
+        adapter_sha256: of its file, as `adapter_identity` gives it.
+        int8: quantize with its recipe.
 
     Raises:
         AdapterError, ModelError, QuantizationError, UsageError: as `patch`.
     """
-    model: onnx.ModelProto = patched_model(base, adapter, adapter_sha256=adapter_sha256)
-    check_constants(model, adapter.card, "float")
-    if int8:
-        model = quantized_model(model, adapter.card)
-        check_constants(model, adapter.card, "int8")
+    try:
+        model: onnx.ModelProto = patched_model(base, adapter, adapter_sha256=adapter_sha256)
+        check_constants(model, adapter.card, "float")
+        if int8:
+            model = quantized_model(model, adapter.card)
+            check_constants(model, adapter.card, "int8")
+    except AdapterError as error:
+        raise AdapterError(f"{path}: {error}") from error
     return seal(model.SerializeToString(deterministic=True))
 
 

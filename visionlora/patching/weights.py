@@ -7,7 +7,7 @@ from collections.abc import Iterable, Set
 import numpy as np
 from numpy.typing import NDArray
 
-from visionlora.adapters import ArrayAdapter, scaled_channels
+from visionlora.adapters import ArrayAdapter, can_be_trained, scaled_channels
 from visionlora.adapters.shapes import (
     BIAS,
     GAIN,
@@ -102,8 +102,8 @@ def _check(
     settings, classes = adapter.card.settings, len(adapter.card.names)
     expected: dict[str, tuple[int, ...]] = {}
     for layer in adapted:
-        shape = base.weights[layer].shape
-        live = settings.normalization == "live" and layer in base.folded.norms and f"{layer}{GAIN}" in tensors
+        shape, norm = base.weights[layer].shape, base.folded.norms.get(layer)
+        live = settings.normalization == "live" and norm is not None and can_be_trained(norm.gain)
         expected |= adapted_shapes(settings.method, layer, shape, bias=settings.train_bias, gain=live)
     for layer in whole:
         expected[f"{layer}.weight"] = (classes, *base.weights[layer].shape[1:])

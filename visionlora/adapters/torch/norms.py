@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-_SILENT = 1e-3  # of the loudest channel's gain
+from visionlora.adapters.arithmetic import can_be_trained
 
 
 class LiveNorm(nn.BatchNorm2d):
@@ -57,11 +57,10 @@ def norm_affine(norm: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def can_live(norm: nn.Module) -> bool:
-    """Whether a norm can be a `LiveNorm`: no channel is next to silent, for no factor would give it a voice."""
+    """Whether a norm can be a `LiveNorm`: it is affine, keeps its statistics, and no channel is next to silent."""
     if not (isinstance(norm, nn.BatchNorm2d) and norm.affine and norm.track_running_stats):
         return False
-    gain = norm_affine(norm)[0].abs()
-    return bool(gain.min() > _SILENT * gain.max())
+    return can_be_trained(norm_affine(norm)[0].float().cpu().numpy())
 
 
 def freeze_norms(model: nn.Module) -> None:
