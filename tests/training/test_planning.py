@@ -183,8 +183,9 @@ def test_plan_is_readable_by_programs(planned) -> None:
         ({"batch": 10**10}, "pictures of 96 px do not fit into memory; try a smaller batch"),
         ({"imgsz": 100}, "multiple of 32"),
         ({"device": "7"}, "--device 7"),
+        ({"imgsz": 32, "batch": 1}, "--batch 1: expected at least 2 pictures in each step at --imgsz 32"),
     ],
-    ids=["batch", "huge batch", "image size", "device"],
+    ids=["batch", "huge batch", "image size", "device", "one value a channel"],
 )
 def test_wrong_settings_are_refused(checkpoint, surface, settings, message) -> None:
     with pytest.raises(UsageError, match=message):

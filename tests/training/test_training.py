@@ -400,6 +400,38 @@ def test_a_batch_larger_than_the_data_set_is_said(checkpoint, surface, tmp_path,
     assert "--batch 1000: train has 12 pictures; a step takes all of them, and is one epoch" in caplog.text
 
 
+@pytest.mark.parametrize("recipe", ["near", "far"])
+@pytest.mark.parametrize(
+    ("changed", "advice"),
+    [
+        ({"batch": 11, "imgsz": 32}, "try --batch 10 or --imgsz 64$"),
+        ({"batch": 1, "imgsz": 32}, "try --batch 2 or --imgsz 64$"),
+        ({"imgsz": 32, "hyperparameters": {"fraction": 0.75}}, "got 1 in the last one of 9 pictures.* --batch 3 or"),
+        ({"batch": 1, "imgsz": 96, "hyperparameters": {"multi_scale": 0.5}}, "or a smaller --set multi_scale$"),
+        ({"batch": 10**10, "imgsz": 32, "hyperparameters": {"fraction": 0.01}}, "try --imgsz 64$"),
+    ],
+    ids=str,
+)
+def test_one_value_a_channel_is_refused_before(changed, advice, recipe, checkpoint, surface, tmp_path) -> None:
+    settings = {**QUICK, "recipe": recipe, **changed}
+    with pytest.raises(UsageError, match=rf"--batch \d+: expected at least 2 pictures in each step .*{advice}"):
+        train(checkpoint, surface, tmp_path / "run", **settings)
+    assert not (tmp_path / "run" / "training.json").exists()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"batch": 12, "imgsz": 32},
+        {"batch": 11, "imgsz": 64},
+        {"batch": 11, "imgsz": 96, "hyperparameters": {"multi_scale": 0.3}},
+    ],
+    ids=str,
+)
+def test_more_values_a_channel_are_trained_with(changed, checkpoint, surface, tmp_path) -> None:
+    train(checkpoint, surface, tmp_path / "run", **{**QUICK, "epochs": 1, "recipe": "far", **changed})
+
+
 def test_memory_that_does_not_suffice_is_one_error(checkpoint, surface, tmp_path, monkeypatch) -> None:
     def full(self, batch):
         torch.empty(10**15, dtype=torch.uint8)

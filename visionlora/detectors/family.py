@@ -304,6 +304,20 @@ class Family(Protocol):
         """
         ...
 
+    def check_batches(self, base: Base, chosen: Mapping[str, Any], *, pictures: int, processes: int) -> None:
+        """Refuse hyperparameters that the trainer cannot take a step with on so many pictures.
+
+        Args:
+            base: the frozen detector.
+            chosen: what `hyperparameters` returned.
+            pictures: of the train split.
+            processes: how many train.
+
+        Raises:
+            UsageError: a batch would be too small.
+        """
+        ...
+
     def int8_hyperparameters(
         self, chosen: Mapping[str, Any], asked: Mapping[str, Any], *, epochs: int, lr0: float
     ) -> dict[str, Any]:

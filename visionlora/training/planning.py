@@ -154,7 +154,7 @@ def plan(
         device: `cpu` or the number of one GPU; the first GPU if there is one, else the CPU, if None.
 
     Raises:
-        UsageError: a setting is wrong, or one batch of pictures does not fit into memory.
+        UsageError: a setting is wrong, or one batch of pictures does not fit into memory or leaves a step too few.
         DataError, ModelError: the data set or the base cannot be used.
 
     Example:
@@ -173,6 +173,7 @@ def plan(
     family.check_image_size(imgsz, base)
     dataset = load_dataset(data, splits=("train",), task=base.task)
     images = dataset.split("train")
+    family.check_batches(base, {"imgsz": imgsz, "batch": batch}, pictures=len(images), processes=1)
     look = look_at(family, base, images)
     recipe = recipe_for(look)
     rows = _measure(base, recipe, StepSample(dataset.names, _objects(images), batch, imgsz, place))

@@ -136,7 +136,7 @@ def train(
         quiet: print nothing but warnings.
 
     Raises:
-        UsageError: a setting is wrong in itself or with another, or differs from the run to resume.
+        UsageError: a setting is wrong in itself, with another or with the pictures, or differs from the run to resume.
         DataError, ModelError: the data set or the base cannot be used.
         OutputError: `out` holds a run already, or another process writes there.
         VisionLoraError: the loss stays infinite at an eighth of the learning rate, or a step does not fit into memory.
@@ -228,6 +228,7 @@ def run_training(
         chosen = family.hyperparameters(
             settings.hyperparameters, asdict(schedule), pictures=pictures, processes=processes
         )
+        family.check_batches(base, chosen, pictures=len(dataset.split("train")), processes=processes)
         run = Run(settings, base, dataset, folder, chosen, images, recipe.record)
         with nullcontext() if call.resume else replacing(folder, stages=call.overwrite), _telling_what_is_kept(folder):
             _run_phases(run, phases, settings.start, resume=call.resume)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+from torch.utils.data import BatchSampler
+
+from visionlora.detectors.ultralytics.hyperparameters import smallest_batch
 from visionlora.detectors.ultralytics.sampling import EpochSampler
 
 
@@ -30,3 +34,11 @@ def test_announcing_an_epoch_does_not_disturb_the_count() -> None:
     list(sampler)
     sampler.set_epoch(0)
     assert min(sampler) >= 4
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_the_smallest_batch_is_known_before(ranks) -> None:
+    for length in range(1, 20):
+        for each in range(1, 8):
+            batches = BatchSampler(EpochSampler(length, seed=0, ranks=ranks), each, drop_last=False)
+            assert min(map(len, batches)) == smallest_batch(length, each * ranks, ranks)

@@ -34,6 +34,7 @@ class _Ultralytics:
     free_hyperparameters = hyperparameters.FREE
     length_hyperparameters = hyperparameters.LENGTH
     check_step = staticmethod(hyperparameters.check_step)
+    check_batches = staticmethod(hyperparameters.check_batches)
     check_hyperparameters = staticmethod(hyperparameters.check_hyperparameters)
     int8_hyperparameters = staticmethod(hyperparameters.int8_hyperparameters)
     hyperparameters = staticmethod(hyperparameters.hyperparameters)

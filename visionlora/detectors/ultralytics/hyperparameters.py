@@ -10,9 +10,11 @@ from typing import Any
 import psutil
 import torch
 from ultralytics.cfg import get_cfg
+from ultralytics.data.utils import get_split_fraction
 from ultralytics.utils.torch_utils import autocast
 
 from visionlora.detectors.device import process_count
+from visionlora.detectors.family import Base
 from visionlora.errors import UsageError
 
 RECIPE: Mapping[str, Any] = {
@@ -106,6 +108,40 @@ def hyperparameters(
     """
     cache = _memory_cache(pictures, schedule["imgsz"], processes=processes)
     return {**RECIPE, "nbs": schedule["batch"], "cache": cache, **asked, **schedule}
+
+
+def check_batches(base: Base, chosen: Mapping[str, Any], *, pictures: int, processes: int) -> None:
+    """Refuse steps of one picture whose smallest feature map can be one value, as Ultralytics does (see `Family`).
+
+    Raises:
+        UsageError: the last step of an epoch would be one.
+    """
+    batch, size, stride = chosen["batch"], chosen["imgsz"], max(base.stride, 32)
+    varied = chosen.get("multi_scale") or 0.0
+    used = used_pictures(pictures, get_split_fraction(chosen.get("fraction", 1.0), "train"))
+    if size * (1 - varied) >= 2 * stride or smallest_batch(used, batch, processes) > 1:
+        return
+    others = range(processes, min(batch, used) + 2 * processes + 1, processes)
+    fitting = [other for other in others if smallest_batch(used, other, processes) > 1]
+    nearest = [f"--batch {min(fitting, key=lambda other: abs(other - batch))}"] if fitting else []
+    larger = f"--imgsz {2 * stride}" if size < 2 * stride else "a smaller --set multi_scale"
+    raise UsageError(
+        f"--batch {batch}: expected at least 2 pictures in each step at --imgsz {size}"
+        f"{f' with --set multi_scale={varied}' if varied else ''}, got 1 in the last one of {used} pictures: of its "
+        f"smallest feature map batch normalization gets one value; try {' or '.join([*nearest, larger])}"
+    )
+
+
+def used_pictures(pictures: int, fraction: float) -> int:
+    """Return how many pictures are trained on, of so many, under Ultralytics' `fraction`: a share, or a count."""
+    return min(fraction, pictures) if isinstance(fraction, int) else max(1, round(pictures * fraction))
+
+
+def smallest_batch(pictures: int, batch: int, processes: int) -> int:
+    """Return how many pictures each process has in the last step of an epoch, where all take `batch` in the others."""
+    share = -(-pictures // processes)
+    each = min(batch // processes, share)
+    return share % each or each
 
 
 def int8_hyperparameters(

@@ -22,6 +22,7 @@ from ultralytics.data.dataset import YOLODataset
 from ultralytics.utils import IterableSimpleNamespace
 
 from visionlora.data import LabelledImage, read_labelled
+from visionlora.detectors.ultralytics.hyperparameters import used_pictures
 from visionlora.errors import VisionLoraError
 from visionlora.tasks import Task
 
@@ -91,8 +92,7 @@ class SeededDataset(YOLODataset):
 
     def get_img_files(self, img_path: str | list[str]) -> list[str]:
         """Return the paths of the pictures, of as many as Ultralytics' `fraction` says."""
-        share = self.fraction
-        self.images = self.images[: share if isinstance(share, int) else max(1, round(len(self.images) * share))]
+        self.images = self.images[: used_pictures(len(self.images), self.fraction)]
         return [str(image.path) for image in self.images]
 
     def get_labels(self) -> list[dict]:
