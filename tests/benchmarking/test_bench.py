@@ -81,6 +81,23 @@ def test_process_stands_still_between_its_turns(tiny, picture) -> None:
     assert not psutil.pid_exists(process.pid)
 
 
+def test_what_is_measured_loads_what_a_device_does(tiny, picture) -> None:
+    """Its peak of memory is a deployment's: no scores, no reports, no data sets."""
+    model = {"runtime": "onnxruntime", "path": str(tiny)}
+    code = f"""
+import sys
+from visionlora.benchmarking.worker import Stage
+stage = Stage(model={model}, threads=1, images=[{str(picture)!r}], confidence=0.25)
+stage.turn(calls=1, warm_up=0)
+print(*sys.modules)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(run.stdout.split())
+    assert "onnxruntime" in loaded
+    assert not loaded & {"matplotlib", "pycocotools", "pydantic", "jinja2", "PIL", "torch"}
+    assert not loaded & {f"visionlora.{room}" for room in ("data", "models", "reporting", "scoring")}
+
+
 def comes_to_rest(process: psutil.Process) -> bool:
     """Whether a process is stopped and uses no processor time, perhaps after a moment: signals take one."""
     for _ in range(50):
