@@ -24,6 +24,11 @@ def low_rank_delta(left: NDArray[np.floating], right: NDArray[np.floating], scal
         >>> low_rank_delta(np.array([[1.0], [2.0]]), np.array([[3.0, 4.0]]), 0.5).tolist()
         [[1.5, 2.0], [3.0, 4.0]]
     """
+    return rounded(ordered_product(left, right) * scale)
+
+
+def ordered_product(left: NDArray[np.floating], right: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return the product of two matrices, with further axes flattened: one inner index after the other."""
     columns = left.reshape(len(left), -1).astype(np.float64)
     rows = right.reshape(len(right), -1).astype(np.float64)
     total = np.zeros((len(columns), rows.shape[1]))
@@ -31,9 +36,27 @@ def low_rank_delta(left: NDArray[np.floating], right: NDArray[np.floating], scal
     for column, row in zip(columns.T, rows, strict=True):
         np.multiply(column[:, None], row[None], out=product)
         total += product
-    total *= scale
-    with np.errstate(over="ignore"):  # infinite then, which whoever uses it refuses by the layer's name
-        return total.astype(np.float32)
+    return total
+
+
+def ordered_norms(weight: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return the Euclidean norm of each output's weights, (outputs,): one input after the other.
+
+    Example:
+        >>> ordered_norms(np.array([[3.0, 4.0], [0.0, 0.0]])).tolist()
+        [5.0, 0.0]
+    """
+    total = np.zeros(len(weight))
+    for column in weight.reshape(len(weight), -1).T:
+        wide = column.astype(np.float64)
+        total += wide * wide
+    return np.sqrt(total)
+
+
+def rounded(values: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return numbers in float32; what is too large is infinite, which whoever uses it refuses by the layer's name."""
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32)
 
 
 _SILENT = 1e-3  # of the loudest channel's gain

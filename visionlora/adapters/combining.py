@@ -193,8 +193,8 @@ def _summable(
         method = adapter.card.settings.method
         if not isinstance(method, Summable):
             raise AdapterError(
-                f"{path}: its method, {method.name}, adds nothing to the weights that could be scaled or summed; merge "
-                "it into its base instead"
+                f"{path}: its method, {method.name}, cannot be scaled, summed or brought to another rank; merge it "
+                "into its base instead"
             )
         if adapter.card.settings.normalization != "frozen" and list(weights) != [1.0]:
             raise AdapterError(

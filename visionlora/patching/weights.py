@@ -47,7 +47,7 @@ def patched_weights(base: PatchableBase, adapter: ArrayAdapter) -> dict[str, NDA
     check_merges(method)
     layers = {name: layer_of(method, name) for name in adapter.tensors}
     tensors = {name: tensor for name, tensor in adapter.tensors.items() if layers[name] not in base.folded.unused}
-    given = {layers[name] for name in tensors if is_of_method(method, name)}
+    given = {layers[name] for name in tensors if is_of_method(method, name) or name.endswith((BIAS, GAIN))}
     adapted = _adapted(base, card.settings.targets, given, whole)
     _check(base, adapter, tensors, adapted, whole)
     patched: dict[str, NDArray[np.float32]] = {}

@@ -4,11 +4,16 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from visionlora.adapters.methods.bitfit import BitFit
+from visionlora.adapters.methods.dora import DoRA
+from visionlora.adapters.methods.ia3 import IA3
+from visionlora.adapters.methods.loha import LoHa
+from visionlora.adapters.methods.lokr import LoKr
 from visionlora.adapters.methods.lora import LoRA
 from visionlora.adapters.methods.method import Arrays, Batch, Method, Summable
 from visionlora.errors import UsageError
 
-METHODS: Mapping[str, type[Method]] = {method.name: method for method in (LoRA,)}
+METHODS: Mapping[str, type[Method]] = {method.name: method for method in (LoRA, DoRA, LoHa, LoKr, IA3, BitFit)}
 """All methods by the names that cards and the command line use."""
 
 
@@ -32,7 +37,8 @@ def method_of(name: str, settings: Mapping[str, Any]) -> Method:
     known = setting_names(METHODS[name])
     for each in chosen:
         if each not in known:
-            raise UsageError(f"--{each}: the method {name} has no such setting, only {', '.join(known)}; drop it")
+            only = f"only {', '.join(known)}" if known else "and no other"
+            raise UsageError(f"--{each}: the method {name} has no such setting, {only}; drop it")
     return METHODS[name](**chosen)
 
 
@@ -41,4 +47,18 @@ def setting_names(method: Any) -> tuple[str, ...]:
     return tuple(each.name for each in fields(method))
 
 
-__all__ = ["METHODS", "Arrays", "Batch", "LoRA", "Method", "Summable", "method_of", "setting_names"]
+__all__ = [
+    "IA3",
+    "METHODS",
+    "Arrays",
+    "Batch",
+    "BitFit",
+    "DoRA",
+    "LoHa",
+    "LoKr",
+    "LoRA",
+    "Method",
+    "Summable",
+    "method_of",
+    "setting_names",
+]

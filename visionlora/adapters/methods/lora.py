@@ -257,6 +257,15 @@ class _Factors:
         return self._constants[dtype]
 
 
+def in_format_of(weight: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+    """Return a matrix (outputs, inputs x kernel) in the shape and memory format of a weight."""
+    import torch
+
+    whole = matrix.reshape(weight.shape)
+    last = weight.dim() == 4 and weight.is_contiguous(memory_format=torch.channels_last)
+    return whole.contiguous(memory_format=torch.channels_last) if last else whole
+
+
 def _channels_last(weight: torch.Tensor, right: torch.Tensor) -> bool:
     """Whether the columns of A lie in memory as the channels of an image do, with the kernel before them.
 

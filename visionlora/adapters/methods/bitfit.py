@@ -1,0 +1,54 @@
+"""BitFit: the weights stay, biases alone are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from visionlora.adapters.methods.method import Arrays
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class BitFit:
+    """Biases alone, as in [BitFit](https://arxiv.org/abs/2106.10199): every method trains them, this one nothing else.
+
+    With the recipe `far` it trains the scale of batch normalization too.
+    """
+
+    name: ClassVar[str] = "bitfit"
+    tensors: ClassVar[tuple[str, ...]] = ()
+    merges: ClassVar[bool] = True
+
+    @property
+    def words(self) -> str:
+        """How it adapts."""
+        return "by their biases alone"
+
+    def shapes(self, weight: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        """Return nothing: no weight changes."""
+        return {}
+
+    def merged(self, weight: NDArray[np.float32], tensors: Arrays) -> NDArray[np.float32]:
+        """Return W."""
+        return weight
+
+    def start(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return nothing."""
+        return {}
+
+    def adapted(
+        self, weight: torch.Tensor, tensors: Mapping[str, torch.Tensor], gain: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Return W."""
+        return weight
+
+    def batch(self, layers: Sequence[Any]) -> None:
+        """Return nothing: nothing is computed."""
+        return

@@ -1,0 +1,99 @@
+"""LoKr: W' = W + alpha / sqrt(rank) C (x) (B @ A), a Kronecker product of a small and a low-rank matrix."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from visionlora.adapters.arithmetic import ordered_product, rounded
+from visionlora.adapters.methods.lora import LoRA, in_format_of
+from visionlora.adapters.methods.method import Arrays
+from visionlora.adapters.shapes import layer_rank
+
+if TYPE_CHECKING:
+    import torch
+
+_C, _B, _A = "lokr_w1", "lokr_w2_a", "lokr_w2_b"
+
+
+@dataclass(frozen=True)
+class LoKr:
+    """Low-rank Kronecker product, of [KronA](https://arxiv.org/abs/2212.10650), by the names that LyCORIS gives it.
+
+    Outputs and inputs are each split into two factors as equal as they can be; C takes the smaller ones, B @ A the
+    larger ones with the kernel. It is the smallest of the methods that change a weight's directions.
+
+    Attributes:
+        rank: of B @ A; lowered where it is too small for it.
+        alpha: strength; the product counts alpha / sqrt(rank).
+
+    Raises:
+        UsageError: rank or alpha is not positive.
+    """
+
+    rank: int = LoRA.rank
+    alpha: float = LoRA.alpha
+    name: ClassVar[str] = "lokr"
+    tensors: ClassVar[tuple[str, ...]] = (_C, _B, _A)
+    merges: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        LoRA(self.rank, self.alpha)
+
+    @property
+    def words(self) -> str:
+        """The rank."""
+        return f"by Kronecker products of rank {self.rank}"
+
+    def shapes(self, weight: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+        """Return C as (small outputs, small inputs), B as (large outputs, rank), A as (rank, large inputs x kernel)."""
+        (small_out, large_out), (small_in, large_in) = split(weight[0]), split(weight[1])
+        inputs = large_in * math.prod(weight[2:])
+        rank = layer_rank(self.rank, large_out, inputs)
+        return {_C: (small_out, small_in), _B: (large_out, rank), _A: (rank, inputs)}
+
+    def merged(self, weight: NDArray[np.float32], tensors: Arrays) -> NDArray[np.float32]:
+        """Return W + scale C (x) (B @ A)."""
+        small, large = tensors[_C].astype(np.float64), ordered_product(tensors[_B], tensors[_A])
+        large = large * (self.alpha / math.sqrt(len(tensors[_A])))
+        change = small[:, None, :, None] * large[None, :, None, :]
+        return weight + rounded(change).reshape(weight.shape)
+
+    def start(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return C and A uniform (Kaiming), B zero."""
+        import torch
+
+        found = {
+            name: torch.zeros(shape, device=weight.device) for name, shape in self.shapes(tuple(weight.shape)).items()
+        }
+        for name in (_C, _A):
+            torch.nn.init.kaiming_uniform_(found[name], a=math.sqrt(5))
+        return found
+
+    def adapted(
+        self, weight: torch.Tensor, tensors: Mapping[str, torch.Tensor], gain: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Return W + scale gain (C (x) (B @ A))."""
+        large = (tensors[_B] @ tensors[_A]) * (self.alpha / math.sqrt(len(tensors[_A])))
+        change = (tensors[_C][:, None, :, None] * large[None, :, None, :]).reshape(len(weight), -1)
+        return weight + in_format_of(weight, change if gain is None else change * gain)
+
+    def batch(self, layers: Sequence[Any]) -> None:
+        """Return nothing: the products are of many shapes."""
+        return
+
+
+def split(number: int) -> tuple[int, int]:
+    """Return two factors of a number, as equal as can be, the smaller one first.
+
+    Example:
+        >>> split(64), split(80), split(7)
+        ((8, 8), (8, 10), (1, 7))
+    """
+    small = next(each for each in range(math.isqrt(number), 0, -1) if number % each == 0)
+    return small, number // small
