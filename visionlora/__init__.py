@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         UsageError,
         VisionLoraError,
     )
-    from visionlora.exporting import ExportedModel, MergedModel, export, merge
+    from visionlora.exporting import ExportedAdapter, ExportedModel, MergedModel, export, export_adapter, merge
     from visionlora.patching import AdapterBank, PatchedModel, patch, rollback
     from visionlora.prediction import Prediction, predict
     from visionlora.progress import Progress, progress_to
@@ -62,6 +62,7 @@ _HOMES = {
     "Detections": "vision.detections",
     "Detector": "runtime",
     "ExportError": "errors",
+    "ExportedAdapter": "exporting",
     "ExportedModel": "exporting",
     "FileCard": "workflows.inspecting",
     "MergedModel": "exporting",
@@ -85,6 +86,7 @@ _HOMES = {
     "demo": "workflows.demonstrating",
     "evaluate": "workflows.evaluating",
     "export": "exporting",
+    "export_adapter": "exporting",
     "inspect": "workflows.inspecting",
     "merge": "exporting",
     "merge_adapters": "adapters.combining",
@@ -117,6 +119,7 @@ __all__ = [
     "Detections",
     "Detector",
     "ExportError",
+    "ExportedAdapter",
     "ExportedModel",
     "FileCard",
     "MergedModel",
@@ -140,6 +143,7 @@ __all__ = [
     "demo",
     "evaluate",
     "export",
+    "export_adapter",
     "inspect",
     "merge",
     "merge_adapters",

@@ -1,4 +1,4 @@
-"""Arithmetic on adapter files: adapters merge, adapters scale, adapters rank."""
+"""Adapter files: their arithmetic (adapters merge, scale, rank), and adapters export for others."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ import argparse
 from typing import Any
 
 import visionlora as vl
-from visionlora.cli.options import chosen, overwrite, verb
+from visionlora.cli.options import chosen, overwrite, trust, verb
 
 
 def add_adapters(verbs: Any) -> None:
     """Add `visionlora adapters` and its verbs."""
     parser = verbs.add_parser(
         "adapters",
-        help="scale adapter files, add them, change their rank",
-        description="Scale adapter files, add them, change their rank, without their base.",
+        help="scale adapter files, add them, change their rank, write them for PEFT",
+        description="Scale adapter files, add them, change their rank, without their base; write them for PEFT.",
         epilog="example: visionlora adapters scale a.safetensors --factor 0.5 --out half.safetensors",
     )
     nested = parser.add_subparsers(dest="operation", required=True, metavar="OPERATION")
     _add_merge(nested)
     _add_scale(nested)
     _add_rank(nested)
+    _add_export(nested)
 
 
 def _add_merge(verbs: Any) -> None:
@@ -55,6 +56,20 @@ def _add_rank(verbs: Any) -> None:
     parser.add_argument("adapter", help="adapter file (.safetensors)")
     parser.add_argument("--rank", type=int, required=True, help="of the new adapter")
     _out(parser)
+
+
+def _add_export(verbs: Any) -> None:
+    def run(options: argparse.Namespace) -> None:
+        print(vl.export_adapter(options.model, options.adapter, options.out, **chosen(options, "format", "overwrite")))
+
+    example = "visionlora adapters export a.safetensors --model yolo11n.pt --format peft --out peft"
+    parser = verb(verbs, "export", run, "write an adapter as another library reads it", example)
+    parser.add_argument("adapter", help="adapter file (.safetensors)")
+    parser.add_argument("--model", required=True, help="base (.pt) that it was trained on")
+    parser.add_argument("--format", choices=["peft"], required=True, help="peft: Hugging Face's library")
+    parser.add_argument("--out", required=True, help="folder to write")
+    trust(parser)
+    overwrite(parser)
 
 
 def _out(parser: argparse.ArgumentParser) -> None:

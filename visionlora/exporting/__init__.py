@@ -1,12 +1,15 @@
-"""Files for others: an adapter merged into its base, a checkpoint as ONNX, and ONNX in other formats."""
+"""Files for others: an adapter merged into its base or as PEFT's, a checkpoint as ONNX, and ONNX in other formats."""
 
 from visionlora.exporting.exporting import ExportedModel, export, write_graph
 from visionlora.exporting.merging import MergedModel, merge
+from visionlora.exporting.peft import ExportedAdapter, export_adapter
 
 __all__ = [
+    "ExportedAdapter",
     "ExportedModel",
     "MergedModel",
     "export",
+    "export_adapter",
     "merge",
     "write_graph",
 ]

@@ -161,5 +161,5 @@ def test_a_card_names_its_method_and_an_unknown_one_is_refused() -> None:
     fields = json.loads(CARD.to_json())
     assert fields["settings"]["method"] == "lora" and AdapterCard.from_json(CARD.to_json()) == CARD
     fields["settings"]["method"] = "magic"
-    with pytest.raises(AdapterError, match="method: expected one of lora, .*, got 'magic'"):
+    with pytest.raises(AdapterError, match=r"method: expected one of lora, .*, got 'magic'"):
         AdapterCard.from_json(json.dumps(fields))

@@ -9,6 +9,7 @@ from visionlora.adapters.torch.file import Adapter, load_adapter, save_adapter
 from visionlora.adapters.torch.layers import Layer, SkippedLayer, adaptable_layers
 from visionlora.adapters.torch.merge import merge
 from visionlora.adapters.torch.norms import LiveNorm, freeze_norms, kept_statistics, live_statistics, trained_state
+from visionlora.adapters.torch.peft import peft_adapter
 from visionlora.adapters.torch.plan import AdapterPlan, full_rank_limit, layer_selector, plan_adapter
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "load_adapter",
     "load_adapter_tensors",
     "merge",
+    "peft_adapter",
     "plan_adapter",
     "save_adapter",
     "trained_state",
