@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from jobs import report
 from rivals import rival
 
+from visionlora.adapters.methods import METHODS, setting_names
 from visionlora.data import load_dataset
 from visionlora.detectors.ultralytics import TorchNetwork
 from visionlora.progress import level
@@ -26,12 +27,14 @@ from visionlora.scoring import coco_scores, find_objects
 from visionlora.tasks import DETECT
 from visionlora.training import training
 
-METHODS = ("lora", "auto", "full", "freeze10", "head", "peft")
+OWN = tuple(name for name in METHODS if name != "lora")
+WAYS = ("lora", "auto", *OWN, "full", "freeze10", "head", "peft")
+"""`lora` has the recipe `near`, `auto` is LoRA with the recipe that the pictures ask for, as all other methods have."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--method", choices=METHODS, required=True)
+    parser.add_argument("--method", choices=WAYS, required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -52,9 +55,12 @@ def main() -> None:
     where = {"image_size": args.imgsz, "device": args.device.split(",")[0]}
     extra = {"workers": args.workers, "val": False, **args.set}
     started = time.monotonic()
-    if args.method in ("lora", "auto"):
+    method = {"auto": "lora"}.get(args.method, args.method)
+    ranked = args.method == "peft" or (method in METHODS and "rank" in setting_names(METHODS[method]))
+    if method in METHODS:
         rate = {"lr0": args.lr0} if args.lr0 else {}
-        settings = {"rank": args.rank, "recipe": "near" if args.method == "lora" else "auto", **args.adapter}
+        settings = {"recipe": "near" if args.method == "lora" else "auto", "method": method, **args.adapter}
+        settings = {"rank": args.rank, **settings} if ranked else settings
         path = training.train(
             args.model, args.data, args.out, hyperparameters=extra, overwrite=True, **settings, **rate, **run
         ).path
@@ -74,7 +80,7 @@ def main() -> None:
     scores = coco_scores(found.detections, images, dataset.names, classes=found.classes, task=DETECT)
     result = {
         "method": args.method,
-        "rank": args.rank if args.method in ("lora", "auto", "peft") else None,
+        "rank": args.rank if ranked else None,
         "seed": args.seed,
         "epochs": args.epochs,
         "imgsz": args.imgsz,

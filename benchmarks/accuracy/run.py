@@ -21,6 +21,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from jobs import Job, ResultsFile, run_jobs, visible
 
+from visionlora.adapters.methods import METHODS
+
 ONE = Path(__file__).with_name("one.py")
 SEEDS = (0, 1, 2)
 BATCH = 16
@@ -29,6 +31,11 @@ RATES: Mapping[str, tuple[float | None, ...]] = {
     "full": (None, 0.0005, 0.001),  # None: Ultralytics' automatic choice, updates every 64 images
     "lora": (0.001, 0.002),  # the recipe `near`
     "auto": (None,),  # all of `train` at its defaults
+    "dora": (0.001, 0.002),
+    "loha": (0.001, 0.002, 0.004),
+    "lokr": (0.001, 0.002, 0.004),
+    "ia3": (0.002, 0.005, 0.02),
+    "bitfit": (0.002, 0.005, 0.02),
     "freeze10": (0.0005, 0.001),
     "head": (0.001, 0.002),
     "peft": (0.001, 0.002),
@@ -86,6 +93,11 @@ SUITES: Mapping[str, tuple[tuple[str, str, int | None], ...]] = {  # data set, m
     "rivals": (("wildlife", "freeze10", None), ("wildlife", "head", None), ("wildlife", "peft", 8)),
     "ranks": tuple(("wildlife", "lora", rank) for rank in (2, 4, 16, 32, 64)),
     "few": tuple((data, *side) for data in tuple(SETS)[4:7] for side in (("full", None), ("lora", 8))),
+    "methods": tuple(
+        (data, method, None if method in ("ia3", "bitfit") else 8)
+        for data in ("wildlife", "steel", "boards")
+        for method in ("dora", "loha", "lokr", "ia3", "bitfit")
+    ),
     "small": tuple((data, *side) for data in tuple(SETS)[7:] for side in (("full", None), ("lora", 8), ("auto", 8))),
 }
 
@@ -149,7 +161,7 @@ def job_of(run: Run, data: Path, folder: Path, options: argparse.Namespace, resu
     command += ["--batch", str(BATCH), "--device", visible(options.devices[0]), "--workers", str(options.workers)]
     if run.lr0 is not None:
         command += ["--lr0", str(run.lr0)]
-        command += [] if run.method == "lora" else ["--set", json.dumps({"nbs": BATCH})]  # an update every batch
+        command += [] if run.method in METHODS else ["--set", json.dumps({"nbs": BATCH})]  # an update every batch
     if run.rank:
         command += ["--rank", str(run.rank)]
 
