@@ -204,7 +204,7 @@ def main() -> None:
     parser.add_argument("--wildlife", type=Path, help="data.yaml of African wildlife")
     parser.add_argument("--boards", type=Path, help="data.yaml of boards.py; drawn if not given")
     parser.add_argument("--bccd", type=Path, help="data.yaml of BCCD blood cells")
-    parser.add_argument("--math-symbols", type=Path, help="data.yaml of handwritten symbols")
+    parser.add_argument("--math-symbols", type=Path, help="data.yaml of the symbols of printed formulas")
     parser.add_argument("--hit-uav", type=Path, help="data.yaml of infrared pictures from the air")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--suites", nargs="+", choices=(*SUITES, GRID), default=["main"])

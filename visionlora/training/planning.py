@@ -225,12 +225,12 @@ def _measure(base: Base, recipe: Recipe, sample: StepSample) -> tuple[PlannedRun
     """Measure a few steps of each way, the count of ways on a terminal."""
     ways = _ways(base, recipe)
     free = torch.cuda.mem_get_info(sample.device)[0] if sample.device.type == "cuda" else None
-    whole = sum(parameter.numel() for parameter in base.model.parameters())
     costs: tuple[StepCost, ...] = ()
     turns = family_of(base).measure_steps(base, [way.step for way in ways], sample, rounds=_ROUNDS)
     total = _ROUNDS * len(ways)
     for costs in tracked(turns, "plan", of=total, unit="turn", message="measuring"):  # noqa: B007
         pass
+    whole = costs[0].trainable  # of full fine-tuning, with the data set's classes
     return tuple(
         PlannedRun(
             label=way.label,
@@ -268,7 +268,7 @@ def recommend(rows: tuple[PlannedRun, ...]) -> tuple[PlannedRun, str]:
     for options in order:
         row = by_options[options]
         if row.fits:
-            why = "rank 8 in all layers" if options == "--rank 8" else f"the first that fits, with {options}"
+            why = "rank 8 in all layers, whose accuracy was measured" if options == "--rank 8" else f"the first that fits, with {options}"
             return row, f"Recommended: {why}. {_in_words(row, full)}"
     return lean, "No way to train fits this machine; use a smaller --batch or --imgsz."
 
