@@ -9,17 +9,31 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from ultralytics.nn.tasks import DetectionModel
 
 from visionlora.adapters import read_adapter_card
 from visionlora.adapters.torch import load_adapter
 from visionlora.adapters.torch.norms import LiveNorm
 from visionlora.detectors.ultralytics import step
 from visionlora.detectors.ultralytics.fallback import is_finite, not_running_away
+from visionlora.detectors.ultralytics.loss import head_weights
+from visionlora.detectors.ultralytics.step import TrainingStep
 from visionlora.errors import VisionLoraError
 from visionlora.training import train
 
 QUICK = {"imgsz": 96, "batch": 4, "device": "cpu", "rank": 2, "recipe": "near"}
 STEPS = 3  # of an epoch
+
+
+@pytest.fixture(scope="module")
+def two_heads(script, tmp_path_factory) -> Path:
+    """Return the checkpoint of an untrained end-to-end detector of the toy base's shape."""
+    torch.manual_seed(0)
+    model = DetectionModel({**script("shapes/pretrain.py").model_description(3), "end2end": True}, verbose=False)
+    model.names = {0: "one", 1: "two", 2: "three"}
+    path = tmp_path_factory.mktemp("two") / "two.pt"
+    torch.save({"model": model, "train_args": {}}, path)
+    return path
 
 
 @pytest.fixture
@@ -44,6 +58,17 @@ def losing(monkeypatch) -> Callable[[set[int]], list[tuple[str, ...]]]:
     return lose
 
 
+def noted(forward: Callable, weights: list[tuple[float, ...]]) -> Callable:
+    """Return a step's `forward` that notes how much each head counts."""
+
+    def note(self, batch):
+        criterion = getattr(self.module, "criterion", None)  # made by the first step
+        weights.append(head_weights(criterion or self.module.init_criterion()))
+        return forward(self, batch)
+
+    return note
+
+
 def rates(folder: Path) -> list[float]:
     """Return the learning rates that results.csv names, one an epoch."""
     return [float(row["lr/pg0"]) for row in csv.DictReader((folder / "results.csv").read_text().splitlines())]
@@ -66,6 +91,26 @@ def test_an_epoch_without_numbers_begins_again_at_half_the_rate(
     said = capsys.readouterr()
     assert "epoch 2: the loss is not finite; it begins again" in said.err + said.out
     assert f"(--lr0 {lr0})" in said.err + said.out
+
+
+def test_both_heads_weigh_as_in_that_epoch_of_an_undisturbed_run(two_heads, surface, tmp_path, monkeypatch) -> None:
+    weights: list[tuple[float, ...]] = []
+    monkeypatch.setattr(TrainingStep, "forward", noted(TrainingStep.forward, weights))
+    train(two_heads, surface, tmp_path / "usual", epochs=3, quiet=True, **QUICK)
+    usual = [*weights]
+    weights.clear()
+    monkeypatch.setattr(step, "not_running_away", lambda loss, _: loss * torch.nan if len(weights) == 4 else loss)
+    train(two_heads, surface, tmp_path / "run", epochs=3, quiet=True, **QUICK)
+    assert len({*usual}) == 3 and weights == [*usual[: 2 * STEPS], *usual[STEPS:]]
+
+
+@pytest.mark.slow
+def test_an_epoch_of_one_of_two_heads_in_int8_begins_again(two_heads, surface, tmp_path, losing) -> None:
+    settings = {**QUICK, "quantize": "int8", "images": 2, "quiet": True}
+    seen = losing({STEPS + 2, 3 * STEPS + 1})
+    for epochs in (1, 2):  # and the first one of a resumed run
+        train(two_heads, surface, tmp_path / "run", epochs=1, qat_epochs=epochs, resume=epochs == 2, **settings)
+    assert len(seen) == 5 * STEPS
 
 
 def test_a_run_lost_at_once_begins_again_as_it_began(checkpoint, surface, tmp_path, losing) -> None:

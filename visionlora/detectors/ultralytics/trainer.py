@@ -28,6 +28,7 @@ from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import DEFAULT_CFG, RANK
 from ultralytics.utils.callbacks import get_default_callbacks
 from ultralytics.utils.dist import ddp_cleanup, generate_ddp_command
+from ultralytics.utils.loss import E2ELoss
 from ultralytics.utils.patches import override_configs
 from ultralytics.utils.torch_utils import ModelEMA, unset_deterministic, unwrap_model
 
@@ -277,10 +278,11 @@ class AdapterTrainer(DetectionTrainer):
     def _weigh_heads(self, epoch: int) -> None:
         """Weigh the two heads of an end-to-end detector in the loss as before an epoch."""
         model = unwrap_model(self.model)
-        if getattr(model.model[-1], "one2one_cv2", None) is not None:
-            model.criterion = model.init_criterion()
-            model.criterion.updates = epoch - 1
-            model.criterion.update()
+        criterion = model.init_criterion()
+        if isinstance(criterion, E2ELoss):  # not in int8, where the head that ships is trained alone
+            criterion.updates = epoch - 1
+            criterion.update()
+            model.criterion = criterion
 
     # -- data
 
