@@ -137,6 +137,14 @@ def test_a_run_that_cannot_be_saved_ends_with_a_word_and_keeps_its_adapter(
     assert read_adapter_card(tmp_path / "run" / "adapter.safetensors").training["epoch"] == 1
 
 
+def test_a_lost_epoch_cannot_be_the_best_one(checkpoint, surface, tmp_path, losing) -> None:
+    """Two batches a step: the third one's loss is lost, and yet the average of that epoch has numbers, and a score."""
+    losing({STEPS})
+    settings = {**QUICK, "lr0": 0.01, "hyperparameters": {"nbs": 8, "warmup_epochs": 0}}
+    path = train(checkpoint, surface, tmp_path / "run", epochs=1, quiet=True, **settings).path
+    assert read_adapter_card(path).training["lr0_halved"] == 1
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_outputs_beyond_half_precision_are_no_numbers_in_any(dtype) -> None:
     loss = torch.ones(3)

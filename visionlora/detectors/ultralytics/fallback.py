@@ -21,17 +21,20 @@ class FallBack:
 
     Attributes:
         halvings: how often the learning rate was halved so far.
+        best_fitness: the best of the sound epochs; None before the first.
     """
 
     def __init__(self) -> None:
         self.halvings = 0
+        self.best_fitness: float | None = None
         self._kept: list[torch.Tensor] = []
         self._updates = 0
 
-    def keep(self, average: ModelEMA) -> None:
-        """Remember the averaged tensors."""
+    def keep(self, average: ModelEMA, best_fitness: float | None) -> None:
+        """Remember the averaged tensors and the best fitness so far."""
         self._kept = [tensor.detach().clone() for tensor in trained_state(average.ema).values()]
         self._updates = average.updates
+        self.best_fitness = best_fitness
 
     def go_back(self, model: nn.Module, average: ModelEMA, optimizer: Optimizer, scheduler: LRScheduler) -> None:
         """Make model and average what was remembered, forget the optimizer's moments and halve the learning rate."""

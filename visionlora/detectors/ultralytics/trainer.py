@@ -129,6 +129,7 @@ class AdapterTrainer(DetectionTrainer):
     """DetectionTrainer whose model is a frozen base with an adapter."""
 
     plan: AdapterPlan
+    best_fitness: float | None
 
     def __init__(self, cfg=DEFAULT_CFG, overrides=None, _callbacks=None) -> None:
         self.job: TrainingJob = _callbacks[_JOB][0]
@@ -252,7 +253,7 @@ class AdapterTrainer(DetectionTrainer):
         self.ema = AdapterEMA(self.model, updates=updates)
         if ckpt is not None:
             self._restore(ckpt)
-        self._fallback.keep(self.ema)
+        self._fallback.keep(self.ema, self.best_fitness)
 
     def _restore(self, ckpt: Mapping[str, Any]) -> None:
         self.start_epoch = ckpt["epoch"] + 1
@@ -405,7 +406,7 @@ class AdapterTrainer(DetectionTrainer):
         finite &= self.fitness is None or bool(np.isfinite(self.fitness))
         finite &= is_finite(self.ema.ema)
         if agree(finite, self.device) if self.world_size > 1 else finite:
-            self._fallback.keep(self.ema)
+            self._fallback.keep(self.ema, self.best_fitness)
             return False
         if self._fallback.halvings == MOST_HALVINGS:
             raise VisionLoraError(
@@ -413,6 +414,7 @@ class AdapterTrainer(DetectionTrainer):
                 f"{MOST_HALVINGS} times; train with a lower --lr0 than {self.args.lr0} or a lower --alpha"
             )
         self._fallback.go_back(unwrap_model(self.model), self.ema, self.optimizer, self.scheduler)
+        self.best_fitness = self._fallback.best_fitness
         self.scheduler.last_epoch = epoch - 1
         self._weigh_heads(epoch)
         self.train_loader.sampler.restart(epoch)
