@@ -9,13 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.amp import GradScaler
+from torch.optim.lr_scheduler import LambdaLR
 from ultralytics.nn.tasks import DetectionModel
+from ultralytics.utils.torch_utils import ModelEMA
 
 from visionlora.adapters import read_adapter_card
 from visionlora.adapters.torch import load_adapter
 from visionlora.adapters.torch.norms import LiveNorm
 from visionlora.detectors.ultralytics import step
-from visionlora.detectors.ultralytics.fallback import is_finite, not_running_away
+from visionlora.detectors.ultralytics.fallback import FallBack, is_finite, not_running_away
 from visionlora.detectors.ultralytics.loss import head_weights
 from visionlora.detectors.ultralytics.step import TrainingStep
 from visionlora.errors import VisionLoraError
@@ -143,6 +146,22 @@ def test_a_lost_epoch_cannot_be_the_best_one(checkpoint, surface, tmp_path, losi
     settings = {**QUICK, "lr0": 0.01, "hyperparameters": {"nbs": 8, "warmup_epochs": 0}}
     path = train(checkpoint, surface, tmp_path / "run", epochs=1, quiet=True, **settings).path
     assert read_adapter_card(path).training["lr0_halved"] == 1
+
+
+def test_a_lost_epoch_does_not_change_how_the_loss_is_scaled() -> None:
+    model = nn.Linear(2, 1)
+    average, scaler, fallback = ModelEMA(model), GradScaler("cpu"), FallBack()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    scheduler = LambdaLR(optimizer, lambda epoch: 1 / (1 + epoch))
+    fallback.keep(average, scaler, None)
+    before = scaler.get_scale()
+    for _ in range(200):
+        scaler.scale(model(torch.ones(2)).sum() * torch.nan).backward()
+        scaler.step(optimizer)
+        scaler.update()
+    assert scaler.get_scale() == 0  # no gradient comes through any more
+    fallback.go_back(model, average, optimizer, scheduler, scaler)
+    assert scaler.get_scale() == before
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import nn
+from torch.amp import GradScaler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from ultralytics.utils.torch_utils import ModelEMA, unwrap_model
@@ -29,19 +33,31 @@ class FallBack:
         self.best_fitness: float | None = None
         self._kept: list[torch.Tensor] = []
         self._updates = 0
+        self._scaler: Mapping[str, Any] = {}
 
-    def keep(self, average: ModelEMA, best_fitness: float | None) -> None:
-        """Remember the averaged tensors and the best fitness so far."""
+    def keep(self, average: ModelEMA, scaler: GradScaler, best_fitness: float | None) -> None:
+        """Remember the averaged tensors, how much the loss is scaled, and the best fitness so far."""
         self._kept = [tensor.detach().clone() for tensor in trained_state(average.ema).values()]
         self._updates = average.updates
-        self.best_fitness = best_fitness
+        self._scaler, self.best_fitness = scaler.state_dict(), best_fitness
 
-    def go_back(self, model: nn.Module, average: ModelEMA, optimizer: Optimizer, scheduler: LRScheduler) -> None:
-        """Make model and average what was remembered, forget the optimizer's moments and halve the learning rate."""
+    def go_back(
+        self,
+        model: nn.Module,
+        average: ModelEMA,
+        optimizer: Optimizer,
+        scheduler: LRScheduler,
+        scaler: GradScaler,
+    ) -> None:
+        """Make model and average what was remembered, forget the optimizer's moments and halve the learning rate.
+
+        The scale of the loss is as before too: each step without numbers halves it, down to zero in a long epoch.
+        """
         for module in (unwrap_model(model), average.ema):
             for tensor, kept in zip(trained_state(module).values(), self._kept, strict=True):
                 tensor.data.copy_(kept)
         average.updates = self._updates
+        scaler.load_state_dict(dict(self._scaler))
         optimizer.state.clear()
         for group in optimizer.param_groups:
             group["initial_lr"] /= 2

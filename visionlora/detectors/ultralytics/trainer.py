@@ -253,7 +253,7 @@ class AdapterTrainer(DetectionTrainer):
         self.ema = AdapterEMA(self.model, updates=updates)
         if ckpt is not None:
             self._restore(ckpt)
-        self._fallback.keep(self.ema, self.best_fitness)
+        self._fallback.keep(self.ema, self.scaler, self.best_fitness)
 
     def _restore(self, ckpt: Mapping[str, Any]) -> None:
         self.start_epoch = ckpt["epoch"] + 1
@@ -406,14 +406,14 @@ class AdapterTrainer(DetectionTrainer):
         finite &= self.fitness is None or bool(np.isfinite(self.fitness))
         finite &= is_finite(self.ema.ema)
         if agree(finite, self.device) if self.world_size > 1 else finite:
-            self._fallback.keep(self.ema, self.best_fitness)
+            self._fallback.keep(self.ema, self.scaler, self.best_fitness)
             return False
         if self._fallback.halvings == MOST_HALVINGS:
             raise VisionLoraError(
                 f"{self.job.out}: the loss is not finite in epoch {epoch + 1}, though the learning rate was halved "
                 f"{MOST_HALVINGS} times; train with a lower --lr0 than {self.args.lr0} or a lower --alpha"
             )
-        self._fallback.go_back(unwrap_model(self.model), self.ema, self.optimizer, self.scheduler)
+        self._fallback.go_back(unwrap_model(self.model), self.ema, self.optimizer, self.scheduler, self.scaler)
         self.best_fitness = self._fallback.best_fitness
         self.scheduler.last_epoch = epoch - 1
         self._weigh_heads(epoch)
