@@ -87,6 +87,16 @@ def test_card_that_says_other_things_makes_a_report_all_the_same(record, adapter
     assert '"rank": 16' in report_to_json(replace(report, rows=(row,)))
 
 
+def test_page_tells_that_a_learning_rate_was_halved(adapter, tmp_path) -> None:
+    settings = {
+        str(halved): training_settings(_card(training={**RECORD, "lr0_halved": halved}), adapter) for halved in (0, 2)
+    }
+    report, *_ = made_report(tmp_path / "p", ["0", "2"], ["x"], pictures=4, settings=settings)
+
+    as_asked, halved = (dict(making.facts)["training"] for making in makings(report))
+    assert "learning rate 0.002, seed" in as_asked and "learning rate 0.002, halvings of it: 2, seed" in halved
+
+
 def test_page_tells_how_models_were_made(adapter, tmp_path) -> None:
     odd = {**RECORD, "data": "<b>" + "x" * 9999}
     scheme = {"name": "x86", "activations": "uint8", "weights": "int8", "method": "histogram"}

@@ -27,15 +27,16 @@ def training_settings(card: AdapterCard, path: Path) -> dict[str, Any]:
         path: of its file; `results.csv` beside it is its run's only if it has the score that the card names.
 
     Returns:
-        `adapter` (rank, alpha, targets...), `training` (what the card has of epochs, epoch, imgsz, batch, lr0, seed,
-        data, data_sha256, quantize, recipe) and `curve` (lists of equal length: epoch, map50_95, loss), those
-        that there are.
+        `adapter` (rank, alpha, targets...), `training` (what the card has of epochs, epoch, imgsz, batch, lr0,
+        lr0_halved, seed, data, data_sha256, quantize, recipe) and `curve` (lists of equal length: epoch, map50_95,
+        loss), those that there are.
     """
     record = card.training if isinstance(card.training, Mapping) else {}
     hyperparameters = record.get("hyperparameters")
     training = {
         **{name: value for name, value in _mapping(hyperparameters).items() if name in _HYPERPARAMETERS},
         "epoch": record.get("epoch"),
+        "lr0_halved": record.get("lr0_halved") or None,
         "data": _end_of_path(record.get("data")),
         "data_sha256": _plain(_mapping(record.get("data_sha256"))),
         "quantize": _mapping(record.get("quantize")).get("to"),

@@ -51,6 +51,7 @@ def _facts(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
             ("image size ", training.get("imgsz")),
             ("batch ", training.get("batch")),
             ("learning rate ", training.get("lr0")),
+            ("halvings of it: ", training.get("lr0_halved")),
             ("seed ", training.get("seed")),
         ),
         "recipe": _listed(
