@@ -108,12 +108,14 @@ def test_both_heads_weigh_as_in_that_epoch_of_an_undisturbed_run(two_heads, surf
 
 
 @pytest.mark.slow
-def test_an_epoch_of_one_of_two_heads_in_int8_begins_again(two_heads, surface, tmp_path, losing) -> None:
-    settings = {**QUICK, "quantize": "int8", "images": 2, "quiet": True}
+def test_an_epoch_of_one_of_two_heads_in_int8_begins_again(two_heads, surface, tmp_path, losing, capsys) -> None:
+    settings = {**QUICK, "quantize": "int8", "images": 2}
     seen = losing({STEPS + 2, 3 * STEPS + 1})
     for epochs in (1, 2):  # and the first one of a resumed run
         train(two_heads, surface, tmp_path / "run", epochs=1, qat_epochs=epochs, resume=epochs == 2, **settings)
     assert len(seen) == 5 * STEPS
+    said = capsys.readouterr()
+    assert "(--qat-lr0 0.0001)" in said.err + said.out
 
 
 def test_a_run_lost_at_once_begins_again_as_it_began(checkpoint, surface, tmp_path, losing) -> None:

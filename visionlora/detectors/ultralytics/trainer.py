@@ -408,10 +408,11 @@ class AdapterTrainer(DetectionTrainer):
         if agree(finite, self.device) if self.world_size > 1 else finite:
             self._fallback.keep(self.ema, self.scaler, self.best_fitness)
             return False
+        option = "--lr0" if self.job.int8 is None else "--qat-lr0"
         if self._fallback.halvings == MOST_HALVINGS:
             raise VisionLoraError(
                 f"{self.job.out}: the loss is not finite in epoch {epoch + 1}, though the learning rate was halved "
-                f"{MOST_HALVINGS} times; train with a lower --lr0 than {self.args.lr0} or a lower --alpha"
+                f"{MOST_HALVINGS} times; train with a lower {option} than {self.args.lr0} or a lower --alpha"
             )
         self._fallback.go_back(unwrap_model(self.model), self.ema, self.optimizer, self.scheduler, self.scaler)
         self.best_fitness = self._fallback.best_fitness
@@ -422,7 +423,7 @@ class AdapterTrainer(DetectionTrainer):
         if RANK in {-1, 0}:
             rate = self.args.lr0 / 2**self._fallback.halvings
             what = f"epoch {epoch + 1}: the loss is not finite; it begins again, from the average before it, at half"
-            report("train", epoch, self.epochs, f"{what} the learning rate (--lr0 {rate:g})")
+            report("train", epoch, self.epochs, f"{what} the learning rate ({option} {rate:g})")
         return True
 
     def validate(self):
