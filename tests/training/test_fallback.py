@@ -51,8 +51,8 @@ def losing(monkeypatch) -> Callable[[set[int]], list[tuple[str, ...]]]:
             seen.append(tuple(batch["im_file"]))
             return forward(self, batch)
 
-        def lost(loss, scores):
-            return loss * torch.nan if len(seen) in steps else not_running_away(loss, scores)
+        def lost(loss, *scores):
+            return loss * torch.nan if len(seen) in steps else not_running_away(loss, *scores)
 
         monkeypatch.setattr(step.TrainingStep, "forward", noted)
         monkeypatch.setattr(step, "not_running_away", lost)
@@ -102,7 +102,7 @@ def test_both_heads_weigh_as_in_that_epoch_of_an_undisturbed_run(two_heads, surf
     train(two_heads, surface, tmp_path / "usual", epochs=3, quiet=True, **QUICK)
     usual = [*weights]
     weights.clear()
-    monkeypatch.setattr(step, "not_running_away", lambda loss, _: loss * torch.nan if len(weights) == 4 else loss)
+    monkeypatch.setattr(step, "not_running_away", lambda loss, *_: loss * torch.nan if len(weights) == 4 else loss)
     train(two_heads, surface, tmp_path / "run", epochs=3, quiet=True, **QUICK)
     assert len({*usual}) == 3 and weights == [*usual[: 2 * STEPS], *usual[STEPS:]]
 

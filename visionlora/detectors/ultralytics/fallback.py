@@ -76,6 +76,7 @@ def is_finite(model: nn.Module) -> bool:
     return bool(torch.stack([tensor.detach().isfinite().all() for tensor in trained_state(model).values()]).all())
 
 
-def not_running_away(loss: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-    """Return the loss, or NaNs where a class output before the sigmoid lies beyond half precision."""
-    return torch.where(scores.detach().abs().amax() <= HALF_RANGE, loss, torch.nan)
+def not_running_away(loss: torch.Tensor, *scores: torch.Tensor) -> torch.Tensor:
+    """Return the loss, or NaNs where a class output of any head, before the sigmoid, lies beyond half precision."""
+    largest = torch.stack([each.detach().abs().amax() for each in scores]).amax()
+    return torch.where(largest <= HALF_RANGE, loss, torch.nan)

@@ -161,8 +161,9 @@ class TrainingStep(nn.Module):
 
     def whole_loss(self, loss: torch.Tensor, images: torch.Tensor, predictions: Any) -> torch.Tensor:
         """Return the loss (3,) with what a teacher adds; NaNs where the training runs away."""
-        scores = predictions.get("one2many", predictions)["scores"]
-        return not_running_away(loss + self.from_teacher(images, predictions), scores)
+        heads = predictions.values() if "one2many" in predictions else [predictions]
+        scores = [head["scores"] for head in heads]
+        return not_running_away(loss + self.from_teacher(images, predictions), *scores)
 
     def from_teacher(self, images: torch.Tensor, predictions: Any) -> torch.Tensor:
         """Return what the distance from the teacher adds to the loss (3,) of `images`; zero without one."""
