@@ -72,9 +72,9 @@ def noted(forward: Callable, weights: list[tuple[float, ...]]) -> Callable:
     return note
 
 
-def rates(folder: Path) -> list[float]:
-    """Return the learning rates that results.csv names, one an epoch."""
-    return [float(row["lr/pg0"]) for row in csv.DictReader((folder / "results.csv").read_text().splitlines())]
+def rates(folder: Path, group: str = "lr/pg0") -> list[float]:
+    """Return the learning rates of a group of parameters that results.csv names, one an epoch."""
+    return [float(row[group]) for row in csv.DictReader((folder / "results.csv").read_text().splitlines())]
 
 
 @pytest.mark.parametrize("recipe", ["near", "far"])
@@ -131,6 +131,16 @@ def test_a_resumed_run_keeps_its_halved_rate(checkpoint, surface, tmp_path, losi
         path = train(checkpoint, surface, tmp_path / "run", epochs=epochs, resume=epochs == 3, quiet=True, **QUICK).path
     assert rates(tmp_path / "run")[2] == pytest.approx(rates(tmp_path / "usual")[2] / 2, rel=1e-4)
     assert read_adapter_card(path).training["lr0_halved"] == 1
+
+
+def test_biases_that_warm_up_at_a_rate_of_their_own_have_half_of_it_too(checkpoint, surface, tmp_path, losing) -> None:
+    settings = {**QUICK, "quiet": True, "hyperparameters": {"warmup_epochs": 4, "warmup_bias_lr": 0.01}}
+    train(checkpoint, surface, tmp_path / "usual", epochs=4, **settings)
+    losing({STEPS})
+    for epochs in (2, 4):
+        train(checkpoint, surface, tmp_path / "run", epochs=epochs, resume=epochs == 4, **settings)
+    usual, halved = (rates(tmp_path / name, "lr/pg2")[2] for name in ("usual", "run"))
+    assert halved == pytest.approx(usual / 2, rel=1e-4)
 
 
 def test_a_run_that_cannot_be_saved_ends_with_a_word_and_keeps_its_adapter(

@@ -251,6 +251,7 @@ class AdapterTrainer(DetectionTrainer):
         """Average the trained tensors only, and go on exactly where the last finished epoch ended."""
         updates = max(len(self.train_loader) // self.accumulate, 1) * self.epochs
         self.ema = AdapterEMA(self.model, updates=updates)
+        self.bias_rate = self.args.warmup_bias_lr
         if ckpt is not None:
             self._restore(ckpt)
         self._fallback.keep(self.ema, self.scaler, self.best_fitness)
@@ -332,8 +333,12 @@ class AdapterTrainer(DetectionTrainer):
     # -- the loop
 
     def _model_train(self) -> None:
-        """Set training mode, but for batch normalization that could not be folded; seed what this process draws."""
+        """Set training mode, but for batch normalization that could not be folded; seed what this process draws.
+
+        The rate with which biases warm up is read anew in every step; the optimizer does not hold it.
+        """
         seed_everything(self.args.seed, self.epoch)
+        self.args.warmup_bias_lr = self.bias_rate / 2**self._fallback.halvings
         fade(self.model, self.epoch, self.epochs)
         self.model.train()
         freeze_norms(self.model)
