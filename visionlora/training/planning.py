@@ -257,9 +257,9 @@ def recommend(rows: tuple[PlannedRun, ...]) -> tuple[PlannedRun, str]:
     full = rows[0]
     order = ("--rank 8", "--rank 8 --lean", "--rank 8 --targets from:5", "--rank 8 --targets neck+head")
     by_options = {row.options: row for row in rows}
-    usual, lean = by_options["--rank 8"], by_options["--rank 8 --lean"]
-    if usual.fits and lean.fits and lean.memory < usual.memory:  # type: ignore[operator]
-        ratio = _ratio(lean, usual)
+    first, lean = by_options["--rank 8"], by_options["--rank 8 --lean"]
+    if first.fits and lean.fits and lean.memory < first.memory:  # type: ignore[operator]
+        ratio = _ratio(lean, first)
         if ratio is not None and not (ratio.differs and ratio.median > 1):
             why = "the same adapter as without --lean in less memory, and no difference of time beyond noise"
             if ratio.differs:
@@ -268,7 +268,8 @@ def recommend(rows: tuple[PlannedRun, ...]) -> tuple[PlannedRun, str]:
     for options in order:
         row = by_options[options]
         if row.fits:
-            why = "rank 8 in all layers, whose accuracy was measured" if options == "--rank 8" else f"the first that fits, with {options}"
+            usual = "rank 8 in all layers, whose accuracy was measured"
+            why = usual if options == "--rank 8" else f"the first that fits, with {options}"
             return row, f"Recommended: {why}. {_in_words(row, full)}"
     return lean, "No way to train fits this machine; use a smaller --batch or --imgsz."
 
