@@ -29,7 +29,16 @@ if TYPE_CHECKING:
         UsageError,
         VisionLoraError,
     )
-    from visionlora.exporting import ExportedAdapter, ExportedModel, MergedModel, export, export_adapter, merge
+    from visionlora.exporting import (
+        ExportedAdapter,
+        ExportedModel,
+        ImportedAdapter,
+        MergedModel,
+        export,
+        export_adapter,
+        import_adapter,
+        merge,
+    )
     from visionlora.patching import AdapterBank, PatchedModel, patch, rollback
     from visionlora.prediction import Prediction, predict
     from visionlora.progress import Progress, progress_to
@@ -65,6 +74,7 @@ _HOMES = {
     "ExportedAdapter": "exporting",
     "ExportedModel": "exporting",
     "FileCard": "workflows.inspecting",
+    "ImportedAdapter": "exporting",
     "MergedModel": "exporting",
     "ModelError": "errors",
     "OutputError": "errors",
@@ -87,6 +97,7 @@ _HOMES = {
     "evaluate": "workflows.evaluating",
     "export": "exporting",
     "export_adapter": "exporting",
+    "import_adapter": "exporting",
     "inspect": "workflows.inspecting",
     "merge": "exporting",
     "merge_adapters": "adapters.combining",
@@ -122,6 +133,7 @@ __all__ = [
     "ExportedAdapter",
     "ExportedModel",
     "FileCard",
+    "ImportedAdapter",
     "MergedModel",
     "ModelError",
     "OutputError",
@@ -144,6 +156,7 @@ __all__ = [
     "evaluate",
     "export",
     "export_adapter",
+    "import_adapter",
     "inspect",
     "merge",
     "merge_adapters",

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load as from_bytes
+from safetensors.torch import load_file, save_file
 from ultralytics.nn.tasks import DetectionModel
 
 import visionlora as vl
 from visionlora.adapters.torch import load_adapter
 from visionlora.detectors import family_of
-from visionlora.errors import OutputError, UsageError
+from visionlora.errors import AdapterError, OutputError, UsageError
 
 peft = pytest.importorskip("peft")
 
@@ -93,3 +94,81 @@ def test_what_it_cannot_write_is_refused_and_nothing_is_left(adapter, checkpoint
     with pytest.raises(OutputError, match="exists; choose another --out, or pass --overwrite"):
         vl.export_adapter(checkpoint, adapter, tmp_path / "peft")
     vl.export_adapter(checkpoint, adapter, tmp_path / "peft", overwrite=True)
+
+
+@torch.no_grad()
+def test_it_comes_back_as_it_went(trained, checkpoint, surface, tmp_path) -> None:
+    made = vl.export_adapter(checkpoint, trained, tmp_path / "peft")
+    back = vl.import_adapter(made.path, tmp_path / "back.safetensors", model=checkpoint, data=surface, imgsz=96)
+    family = family_of(checkpoint)
+    base, images = family.load(checkpoint), torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    first, second = (family.with_adapter(base, load_adapter(path)).model.eval() for path in (trained, back.path))
+    torch.testing.assert_close(second(images)[0], first(images)[0], rtol=1e-4, atol=1e-3)
+    assert back.names == made.names and back.settings.method.name == load_adapter(trained).card.settings.method.name
+    onnx = vl.export(checkpoint, tmp_path / "base.onnx", imgsz=96).path
+    vl.patch(onnx, back.path, tmp_path / "line.onnx")  # what it writes is an adapter as any
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
+def test_what_peft_trained_becomes_an_adapter(dora, checkpoint, surface, tmp_path) -> None:
+    """With a rank that small layers do not have, a part of the layers, and alpha / r as the scale."""
+    torch.manual_seed(0)
+    model = with_classes(checkpoint, 6)
+    parts = ("model.0.", "model.2.", "model.4.")
+    convolutions = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Conv2d) and module.groups == 1 and name.startswith(parts)
+    ]
+    heads = [f"model.{len(model.model) - 1}.cv3.{level}.2" for level in range(3)]
+    config = peft.LoraConfig(
+        r=12,
+        lora_alpha=6,
+        use_dora=dora,
+        target_modules=convolutions,
+        alpha_pattern={convolutions[1]: 20},
+        rank_pattern={convolutions[2]: 3},
+        modules_to_save=[*heads, "model.0.bn"],
+    )
+    tuned = peft.get_peft_model(copy.deepcopy(model), config).eval()
+    for parameter in tuned.parameters():
+        if parameter.requires_grad:
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    tuned.save_pretrained(tmp_path / "peft")
+    made = vl.import_adapter(tmp_path / "peft", tmp_path / "a.safetensors", model=checkpoint, data=surface, imgsz=96)
+    family, adapter = family_of(checkpoint), load_adapter(made.path)
+    images = torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(1))
+    got = family.with_adapter(family.load(checkpoint), adapter).model.eval()(images)[0]
+    torch.testing.assert_close(got, tuned(images)[0], rtol=1e-4, atol=1e-3)
+    assert not torch.allclose(model(images)[0], got, rtol=1e-2, atol=1e-1)
+    assert adapter.card.settings.method.name == ("dora" if dora else "lora")
+    assert any(name.endswith("lora_A.weight") for name in adapter.tensors)
+    assert vl.inspect(made.path) is not None
+
+
+def test_files_that_are_no_adapter_of_peft_are_refused(adapter, checkpoint, surface, tmp_path) -> None:
+    made = vl.export_adapter(checkpoint, adapter, tmp_path / "peft")
+    config, weights = made.path / "adapter_config.json", made.path / "adapter_model.safetensors"
+    whole, text = weights.read_bytes(), config.read_text()
+
+    def refused(message: str) -> None:
+        with pytest.raises(AdapterError, match=message):
+            vl.import_adapter(made.path, tmp_path / "a.safetensors", model=checkpoint, data=surface, imgsz=96)
+        assert not (tmp_path / "a.safetensors").exists()
+
+    config.write_text(text.replace('"LORA"', '"LOHA"'))
+    refused("expected peft_type 'LORA' without lora_bias, got peft_type 'LOHA'")
+    config.write_text("[")
+    refused(r"expected adapter_config\.json and adapter_model\.safetensors, as PEFT saves them")
+    config.write_text(text)
+    weights.write_bytes(whole[:100])
+    refused("as PEFT saves them")
+    held = from_bytes(whole)
+    save_file({**held, "base_model.model.model.99.conv.weight": torch.ones(1)}, weights)
+    refused(r"1 tensors belong to no layer that an adapter changes, such as model\.99\.conv\.weight")
+    head = next(name for name in held if ".cv3.0.2.weight" in name)
+    save_file({name: tensor for name, tensor in held.items() if name != head}, weights)
+    refused(r"expected the class outputs model\.23\.cv3\.0\.2\.weight, found none")
+    with pytest.raises(UsageError, match="multiple of 32, got 100"):
+        vl.import_adapter(made.path, tmp_path / "a.safetensors", model=checkpoint, data=surface, imgsz=100)

@@ -22,6 +22,7 @@ def add_adapters(verbs: Any) -> None:
     _add_scale(nested)
     _add_rank(nested)
     _add_export(nested)
+    _add_import(nested)
 
 
 def _add_merge(verbs: Any) -> None:
@@ -70,6 +71,22 @@ def _add_export(verbs: Any) -> None:
     parser.add_argument("--out", required=True, help="folder to write")
     trust(parser)
     overwrite(parser)
+
+
+def _add_import(verbs: Any) -> None:
+    def run(options: argparse.Namespace) -> None:
+        arguments = chosen(options, "model", "data", "imgsz", "format", "overwrite")
+        print(vl.import_adapter(options.folder, options.out, **arguments))
+
+    example = "visionlora adapters import peft --model yolo11n.pt --data data.yaml --imgsz 320 --out a.safetensors"
+    parser = verb(verbs, "import", run, "write an adapter of another library as an adapter file", example)
+    parser.add_argument("folder", help="with adapter_config.json and adapter_model.safetensors")
+    parser.add_argument("--model", required=True, help="base (.pt) that it was trained on")
+    parser.add_argument("--data", required=True, help="data.yaml, for the names of its classes")
+    parser.add_argument("--imgsz", type=int, default=640, help="side of the square input that it was trained at")
+    parser.add_argument("--format", choices=["peft"], default="peft", help="peft: Hugging Face's library")
+    trust(parser)
+    _out(parser)
 
 
 def _out(parser: argparse.ArgumentParser) -> None:

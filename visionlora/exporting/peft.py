@@ -1,17 +1,26 @@
-"""Writing an adapter as PEFT's files: adapter.safetensors -> adapter_config.json and adapter_model.safetensors."""
+"""PEFT's files: adapter.safetensors -> adapter_config.json and adapter_model.safetensors, and back."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from safetensors.torch import save
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 
-from visionlora.adapters.torch import load_adapter, peft_adapter
+from visionlora.adapters import AdapterCard, AdapterSettings
+from visionlora.adapters.torch import Adapter, from_peft, load_adapter, peft_adapter, save_adapter
+from visionlora.cards import preprocessing_card
+from visionlora.data import load_dataset
 from visionlora.detectors import family_of
-from visionlora.errors import OutputError, UsageError
-from visionlora.files import atomic_output
+from visionlora.errors import AdapterError, OutputError, UsageError
+from visionlora.files import atomic_output, refuse_existing
+from visionlora.formats.kinds import ADAPTER
+from visionlora.formats.parsing import parse_json
 
 FORMATS = ("peft",)
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -64,8 +73,7 @@ def export_adapter(
         >>> import visionlora as vl
         >>> vl.export_adapter("yolo11n.pt", "runs/steel/adapter.safetensors", "runs/steel/peft")  # doctest: +SKIP
     """
-    if format not in FORMATS:
-        raise UsageError(f"--format: expected {' or '.join(FORMATS)}, got {format!r:.40}")
+    _check_format(format)
     folder = Path(out)
     files = [folder / WEIGHTS, folder / CONFIG]
     for path in files:
@@ -86,3 +94,106 @@ def export_adapter(
         with atomic_output(path) as partial:
             partial.write_bytes(data)
     return ExportedAdapter(folder, loaded.card.names, made.factors, made.whole, sum(map(len, content)))
+
+
+@dataclass(frozen=True)
+class ImportedAdapter:
+    """An adapter that was read from PEFT's files.
+
+    Attributes:
+        path: the adapter file.
+        names: its classes, in the order of the class outputs.
+        settings: its shape.
+        bytes: size of the file.
+    """
+
+    path: Path
+    names: tuple[str, ...]
+    settings: AdapterSettings
+    bytes: int
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.settings.method.words}; {self.bytes / 1e6:.2f} MB, {len(self.names)} classes"
+
+
+def import_adapter(
+    folder: Path | str,
+    out: Path | str,
+    *,
+    model: Path | str,
+    data: Path | str,
+    imgsz: int = 640,
+    format: str = FORMATS[0],
+    overwrite: bool = False,
+) -> ImportedAdapter:
+    """Write the adapter that PEFT's files of LoRA or DoRA hold as an adapter file, in float32.
+
+    Args:
+        folder: with `adapter_config.json` and `adapter_model.safetensors`.
+        out: the adapter file to write (.safetensors).
+        model: the base (.pt) that it was trained on; its class outputs may have been others.
+        data: data.yaml, for the class names.
+        imgsz: side of the square input that it was trained at, in pixels.
+        format: `peft`.
+        overwrite: replace an existing file.
+
+    Raises:
+        AdapterError: the files cannot be read, or hold what an adapter here has no form for.
+        DataError, ModelError: the data set or the base cannot be used.
+        OutputError: `out` exists, or cannot be written.
+        UsageError: the image size or the format is none; `out` does not end in .safetensors.
+
+    Example:
+        >>> import visionlora as vl
+        >>> vl.import_adapter("peft", "a.safetensors", model="yolo11n.pt", data="data.yaml")  # doctest: +SKIP
+    """
+    _check_format(format)
+    out = refuse_existing(out, overwrite=overwrite)
+    ADAPTER.check_out(out)
+    config, tensors = _read(Path(folder))
+    family = family_of(model)
+    base = family.load(model)
+    family.check_image_size(imgsz, base)
+    names = load_dataset(data, splits=(), task=base.task).names
+    detector = family.adapted(base, names, AdapterSettings())
+    try:
+        settings, held = from_peft(
+            detector.model,
+            detector.plan,
+            config,
+            tensors,
+            lambda settings: family.adapted(base, names, settings).plan,
+        )
+    except AdapterError as error:
+        raise AdapterError(f"{folder}: {error}") from error
+    card = AdapterCard(
+        settings=settings,
+        names=names,
+        base={"name": base.path.name, "fingerprint": base.fingerprint, "family": family.name},
+        preprocessing=preprocessing_card(imgsz),
+        task=base.task.name,
+        version=version("visionlora"),
+    )
+    save_adapter(Adapter(card, held), out, dtype=torch.float32)
+    return ImportedAdapter(out, names, settings, out.stat().st_size)
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Return what the two files hold.
+
+    Raises:
+        AdapterError: one cannot be read.
+    """
+    try:
+        config = parse_json((folder / CONFIG).read_bytes())
+        tensors = load((folder / WEIGHTS).read_bytes())
+    except (OSError, ValueError, SafetensorError) as error:
+        raise AdapterError(f"{folder}: expected {CONFIG} and {WEIGHTS}, as PEFT saves them: {error}") from error
+    if not isinstance(config, dict) or not isinstance(config.get("lora_alpha", 0), int | float):
+        raise AdapterError(f"{folder / CONFIG}: expected settings of PEFT, got {config!r:.80}")
+    return config, tensors
+
+
+def _check_format(format: str) -> None:
+    if format not in FORMATS:
+        raise UsageError(f"--format: expected {' or '.join(FORMATS)}, got {format!r:.40}")

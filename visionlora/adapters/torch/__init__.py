@@ -10,6 +10,7 @@ from visionlora.adapters.torch.layers import Layer, SkippedLayer, adaptable_laye
 from visionlora.adapters.torch.merge import merge
 from visionlora.adapters.torch.norms import LiveNorm, freeze_norms, kept_statistics, live_statistics, trained_state
 from visionlora.adapters.torch.peft import peft_adapter
+from visionlora.adapters.torch.peft_import import from_peft
 from visionlora.adapters.torch.plan import AdapterPlan, full_rank_limit, layer_selector, plan_adapter
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "adapter_tensors",
     "attach",
     "freeze_norms",
+    "from_peft",
     "full_rank_limit",
     "kept_statistics",
     "layer_selector",
