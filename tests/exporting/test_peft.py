@@ -170,5 +170,10 @@ def test_files_that_are_no_adapter_of_peft_are_refused(adapter, checkpoint, surf
     head = next(name for name in held if ".cv3.0.2.weight" in name)
     save_file({name: tensor for name, tensor in held.items() if name != head}, weights)
     refused(r"expected the class outputs model\.23\.cv3\.0\.2\.weight, found none")
+    layers = family_of(checkpoint).load(checkpoint).model.named_modules()
+    grouped = next(name for name, module in layers if getattr(module, "groups", 1) > 1)
+    factors = {f"base_model.model.{grouped}.lora_{part}.weight": torch.ones(2, 2) for part in "AB"}
+    save_file({**held, **factors}, weights)
+    refused("grouped; PEFT's factors mix its groups, which its weight cannot")
     with pytest.raises(UsageError, match="multiple of 32, got 100"):
         vl.import_adapter(made.path, tmp_path / "a.safetensors", model=checkpoint, data=surface, imgsz=100)
