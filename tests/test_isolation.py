@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+import visionlora as vl
 from visionlora.detectors.ultralytics import checkpoint as checkpoints
-from visionlora.detectors.ultralytics import load_base
+from visionlora.detectors.ultralytics import load_base, loggers
 from visionlora.detectors.ultralytics.loggers import chosen_loggers
 from visionlora.errors import ModelError, UsageError
 
@@ -141,8 +143,31 @@ def test_a_model_that_cannot_be_downloaded_is_said_to_be_missing(tmp_path, monke
 
 def test_loggers_are_those_that_are_asked_for(monkeypatch) -> None:
     assert chosen_loggers() == ()
-    monkeypatch.setenv("VISIONLORA_LOGGERS", "tensorboard, mlflow")
+    monkeypatch.setattr(loggers, "find_spec", lambda package: object())
+    monkeypatch.setenv("VISIONLORA_LOGGERS", "tensorboard, mlflow,tensorboard")
     assert chosen_loggers() == ("tensorboard", "mlflow")
-    monkeypatch.setenv("VISIONLORA_LOGGERS", "tensorbord")
-    with pytest.raises(UsageError, match="got 'tensorbord'"):
-        chosen_loggers()
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ("tensorbord,foo", "got 'tensorbord', 'foo'"),
+        ("tensorboard,comet", "comet would log nothing, .* pip install comet-ml, or take it out"),
+    ],
+)
+def test_loggers_that_cannot_log_are_refused_before_anything_is_written(
+    asked, message, checkpoint, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(loggers, "find_spec", lambda package: None if package == "comet_ml" else object())
+    monkeypatch.setenv("VISIONLORA_LOGGERS", asked)
+    with pytest.raises(UsageError, match=f"VISIONLORA_LOGGERS: .*{message}"):
+        vl.train(checkpoint, "never_read.yaml", tmp_path / "run", device="cpu")
+    assert not list(tmp_path.iterdir())
+
+
+def test_packages_of_loggers_are_those_that_ultralytics_imports() -> None:
+    for name, package in loggers.LOGGERS.items():
+        source = find_spec(f"ultralytics.utils.callbacks.{'wb' if name == 'wandb' else name}")
+        assert source is not None and source.origin is not None
+        words = Path(source.origin).read_text().split()
+        assert any(word.split(".")[-1] == package for word in words)

@@ -15,6 +15,7 @@ from ultralytics.utils.torch_utils import autocast
 
 from visionlora.detectors.device import process_count
 from visionlora.detectors.family import Base
+from visionlora.detectors.ultralytics.loggers import chosen_loggers
 from visionlora.errors import UsageError
 
 RECIPE: Mapping[str, Any] = {
@@ -68,8 +69,9 @@ def check_hyperparameters(asked: Mapping[str, Any], device: str) -> dict[str, An
 
     Raises:
         UsageError: a name is unknown (the nearest is named), set elsewhere or without effect here, or a value is wrong;
-            all of them are listed.
+            all of them are listed. So is a logger that cannot log.
     """
+    chosen_loggers()
     problems = [problem for name, value in asked.items() for problem in _problems(name, value)]
     if problems:
         raise UsageError("--set " + "; ".join(problems))
