@@ -8,12 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from visionlora.adapters import AdapterSettings
+from visionlora.adapters.methods import method_of
 from visionlora.adapters.torch import load_adapter, save_adapter
 from visionlora.data import load_dataset
 from visionlora.detectors.ultralytics import trainer
 from visionlora.detectors.ultralytics.activation_swap import SiLUToReLU, fade
+from visionlora.detectors.ultralytics.family import ULTRALYTICS
 from visionlora.errors import AdapterError, DataError, OutputError, UsageError
 from visionlora.training import phase, train, training
+from visionlora.training.phase import plan_phases
+from visionlora.training.settings import QatSettings, Schedule, TrainingSettings
 from visionlora.workflows.adapting import adapt
 
 QUICK = {"epochs": 1, "imgsz": 96, "batch": 4, "device": "cpu", "rank": 2, "lr0": 0.01, "images": 6}
@@ -47,6 +52,20 @@ def test_an_adapter_that_does_not_belong_touches_no_earlier_run(
     with pytest.raises(error, match=message):
         train(checkpoint, surface, out, adapter=start, overwrite=True, **INT8)
     assert [path.name for path in out.iterdir()] == ["adapter.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("activation", "qat", "options"),
+    [
+        ("silu", None, ["--epochs"]),
+        ("relu", None, ["", ""]),  # the first is gone on from, ReLU comes in over all epochs of the second
+        ("relu", QatSettings("int4"), ["", "", "--qat-epochs"]),
+    ],
+)
+def test_a_finished_phase_names_the_option_that_makes_it_longer(activation, qat, options) -> None:
+    shape = AdapterSettings(method_of("lora", {"rank": 2}), activation=activation)
+    phases = plan_phases(TrainingSettings(ULTRALYTICS, shape, Schedule(), device="cpu", qat=qat))
+    assert [each.lengthened_by for each in phases] == options
 
 
 @pytest.mark.parametrize("option", [{"qat_epochs": 3}, {"qat_lr0": 0.1}, {"ranges": "fixed"}, {"distill": 1.0}])

@@ -137,11 +137,12 @@ def test_resuming_with_other_settings_is_refused(run, checkpoint, surface) -> No
         train(checkpoint, surface, run[0].path.parent, **settings, resume=True)
 
 
-def test_resuming_a_finished_run_returns_its_adapter_as_it_is(run, checkpoint, surface) -> None:
+def test_resuming_a_finished_run_returns_its_adapter_as_it_is(run, checkpoint, surface, capsys) -> None:
     before = run[0].path.read_bytes()
     again = train(checkpoint, surface, run[0].path.parent, **QUICK, resume=True)
     assert (again.epoch, again.map50_95) == (run[0].epoch, run[0].map50_95)
     assert run[0].path.read_bytes() == before
+    assert "finished already; more --epochs would make it longer\n" in capsys.readouterr().out
 
 
 def test_resuming_a_run_killed_in_its_first_save_is_refused(checkpoint, surface, tmp_path, monkeypatch) -> None:

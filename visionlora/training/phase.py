@@ -69,6 +69,11 @@ class Phase:
         """Why no epochs can be added to it when it is resumed; empty where they can."""
         return _NOT_LAST if self.number < self.count else _FADES if self.kind == ACTIVATION else ""
 
+    @property
+    def lengthened_by(self) -> str:
+        """The option that makes it longer when it is resumed; empty where none does."""
+        return "" if self.fixed else "--epochs" if self.qat is None else "--qat-epochs"
+
     def folder(self, run: RunFolder) -> PhaseFolder:
         """Return where its files lie."""
         return run.last if self.number == self.count else run.before[self.kind]
@@ -144,7 +149,8 @@ def run_phase(run: Run, phase: Phase, *, start: Path | None, teacher: Path | Non
     state = _resumed(run, record, here, phase) if resume else None
     if resume and (state is None or _is_finished(state, phase)):
         epochs = phase.schedule.epochs
-        report("train", epochs, epochs, f"{here.path}: finished already; more --epochs would make it longer")
+        longer = f"; more {phase.lengthened_by} would make it longer" if state and phase.lengthened_by else ""
+        report("train", epochs, epochs, f"{here.path}: finished already{longer}")
         if state:
             restore_results(state, here.results)
     else:
