@@ -297,6 +297,7 @@ def test_adapt_leaves_the_int4_file_under_its_own_name(checkpoint, surface, adap
     # The budget counts from the float adapter, not from what the training for int4 made of it.
     lost = made.report.rows[-1].difference_to("float").map50_95.difference
     assert made.quantized.report.difference.map50_95.difference == pytest.approx(lost, abs=1e-9)
+    assert made.report.reference.label == "float"
     with pytest.raises(OutputError, match=r"adapter\.safetensors|model"):
         adapt(checkpoint, surface, tmp_path / "run", adapter=adapter, **settings)
 

@@ -50,6 +50,7 @@ def test_a_budget_is_held_and_where_it_cannot_be_a_wider_one_resumes(checkpoint,
     missed = read_report(out / "report.json")
     assert (missed.rows[-1].label, missed.rows[-1].file) == ("int8", str(out / "model.int8.best.onnx"))
     assert {check.model for check in missed.verdict.checks} == {"int8"} and not missed.passed
+    assert missed.reference.label == "onnx"  # of the table, as of the budget
     assert not json.loads((out / "model.int8.best.json").read_text())["passed"]
     trained = sha256_of(out / "adapter.safetensors")
 

@@ -14,6 +14,7 @@ from visionlora.errors import DataError, ModelError, OutputError, UsageError
 from visionlora.files import sha256_of
 from visionlora.progress import Progress, progress_to
 from visionlora.reporting import read_report
+from visionlora.reporting.markdown import stage_sentences
 from visionlora.workflows.evaluating import evaluate
 
 NAMES = ("scratch", "pit")
@@ -256,6 +257,9 @@ def test_budget_counts_from_the_model_that_is_named(data, models) -> None:
 
     assert [(check.model, check.passed) for check in report.verdict.checks] == [("third", False), ("last", False)]
     assert "--against second" in report.command
+    first, second, third, last = [line.split("|")[3].strip() for line in str(report).splitlines()[2:]]
+    assert second == "reference" and first == third == last and last.startswith("-")
+    assert "`second` is the reference" in stage_sentences(report)[1]
     with pytest.raises(UsageError, match="against: expected one of first, second, third, last, got 'fourth'"):
         evaluate(asked, data, against="fourth")
 

@@ -38,7 +38,9 @@ def add_eval(verbs: Any) -> None:
     parser.add_argument("--max-drop", type=float, help="mAP50-95 that a model may lose against the reference")
     parser.add_argument("--max-class-drop", type=float, help="AP50-95 that any class may lose")
     parser.add_argument("--min-map50", type=float, help="mAP50 that a model must reach; exit code 3 where it does not")
-    parser.add_argument("--against", metavar="LABEL", help="model that losses count from; the reference if not given")
+    parser.add_argument(
+        "--against", metavar="LABEL", help="the reference, which losses count from; the first model if not given"
+    )
     parser.add_argument("--out", help="folder for report.json, report.md and pictures")
     parser.add_argument("--html", action="store_true", help="write report.html too: one page that needs no network")
     parser.add_argument("--title", help="what to call the report, on top of it")

@@ -37,7 +37,7 @@ def report_markdown(report: Report, *, pictures: Sequence[tuple[str, str, str]] 
         "\n\n".join(f"**Take care**: {sentence}" for sentence in report.warnings),
         "\n\n".join(f"Note: {sentence}" for sentence in report.notes),
         _what_was_measured(report),
-        summary_table(report.rows, report.data),
+        summary_table(report.rows, report.data, report.against),
         _notes(report),
         "\n".join(["## What each stage changed", "", *(f"- {line}" for line in stage_sentences(report))]),
         _retention(report),
@@ -65,12 +65,12 @@ def stage_sentences(report: Report) -> list[str]:
 def _complete_sentence(row: Row, previous: Row | None, report: Report) -> str:
     score = row.scores.map50_95 if row.scores else None
     label = code(row.label)
-    if previous is None or report.reference is None:
+    if row is report.reference or report.reference is None:
         everything = set(report.data.names) <= set(row.classes)
         classes = f"{_classes(len(row.classes))}{'' if everything else ' that have objects'}"
         return f"{label} is the reference: mAP50-95 {fraction(score)} on all {classes}."
     to_reference = _against(row, report.reference, role="the reference ")
-    if previous is report.reference or _against(previous, report.reference).startswith("the same"):
+    if previous is None or previous is report.reference or _against(previous, report.reference).startswith("the same"):
         return f"{label}: {fraction(score)}, {to_reference}."
     return f"{label}: {fraction(score)}; {_against(row, previous)}; {to_reference}."
 

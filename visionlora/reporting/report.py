@@ -18,7 +18,7 @@ from visionlora.reporting.header import ReportHeader
 from visionlora.reporting.per_image import PerImage
 from visionlora.reporting.retention import Retention
 from visionlora.reporting.row import Row
-from visionlora.reporting.summary import complete_rows, summary_html, summary_table
+from visionlora.reporting.summary import complete_rows, reference_row, summary_html, summary_table
 from visionlora.scoring import DataUsed, Verdict
 
 FORMAT = 2
@@ -40,6 +40,8 @@ class Report:
     format: int = FORMAT
     created: str = ""
     """When, in UTC, as ISO 8601 writes it."""
+    against: str | None = None
+    """The model that losses were asked to count from; None for the first that knows all the classes with objects."""
     command: str = ""
     """The command line that makes this report."""
     seconds: float = 0.0
@@ -62,8 +64,8 @@ class Report:
 
     @property
     def reference(self) -> Row | None:
-        """The first model that knows all the classes that have objects; the differences are taken to it."""
-        return next(iter(self.complete_rows), None)
+        """The model that the differences are taken to: `against`, or the first that knows all classes with objects."""
+        return reference_row(self.rows, self.data, self.against)
 
     @property
     def passed(self) -> bool:
@@ -81,11 +83,11 @@ class Report:
 
     def __str__(self) -> str:
         """Return the table of the models, as the command prints it."""
-        return summary_table(self.rows, self.data)
+        return summary_table(self.rows, self.data, self.against)
 
     def _repr_html_(self) -> str:
         """Return the table of the models as HTML, for a notebook."""
-        return summary_html(self.rows, self.data)
+        return summary_html(self.rows, self.data, self.against)
 
 
 _ADAPTER: TypeAdapter[Report] = TypeAdapter(Report)

@@ -25,23 +25,28 @@ def complete_rows(rows: Sequence[Row], data: DataUsed) -> tuple[Row, ...]:
     return tuple(row for row in rows if row.scores is not None and judged <= set(row.classes))
 
 
-def summary_table(rows: Sequence[Row], data: DataUsed) -> str:
+def reference_row(rows: Sequence[Row], data: DataUsed, against: str | None = None) -> Row | None:
+    """Return the model that differences are taken to: `against` if it knows all classes, else the first that does."""
+    complete = complete_rows(rows, data)
+    return next((row for row in complete if row.label == against), next(iter(complete), None))
+
+
+def summary_table(rows: Sequence[Row], data: DataUsed, against: str | None = None) -> str:
     """Return one row a model: its scores, classes, size and time, as a Markdown table."""
-    return markdown_table(*_summary(rows, data))
+    return markdown_table(*_summary(rows, data, against))
 
 
-def summary_html(rows: Sequence[Row], data: DataUsed) -> str:
+def summary_html(rows: Sequence[Row], data: DataUsed, against: str | None = None) -> str:
     """Return the same as an HTML table, for a notebook."""
-    header, cells = _summary(rows, data)
+    header, cells = _summary(rows, data, against)
     head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
     body = "".join(f"<tr>{''.join(f'<td>{escape(cell.strip(chr(96)))}</td>' for cell in row)}</tr>" for row in cells)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def _summary(rows: Sequence[Row], data: DataUsed) -> tuple[list[str], list[list[str]]]:
+def _summary(rows: Sequence[Row], data: DataUsed, against: str | None) -> tuple[list[str], list[list[str]]]:
     """Return header and rows of the table of the models."""
-    complete = complete_rows(rows, data)
-    reference = next(iter(complete), None)
+    complete, reference = complete_rows(rows, data), reference_row(rows, data, against)
     cells = [
         [
             code(row.label),

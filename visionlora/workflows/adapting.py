@@ -234,7 +234,7 @@ class _Way:
             imgsz=self.settings.schedule.imgsz,
             max_drop=self.budget.max_drop,
             max_class_drop=self.budget.max_class_drop,
-            against=None if not limited else "onnx" if before is None else "float",
+            against="float" if before is not None else "onnx" if limited else None,
             out=folder.path,
             html=True,
             overwrite=self.replaces,

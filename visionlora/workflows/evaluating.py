@@ -89,7 +89,7 @@ def evaluate(
     """Score models of any kind on one data set: same images, same letterbox, same decoding, pycocotools.
 
     Models run on the CPU, so that their milliseconds can be compared. The first model that knows all the classes is the
-    reference; every difference to it has a 95 % interval by a paired bootstrap over the images.
+    reference, or `against`; every difference to it has a 95 % interval by a paired bootstrap over the images.
 
     Args:
         models: checkpoints, exported files (.onnx, OpenVINO's .xml, ncnn's .param, LiteRT's .tflite;
@@ -102,8 +102,8 @@ def evaluate(
         max_drop: budget: how much mAP50-95 a model may lose against the reference, as a fraction of 1.
         max_class_drop: budget: how much AP50-95 of any class it may lose.
         min_map50: budget: the mAP50 that it must reach.
-        against: label of the model that the budget counts losses from and that the models held to it follow; None is
-            the reference.
+        against: label of the model that the budget counts losses from and that the models held to it follow: the
+            reference; None is the first model that knows all the classes.
         out: a folder for report.json, report.md and pictures; None writes nothing.
         html: write report.html too, one page that needs no network.
         title: what to call the report, on top of it.
@@ -156,6 +156,7 @@ def evaluate(
         machine=this_machine(),
         versions=installed_versions(),
         rows=rows,
+        against=against,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         command=_command(
             models,
