@@ -255,6 +255,7 @@ def test_a_budget_takes_int8_weights_where_int4_ones_lose_too_much_and_keeps_the
     assert made.recipe.int8_layers == ("narrow",) and not made.recipe.float_layers
     assert made.int4_convs == 1
     assert OnnxNetwork(made.path).metadata["settings"]["int8_layers"] == ["narrow"]
+    assert made.report.sentence.startswith("int4 against float: ")
     assert "float: no group of layers; int8 instead of int4 weights: narrow" in made.report.sentence
     graph = onnx.load(made.path)
     assert [list(tensor.dims) for tensor in graph.graph.initializer if tensor.data_type == onnx.TensorProto.INT4] == [

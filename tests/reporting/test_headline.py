@@ -20,7 +20,7 @@ def test_missed_limits_are_a_list_with_what_cannot_be_judged_first(report) -> No
     assert headline(missed) == "All 2 models miss the budget"
     assert reasons(missed)[:2] == [
         "`stranger` cannot be judged: it knows 0 of 4 classes",
-        "`int8` has mAP50 0.718, at least 0.990 is asked for",
+        "`int8` has mAP50 0.718, at least 0.99 is asked for",
     ]
     assert reasons(missed)[2].startswith("`int8` loses 0.0") and len(set(reasons(missed))) == len(reasons(missed)) == 4
 
@@ -30,8 +30,8 @@ def test_kept_limits_name_what_comes_nearest(report) -> None:
 
     assert headline(kept) == "`int8` keeps the budget"
     assert reasons(kept) == [
-        "largest loss of mAP50-95 0.014 (`int8`), 0.500 is allowed",
-        "lowest mAP50 0.718 (`int8`), at least 0.100 is asked for",
+        "largest loss of mAP50-95 0.014 (`int8`), 0.5 is allowed",
+        "lowest mAP50 0.718 (`int8`), at least 0.1 is asked for",
     ]
 
 

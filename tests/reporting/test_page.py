@@ -53,7 +53,7 @@ def test_numbers_are_those_of_the_report(made) -> None:
         assert f">{misses_words(row.operating)}</td>" in page and f">{alarms_words(row.operating)}</td>" in page
     assert "1000 images" not in page
     assert f'<dd class="note">{speed_words(report.rows[-1]).replace("`", "")}</dd>' in html.unescape(page)
-    assert "✗ not passed" in page and "loses 0.500 of mAP50-95, 0.100 is allowed</li>" in page
+    assert "✗ not passed" in page and "loses 0.500 of mAP50-95, 0.1 is allowed</li>" in page
     assert report.retention.sentence.split(" has ")[0] in page and html.escape(report.command, quote=False)[:40] in page
 
 

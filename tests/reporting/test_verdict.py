@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from visionlora.errors import UsageError
+from visionlora.reporting.page.headline import reasons
 from visionlora.reporting.verdict import judge_budget
 from visionlora.scoring.budget import Budget, check_budget
 
@@ -43,15 +44,30 @@ def test_sentence_names_what_was_missed_and_by_how_much(two) -> None:
     verdict = judge_budget(two, Budget(max_drop=0.01, max_class_drop=0.02, min_map50=0.9))
 
     assert verdict.sentence == (
-        "Not passed: `int8` loses 0.014 of mAP50-95, 0.010 is allowed; `int8` loses 0.021 of AP50-95 of crack, "
-        "0.020 is allowed; `int8` has mAP50 0.718, at least 0.900 is asked for."
+        "Not passed: `int8` loses 0.014 of mAP50-95, 0.01 is allowed; `int8` loses 0.021 of AP50-95 of crack, "
+        "0.02 is allowed; `int8` has mAP50 0.718, at least 0.9 is asked for."
     )
 
 
 def test_sentence_of_a_pass_says_how_near_it_was(two) -> None:
     assert judge_budget(two, Budget(max_drop=0.02)).sentence == (
-        "Passed: `int8` keeps within the budget (largest loss of mAP50-95 0.014, 0.020 allowed)."
+        "Passed: `int8` keeps within the budget (largest loss of mAP50-95 0.014, 0.02 allowed)."
     )
+
+
+@pytest.mark.parametrize(
+    ("budget", "ends"),
+    [
+        (Budget(max_drop=0.0001), "loses 0.014 of mAP50-95, 0.0001 is allowed."),
+        (Budget(max_drop=0.01365), "loses 0.01370 of mAP50-95, 0.01365 is allowed."),
+        (Budget(min_map50=0.7184), "has mAP50 0.71752, at least 0.7184 is asked for."),
+    ],
+    ids=str,
+)
+def test_a_limit_stands_as_it_was_asked_and_a_miss_is_seen(two, budget, ends) -> None:
+    assert judge_budget(two, budget).sentence.endswith(ends)
+    (said,) = reasons(replace(two, verdict=judge_budget(two, budget)))
+    assert said.endswith(ends.rstrip("."))
 
 
 def test_model_that_knows_too_few_classes_fails(report) -> None:
@@ -68,7 +84,7 @@ def test_losses_may_count_from_another_model_than_the_reference(two) -> None:
 
     verdict = judge_budget(staged, Budget(max_drop=0.01), merged.label)
 
-    assert verdict.sentence == "Not passed: `int8` loses 0.014 of mAP50-95, 0.010 is allowed."
+    assert verdict.sentence == "Not passed: `int8` loses 0.014 of mAP50-95, 0.01 is allowed."
     assert judge_budget(staged, Budget(max_drop=0.02), merged.label).passed
     assert "nothing to lose against" in judge_budget(staged, Budget(max_drop=0.02), int8.label).sentence
 

@@ -132,7 +132,7 @@ def test_missed_budget_is_in_the_report_and_in_the_exit_code(data, models, tmp_p
 
     assert cli.main([*command, "--max-drop", "0.6"]) == 0
     assert cli.main([*command, "--max-drop", "0.4", "--out", str(tmp_path / "out")]) == 3
-    assert "Not passed: `half` loses 0.500 of mAP50-95, 0.400 is allowed." in capsys.readouterr().out
+    assert "Not passed: `half` loses 0.500 of mAP50-95, 0.4 is allowed." in capsys.readouterr().out
     report = read_report(tmp_path / "out" / "report.json")
     assert not report.passed and "--max-drop 0.4" in report.command
     again = cli._parser().parse_args(shlex.split(report.command)[1:])

@@ -160,7 +160,7 @@ def keep_budget(
         data=domain.used,
         budget=budget,
         passed=chosen.excess == 0,
-        sentence=verdict_sentence(change, budget, costs),
+        sentence=verdict_sentence(change, budget, costs, weights=recipe.scheme.weights),
         warnings=_warnings(domain, chosen.difference),
         difference=change,
         groups=costs,

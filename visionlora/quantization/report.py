@@ -150,13 +150,16 @@ def exceeding(difference: Difference, budget: Budget) -> tuple[str, ...]:
     )
 
 
-def verdict_sentence(difference: Difference, budget: Budget | None, groups: Sequence[GroupCost]) -> str:
+def verdict_sentence(
+    difference: Difference, budget: Budget | None, groups: Sequence[GroupCost], *, weights: str = "int8"
+) -> str:
     """Say in one sentence what was lost, what was allowed, what is float for it, and what stands in the way.
 
     Args:
         difference: int8 minus float.
         budget: what was allowed.
         groups: all groups where they were measured.
+        weights: what the file keeps weights in, `int8` or `int4`.
     """
     worst = worst_class(difference)
     limits = budget or Budget()
@@ -178,7 +181,7 @@ def verdict_sentence(difference: Difference, budget: Budget | None, groups: Sequ
         ]
         most = f"most error comes from {', '.join(named)} (share of all error)" if named else "no group has much error"
         parts.append(f"of the other groups {most}; finer numbers there would make the file too large")
-    return f"int8 against float: {'; '.join(parts)}"
+    return f"{weights} against float: {'; '.join(parts)}"
 
 
 def _allowed(limit: float | None) -> str:

@@ -5,7 +5,7 @@ Other rooms take what they need from here, never from a module inside.
 
 from visionlora.reporting.comparison import comparison_markdown
 from visionlora.reporting.doubts import data_doubts, network_doubts, training_doubts
-from visionlora.reporting.formatting import change_words, code, list_words, markdown_table, megabytes
+from visionlora.reporting.formatting import beside, change_words, code, list_words, markdown_table, megabytes
 from visionlora.reporting.header import report_header
 from visionlora.reporting.history import training_settings
 from visionlora.reporting.lineage import find_notes, find_warnings
@@ -28,6 +28,7 @@ __all__ = [
     "RetentionInput",
     "Row",
     "before_after",
+    "beside",
     "change_words",
     "check_base",
     "code",

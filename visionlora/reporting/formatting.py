@@ -88,6 +88,11 @@ def change_words(change: Change) -> str:
     return f"{signed(change.difference)} (95% interval {interval_words(interval)}){sure}"
 
 
+def beside(measured: float, allowed: float) -> str:
+    """Return what was measured, with so many digits that it is seen to be another number than the limit beside it."""
+    return f"{measured:.{3 if round(measured, 3) != round(allowed, 3) else 5}f}"
+
+
 def list_words(names: Sequence[str], most: int = 5) -> str:
     """Return names with commas, the first few of many.
 

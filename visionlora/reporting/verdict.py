@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from visionlora.reporting.formatting import code, name_words
+from visionlora.reporting.formatting import beside, code, name_words
 from visionlora.reporting.report import Report
 from visionlora.reporting.row import Row
 from visionlora.scoring import Budget, Check, Verdict
@@ -79,10 +79,9 @@ def _failure(check: Check, origin: Row | None, report: Report) -> str:
         return f"{model} knows {len(row.classes)} of {len(report.data.names)} classes"
     score = _WORDS[check.limit]
     if check.limit == "min_map50":
-        return f"{model} has {score} {check.measured:.3f}, at least {check.allowed:.3f} is asked for"
+        return f"{model} has {score} {beside(check.measured, check.allowed)}, at least {check.allowed:g} is asked for"
     what = f"{score} of {name_words(check.class_name)}" if check.class_name else score
-    digits = 3 if round(check.measured, 3) != round(check.allowed, 3) else 5  # a miss must be seen to be one
-    return f"{model} loses {check.measured:.{digits}f} of {what}, {check.allowed:.{digits}f} is allowed"
+    return f"{model} loses {beside(check.measured, check.allowed)} of {what}, {check.allowed:g} is allowed"
 
 
 def _tightest(checks: tuple[Check, ...]) -> list[str]:
@@ -94,9 +93,9 @@ def _tightest(checks: tuple[Check, ...]) -> list[str]:
             continue
         if limit == "min_map50":
             worst = min(held, key=lambda check: check.measured or 0.0)
-            parts.append(f"lowest {score} {worst.measured:.3f}, at least {worst.allowed:.3f} asked for")
+            parts.append(f"lowest {score} {worst.measured:.3f}, at least {worst.allowed:g} asked for")
             continue
         worst = max(held, key=lambda check: check.measured or 0.0)
         what = f"{score} of a class" if limit == "max_class_drop" else score
-        parts.append(f"largest loss of {what} {max(worst.measured or 0.0, 0.0):.3f}, {worst.allowed:.3f} allowed")
+        parts.append(f"largest loss of {what} {max(worst.measured or 0.0, 0.0):.3f}, {worst.allowed:g} allowed")
     return parts

@@ -19,7 +19,7 @@ from visionlora.files import exclusive
 from visionlora.progress import level, report
 from visionlora.quantization import QuantizedModel, int8_files
 from visionlora.quantization import quantize as quantize_model
-from visionlora.reporting import Report, change_words
+from visionlora.reporting import Report, beside, change_words
 from visionlora.scoring import Budget, check_budget
 from visionlora.training import TrainedAdapter
 from visionlora.training.earlier import settle
@@ -250,7 +250,7 @@ def _broken_limits(report: Report) -> str:
     broken = [
         f"{check.model}: {names.get(check.limit, check.limit)}"
         + (f" of {check.class_name}" if check.class_name else "")
-        + (f" loses {check.measured:.3f}" if check.measured is not None else " cannot be judged")
+        + (f" loses {beside(check.measured, check.allowed)}" if check.measured is not None else " cannot be judged")
         + f", allowed {check.allowed:g}"
         for check in (report.verdict.checks if report.verdict is not None else ())
         if not check.passed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from visionlora.reporting.formatting import change_words, fraction
+from visionlora.reporting.formatting import beside, change_words, fraction
 from visionlora.reporting.report import Report
 from visionlora.scoring import Check, Verdict
 
@@ -65,9 +65,8 @@ def _failure(check: Check, report: Report) -> str:
             return f"{name} cannot be judged: it knows {len(row.classes)} of {len(report.data.names)} classes"
         return f"{name} cannot be held to {check.limit}: there is nothing to measure it by"
     if check.limit == "min_map50":
-        return f"{name} has mAP50 {check.measured:.3f}, at least {check.allowed:.3f} is asked for"
-    digits = 3 if round(check.measured, 3) != round(check.allowed, 3) else 5  # a miss must be seen to be one
-    return f"{name} loses {check.measured:.{digits}f} of {_what(check)}, {check.allowed:.{digits}f} is allowed"
+        return f"{name} has mAP50 {beside(check.measured, check.allowed)}, at least {check.allowed:g} is asked for"
+    return f"{name} loses {beside(check.measured, check.allowed)} of {_what(check)}, {check.allowed:g} is allowed"
 
 
 def _nearest(checks: Sequence[Check], limit: str) -> str:
@@ -75,8 +74,8 @@ def _nearest(checks: Sequence[Check], limit: str) -> str:
     worst = max(_of(checks, limit), key=_excess)
     measured, name = worst.measured or 0.0, _name(worst.model, whole=True)
     if limit == "min_map50":
-        return f"lowest mAP50 {measured:.3f} ({name}), at least {worst.allowed:.3f} is asked for"
-    return f"largest loss of {_what(worst)} {max(measured, 0.0):.3f} ({name}), {worst.allowed:.3f} is allowed"
+        return f"lowest mAP50 {measured:.3f} ({name}), at least {worst.allowed:g} is asked for"
+    return f"largest loss of {_what(worst)} {max(measured, 0.0):.3f} ({name}), {worst.allowed:g} is allowed"
 
 
 def _of(checks: Sequence[Check], limit: str) -> list[Check]:
