@@ -391,7 +391,9 @@ def printable(text: object) -> str:
 def main() -> int:
     """Run the command line; the exit code is 1 on an error."""
     here = Path(__file__).resolve().parent
-    parser = argparse.ArgumentParser(description="Detect objects with a detector that visionlora exported.")
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description="Detect objects with a detector that visionlora exported."
+    )
     parser.add_argument("--model", help="the exported .onnx file (default: that of the bundle around this file)")
     parser.add_argument("--source", type=Path, help="an image, or a folder of images")
     parser.add_argument("--conf", type=float, help="lowest score that counts (default: the file's own, else 0.25)")

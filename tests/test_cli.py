@@ -92,9 +92,10 @@ def test_verb_and_function_have_equal_names_and_defaults(verb: str) -> None:
 def test_wrong_usage_exits_with_2(arguments, capsys) -> None:
     with pytest.raises(SystemExit) as stopped:
         cli.main(arguments)
-    first, empty, usage, *_ = capsys.readouterr().err.splitlines()
-    assert stopped.value.code == 2 and first.startswith("visionlora") and usage.startswith("usage: visionlora")
-    assert not empty and "error" not in first
+    first, second = capsys.readouterr().err.splitlines()
+    verb = f" {arguments[0]}" if arguments and arguments[0] != "fly" else ""
+    assert stopped.value.code == 2 and first.startswith(f"visionlora{verb}: ") and "error" not in first
+    assert second == f"`visionlora{verb} --help` explains it"
 
 
 _SLOW_TO_END = """
@@ -168,7 +169,24 @@ def test_wrong_setting_exits_with_2(arguments, message, checkpoint, surface, tmp
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("bench --model a.onnx --threads two", "argument --threads: expected counts such as 1,2, got 'two'"),
+        ("bench --model a.onnx --threads two", "visionlora bench: --threads: expected counts such as 1,2, got 'two'"),
+        (
+            "train --epoch 1 --learning 2",
+            "visionlora train: --epoch: no such option; did you mean --epochs?; --learning: ",
+        ),
+        (
+            "eval --model=m.onnx --data d --max-dorp=1",
+            "visionlora eval: --max-dorp: no such option; did you mean --max-drop?",
+        ),
+        (
+            "adapters merge --overwite",
+            "visionlora adapters merge: --overwite: no such option; did you mean --overwrite?",
+        ),
+        ("inspect m.onnx more.onnx", "visionlora inspect: expected nothing more, got more.onnx\n"),
+        ("trian --model m.pt", "visionlora: VERB: expected adapt, "),
+        ("trian --model m.pt", ", got 'trian'; did you mean train?\n"),
+        ("adapters merg", "got 'merg'; did you mean merge?\n"),
+        ("train --method lorra", "visionlora train: --method: expected lora, "),
         ("predict --model {exported} --source . --out x --conf 25", "--conf: expected a number in [0, 1], got 25\n"),
         ("predict --model {exported} --source nope --out x", "nope: it does not exist; expected an image"),
         ("quantize --model m.pt --data {surface} --out x.onnx", "visionlora export --model m.pt --out m.onnx"),
@@ -177,7 +195,10 @@ def test_wrong_setting_exits_with_2(arguments, message, checkpoint, surface, tmp
         ("plan --data {surface} --model nope.pt", "nope.pt: no such file, and no name of a published model"),
         ("eval --data {surface} --model nope.pt", "nope.pt: no such file, and no name of a published model"),
     ],
-    ids=["threads", "conf", "source", "checkpoint", "base", "model", "no base", "no model"],
+    ids=[
+        *("threads", "beginning", "letters", "inner verb's", "more", "verb", "verb meant", "inner verb", "choice"),
+        *("conf", "source", "checkpoint", "base", "model", "no base", "no model"),
+    ],
 )
 def test_a_slip_is_told_with_what_was_meant(command, message, exported, surface, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)

@@ -196,7 +196,9 @@ def write_set(out: Path, counts: dict[str, int], seed: int) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--train", type=int, default=300, help="training pictures")
     parser.add_argument("--val", type=int, default=150, help="validation pictures")

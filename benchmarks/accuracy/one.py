@@ -33,7 +33,7 @@ WAYS = ("lora", "auto", *OWN, "full", "freeze10", "head", "peft")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__)
     parser.add_argument("--method", choices=WAYS, required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", required=True)

@@ -41,7 +41,9 @@ def measure(model: str, data: Path) -> dict[str, object]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", nargs="+", required=True)
     parser.add_argument("--data", nargs="+", required=True, metavar="NAME=DATA.YAML")
     parser.add_argument("--out", type=Path, required=True)

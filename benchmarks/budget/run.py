@@ -29,7 +29,7 @@ MAX_DROP, MAX_CLASS_DROP = 0.003, 0.02
 
 def main() -> None:
     """Run the cases that the command line names."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__)
     parser.add_argument("--case", action="append", required=True, help="label=model.onnx=data.yaml; repeat")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results.json"))
     parser.add_argument("--time", action="store_true", help="only time the files of an earlier run, and add that")

@@ -20,7 +20,7 @@ from visionlora.runtime import OnnxNetwork
 
 def main() -> None:
     """Measure, write the raw results, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__)
     parser.add_argument("--model", required=True, help="the base (.pt)")
     parser.add_argument("--adapter", action="append", required=True, help="adapter of this base; at least two")
     parser.add_argument("--imgsz", type=int, default=320)

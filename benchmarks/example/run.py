@@ -20,7 +20,9 @@ BUDGET = {"max_drop": 0.02, "max_class_drop": 0.05, "min_map50": 0.5}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--work", type=Path, required=True, help="folder for the models and pictures")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()

@@ -192,7 +192,9 @@ def prepare(options: argparse.Namespace) -> tuple[dict, dict[str, Path], dict]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--case", required=True, help="what to call it")
     parser.add_argument("--model", required=True)
     parser.add_argument("--adapter")

@@ -30,7 +30,9 @@ FORMS = ("float32", "int8", "int4", "blocks")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", type=Path, required=True, help="float ONNX file")
     parser.add_argument("--label", required=True, help="what the model is; takes the place of earlier rows of it")
     parser.add_argument("--data", required=True, help="data.yaml: train calibrates, val judges")

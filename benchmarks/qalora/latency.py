@@ -45,7 +45,9 @@ STAGES = {  # the words of --targets
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", required=True)
     parser.add_argument("--stock", type=Path, required=True, help="Ultralytics' own float32 export")
     parser.add_argument("--rival", type=Path, help="Ultralytics' export after training with quantize=8")

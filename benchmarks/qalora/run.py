@@ -123,7 +123,9 @@ def table(content: dict) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", required=True)
     parser.add_argument("--steel", type=Path, help="data.yaml of NEU-DET")
     parser.add_argument("--wildlife", type=Path, help="data.yaml of African wildlife")

@@ -58,7 +58,9 @@ def summary(results: list[dict]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", action="append", default=[], help="ONNX file; repeat for several")
     parser.add_argument("--source", help="folder of pictures")
     parser.add_argument("--out", type=Path, required=True)

@@ -88,7 +88,7 @@ def other_work(since: tuple[float, float] = (0.0, 0.0)) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__)
     parser.add_argument("--way", choices=WAYS, required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--source", required=True)

@@ -112,7 +112,7 @@ class TimedAdapterTrainer(Timed, AdapterTrainer):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__)
     parser.add_argument(
         "--method", choices=("full", "freeze10", "head", "peft", "lora", "qalora", "full-qat"), required=True
     )

@@ -95,7 +95,9 @@ def train(data: Path, options: argparse.Namespace, project: Path) -> ToyTrainer:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Return the command line's options."""
-    parser = argparse.ArgumentParser(description="Pretrain the toy base of visionlora's demonstration.")
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description="Pretrain the toy base of visionlora's demonstration."
+    )
     parser.add_argument("--images", type=int, default=5000, help="training pictures; a tenth more for validation")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--imgsz", type=int, default=160, help="side of the pictures in pixels")

@@ -28,7 +28,7 @@ def cell(text: str) -> str:
 
 def main() -> None:
     """Count the animals."""
-    parser = argparse.ArgumentParser(description="Species counts of a folder of pictures as CSV.")
+    parser = argparse.ArgumentParser(allow_abbrev=False, description="Species counts of a folder of pictures as CSV.")
     parser.add_argument("--model", required=True)
     parser.add_argument("--folder", required=True)
     parser.add_argument("--out", required=True)

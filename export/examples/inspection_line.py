@@ -41,7 +41,7 @@ def reject(source: str, index: int, faults: vl.Detections) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="One reject signal for each faulty part.")
+    parser = argparse.ArgumentParser(allow_abbrev=False, description="One reject signal for each faulty part.")
     parser.add_argument("--model", required=True)
     parser.add_argument("--camera", required=True, help="number, rtsp:// address, or a recording")
     parser.add_argument("--region", type=float, nargs=4, help="left top right bottom in pixels: where parts count")

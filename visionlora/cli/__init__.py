@@ -7,15 +7,16 @@ Exit codes: 0 done, 1 an error that the message explains (quantize: also a budge
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from visionlora.cli.adapters import add_adapters
 from visionlora.cli.device import add_bundle, add_patch, add_rollback, add_unbundle
@@ -118,11 +119,48 @@ def _interruptible(text: str, *, to_the_end: bool) -> Iterator[list[int]]:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that says what is wrong before it prints the usage, which may be long."""
+    """A parser that takes no beginning of an option for it, and says what is wrong and what may have been meant.
+
+    The parsers of the verbs are of this class too.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **{**options, "allow_abbrev": False})
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse, but refuse what is unknown here, where the verb and its options are known."""
+        if self._subparsers is not None:
+            return super().parse_known_args(args, namespace)
+        words = list(sys.argv[1:] if args is None else args)
+        words = words[: words.index("--")] if "--" in words else words
+        names = [word.partition("=")[0] for word in words if word.startswith("--")]
+        unknown = [name for name in dict.fromkeys(names) if name not in self._option_string_actions]
+        if unknown:
+            self.error(
+                "; ".join(f"{name}: no such option{_meant(name, self._option_string_actions)}" for name in unknown)
+            )
+        found, rest = super().parse_known_args(args, namespace)
+        if rest:
+            self.error(f"expected nothing more, got {' '.join(rest)}")
+        return found, rest
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            known = [str(choice) for choice in action.choices]
+            raise argparse.ArgumentError(
+                action, f"expected {', '.join(known)}, got {value!r:.40}{_meant(str(value), known)}"
+            )
 
     def error(self, message: str) -> NoReturn:
         """Exit with 2."""
-        self.exit(2, f"{self.prog}: {printable(message)}\n\n{self.format_usage()}")
+        said = message.removeprefix("argument ")
+        self.exit(2, f"{self.prog}: {printable(said)}\n`{self.prog} --help` explains it\n")
+
+
+def _meant(word: str, known: Iterable[str]) -> str:
+    """Return a question that names what is known and next to a word; nothing where nothing is near."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -160,7 +160,9 @@ def run_prepare(
     Returns:
         The exit code: 0, or 1 after an error message.
     """
-    parser = argparse.ArgumentParser(description=f"Prepare the data set {folder.name} from a download.")
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=f"Prepare the data set {folder.name} from a download."
+    )
     parser.add_argument("download", type=Path, help="folder of the unpacked download")
     parser.add_argument("--out", type=Path, default=folder, help="where images/ and labels/ go (default: %(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="replace images/ and labels/ that are there")
