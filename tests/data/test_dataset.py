@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from visionlora.data import Dataset, LabelledImage, load_dataset
+from visionlora.data import Dataset, LabelledImage, load_dataset, warn_of_doubtful_data
 from visionlora.errors import DataError, UsageError
 
 
@@ -31,6 +31,17 @@ def test_images_come_in_order_with_those_of_sub_folders(root: Path, write_image)
     names = [image.path.name for image in load_dataset(root / "data.yaml").split("train")]
 
     assert names == ["c.PNG", "a.jpg", "b.jpg"]
+
+
+def test_labels_that_are_no_boxes_are_told(root: Path, caplog) -> None:
+    (root / "labels/train/a.txt").write_text("0 .1 .1 .5 .2 .4 .6 .1 .5\n0 .1 .1 .5 .2 .3 .9\n")
+    dataset = load_dataset(root / "data.yaml")
+    boxes = sum(len(image.class_ids) for image in dataset.split("train"))
+
+    warn_of_doubtful_data(dataset, batch=1)
+
+    said = f"2 of {boxes} labels of train are polygons or oriented boxes: the box around each is taken"
+    assert [line for line in caplog.messages if "polygon" in line] == [said]
 
 
 @pytest.mark.parametrize("text", [None, "", "\n"], ids=["no label file", "empty", "blank line"])

@@ -30,6 +30,13 @@ def test_several_models_are_scored_under_one_ruler(data, models) -> None:
     assert (report.data.images, report.data.split, report.data.names) == (4, "val", NAMES)
 
 
+def test_labels_that_are_no_boxes_are_a_note(data, models) -> None:
+    assert not any("polygons" in note for note in evaluate(models[1:2], data).notes)
+    (data.parent / "labels/val/0.txt").write_text("0 .1 .1 .5 .2 .4 .6 .1 .5\n1 .2 .2 .6 .2 .3 .9\n")
+    first, *_ = evaluate(models[1:2], data).notes
+    assert first == "2 of 8 labels of val are polygons or oriented boxes: the box around each is taken."
+
+
 def test_rows_say_which_file_they_belong_to(data, models) -> None:
     row = evaluate(models, data).rows[1]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -87,11 +87,13 @@ class Dataset:
         yaml_path: the data.yaml.
         names: class names; a class id is an index into them.
         splits: the images of each loaded split, ordered by path.
+        polygons: how many objects of a split its label files have as polygons or oriented boxes.
     """
 
     yaml_path: Path
     names: tuple[str, ...]
     splits: Mapping[str, tuple[LabelledImage, ...]]
+    polygons: Mapping[str, int] = field(default_factory=dict)
 
     def split(self, name: str) -> tuple[LabelledImage, ...]:
         """Return the images of a split.
@@ -109,6 +111,14 @@ class Dataset:
         ids = np.concatenate([image.class_ids for image in self.split(split)])
         counts = np.bincount(ids, minlength=len(self.names))
         return dict(zip(self.names, counts.tolist(), strict=True))
+
+    def upright_words(self, split: str) -> str:
+        """Say how many objects of a split are taken as the upright box around them; empty where none is."""
+        polygons = self.polygons.get(split, 0)
+        if not polygons:
+            return ""
+        objects = sum(self.count_objects(split).values())
+        return f"{polygons} of {objects} labels of {split} are polygons or oriented boxes: the box around each is taken"
 
     def classes_without_objects(self, split: str) -> tuple[str, ...]:
         """Return the classes that have no object in a split: nothing can be learned or measured for them.
@@ -141,15 +151,16 @@ def load_dataset(yaml_path: Path | str, *, splits: Sequence[str] = ("train", "va
     """
     description = read_description(yaml_path)
     problems: list[str] = []
-    loaded, highest = {}, -1
+    loaded, polygons, highest = {}, {}, -1
     for split in splits:
         try:
             paths = list_pictures(description.sources(split), f"{shown(description.path)}: split {split!r}")
         except DataError as error:
             problems += str(error).splitlines()
             continue
-        images, found, highest_here = _load_images(paths, len(description.names), task)
-        highest = max(highest, highest_here)
+        images, labels, found = _load_images(paths, len(description.names), task)
+        highest = max(highest, *(each.highest_class for each in labels))
+        polygons[split] = sum(each.polygons for each in labels) if task.name == DETECT.name else 0
         if not found and not any(len(image.class_ids) for image in images):
             found.append(
                 f"{shown(description.path)}: expected objects in split {split!r}, got {len(images)} images without; "
@@ -158,7 +169,7 @@ def load_dataset(yaml_path: Path | str, *, splits: Sequence[str] = ("train", "va
         problems += found
         loaded[split] = images
     raise_problems(problems, hint=_class_hint(description, highest))
-    return Dataset(description.path, description.names, loaded)
+    return Dataset(description.path, description.names, loaded, polygons)
 
 
 def read_labelled(image: LabelledImage) -> NDArray[np.uint8]:
@@ -195,17 +206,17 @@ def image_paths(yaml_path: Path | str, split: str) -> tuple[Path, ...]:
 
 def _load_images(
     paths: Sequence[Path], class_count: int, task: Task
-) -> tuple[tuple[LabelledImage, ...], list[str], int]:
-    """Return the images that are right, what is wrong with the others, and the highest class id of any label."""
+) -> tuple[tuple[LabelledImage, ...], list[Labels], list[str]]:
+    """Return the images that are right, the labels of all, and what is wrong with the others."""
     with ThreadPoolExecutor(_THREADS) as pool:
         results = list(pool.map(lambda path: _load_image(path, class_count, task), paths))
     images = tuple(image for image, _, _ in results if image is not None)
-    problems = [problem for _, problems, _ in results for problem in problems]
-    return images, problems, max(highest for _, _, highest in results)
+    problems = [problem for _, _, problems in results for problem in problems]
+    return images, [labels for _, labels, _ in results], problems
 
 
-def _load_image(path: Path, class_count: int, task: Task) -> tuple[LabelledImage | None, list[str], int]:
-    """Return an image with its labels or what is wrong with them, and the highest class id in them."""
+def _load_image(path: Path, class_count: int, task: Task) -> tuple[LabelledImage | None, Labels, list[str]]:
+    """Return an image with its labels, these as they are, and what is wrong: then there is no image."""
     problems = []
     size_wh = (1, 1)
     if path.suffix.lower() not in IMAGE_SUFFIXES:
@@ -222,7 +233,7 @@ def _load_image(path: Path, class_count: int, task: Task) -> tuple[LabelledImage
     image = None
     if not problems:
         image = LabelledImage(path, size_wh, labels.boxes_xyxy * np.array(size_wh * 2), labels.class_ids)
-    return image, problems, labels.highest_class
+    return image, labels, problems
 
 
 def _labels_of(path: Path, class_count: int, task: Task) -> Labels:

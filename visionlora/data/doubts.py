@@ -11,7 +11,9 @@ _LOGGER = logging.getLogger("visionlora")
 
 
 def warn_of_doubtful_data(dataset: Dataset, batch: int) -> None:
-    """Log pictures of val that are in train too, splits without objects or classes, and a batch that is an epoch.
+    """Log what is seldom meant: pictures of val in train, splits without objects or classes, labels that are no boxes.
+
+    And a batch that is an epoch.
 
     Args:
         dataset: with train and val.
@@ -31,6 +33,9 @@ def warn_of_doubtful_data(dataset: Dataset, batch: int) -> None:
                 len(images),
                 split,
             )
+        upright = dataset.upright_words(split)
+        if upright:
+            _LOGGER.warning("%s", upright)
         empty = dataset.classes_without_objects(split)
         if empty:
             _LOGGER.warning("%s shows no object of: %s", split, ", ".join(empty))

@@ -18,6 +18,7 @@ MAX_LABEL_BYTES = 16 << 20
 MAX_OBJECTS = 100_000
 """Lines of a label file; what has more is another file, and would fill memory with what is wrong with each line."""
 _NO_CLASS = 1e9  # no data set has so many classes: a first column like that is no class id
+_BOX_COLUMNS = 5  # class, x, y, width, height
 _EMPTY = np.zeros((0, 4))
 
 
@@ -30,12 +31,14 @@ class Labels:
         class_ids: (N,) int64.
         problems: what is wrong, one line each; if there is anything, boxes of wrong lines are left out.
         highest_class: the highest class id of any line, a wrong one too, if it can be one; -1 where there is none.
+        polygons: how many objects are not written as a box, but by the corners of a polygon or of an oriented box.
     """
 
     boxes_xyxy: NDArray[np.float64] = field(default_factory=_EMPTY.copy)
     class_ids: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     problems: tuple[str, ...] = ()
     highest_class: int = -1
+    polygons: int = 0
 
 
 def read_labels(path: Path | str, *, class_count: int, task: Task) -> Labels:
@@ -99,6 +102,7 @@ def parse_labels(text: str, where: str, *, class_count: int, task: Task) -> Labe
         np.array([key[0] for key in boxes], dtype=np.int64),
         tuple(problems),
         highest,
+        sum(len(key) > _BOX_COLUMNS for key in boxes),
     )
 
 

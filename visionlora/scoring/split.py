@@ -49,12 +49,14 @@ class EvaluationSplit:
         hashes: SHA-256 of each image file.
         names: the class names.
         used: what a report says of it.
+        notes: what is good to know of its labels, a sentence each.
     """
 
     images: tuple[LabelledImage, ...]
     hashes: tuple[str, ...]
     names: tuple[str, ...]
     used: DataUsed
+    notes: tuple[str, ...] = ()
 
     @property
     def weights(self) -> NDArray[np.int64] | None:
@@ -112,7 +114,8 @@ def load_split(data: Path | str, split: str = "val", *, task: Task) -> Evaluatio
     dataset = load_coco(data, split=split) if _is_coco(data) else load_dataset(data, splits=(split,), task=task)
     images, names = dataset.split(split), dataset.names
     used = DataUsed(printable(data), content_hash(images), split, len(images), count_classes(images, names))
-    return EvaluationSplit(images, image_hashes(images), names, used)
+    upright = dataset.upright_words(split)
+    return EvaluationSplit(images, image_hashes(images), names, used, (f"{upright}.",) if upright else ())
 
 
 def _is_coco(data: Path | str) -> bool:

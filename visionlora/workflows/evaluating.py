@@ -195,7 +195,7 @@ def evaluate(
             *network_doubts(dict(zip(labels, found, strict=True))),
             *find_warnings(report, pictures, names),
         ),
-        notes=find_notes(report, names),
+        notes=(*domain.notes, *find_notes(report, names)),
         verdict=judge_budget(report, budget, against),
         seconds=round(time.monotonic() - started, 1),
     )
