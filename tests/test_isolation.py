@@ -137,7 +137,10 @@ def test_a_model_that_cannot_be_downloaded_is_said_to_be_missing(tmp_path, monke
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(checkpoints, "attempt_download_asset", offline)
-    with pytest.raises(ModelError, match=r"no such file here, and it cannot be downloaded: .* offline"):
+    with pytest.raises(
+        ModelError,
+        match=r"no such file here, and it cannot be downloaded: .* offline; pass the path of a checkpoint on",
+    ):
         load_base("yolo11n.pt")
 
 

@@ -168,7 +168,7 @@ def test_unusable_checkpoints_are_refused(tmp_path, checkpoint) -> None:
         tmp_path / "missing.pt": "no such file",
         broken: "cannot be read",
         tmp_path / "state.pt": "got weights without the model",
-        other: "expected a detection checkpoint, got one for segment",
+        other: "expected a detection checkpoint, got one for segment; give one that finds boxes, such as yolo11n.pt",
         tmp_path / "model.onnx": "expected an Ultralytics checkpoint",
     }
     for path, message in cases.items():

@@ -195,7 +195,10 @@ def _found(path: Path) -> Path:
     try:
         return Path(attempt_download_asset(path.name))
     except OSError as error:
-        raise ModelError(f"{path}: no such file here, and it cannot be downloaded: {error}") from error
+        raise ModelError(
+            f"{path}: no such file here, and it cannot be downloaded: {str(error).rstrip('.')}; pass the path of a "
+            "checkpoint on this machine"
+        ) from error
 
 
 def _misnamed(path: Path) -> str:
@@ -312,7 +315,10 @@ def _card_of(checkpoint: Mapping[str, Any]) -> Mapping[str, Any] | None:
 def _check_detector(model: Any, path: Path) -> None:
     task = getattr(model, "task", None)
     if not isinstance(model, DetectionModel) or task not in TASKS:
-        raise ModelError(f"{path}: expected a detection checkpoint, got one for {task or type(model).__name__}")
+        raise ModelError(
+            f"{path}: expected a detection checkpoint, got one for {task or type(model).__name__}; give one that finds "
+            "boxes, such as yolo11n.pt"
+        )
     head = model.model[-1]
     if type(head) not in (Detect, v10Detect):
         supported = "YOLOv5u, YOLOv8, YOLOv9, YOLOv10, YOLO11, YOLO12 or YOLO26"
