@@ -28,19 +28,22 @@ _LENGTH = "hyperparameters.epochs"
 _OPTIONS = {
     "adapter.full": "--budget (most weights of a layer at full rank)",
     "adapter.normalization": "--recipe",
-    "base": "--model (its weights)",
     "names": "--data (names of its classes)",
-    "data_sha256.train": "--data (pictures and labels of train)",
-    "data_sha256.val": "--data (pictures and labels of val)",
-    "order_sha256": "--data (file names of its pictures)",
     "quantize.images": "--images",
     "quantize.learned": "--ranges",
-    "start": "--adapter, or that of the phase before",
     "teacher": "--distill",
-    "teacher.adapter": "--adapter, or that of the first phase",
     "teacher.distill": "--distill",
 }
 """What a user types for a setting; the others are options of their own names, or of `--set`."""
+_OTHER = {
+    "base": "--model: other weights",
+    "data_sha256.train": "--data: other pictures or labels in train",
+    "data_sha256.val": "--data: other pictures or labels in val",
+    "order_sha256": "--data: other file names of its pictures",
+    "start": "--adapter, or that of the phase before: another one",
+    "teacher.adapter": "--adapter, or that of the first phase: another one",
+}
+"""What differs where the record has a hash, which says nothing to a reader."""
 _VALUES: Mapping[str, Mapping[Any, str]] = {
     "adapter.normalization": {recipe.normalization: recipe.name for recipe in (NEAR, FAR)},
     "quantize.learned": {True: "learned", False: "fixed"},
@@ -179,7 +182,9 @@ def check_same(
     told = {name: pair for name, pair in changed.items() if not _follows(name, changed, choice)}
     if told:
         listed = "; ".join(
-            f"{_option(name, qat=bool(own))}: was {_value(name, old)}, now {_value(name, new)}"
+            f"{_OTHER[name]} than the run began with"
+            if name in _OTHER
+            else f"{_option(name, qat=bool(own))}: was {_value(name, old)}, now {_value(name, new)}"
             for name, (old, new) in told.items()
         )
         reason = "" if _LENGTH not in changed else f" ({fixed or 'a run cannot become shorter'})"
@@ -188,6 +193,8 @@ def check_same(
 
 def _follows(name: str, changed: Mapping[str, tuple[Any, Any]], choice: RecipeChoice) -> bool:
     """Whether a setting changed only because another one did, which is told."""
+    if name == "order_sha256":
+        return any(other.startswith("data_sha256") for other in changed)
     asked = {"adapter.full": choice.budget, "adapter.alpha": choice.alpha, "hyperparameters.lr0": choice.lr0}
     if name in asked:
         return "adapter.normalization" in changed and asked[name] is None
