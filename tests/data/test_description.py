@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from visionlora.data.coco_fields import read_coco
 from visionlora.data.description import read_description
 from visionlora.errors import DataError
 
@@ -85,6 +86,12 @@ def test_all_problems_of_a_data_yaml_are_told_at_once(tmp_path: Path) -> None:
         "'nc'",
         "'train'",
     ]
+
+
+def test_a_path_that_does_not_exist_names_the_option(tmp_path: Path) -> None:
+    for name, read in (("none.yaml", read_description), ("none.json", read_coco)):
+        with pytest.raises(DataError, match=r"got none that can be read; No such file or directory; check --data$"):
+            read(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["none.yaml", "."], ids=["missing", "a folder"])

@@ -81,7 +81,7 @@ def test_damaged_report_is_refused(tmp_path, text, message) -> None:
 
 
 def test_missing_report_is_refused(tmp_path) -> None:
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="got none that can be read"):
         read_report(tmp_path / "report.json")
 
 

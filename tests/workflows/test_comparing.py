@@ -136,6 +136,22 @@ def test_folders_of_reports_are_taken(reports) -> None:
     assert compare(*(file.parent for file in files)).text == compare(*files).text
 
 
+@pytest.mark.parametrize(
+    ("content", "got"), [(None, "none that can be read; No such file"), ("map", "something"), ("{}", "something else")]
+)
+def test_what_is_no_report_is_told_what_was_expected(content, got, tmp_path) -> None:
+    path = tmp_path / "report.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(
+        DataError, match=f"json: expected a report.json of visionlora, or the folder of a run, got {got}"
+    ):
+        compare(path, path)
+    if content is None:
+        with pytest.raises(DataError, match="or the folder of a run"):
+            compare(tmp_path, tmp_path)
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
 def test_a_pipe_is_refused_without_waiting_for_it(tmp_path) -> None:
     os.mkfifo(tmp_path / "report.json")

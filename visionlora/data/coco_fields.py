@@ -97,7 +97,7 @@ def read_coco(path: Path) -> CocoTruth:
 
 def _load(path: Path) -> Mapping[str, list[dict[str, Any]]]:
     """Return the file's object, after checking that it has COCO's three lists with their fields."""
-    content = read_bytes(path, "a COCO ground truth", most=MAX_COCO_BYTES)
+    content = read_bytes(path, "a COCO ground truth", most=MAX_COCO_BYTES, option="--data")
     try:
         fields = parse_json(content)
     except ValueError as error:

@@ -105,7 +105,7 @@ def _resolved(path: Path) -> Path:
 
 def _load(path: Path) -> dict[str, Any]:
     """Return the mapping in a YAML file; every scalar in it is text as written."""
-    text = decode_utf8(read_bytes(path, "a data.yaml", most=MAX_YAML_BYTES), path)
+    text = decode_utf8(read_bytes(path, "a data.yaml", most=MAX_YAML_BYTES, option="--data"), path)
     try:
         raw = parse_yaml(text)
     except ValueError as error:

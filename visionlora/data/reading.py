@@ -9,7 +9,7 @@ from visionlora.data.problems import shown
 from visionlora.errors import DataError
 
 
-def read_bytes(path: Path, what: str, *, most: int) -> bytes:
+def read_bytes(path: Path, what: str, *, most: int, option: str = "") -> bytes:
     """Return a file's bytes.
 
     A pipe or a device is refused before it is opened: opening it could wait for ever.
@@ -18,6 +18,7 @@ def read_bytes(path: Path, what: str, *, most: int) -> bytes:
         path: the file.
         what: it is, in messages.
         most: bytes that such a file can have; a larger one is not read.
+        option: that names it on the command line, to be checked where it cannot be read.
 
     Raises:
         DataError: the file is missing, unreadable, no regular file, or larger; where it is missing, the cause is a
@@ -33,7 +34,8 @@ def read_bytes(path: Path, what: str, *, most: int) -> bytes:
             content = file.read(most + 1)
     except (OSError, ValueError) as error:  # ValueError: a path that no file can have
         reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{shown(path)}: expected {what}, got none that can be read; {reason}") from error
+        check = f"; check {option}" if option else ""
+        raise DataError(f"{shown(path)}: expected {what}, got none that can be read; {reason}{check}") from error
     if len(content) > most:
         size = max(found.st_size, len(content))
         raise DataError(f"{shown(path)}: expected {what} of at most {most} bytes, got {size}; is it another file?")

@@ -23,6 +23,7 @@ from visionlora.scoring import DataUsed, Verdict
 
 FORMAT = 2
 """Version of report.json; raised when a field changes its meaning."""
+_WHAT = "a report.json of visionlora, or the folder of a run"
 _HIGHEST = 2**63
 """Numbers stay below."""
 
@@ -109,7 +110,7 @@ def report_from_json(text: str | bytes) -> Report:
         fields = parse_json(text)
         version = fields["format"]
     except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise DataError(f"expected a report of visionlora, got something else: {error}") from error
+        raise DataError(f"expected {_WHAT}, got something else: {error}") from error
     if version != FORMAT or isinstance(version, bool):
         raise DataError(
             f"expected a report of format {FORMAT}, got {version!r:.40}; read it with the version that wrote it"
@@ -133,7 +134,8 @@ def read_report(path: Path | str) -> Report:
             raise DataError(f"{path}: expected a report.json, got a pipe or a device; give a regular file")
         content = Path(path).read_bytes()
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+        reason = error.strerror or error
+        raise DataError(f"{path}: expected {_WHAT}, got none that can be read; {reason}") from error
     try:
         return report_from_json(content)
     except DataError as error:
