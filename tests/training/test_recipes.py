@@ -116,9 +116,18 @@ def test_what_a_user_chose_stands_above_the_recipe(checkpoint, surface, tmp_path
     assert method["full"] > 20_000 and 0.4 * parameters < trained <= 0.6 * parameters
 
 
-@pytest.mark.parametrize("budget", ["", "x", "0%", "101%", "-5", "1.5", True, "nan%", "20 %%"])
+@pytest.mark.parametrize("budget", ["", "x", "0%", "101%", "200%", "-5", "1.5", True, "nan%", "20 %%"])
 def test_budgets_that_are_none_are_refused(budget) -> None:
-    with pytest.raises(UsageError, match="--budget: expected a share such as 20% or a count of parameters"):
+    with pytest.raises(
+        UsageError, match=r"--budget: expected a share of at most 100%, such as 20%, or a count"
+    ) as told:
+        RecipeChoice(budget=budget)
+    assert "did you mean" not in str(told.value)
+
+
+@pytest.mark.parametrize(("budget", "meant"), [("0.2", "20%"), (0.125, "12.5%")])
+def test_a_fraction_is_asked_for_as_a_share(budget, meant) -> None:
+    with pytest.raises(UsageError, match=rf"got '?{budget}'?; did you mean {meant}\?$"):
         RecipeChoice(budget=budget)
 
 

@@ -130,7 +130,8 @@ class RecipeChoice:
             share, found = None, -1
         if found < 0 or (share is not None and not 0 < share <= 1) or isinstance(self.budget, bool):
             raise UsageError(
-                f"--budget: expected a share such as 20% or a count of parameters, got {self.budget!r:.40}"
+                "--budget: expected a share of at most 100%, such as 20%, or a count of parameters, got "
+                f"{self.budget!r:.40}{_share_meant(text)}"
             )
         return found
 
@@ -141,6 +142,15 @@ class RecipeChoice:
         wanted = {"full": recipe.full} | ({"alpha": recipe.alpha} if self.alpha is None else {})
         method = replace(method, **{name: value for name, value in wanted.items() if name in known})
         return replace(settings, method=method, normalization=recipe.normalization)
+
+
+def _share_meant(text: str) -> str:
+    """Ask for the share that a fraction such as 0.2 may stand for; nothing where a text is none."""
+    try:
+        fraction = float(text)
+    except ValueError:
+        return ""
+    return f"; did you mean {100 * fraction:g}%?" if 0 < fraction < 1 else ""
 
 
 def look_at(family: Family, base: Base, images: Sequence[LabelledImage]) -> Look:
