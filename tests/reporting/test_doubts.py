@@ -152,3 +152,15 @@ def test_network_that_does_not_look_is_told(splits, onnx_model) -> None:
         "`blind` finds nothing on any of the 4 pictures",
         "`fixed` gives the same scores on all of the 4 pictures",
     ]
+    assert all(told.endswith(": the file may be broken.") for told in warnings)
+
+
+def test_networks_that_all_find_nothing_are_trained_too_little(splits, onnx_model) -> None:
+    blind = onnx_model(("scratch", "pit"), file="blind.onnx")
+    poor = onnx_model(("scratch", "pit"), [(2, 2, 3, 3)], file="poor.onnx")
+
+    warnings = evaluate([f"float={poor}", f"int8={blind}"], splits).warnings
+
+    assert warnings[1].startswith("`int8` finds nothing on any of the 4 pictures")
+    assert all(told.endswith("it has learned too little yet: train for more epochs.") for told in warnings)
+    assert evaluate([f"int8={blind}"], splits).warnings[0].endswith(": the file may be broken.")

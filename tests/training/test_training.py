@@ -29,7 +29,8 @@ from visionlora.detectors.ultralytics.family import ULTRALYTICS
 from visionlora.detectors.ultralytics.hyperparameters import RECIPE, TUNABLE, check_hyperparameters
 from visionlora.detectors.ultralytics.trainer import AdapterTrainer
 from visionlora.errors import ModelError, OutputError, UsageError, VisionLoraError
-from visionlora.training import train, training
+from visionlora.training import TrainedAdapter, train, training
+from visionlora.workflows import adapting
 
 QUICK = {"epochs": 2, "imgsz": 96, "batch": 4, "device": "cpu", "rank": 2, "hyperparameters": {"close_mosaic": 1}}
 
@@ -453,6 +454,19 @@ def test_torch_compile_on_several_gpus_is_refused(checkpoint, surface, tmp_path,
     settings = {**QUICK, "batch": 4, "device": "0,1", "hyperparameters": {"compile": True}}
     with pytest.raises(UsageError, match="--set compile: works on one GPU only"):
         train(checkpoint, surface, tmp_path / "x", **settings)
+
+
+@pytest.mark.parametrize(("score", "told"), [(0.0099, True), (0.01, False)])
+@pytest.mark.parametrize("verb", [train, adapting.adapt])
+def test_an_adapter_that_has_learned_nothing_is_told_at_the_end(
+    verb, score, told, checkpoint, surface, tmp_path, monkeypatch, caplog
+) -> None:
+    trained = TrainedAdapter(tmp_path / "a.safetensors", ("pit",), 1, score, 2 * score, 1000, 1.0)
+    for module in (training, adapting):
+        monkeypatch.setattr(module, "run_training", lambda *_, **__: trained)
+    monkeypatch.setattr(adapting._Way, "later_stages", lambda *_: None)
+    verb(checkpoint, surface, tmp_path, **QUICK)
+    assert ("it has learned next to nothing yet; it needs more epochs" in caplog.text) == told
 
 
 def test_many_pictures_without_labels_are_named(surface, tmp_path, caplog) -> None:

@@ -14,7 +14,7 @@ from visionlora.data import LabelledImage, image_paths, read_labelled
 from visionlora.files import sha256_of
 from visionlora.reporting.formatting import code, join_words, name_words
 from visionlora.reporting.report import Report
-from visionlora.scoring import SplitDetections
+from visionlora.scoring import NEXT_TO_NOTHING, SplitDetections
 from visionlora.vision.detections import EVALUATION_CONFIDENCE
 
 _THREADS = 8
@@ -90,13 +90,23 @@ def training_doubts(report: Report, trained_on: Mapping[str, Any]) -> tuple[str,
     return (f"{join_words(labels)} {was} trained on these very pictures, as the card says: the scores flatter.",)
 
 
-def network_doubts(found: Mapping[str, SplitDetections]) -> tuple[str, ...]:
+def network_doubts(found: Mapping[str, SplitDetections], scores: Mapping[str, float | None]) -> tuple[str, ...]:
     """Name the models that find nothing, and those that find the same whatever they are shown: the files may be broken.
+
+    Where all the others find next to nothing too, it is the training that was too short.
 
     Args:
         found: what each model found, by its label.
+        scores: mAP50-95 of each, by its label; None where it has none.
     """
     sentences = []
+    judged = [scores[label] or 0.0 for label, result in found.items() if result.classes]
+    untrained = len(judged) > 1 and max(judged) < NEXT_TO_NOTHING
+    cause = (
+        "no other model finds more than next to nothing either, so it has learned too little yet: train for more epochs"
+        if untrained
+        else "the file may be broken"
+    )
     for label, result in found.items():
         if not result.classes:
             continue
@@ -104,12 +114,12 @@ def network_doubts(found: Mapping[str, SplitDetections]) -> tuple[str, ...]:
         if not any(len(detections) for detections in result.detections):
             sentences.append(
                 f"{code(label)} finds nothing on any of the {count} pictures, not even at score "
-                f"{EVALUATION_CONFIDENCE:g}: the file may be broken."
+                f"{EVALUATION_CONFIDENCE:g}: {cause}."
             )
         elif count >= _FEWEST and all(np.array_equal(first, each.scores) for each in result.detections):
             sentences.append(
                 f"{code(label)} gives the same scores on all of the {count} pictures, as if it did not look at them: "
-                "the file may be broken."
+                f"{cause}."
             )
     return tuple(sentences)
 

@@ -5,7 +5,15 @@ No torch, no detector family, no report. Other rooms take what they need from he
 
 from visionlora.scoring.bootstrap import Change, Draws, Interval, paired_draws, score_draws
 from visionlora.scoring.budget import Budget, Check, Verdict, check_budget
-from visionlora.scoring.coco import ClassCount, ClassScores, Scores, coco_scores, mean_precision, score_and_match
+from visionlora.scoring.coco import (
+    NEXT_TO_NOTHING,
+    ClassCount,
+    ClassScores,
+    Scores,
+    coco_scores,
+    mean_precision,
+    score_and_match,
+)
 from visionlora.scoring.detect_split import SplitDetections, find_objects, shared_classes
 from visionlora.scoring.matches import IOU_THRESHOLDS, RECALLS, Matches, precision_at_recalls
 from visionlora.scoring.model_scores import ClassChange, Difference, ModelScores, difference, judge
@@ -18,6 +26,7 @@ from visionlora.scoring.timing import Timing, busy_seconds, time_networks, timin
 __all__ = [
     "IOU_THRESHOLDS",
     "MATCHING_IOU",
+    "NEXT_TO_NOTHING",
     "RECALLS",
     "Budget",
     "Calibration",

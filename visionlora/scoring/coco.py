@@ -16,6 +16,8 @@ from visionlora.scoring.matches import Matches
 from visionlora.tasks import Task
 from visionlora.vision.detections import Detections
 
+NEXT_TO_NOTHING = 0.01
+"""mAP50-95 below which a model has learned next to nothing yet."""
 _IOU_50, _IOU_75 = 0, 5  # positions in COCO's thresholds 0.50, 0.55, ... 0.95
 _ALL, _SMALL, _MEDIUM, _LARGE = range(4)  # positions in cocoeval's size ranges
 

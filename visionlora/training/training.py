@@ -21,6 +21,7 @@ from visionlora.errors import UsageError
 from visionlora.files import exclusive
 from visionlora.formats.text import is_unicode
 from visionlora.progress import LEVELS, level, report
+from visionlora.scoring import NEXT_TO_NOTHING
 from visionlora.training.choosing import under_recipe
 from visionlora.training.earlier import replacing, settle
 from visionlora.training.phase import TITLES, Phase, Run, plan_phases, run_phase
@@ -159,7 +160,9 @@ def train(
         images=images,
         recipe=RecipeChoice(recipe, alpha=alpha, lr0=lr0, budget=budget),
     )
-    return run_training(model, data, out, settings, call)
+    trained = run_training(model, data, out, settings, call)
+    warn_of_little(trained)
+    return trained
 
 
 @dataclass(frozen=True)
@@ -233,6 +236,16 @@ def run_training(
         with nullcontext() if call.resume else replacing(folder, stages=call.overwrite), _telling_what_is_kept(folder):
             _run_phases(run, phases, settings.start, resume=call.resume)
         return _summary(folder.adapter, seconds=time.monotonic() - started)
+
+
+def warn_of_little(trained: TrainedAdapter) -> None:
+    """Say at the end that an adapter is of no use yet, which its scores alone do not say to everyone."""
+    if trained.map50_95 < NEXT_TO_NOTHING:
+        _LOGGER.warning(
+            "%s: mAP50-95 %.3f: it has learned next to nothing yet; it needs more epochs",
+            trained.path,
+            trained.map50_95,
+        )
 
 
 def _check_unicode(**paths: Path | str | None) -> None:

@@ -26,7 +26,7 @@ from visionlora.training.earlier import settle
 from visionlora.training.recipes import RecipeChoice
 from visionlora.training.run_folder import FLOAT, RunFolder
 from visionlora.training.settings import QAT_EPOCHS, QatSettings, Schedule, TrainingSettings
-from visionlora.training.training import RunCall, run_training
+from visionlora.training.training import RunCall, run_training, warn_of_little
 from visionlora.workflows.evaluating import evaluate
 
 _LOGGER = logging.getLogger("visionlora")
@@ -139,10 +139,12 @@ def adapt(
         folder.refuse_as_base(Path(model))
         trained = run_training(model, data, out, settings, replace(call, calibrates=True))
         try:
-            return way.later_stages(trained)
+            made = way.later_stages(trained)
         except KeyboardInterrupt:
             _LOGGER.warning("%s: the trained adapter is kept; the same command with --resume makes what follows", out)
             raise
+    warn_of_little(trained)
+    return made
 
 
 @dataclass(frozen=True)

@@ -192,7 +192,10 @@ def evaluate(
             *training_doubts(
                 report, {spec.label: _trained_on(spec, row) for spec, row in zip(specs, rows, strict=True)}
             ),
-            *network_doubts(dict(zip(labels, found, strict=True))),
+            *network_doubts(
+                dict(zip(labels, found, strict=True)),
+                {row.label: row.scores.map50_95 if row.scores else None for row in rows},
+            ),
             *find_warnings(report, pictures, names),
         ),
         notes=(*domain.notes, *find_notes(report, names)),
