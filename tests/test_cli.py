@@ -155,7 +155,7 @@ def test_an_error_of_a_library_behind_an_interruption_is_an_interruption(monkeyp
         (["--lr0", "1.5"], "--lr0: expected a learning rate"),
         (["--device", "cuda:9"], "--device cuda:9: "),
         (["--device", "foo"], "expected cpu, 0 or 0,1"),
-        (["--rank", "0"], "rank: expected"),
+        (["--rank", "0"], "--rank: expected"),
     ],
     ids=lambda value: str(value)[:40],
 )

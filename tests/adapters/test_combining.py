@@ -175,7 +175,7 @@ def test_wrong_options_are_refused(pair, tmp_path) -> None:
         vl.merge_adapters(pair, out, weights=[1.0])
     with pytest.raises(UsageError, match="finite number"):
         vl.scale_adapter(pair[0], out, factor=float("nan"))
-    with pytest.raises(UsageError, match="rank: expected at least 1"):
+    with pytest.raises(UsageError, match="--rank: expected at least 1"):
         vl.rank_adapter(pair[0], out, rank=0)
     with pytest.raises(UsageError, match="sum other than 0"):
         vl.merge_adapters(pair, out, weights=[1.0, -1.0])

@@ -16,11 +16,11 @@ SHAPES = [(12, 6, 3, 3), (8, 1, 3, 3), (12, 6, 1, 1), (6, 5, 5, 1), (18, 20)]
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"rank": 0}, "rank: expected"),
-        ({"rank": 2.5}, "rank: expected"),
-        ({"alpha": 0.0}, "alpha: expected"),
-        ({"alpha": float("nan")}, "alpha: expected"),
-        ({"alpha": "4"}, "alpha: expected"),
+        ({"rank": 0}, "--rank: expected"),
+        ({"rank": 2.5}, "--rank: expected"),
+        ({"alpha": 0.0}, "--alpha: expected"),
+        ({"alpha": float("nan")}, "--alpha: expected"),
+        ({"alpha": "4"}, "--alpha: expected"),
         ({"full": -1}, "full: expected"),
         ({"full": 2.0}, "full: expected"),
     ],

@@ -149,9 +149,9 @@ def test_process_that_dies_is_told_with_its_last_words(tiny, picture) -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"threads": [0]}, UsageError, "threads: expected counts of at least 1"),
-        ({"threads": []}, UsageError, "threads: expected counts of at least 1"),
-        ({"rounds": 0}, UsageError, "rounds: expected at least 1, got 0"),
+        ({"threads": [0]}, UsageError, "--threads: expected counts of at least 1"),
+        ({"threads": []}, UsageError, "--threads: expected counts of at least 1"),
+        ({"rounds": 0}, UsageError, "--rounds: expected at least 1, got 0"),
         ({"image": "a.jpg", "data": "data.yaml"}, UsageError, "got both"),
         ({"image": "nothing/*.jpg"}, DataError, "found no image"),
     ],

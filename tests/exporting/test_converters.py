@@ -143,7 +143,9 @@ def test_unknown_formats_and_names_are_refused(merged, tmp_path, out, options, m
 @pytest.mark.parametrize(("name", "library"), [("openvino", "openvino"), ("ncnn", "pnnx"), ("litert", "litert_torch")])
 def test_converter_that_is_missing_is_named(merged, tmp_path, monkeypatch, name, library) -> None:
     monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(UsageError, match=rf"{library} is not installed; pip install '\.\[{name}\]' in a clone"):
+    with pytest.raises(
+        UsageError, match=rf"--format {name}: {library} is not installed; pip install '\.\[{name}\]' in a clone"
+    ):
         export(merged.path, tmp_path / NAMES[name], format=name)
 
 

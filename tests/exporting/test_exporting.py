@@ -60,9 +60,9 @@ def test_a_graph_that_does_not_open_is_called_by_its_own_name(merged, tmp_path, 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"imgsz": 100}, "multiple of 32"),
+        ({"imgsz": 100}, "--imgsz: expected a multiple of 32"),
         ({"imgsz": 0}, "multiple of 32"),
-        ({"opset": 5}, "opset: expected 13 to 20, got 5"),
+        ({"opset": 5}, "--opset: expected 13 to 20, got 5"),
     ],
 )
 def test_options_out_of_range_are_refused(merged, tmp_path, options, message) -> None:

@@ -87,5 +87,5 @@ def test_text_that_is_no_recipe_is_refused(text):
 def test_ranges_and_scheme_must_agree():
     with pytest.raises(QuantizationError, match="expected symmetric ranges for scheme symmetric, got others for"):
         QuantizationRecipe(SYMMETRIC, {"a": ActivationRange(-1, 1)})
-    with pytest.raises(UsageError, match="method: expected one of activation"):
+    with pytest.raises(UsageError, match="--method: expected one of activation"):
         replace(X86, method="guess")

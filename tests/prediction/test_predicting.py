@@ -293,7 +293,7 @@ def test_the_files_own_thresholds_hold_unless_another_is_asked_for(pictures, tmp
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"formats": ["pdf"]}, "expected some of json, jsonl, coco, csv, labels, images, got pdf"),
+        ({"formats": ["pdf"]}, "--formats: expected some of json, jsonl, coco, csv, labels, images, got pdf"),
         ({"formats": []}, "got none"),
         ({"watch": True, "formats": ["json", "coco"]}, "json and coco can be written at the end alone"),
         ({"device": "warp"}, "but not warp"),

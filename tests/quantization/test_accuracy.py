@@ -210,9 +210,9 @@ def test_no_thresholds_are_written_unless_asked_for(sound, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"max_drop": 1.5}, r"max_drop: expected a fraction in \[0, 1\], got 1.5"),
-        ({"max_class_drop": -0.1}, "max_class_drop: expected a fraction"),
-        ({"thresholds": "f1"}, "thresholds: expected one of recall, precision, got 'f1'"),
+        ({"max_drop": 1.5}, r"--max-drop: expected a fraction in \[0, 1\], got 1.5"),
+        ({"max_class_drop": -0.1}, "--max-class-drop: expected a fraction"),
+        ({"thresholds": "f1"}, "--thresholds: expected one of recall, precision, got 'f1'"),
         ({"thresholds": "recall", "conf": 2}, "--conf: expected a number"),
         ({"conf": 0.4}, "--conf: is the score threshold that --thresholds fits to"),
         ({"reference": "model.onnx"}, "--reference: only with --max-drop"),

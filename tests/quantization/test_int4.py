@@ -192,8 +192,8 @@ def test_a_layer_kept_in_float_changes_no_other():
 @pytest.mark.parametrize(
     ("target", "weights", "message"),
     [
-        ("tensorrt", "int4", "target tensorrt: expected int8 weights, got int4"),
-        ("arm", "int4", "target arm: expected int8 weights, got int4"),
+        ("tensorrt", "int4", "--target tensorrt: expected int8 weights, got int4"),
+        ("arm", "int4", "--target arm: expected int8 weights, got int4"),
         ("x86", "int2", "expected one of int8, int4"),
     ],
 )

@@ -51,7 +51,7 @@ def test_markdown_has_no_markup_of_the_header(report) -> None:
 
 @pytest.mark.parametrize("text", ["", "a\nb", "x" * 121, "\u202ea", "\ud800", " a", "\x1b[31m"], ids=repr)
 def test_what_is_no_line_is_refused_before_anything_is_done(text, data, tmp_path) -> None:
-    with pytest.raises(UsageError, match="part: expected one line of 1 to 120 characters"):
+    with pytest.raises(UsageError, match="--part: expected one line of 1 to 120 characters"):
         evaluate([tmp_path / "missing.onnx"], data, part=text)
 
 

@@ -99,7 +99,7 @@ def test_lone_model_is_held_to_the_lowest_score_only(report) -> None:
 
     assert not mixed.passed
     assert mixed.sentence == (
-        "Not passed: `merged` has nothing to lose against (max_drop); give the model before it first."
+        "Not passed: `merged` has nothing to lose against (--max-drop); give the model before it first."
     )
 
 
@@ -109,5 +109,5 @@ def test_no_limit_is_no_verdict(report) -> None:
 
 
 def test_limits_outside_the_scale_are_refused_together() -> None:
-    with pytest.raises(UsageError, match=r"max_drop: .* got 2; min_map50: .* got -1"):
+    with pytest.raises(UsageError, match=r"--max-drop: .* got 2; --min-map50: .* got -1"):
         check_budget(Budget(max_drop=2, min_map50=-1))

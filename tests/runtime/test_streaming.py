@@ -303,7 +303,7 @@ def test_a_handler_of_the_applications_own_is_left_alone():
         (3.5, {}, UsageError, "got float"),
         (b"abc", {}, UsageError, "got bytes"),
         ("absent", {}, DataError, "absent: it does not exist"),
-        ("absent", {"watch": True}, UsageError, "watch: expected a folder"),
+        ("absent", {"watch": True}, UsageError, "--watch: expected a folder"),
         ([], {"workers": 0, "queue": 0}, UsageError, "workers: expected at least 1, got 0; queue"),
     ],
     ids=["number", "bytes", "missing", "watch nothing", "no workers"],

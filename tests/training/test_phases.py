@@ -209,7 +209,7 @@ def test_what_cannot_be_meant_is_refused_at_once(checkpoint, surface, tmp_path) 
             verb(checkpoint, surface, tmp_path, **{**INT8, "images": 0})
         with pytest.raises(UsageError, match="--qat-epochs: expected a whole number of at least 1, got 0"):
             verb(checkpoint, surface, tmp_path, qat_epochs=0, **QUICK)
-    with pytest.raises(UsageError, match="max_drop: expected a fraction"):
+    with pytest.raises(UsageError, match="--max-drop: expected a fraction"):
         adapt(checkpoint, surface, tmp_path, max_drop=5, images=0)
 
 
@@ -268,7 +268,7 @@ def test_the_activation_phase_ends_with_relu_alone(checkpoint, surface, adapter,
         ({"recipe": "far"}, "it has --recipe near, not far; pass what it has"),
         ({"quantize": None, "qat_epochs": 10}, "--adapter: goes on"),
         ({"lean": True}, "--lean: has no effect"),
-        ({"activation": "mish"}, "activation: expected silu, relu"),
+        ({"activation": "mish"}, "--activation: expected silu, relu"),
         ({"activation": "relu:nothing"}, "targets|no layer"),
         ({"qat_epochs": 0}, "--qat-epochs: expected a whole number of at least 1, got 0"),
         (

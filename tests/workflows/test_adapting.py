@@ -72,7 +72,7 @@ def test_a_file_of_an_earlier_budget_is_refused_before_training(name, checkpoint
 
 def test_a_budget_that_cannot_be_meant_is_refused_before_training(checkpoint, surface, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(adapting, "run_training", lambda *_, **__: pytest.fail("it trained"))
-    with pytest.raises(UsageError, match="max_drop: expected a fraction"):
+    with pytest.raises(UsageError, match="--max-drop: expected a fraction"):
         adapt(checkpoint, surface, tmp_path / "run", max_drop=5, **SETTINGS)
 
 

@@ -267,7 +267,7 @@ def test_budget_counts_from_the_model_that_is_named(data, models) -> None:
     first, second, third, last = [line.split("|")[3].strip() for line in str(report).splitlines()[2:]]
     assert second == "reference" and first == third == last and last.startswith("-")
     assert "`second` is the reference" in stage_sentences(report)[1]
-    with pytest.raises(UsageError, match="against: expected one of first, second, third, last, got 'fourth'"):
+    with pytest.raises(UsageError, match="--against: expected one of first, second, third, last, got 'fourth'"):
         evaluate(asked, data, against="fourth")
 
 

@@ -50,11 +50,11 @@ class AdapterSettings:
 
     def __post_init__(self) -> None:
         if not isinstance(self.targets, str) or not self.targets.strip():
-            raise UsageError("targets: expected all, group names, from:N, to:N or a regular expression, got nothing")
+            raise UsageError("--targets: expected all, group names, from:N, to:N or a regular expression, got nothing")
         if not isinstance(self.train_bias, bool):
             raise UsageError(f"train_bias: expected true or false, got {self.train_bias!r}")
         if not isinstance(self.activation, str) or (self.activation != "silu" and not self.relu_targets):
-            raise UsageError(f"activation: expected silu, relu or relu:TARGETS, got {self.activation!r}")
+            raise UsageError(f"--activation: expected silu, relu or relu:TARGETS, got {self.activation!r}")
         if self.normalization not in NORMALIZATIONS:
             expected = " or ".join(NORMALIZATIONS)
             raise UsageError(f"normalization: expected {expected}, got {self.normalization!r}")

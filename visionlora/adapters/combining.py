@@ -130,9 +130,9 @@ def _combine(
     if out.resolve() in {Path(path).resolve() for path in paths}:
         raise UsageError(f"--out {out}: expected another file than the adapters; one would be replaced")
     if not paths or len(weights) != len(paths) or not all(map(math.isfinite, weights)):
-        raise UsageError(f"weights: expected a finite number for each of {len(paths)} adapters, got {list(weights)}")
+        raise UsageError(f"--weights: expected a finite number for each of {len(paths)} adapters, got {list(weights)}")
     if rank is not None and rank < 1:
-        raise UsageError(f"rank: expected at least 1, got {rank}")
+        raise UsageError(f"--rank: expected at least 1, got {rank}")
     adapters = [load_arrays(path) for path in paths]
     methods = _summable(paths, adapters, weights)
     _check_alike(paths, adapters, methods)
@@ -289,5 +289,5 @@ def _mean(values: Sequence[Matrix], weights: Sequence[float]) -> Matrix:
         return values[0]
     total = sum(weights)
     if total == 0:
-        raise UsageError(f"weights: expected a sum other than 0 for the class outputs, got {list(weights)}")
+        raise UsageError(f"--weights: expected a sum other than 0 for the class outputs, got {list(weights)}")
     return np.asarray(sum(weight * value for weight, value in zip(weights, values, strict=True))) / total

@@ -120,9 +120,9 @@ def _check(specs: Sequence[ModelSpec], counts: Sequence[int], *, image: object, 
     if image is not None and data is not None:
         raise UsageError("expected pictures from --image or from --data, got both")
     if not counts or min(counts) < 1:
-        raise UsageError(f"threads: expected counts of at least 1, got {list(counts)}")
+        raise UsageError(f"--threads: expected counts of at least 1, got {list(counts)}")
     if rounds < 1:
-        raise UsageError(f"rounds: expected at least 1, got {rounds}")
+        raise UsageError(f"--rounds: expected at least 1, got {rounds}")
     missing = [str(path) for spec in specs for path in spec.parts if not path.is_file()]
     if missing:
         raise ModelError(f"expected the files of all models, found none at {', '.join(missing)}")

@@ -35,7 +35,7 @@ def require_converter(name: str) -> Any:
         return importlib.import_module(_LIBRARIES[name])
     except ModuleNotFoundError as error:
         raise UsageError(
-            f"format {name}: {_LIBRARIES[name]} is not installed; pip install '.[{name}]' in a clone of visionlora"
+            f"--format {name}: {_LIBRARIES[name]} is not installed; pip install '.[{name}]' in a clone of visionlora"
         ) from error
 
 

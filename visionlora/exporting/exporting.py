@@ -114,14 +114,14 @@ def export(
 def _check(out: Path, format: str, opset: int, *, overwrite: bool) -> Path:
     """Refuse what cannot be exported, before any work; return `out`."""
     if format not in EXPORTED:
-        raise UsageError(f"format: expected {', '.join(EXPORTED)}, got {format!r}")
+        raise UsageError(f"--format: expected {', '.join(EXPORTED)}, got {format!r}")
     kind = EXPORTED[format]
     if out.suffix != kind.suffix:
         meant = KINDS.get(out.suffix, CHECKPOINT)
         advice = "" if meant is CHECKPOINT else f", or --format {meant.name} for this one"
         raise UsageError(f"--out {out}: expected a name that ends in {kind.suffix}{advice}")
     if opset not in OPSETS:
-        raise UsageError(f"opset: expected {OPSETS.start} to {OPSETS.stop - 1}, got {opset}")
+        raise UsageError(f"--opset: expected {OPSETS.start} to {OPSETS.stop - 1}, got {opset}")
     for another in EXPORTED.values():
         other = out.with_suffix(another.suffix)
         if other != out and other.exists() and {*another.files(other)} & {*kind.files(out)}:

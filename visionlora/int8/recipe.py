@@ -45,7 +45,7 @@ class QuantizationRecipe:
 
     def __post_init__(self) -> None:
         if self.image not in IMAGES:
-            raise UsageError(f"input: expected one of {', '.join(IMAGES)}, got {self.image!r}")
+            raise UsageError(f"--input: expected one of {', '.join(IMAGES)}, got {self.image!r}")
         wrong = [name for name, chosen in self.ranges.items() if chosen.symmetric != self.scheme.symmetric]
         if wrong:
             kind = "symmetric" if self.scheme.symmetric else "asymmetric"

@@ -53,12 +53,12 @@ class Scheme:
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
-            raise UsageError(f"method: expected one of {', '.join(METHODS)}, got {self.method!r}")
+            raise UsageError(f"--method: expected one of {', '.join(METHODS)}, got {self.method!r}")
         if self.weights not in WEIGHTS:
-            raise UsageError(f"weights: expected one of {', '.join(WEIGHTS)}, got {self.weights!r}")
+            raise UsageError(f"--weights: expected one of {', '.join(WEIGHTS)}, got {self.weights!r}")
         if self.weights == "int4" and self.symmetric:
             # onnxruntime (1.32) on x86 opens no file of opset 21 with int8 activations, so none could be checked.
-            raise UsageError(f"target {self.name}: expected int8 weights, got int4, which x86 and generic take")
+            raise UsageError(f"--target {self.name}: expected int8 weights, got int4, which x86 and generic take")
 
     @property
     def activations(self) -> str:
@@ -94,5 +94,5 @@ def scheme_for(target: str, method: str = METHODS[0], weights: str = "int8") -> 
         UsageError: `target`, `method` or `weights` is unknown, or the target takes no such weights.
     """
     if target not in SCHEMES:
-        raise UsageError(f"target: expected one of {', '.join(SCHEMES)}, got {target!r}")
+        raise UsageError(f"--target: expected one of {', '.join(SCHEMES)}, got {target!r}")
     return replace(SCHEMES[target], method=method, weights=weights)

@@ -122,7 +122,7 @@ def predict(
         >>> import visionlora as vl
         >>> vl.predict("model.int8.onnx", "pictures", "found").detections[0].scores  # doctest: +SKIP
     """
-    check_thresholds(0 if conf is None else conf, 0 if iou is None else iou, 1, name="--conf")
+    check_thresholds(0 if conf is None else conf, 0 if iou is None else iou, 1, name="--conf", iou="--iou")
     out, live = Path(out), watch or is_camera(source)
     pictures = [] if live or is_video(source) else find_images(source)
     chosen = _chosen(formats, live=live, pictures=bool(pictures))
@@ -159,11 +159,11 @@ def _chosen(formats: Sequence[str] | None, *, live: bool, pictures: bool) -> tup
         return ("jsonl",) if live else ("json", "images") if pictures else ("json",)
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
-        raise UsageError(f"formats: expected some of {', '.join(FORMATS)}, got {', '.join(unknown) or 'none'}")
+        raise UsageError(f"--formats: expected some of {', '.join(FORMATS)}, got {', '.join(unknown) or 'none'}")
     endless = [name for name in formats if name in ("json", "coco")]
     if live and endless:
         raise UsageError(
-            f"formats: {' and '.join(endless)} can be written at the end alone, which a camera or a watched folder "
+            f"--formats: {' and '.join(endless)} can be written at the end alone, which a camera or a watched folder "
             "does not have; use jsonl"
         )
     return tuple(formats)

@@ -78,7 +78,7 @@ class AccuracyTarget:
         check_budget(self.budget)
         check_thresholds(self.confidence, 0, 1, name="--conf")
         if self.thresholds not in (None, *get_args(Keep)):
-            raise UsageError(f"thresholds: expected one of {', '.join(get_args(Keep))}, got {self.thresholds!r}")
+            raise UsageError(f"--thresholds: expected one of {', '.join(get_args(Keep))}, got {self.thresholds!r}")
 
     @property
     def limited(self) -> bool:

@@ -145,7 +145,7 @@ def quantize(
         87
     """
     if images < 1:
-        raise UsageError(f"images: expected at least 1 calibration image, got {images}")
+        raise UsageError(f"--images: expected at least 1 calibration image, got {images}")
     scheme = scheme_for(target, method, weights or "int8")
     if conf is not None and thresholds is None:
         raise UsageError("--conf: is the score threshold that --thresholds fits to; give both, or drop --conf")

@@ -27,7 +27,7 @@ class ReportHeader:
 
     def __post_init__(self) -> None:
         wrong = [
-            f"{name}: expected one line of 1 to {LONGEST} characters, got {printable(repr(value[: LONGEST + 1]))}"
+            f"--{name}: expected one line of 1 to {LONGEST} characters, got {printable(repr(value[: LONGEST + 1]))}"
             for name, value in dataclasses.asdict(self).items()
             if len(value) > LONGEST or value != printable(value).strip() or "\t" in value
         ]
@@ -61,7 +61,7 @@ def report_header(title: str | None, part: str | None, customer: str | None) -> 
         UsageError: one is empty, or no single line.
     """
     given = {"title": title, "part": part, "customer": customer}
-    empty = [name for name, value in given.items() if value == ""]
+    empty = [f"--{name}" for name, value in given.items() if value == ""]
     if empty:
         raise UsageError(f"{', '.join(empty)}: expected one line of 1 to {LONGEST} characters, got nothing")
     lines = {name: value for name, value in given.items() if value is not None}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from visionlora.reporting.formatting import beside, code, name_words
 from visionlora.reporting.report import Report
 from visionlora.reporting.row import Row
-from visionlora.scoring import Budget, Check, Verdict
+from visionlora.scoring import Budget, Check, Verdict, option_of
 
 _WORDS = {"max_drop": "mAP50-95", "max_class_drop": "AP50-95", "min_map50": "mAP50"}
 
@@ -74,7 +74,7 @@ def _failure(check: Check, origin: Row | None, report: Report) -> str:
         row = next(row for row in report.rows if row.label == check.model)
         if set(report.data.judged) <= set(row.classes):
             if check.limit != "min_map50" and (row is origin or origin not in report.complete_rows):
-                return f"{model} has nothing to lose against ({check.limit}); give the model before it first"
+                return f"{model} has nothing to lose against ({option_of(check.limit)}); give the model before it first"
             return f"{model} has no object to be judged by"
         return f"{model} knows {len(row.classes)} of {len(report.data.names)} classes"
     score = _WORDS[check.limit]

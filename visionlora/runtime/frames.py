@@ -98,7 +98,7 @@ def open_source(source: Source, *, watch: bool, reconnect: float, stopping: Stop
     """
     if watch:
         if not isinstance(source, str | Path) or not Path(source).is_dir():
-            raise UsageError(f"watch: expected a folder, got {source}")
+            raise UsageError(f"--watch: expected a folder, got {source}")
         return _watched(Path(source), stopping)
     if isinstance(source, int) or (isinstance(source, str) and is_camera(source)):
         return _camera(source, reconnect, stopping)

@@ -4,7 +4,7 @@ No torch, no detector family, no report. Other rooms take what they need from he
 """
 
 from visionlora.scoring.bootstrap import Change, Draws, Interval, paired_draws, score_draws
-from visionlora.scoring.budget import Budget, Check, Verdict, check_budget
+from visionlora.scoring.budget import Budget, Check, Verdict, check_budget, option_of
 from visionlora.scoring.coco import (
     NEXT_TO_NOTHING,
     ClassCount,
@@ -59,6 +59,7 @@ __all__ = [
     "judge",
     "load_split",
     "mean_precision",
+    "option_of",
     "outcome_of",
     "paired_draws",
     "precision_at_recalls",

@@ -47,6 +47,16 @@ class Verdict:
 BUDGET_LIMITS = ("max_drop", "max_class_drop", "min_map50")
 
 
+def option_of(limit: str) -> str:
+    """Return the option that a user types for a limit.
+
+    Example:
+        >>> option_of("max_class_drop")
+        '--max-class-drop'
+    """
+    return f"--{limit.replace('_', '-')}"
+
+
 def check_budget(budget: Budget) -> None:
     """Refuse limits that no report can mean.
 
@@ -54,7 +64,7 @@ def check_budget(budget: Budget) -> None:
         UsageError: a limit is outside [0, 1]; all of them at once.
     """
     limits = {name: getattr(budget, name) for name in BUDGET_LIMITS}
-    wrong = [f"{name}: expected a fraction in [0, 1], got {value}" for name, value in limits.items()
+    wrong = [f"{option_of(name)}: expected a fraction in [0, 1], got {value}" for name, value in limits.items()
              if value is not None and not 0 <= value <= 1]  # fmt: skip
     if wrong:
         raise UsageError("; ".join(wrong))

@@ -226,7 +226,12 @@ class Detections:
 
 
 def check_thresholds(
-    confidence: float | Sequence[float], iou_threshold: float, max_detections: int, *, name: str = "confidence"
+    confidence: float | Sequence[float],
+    iou_threshold: float,
+    max_detections: int,
+    *,
+    name: str = "confidence",
+    iou: str = "iou_threshold",
 ) -> None:
     """Refuse thresholds that no detector can mean.
 
@@ -235,12 +240,13 @@ def check_thresholds(
         iou_threshold: of suppression.
         max_detections: for each image.
         name: what `confidence` is called where the user gives it.
+        iou: what `iou_threshold` is called there.
 
     Raises:
         UsageError: a threshold is outside [0, 1] or `max_detections` is below 1; all problems at once.
     """
     problems = []
-    for what, values in ((name, confidence), ("iou_threshold", iou_threshold)):
+    for what, values in ((name, confidence), (iou, iou_threshold)):
         given = as_numbers(values)
         if given is None:
             problems.append(f"{what}: expected a number in [0, 1], got {values!r:.60}")

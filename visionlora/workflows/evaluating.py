@@ -133,9 +133,9 @@ def evaluate(
     header = report_header(title, part, customer)
     specs = parse_specs(models)
     if against not in (None, *(spec.label for spec in specs)):
-        raise UsageError(f"against: expected one of {', '.join(spec.label for spec in specs)}, got {against!r}")
+        raise UsageError(f"--against: expected one of {', '.join(spec.label for spec in specs)}, got {against!r}")
     if out is None and html:
-        raise UsageError("html: expected a folder to write report.html into; give --out")
+        raise UsageError("--html: expected a folder to write report.html into; give --out")
     if out is not None:
         refuse_existing_report(out, overwrite=overwrite)
     check_split(data, split)  # a model may take long to open

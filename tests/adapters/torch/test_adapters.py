@@ -203,7 +203,7 @@ def test_transposed_convolution_is_skipped_with_a_reason() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"targets": " "}, "targets: expected"),
+        ({"targets": " "}, "--targets: expected"),
     ],
     ids=["no targets"],
 )
@@ -212,7 +212,10 @@ def test_wrong_settings_are_refused(settings, message) -> None:
         AdapterSettings(**settings)
 
 
-@pytest.mark.parametrize(("targets", "message"), [("nothing", "match no layer"), ("(", "regular expression")])
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [("nothing", "--targets 'nothing' match no layer"), ("(", r"--targets '\(': .*regular expression")],
+)
 def test_targets_that_choose_nothing_are_refused(targets, message) -> None:
     with pytest.raises(UsageError, match=message):
         plan_adapter(nn.Sequential(nn.Linear(2, 2)), AdapterSettings(targets=targets))

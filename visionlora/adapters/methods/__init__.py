@@ -32,7 +32,7 @@ def method_of(name: str, settings: Mapping[str, Any]) -> Method:
         LoRA(rank=4, alpha=4.0, full=0)
     """
     if name not in METHODS:
-        raise UsageError(f"method: expected one of {', '.join(METHODS)}, got {name!r:.40}")
+        raise UsageError(f"--method: expected one of {', '.join(METHODS)}, got {name!r:.40}")
     chosen = {each: value for each, value in settings.items() if value is not None}
     known = setting_names(METHODS[name])
     for each in chosen:

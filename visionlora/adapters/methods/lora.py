@@ -50,10 +50,10 @@ class LoRA:
 
     def __post_init__(self) -> None:
         if type(self.rank) is not int or not 1 <= self.rank < 1 << 16:
-            raise UsageError(f"rank: expected a whole number of at least 1, got {self.rank!r}")
+            raise UsageError(f"--rank: expected a whole number of at least 1, got {self.rank!r}")
         number = isinstance(self.alpha, int | float) and not isinstance(self.alpha, bool)
         if not (number and math.isfinite(self.alpha) and self.alpha > 0):
-            raise UsageError(f"alpha: expected a positive number, got {self.alpha!r}")
+            raise UsageError(f"--alpha: expected a positive number, got {self.alpha!r}")
         if type(self.full) is not int or self.full < 0:
             raise UsageError(f"full: expected a whole number of at least 0, got {self.full!r}")
 

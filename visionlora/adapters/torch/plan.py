@@ -77,7 +77,7 @@ def plan_adapter(
             skipped.append(SkippedLayer(layer.name, f"not in targets {settings.targets!r}"))
     if not adapted:
         known = ", ".join(layer.name for layer in layers[:5]) or "none"
-        raise UsageError(f"targets {settings.targets!r} match no layer; the model's layers begin with: {known}")
+        raise UsageError(f"--targets {settings.targets!r} match no layer; the model's layers begin with: {known}")
     trained_whole = tuple(layer for layer in layers if layer.name in whole)
     norms = dict(norms or {})
     live = frozenset(
@@ -142,5 +142,7 @@ def layer_selector(targets: str, groups: Callable[[str, str], bool | None] | Non
     try:
         pattern = re.compile(targets)
     except re.error as error:
-        raise UsageError(f"targets {targets!r}: neither a group of layers nor a regular expression: {error}") from error
+        raise UsageError(
+            f"--targets {targets!r}: neither a group of layers nor a regular expression: {error}"
+        ) from error
     return lambda name: pattern.fullmatch(name) is not None

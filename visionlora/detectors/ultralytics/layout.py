@@ -70,7 +70,7 @@ def set_activations(
         if isinstance(getattr(module, "act", None), nn.SiLU) and chosen(f"{name}.conv")
     ]
     if not blocks:
-        raise UsageError(f"activation {settings.activation!r}: no layer with a SiLU behind it matches")
+        raise UsageError(f"--activation {settings.activation!r}: no layer with a SiLU behind it matches")
     for block in blocks:
         block.act = kind()  # one each: Ultralytics shares one SiLU among all
     return len(blocks)

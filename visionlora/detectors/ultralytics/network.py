@@ -124,4 +124,4 @@ def check_image_size(image_size: int, base: Base) -> None:
     stride = max(base.stride, 32)
     if image_size < stride or image_size % stride:
         below = max(image_size // stride, 1) * stride
-        raise UsageError(f"imgsz: expected a multiple of {stride}, got {image_size}; try {below} or {below + stride}")
+        raise UsageError(f"--imgsz: expected a multiple of {stride}, got {image_size}; try {below} or {below + stride}")

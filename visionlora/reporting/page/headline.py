@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from visionlora.reporting.formatting import beside, change_words, fraction
 from visionlora.reporting.report import Report
-from visionlora.scoring import Check, Verdict
+from visionlora.scoring import Check, Verdict, option_of
 
 SHOWN = 6
 """Reasons at the top; all limits stand in a table below."""
@@ -63,7 +63,7 @@ def _failure(check: Check, report: Report) -> str:
         row = next(row for row in report.rows if row.label == check.model)
         if row not in report.complete_rows:
             return f"{name} cannot be judged: it knows {len(row.classes)} of {len(report.data.names)} classes"
-        return f"{name} cannot be held to {check.limit}: there is nothing to measure it by"
+        return f"{name} cannot be held to {option_of(check.limit)}: there is nothing to measure it by"
     if check.limit == "min_map50":
         return f"{name} has mAP50 {beside(check.measured, check.allowed)}, at least {check.allowed:g} is asked for"
     return f"{name} loses {beside(check.measured, check.allowed)} of {_what(check)}, {check.allowed:g} is allowed"
