@@ -91,18 +91,18 @@ def test_missing_split_is_refused(data, models) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "error"),
+    ("given", "error", "more"),
     [
-        ({"data": "missing.yaml"}, DataError),
-        ({"data": "missing.json"}, DataError),
-        ({"retention": "missing.yaml"}, DataError),
-        ({"split": "test"}, DataError),
-        ({"split": "names"}, UsageError),
+        ({"data": "missing.yaml"}, DataError, "; check --data$"),
+        ({"data": "missing.json"}, DataError, "; check --data$"),
+        ({"retention": "missing.yaml"}, DataError, "; check --retention$"),
+        ({"split": "test"}, DataError, ""),
+        ({"split": "names"}, UsageError, ""),
     ],
     ids=str,
 )
-def test_wrong_data_is_told_before_a_model_is_opened(data, given, error) -> None:
-    with pytest.raises(error, match=str(*given.values())):
+def test_wrong_data_is_told_before_a_model_is_opened(data, given, error, more) -> None:
+    with pytest.raises(error, match=f"{str(*given.values())}.*{more}"):
         evaluate(["missing.pt"], **{"data": data, **given})
 
 

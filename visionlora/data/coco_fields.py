@@ -73,14 +73,16 @@ class CocoTruth:
     problems: tuple[str, ...]
 
 
-def read_coco(path: Path) -> CocoTruth:
+def read_coco(path: Path, *, option: str = "--data") -> CocoTruth:
     """Read a file's classes, pictures and annotations; only boxes matter, not masks and not keypoints.
+
+    `option` names the file on the command line.
 
     Raises:
         DataError: the file is no COCO ground truth, or its pictures or categories are wrong; all of these problems are
             listed. Those of annotations are returned, so that a caller can add what is wrong with the pictures.
     """
-    fields = _load(path)
+    fields = _load(path, option)
     problems: list[str] = []
     categories = _categories(fields["categories"], problems)
     images = fields["images"]
@@ -95,9 +97,9 @@ def read_coco(path: Path) -> CocoTruth:
     return CocoTruth(tuple(category["name"] for category in categories), tuple(pictures), tuple(problems))
 
 
-def _load(path: Path) -> Mapping[str, list[dict[str, Any]]]:
+def _load(path: Path, option: str) -> Mapping[str, list[dict[str, Any]]]:
     """Return the file's object, after checking that it has COCO's three lists with their fields."""
-    content = read_bytes(path, "a COCO ground truth", most=MAX_COCO_BYTES, option="--data")
+    content = read_bytes(path, "a COCO ground truth", most=MAX_COCO_BYTES, option=option)
     try:
         fields = parse_json(content)
     except ValueError as error:

@@ -67,19 +67,20 @@ class Description:
         return tuple(found)
 
 
-def read_description(yaml_path: Path | str) -> Description:
+def read_description(yaml_path: Path | str, *, option: str = "--data") -> Description:
     """Read and check a data.yaml in Ultralytics' layout.
 
     Class names are text as written: `no` and `007` are no boolean and no number, though YAML 1.1 would have them so.
 
     Keys: `names` (list, or mapping from 0 to n - 1), `train`, `val`, `test` (a folder, a .txt list of images, or a list
     of those), optionally `path` (their root; a relative one counts from the folder of the file) and `nc`.
+    `option` names the file on the command line.
 
     Raises:
         DataError: the file is missing, no YAML, or wrong in one of these keys, or of another task than detection.
     """
     path = Path(yaml_path)
-    raw = _load(path)
+    raw = _load(path, option)
     problems: list[str] = []
     names = _names(raw, problems)
     splits = _splits(raw, problems)
@@ -103,9 +104,9 @@ def _resolved(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def _load(path: Path) -> dict[str, Any]:
+def _load(path: Path, option: str) -> dict[str, Any]:
     """Return the mapping in a YAML file; every scalar in it is text as written."""
-    text = decode_utf8(read_bytes(path, "a data.yaml", most=MAX_YAML_BYTES, option="--data"), path)
+    text = decode_utf8(read_bytes(path, "a data.yaml", most=MAX_YAML_BYTES, option=option), path)
     try:
         raw = parse_yaml(text)
     except ValueError as error:

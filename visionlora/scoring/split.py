@@ -92,7 +92,7 @@ class EvaluationSplit:
         return kept
 
 
-def check_split(data: Path | str, split: str = "val") -> None:
+def check_split(data: Path | str, split: str = "val", *, option: str = "--data") -> None:
     """Refuse what `load_split` cannot load without opening pictures and labels, whose task only a model says.
 
     Raises:
@@ -100,9 +100,9 @@ def check_split(data: Path | str, split: str = "val") -> None:
         UsageError: a split that no data.yaml has.
     """
     if _is_coco(data):
-        read_coco(Path(data))
+        read_coco(Path(data), option=option)
     else:
-        read_description(data).sources(split)
+        read_description(data, option=option).sources(split)
 
 
 def load_split(data: Path | str, split: str = "val", *, task: Task) -> EvaluationSplit:

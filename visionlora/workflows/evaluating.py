@@ -140,7 +140,7 @@ def evaluate(
         refuse_existing_report(out, overwrite=overwrite)
     check_split(data, split)  # a model may take long to open
     if retention is not None:
-        check_split(retention)
+        check_split(retention, option="--retention")
     networks = [open_network(spec, image_size=imgsz) for spec in specs]
     _check(specs, networks)
     task = networks[0].task
