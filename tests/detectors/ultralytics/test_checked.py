@@ -155,7 +155,7 @@ def test_a_moved_data_set_of_equal_content_resumes_and_other_names_do_not(
     assert again.map50_95 == trained.map50_95
     described = (tmp_path / "there/data.yaml").read_text()
     (tmp_path / "there/data.yaml").write_text(described.replace("scratch", "scrape"))
-    with pytest.raises(UsageError, match="names: was"):
+    with pytest.raises(UsageError, match=r"names of its classes\): was"):
         train(checkpoint, tmp_path / "there/data.yaml", tmp_path / "run", **SETTINGS, resume=True)
 
 
