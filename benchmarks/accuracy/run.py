@@ -21,7 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from jobs import Job, ResultsFile, run_jobs, visible
 
-from visionlora.adapters.methods import METHODS
+from visionlora.adapters.methods import METHODS, setting_names
 
 ONE = Path(__file__).with_name("one.py")
 SEEDS = (0, 1, 2)
@@ -94,9 +94,10 @@ SUITES: Mapping[str, tuple[tuple[str, str, int | None], ...]] = {  # data set, m
     "ranks": tuple(("wildlife", "lora", rank) for rank in (2, 4, 16, 32, 64)),
     "few": tuple((data, *side) for data in tuple(SETS)[4:7] for side in (("full", None), ("lora", 8))),
     "methods": tuple(
-        (data, method, None if method in ("ia3", "bitfit") else 8)
+        (data, name, 8 if "rank" in setting_names(method) else None)
         for data in ("wildlife", "steel", "boards")
-        for method in ("dora", "loha", "lokr", "ia3", "bitfit")
+        for name, method in METHODS.items()
+        if name != "lora"
     ),
     "small": tuple((data, *side) for data in tuple(SETS)[7:] for side in (("full", None), ("lora", 8), ("auto", 8))),
 }

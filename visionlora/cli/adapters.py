@@ -1,4 +1,4 @@
-"""Adapter files: their arithmetic (adapters merge, scale, rank), and adapters export for others."""
+"""Adapter files: their arithmetic (adapters merge, scale, rank), and adapters export and import for others."""
 
 from __future__ import annotations
 

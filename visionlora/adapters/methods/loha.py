@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visionlora.adapters.arithmetic import ordered_product, rounded
-from visionlora.adapters.methods.lora import LoRA, in_format_of
+from visionlora.adapters.methods.lora import in_format_of
 from visionlora.adapters.methods.method import Arrays
+from visionlora.adapters.methods.ranked import Ranked
 from visionlora.adapters.shapes import layer_rank
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ _B1, _A1, _B2, _A2 = "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"
 
 
 @dataclass(frozen=True)
-class LoHa:
+class LoHa(Ranked):
     """Low-rank Hadamard product, of [FedPara](https://arxiv.org/abs/2108.06098), by the names that LyCORIS gives it.
 
     With twice the numbers of LoRA at the same rank the change has a rank of up to its square.
@@ -35,14 +36,9 @@ class LoHa:
         UsageError: rank or alpha is not positive.
     """
 
-    rank: int = LoRA.rank
-    alpha: float = LoRA.alpha
     name: ClassVar[str] = "loha"
     tensors: ClassVar[tuple[str, ...]] = (_B1, _A1, _B2, _A2)
     merges: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        LoRA(self.rank, self.alpha)
 
     @property
     def words(self) -> str:
@@ -58,7 +54,7 @@ class LoHa:
     def merged(self, weight: NDArray[np.float32], tensors: Arrays) -> NDArray[np.float32]:
         """Return W + scale (B1 @ A1) * (B2 @ A2)."""
         first, second = ordered_product(tensors[_B1], tensors[_A1]), ordered_product(tensors[_B2], tensors[_A2])
-        scale = self.alpha / math.sqrt(len(tensors[_A1]))
+        scale = self.scale(len(tensors[_A1]))
         return weight + rounded(first * second * scale).reshape(weight.shape)
 
     def start(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -75,7 +71,7 @@ class LoHa:
         """Return W + scale gain (B1 @ A1) * (B2 @ A2)."""
         left = tensors[_B2] if gain is None else tensors[_B2] * gain
         change = (tensors[_B1] @ tensors[_A1]) * (left @ tensors[_A2])
-        return weight + in_format_of(weight, change * (self.alpha / math.sqrt(len(tensors[_A1]))))
+        return weight + in_format_of(weight, change * (self.scale(len(tensors[_A1]))))
 
     def batch(self, layers: Sequence[Any]) -> None:
         """Return nothing: the products are of many shapes."""

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visionlora.adapters.arithmetic import ordered_product, rounded
-from visionlora.adapters.methods.lora import LoRA, in_format_of
+from visionlora.adapters.methods.lora import in_format_of
 from visionlora.adapters.methods.method import Arrays
+from visionlora.adapters.methods.ranked import Ranked
 from visionlora.adapters.shapes import layer_rank
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ _C, _B, _A = "lokr_w1", "lokr_w2_a", "lokr_w2_b"
 
 
 @dataclass(frozen=True)
-class LoKr:
+class LoKr(Ranked):
     """Low-rank Kronecker product, of [KronA](https://arxiv.org/abs/2212.10650), by the names that LyCORIS gives it.
 
     Outputs and inputs are each split into two factors as equal as they can be; C takes the smaller ones, B @ A the
@@ -36,14 +37,9 @@ class LoKr:
         UsageError: rank or alpha is not positive.
     """
 
-    rank: int = LoRA.rank
-    alpha: float = LoRA.alpha
     name: ClassVar[str] = "lokr"
     tensors: ClassVar[tuple[str, ...]] = (_C, _B, _A)
     merges: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        LoRA(self.rank, self.alpha)
 
     @property
     def words(self) -> str:
@@ -60,7 +56,7 @@ class LoKr:
     def merged(self, weight: NDArray[np.float32], tensors: Arrays) -> NDArray[np.float32]:
         """Return W + scale C (x) (B @ A)."""
         small, large = tensors[_C].astype(np.float64), ordered_product(tensors[_B], tensors[_A])
-        large = large * (self.alpha / math.sqrt(len(tensors[_A])))
+        large = large * (self.scale(len(tensors[_A])))
         change = small[:, None, :, None] * large[None, :, None, :]
         return weight + rounded(change).reshape(weight.shape)
 
@@ -79,7 +75,7 @@ class LoKr:
         self, weight: torch.Tensor, tensors: Mapping[str, torch.Tensor], gain: torch.Tensor | None
     ) -> torch.Tensor:
         """Return W + scale gain (C (x) (B @ A))."""
-        large = (tensors[_B] @ tensors[_A]) * (self.alpha / math.sqrt(len(tensors[_A])))
+        large = (tensors[_B] @ tensors[_A]) * (self.scale(len(tensors[_A])))
         change = (tensors[_C][:, None, :, None] * large[None, :, None, :]).reshape(len(weight), -1)
         return weight + in_format_of(weight, change if gain is None else change * gain)
 

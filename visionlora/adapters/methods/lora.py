@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from visionlora.adapters.arithmetic import low_rank_delta
 from visionlora.adapters.methods.method import Arrays, Method
+from visionlora.adapters.methods.ranked import Ranked
 from visionlora.adapters.shapes import layer_rank
 from visionlora.errors import AdapterError, UsageError
 
@@ -25,7 +26,7 @@ Matrix = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class LoRA:
+class LoRA(Ranked):
     """Low-rank adaptation.
 
     It is that of [LoRA](https://arxiv.org/abs/2106.09685), scaled as in [rsLoRA](https://arxiv.org/abs/2312.03732).
@@ -41,19 +42,13 @@ class LoRA:
         UsageError: rank or alpha is not positive, or full is negative.
     """
 
-    rank: int = 8
-    alpha: float = 4.0
     full: int = 0
     name: ClassVar[str] = "lora"
     tensors: ClassVar[tuple[str, ...]] = (_A, _B, _DELTA)
     merges: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if type(self.rank) is not int or not 1 <= self.rank < 1 << 16:
-            raise UsageError(f"--rank: expected a whole number of at least 1, got {self.rank!r}")
-        number = isinstance(self.alpha, int | float) and not isinstance(self.alpha, bool)
-        if not (number and math.isfinite(self.alpha) and self.alpha > 0):
-            raise UsageError(f"--alpha: expected a positive number, got {self.alpha!r}")
+        super().__post_init__()
         if type(self.full) is not int or self.full < 0:
             raise UsageError(f"full: expected a whole number of at least 0, got {self.full!r}")
 
@@ -61,10 +56,6 @@ class LoRA:
     def words(self) -> str:
         """The rank, and up to what size it is full."""
         return f"at rank {self.rank}" + (f", up to {self.full:,} weights at full rank" if self.full else "")
-
-    def scale(self, rank: int) -> float:
-        """Return the factor of B @ A for a layer of this rank."""
-        return self.alpha / math.sqrt(rank)
 
     # -- the file
 

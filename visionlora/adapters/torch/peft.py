@@ -19,7 +19,8 @@ from visionlora.adapters.torch.norms import norm_affine
 from visionlora.adapters.torch.plan import AdapterPlan
 from visionlora.errors import UsageError
 
-_KEY = "base_model.model.{}"  # PEFT's names begin so, whatever the model
+PREFIX = "base_model.model."
+"""PEFT's names begin so, whatever the model."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def peft_adapter(model: nn.Module, plan: AdapterPlan, tensors: Mapping[str, torc
     for layer in plan.whole:
         whole[layer.name] = _trained_state(model, layer, tensors)
     for name, state in whole.items():
-        written |= {_KEY.format(f"{name}.{part}"): tensor for part, tensor in state.items()}
+        written |= {f"{PREFIX}{name}.{part}": tensor for part, tensor in state.items()}
     config = {
         "peft_type": "LORA",
         "task_type": None,
@@ -102,13 +103,13 @@ def peft_adapter(model: nn.Module, plan: AdapterPlan, tensors: Mapping[str, torc
 def _factors(
     method: LoRA | DoRA, module: nn.Module, name: str, own: Mapping[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    found = {_KEY.format(f"{name}.{part}.weight"): own[part].float() for part in ("lora_A", "lora_B")}
+    found = {f"{PREFIX}{name}.{part}.weight": own[part].float() for part in ("lora_A", "lora_B")}
     if isinstance(method, DoRA):
         weight = cast(torch.Tensor, module.weight)
         norms = torch.from_numpy(ordered_norms(weight.float().cpu().numpy()))
         magnitude = (norms * (1 + own["magnitude_delta"].double().cpu())).float()
         shape = (1, -1, *(1 for _ in weight.shape[2:])) if weight.dim() > 2 else (-1,)
-        found[_KEY.format(f"{name}.lora_magnitude_vector")] = magnitude.reshape(shape)
+        found[f"{PREFIX}{name}.lora_magnitude_vector"] = magnitude.reshape(shape)
     return found
 
 

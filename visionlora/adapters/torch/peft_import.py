@@ -17,10 +17,10 @@ from visionlora.adapters.shapes import BIAS, GAIN, check_shapes, layer_rank, met
 from visionlora.adapters.torch.layers import Layer
 from visionlora.adapters.torch.merge import expected_shapes
 from visionlora.adapters.torch.norms import norm_affine
+from visionlora.adapters.torch.peft import PREFIX
 from visionlora.adapters.torch.plan import AdapterPlan
 from visionlora.errors import AdapterError
 
-_PREFIX = "base_model.model."
 _FACTORS = (".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector", ".lora_magnitude_vector.weight")
 _SAME = 1e-6  # relative change that is rounding
 
@@ -63,7 +63,7 @@ def from_peft(
     if config.get("peft_type") != "LORA" or config.get("lora_bias"):
         found = "lora_bias" if config.get("lora_bias") else f"peft_type {config.get('peft_type')!r:.40}"
         raise AdapterError(f"adapter_config.json: expected peft_type 'LORA' without lora_bias, got {found}")
-    given = {name.removeprefix(_PREFIX): tensor.float().cpu() for name, tensor in tensors.items()}
+    given = {name.removeprefix(PREFIX): tensor.float().cpu() for name, tensor in tensors.items()}
     kind = DoRA if config.get("use_dora") else LoRA
     used: set[str] = set()
     changes = {
@@ -98,7 +98,7 @@ def _change(
     used: set[str],
 ) -> _Change:
     """Return what the files say of one layer; the names that were read are added to `used`."""
-    module = dict(model.named_modules()).get(layer.name)  # None for a packed weight
+    module = model.get_submodule(layer.weight.rpartition(".")[0])
     weight = model.get_parameter(layer.weight).float().cpu()
     names = {part: f"{layer.name}{part}" for part in (*_FACTORS, ".weight", ".bias")}
     found = {part: given[name] for part, name in names.items() if name in given}
@@ -136,9 +136,8 @@ def _norm_change(
         return None, None
     changed = nn.BatchNorm2d(norm.num_features, norm.eps)
     changed.load_state_dict({**state, **own})
-    unchanged = nn.BatchNorm2d(norm.num_features, norm.eps)
-    unchanged.load_state_dict(state)
-    (before, shift), (after, moved) = norm_affine(unchanged), norm_affine(changed)
+    before, shift = (each.float().cpu() for each in norm_affine(norm))
+    after, moved = norm_affine(changed)
     gain = after / before - 1
     return (gain if bool((gain.abs() > _SAME).any()) else None), moved - shift
 
@@ -174,10 +173,10 @@ def _tensors(plan: AdapterPlan, layer: Layer, change: _Change, *, bias: bool) ->
     direction = LoRA(method.rank, method.alpha, method.full)
     own: dict[str, torch.Tensor] = {}
     for name, shape in method.shapes(layer.shape).items():
-        if name == "delta":
-            product = None if change.right is None else cast(torch.Tensor, change.left).double() @ change.right.double()
+        if name == "delta" and change.right is not None:
+            own[name] = (cast(torch.Tensor, change.left).double() @ change.right.double()).reshape(shape)
+        elif name == "delta":
             own[name] = torch.zeros(shape) if change.full is None else change.full
-            own[name] = own[name] if product is None else product.reshape(shape)
         elif name == "magnitude_delta":
             own[name] = torch.zeros(shape) if change.magnitude is None else change.magnitude
         else:
