@@ -24,10 +24,12 @@ VARIANTS = {
     "lora, far": ["--method", "lora", "--recipe", "far"],
     "lora, lean": ["--method", "lora", "--lean"],
     "lora, no graph": ["--method", "lora", "--eager"],
+    "lora, parts": ["--method", "lora", "--parts"],
     "freeze=10": ["--method", "freeze10"],
     "head only": ["--method", "head"],
     "PEFT": ["--method", "peft"],
 }
+USUAL = [variant for variant in VARIANTS if variant != "lora, parts"]
 
 
 def measure(variant: str, model: str, options: argparse.Namespace) -> dict:
@@ -71,7 +73,11 @@ def main() -> None:
     parser.add_argument("--model", action="append", required=True, help="checkpoint, or a description: yolo11s.yaml")
     parser.add_argument("--data", required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--variants", default=";".join(VARIANTS), help="separated by semicolons")
+    parser.add_argument(
+        "--variants",
+        default=";".join(each for each in VARIANTS if each != "lora, parts"),
+        help="separated by semicolons",
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--imgsz", type=int, default=640)
     parser.add_argument("--batch", type=int, default=16)

@@ -61,7 +61,7 @@ class Replay:
 class Timed:
     """Mixed into a trainer: repeats real batches, takes the time of each step, and stops without validating."""
 
-    steps, threads, first_peak = 60, 2, 0
+    steps, threads, first_peak, parts = 60, 2, 0, False
     made: ClassVar[list] = []
 
     def get_dataloader(self, *args, **options):
@@ -72,10 +72,30 @@ class Timed:
 
     def _do_train(self) -> None:
         self.ends: list[float] = []
+        self.spent: list[dict[str, float]] = [{}]
         Timed.made.append(self)
         self.add_callback("on_train_batch_end", lambda trainer: trainer.tick())
         self.add_callback("on_train_start", lambda trainer: torch.set_num_threads(Timed.threads))
         super()._do_train()
+
+    def preprocess_batch(self, batch):
+        """Return the batch on the device."""
+        return self.timed("batch to the GPU", super().preprocess_batch, batch)
+
+    def optimizer_step(self) -> None:
+        """Clip, step, average."""
+        self.timed("clipping, optimizer, average", super().optimizer_step)
+
+    def timed(self, part: str, function, *args):
+        """Call a function; with `parts` alone on the GPU, its time noted."""
+        if not self.parts:
+            return function(*args)
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        result = function(*args)
+        torch.cuda.synchronize()
+        self.spent[-1][part] = 1000 * (time.perf_counter() - start)
+        return result
 
     def tick(self) -> None:
         """Note the end of a step; the loop has read the loss, so the GPU is done with it."""
@@ -88,6 +108,7 @@ class Timed:
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats()
         self.ends.append(time.perf_counter())
+        self.spent.append({})
         self.step = self.model  # the trainer unwraps it at its end
 
     def validate(self):
@@ -130,10 +151,13 @@ def main() -> None:
     parser.add_argument("--eager", action="store_true", help="without a CUDA graph")
     parser.add_argument("--adapter", help="float adapter that qalora goes on with")
     parser.add_argument("--distill", type=float, default=0.0, help="of qalora")
+    parser.add_argument(
+        "--parts", action="store_true", help="wait for the GPU between the parts of a step, timed apart"
+    )
     parser.add_argument("--label")
     options = parser.parse_args()
     Timed.steps = options.steps
-    Timed.threads = options.threads
+    Timed.threads, Timed.parts = options.threads, options.parts
     with tempfile.TemporaryDirectory() as folder:
         model = options.model
         if model.endswith(".yaml"):
@@ -194,6 +218,11 @@ def main() -> None:
         "device": torch.cuda.get_device_name() if cuda else f"cpu, {torch.get_num_threads()} threads",
         "torch": torch.__version__,
     }
+    if options.parts:
+        spent = trainer.spent[WARM + 1 : -1]
+        apart = {part: statistics.median(each[part] for each in spent) for part in spent[0]}
+        apart["network, loss, their gradients, the trainer's loop"] = statistics.median(times) - sum(apart.values())
+        result["parts_ms"] = {part: round(ms, 2) for part, ms in apart.items()}
     report(result)
 
 

@@ -9,19 +9,20 @@ from __future__ import annotations
 import gc
 import inspect
 from collections import Counter
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import LOGGER
 
 from visionlora.adapters.torch import BatchedWeights, kept_statistics, live_statistics
-from visionlora.detectors.ultralytics.bias import FastBias
+from visionlora.detectors.ultralytics.again import kept_once
 from visionlora.detectors.ultralytics.fallback import not_running_away
+from visionlora.detectors.ultralytics.fused import FusedPass
 from visionlora.detectors.ultralytics.layout import module_inputs
 from visionlora.detectors.ultralytics.loss import FixedShapeCriterion, head_weights, pad_targets
 from visionlora.detectors.ultralytics.qat_detector import QatDetector, distillation, raw_predictions
@@ -47,17 +48,17 @@ def network_pass(
     *,
     recompute: int = 0,
     around: AbstractContextManager[Any] | None = None,
+    around_recomputed: AbstractContextManager[Any] | None = None,
 ) -> Any:
     """Return the model's output for `images`, bytes or floats in [0, 1].
 
     Of the first `recompute` modules only the inputs are kept for the backward pass. What they computed inside is
-    computed again when its gradient is needed (gradient checkpointing): less memory, more time. `around` is entered for
-    each module, both times.
+    computed again when its gradient is needed (gradient checkpointing): less memory, more time. `around_recomputed` is
+    entered for each of these, both times, and `around` for each of the others.
     """
-    context = nullcontext() if around is None else around
 
-    def run(module: nn.Module, x: Any) -> Any:
-        with context:
+    def run(context: AbstractContextManager[Any] | None, module: nn.Module, x: Any) -> Any:
+        with nullcontext() if context is None else context:
             # Nothing else holds the images as floats; half precision at once is what autocast would round them to.
             return module(to_unit(x, compute_dtype(x.device.type)) if module is model.model[0] else x)
 
@@ -69,9 +70,18 @@ def network_pass(
     for module in model.model:
         x = module_inputs(module, x, outputs)
         if module.i < recompute and torch.is_grad_enabled():
-            x = checkpoint(run, module, x, use_reentrant=False, preserve_rng_state=False, context_fn=again)
+            with set_checkpoint_early_stop(False):  # it would raise through an operation that is written in Python
+                x = checkpoint(
+                    run,
+                    around_recomputed,
+                    module,
+                    x,
+                    use_reentrant=False,
+                    preserve_rng_state=False,
+                    context_fn=again,
+                )
         else:
-            x = run(module, x)
+            x = run(around, module, x)
         outputs.append(x if module.i in model.save else None)
     return x
 
@@ -113,7 +123,7 @@ class TrainingStep(nn.Module):
         self._counted: tuple[tuple[float, ...], torch.Tensor] = ((), torch.empty(0))
         self._fixed: FixedShapeCriterion | None = None
         self.weights = BatchedWeights(model)
-        self.bias = FastBias()
+        self.fused, self.fused_again = FusedPass(), FusedPass(remembers=False)
         self._teacher, self._distill = (teacher,), distill  # in a tuple: no submodule
         for module in model.modules():
             if isinstance(module, nn.SiLU):
@@ -151,7 +161,10 @@ class TrainingStep(nn.Module):
         """Return the model's raw predictions for `images`, bytes or in [0, 1]; `recompute` as in `network_pass`."""
         if isinstance(self.module, QatDetector):
             return self.module.raw(to_unit(images))
-        return network_pass(self.module, images, recompute=recompute, around=self.bias)
+        with kept_once() if images.is_cuda and not self.lean else nullcontext():
+            return network_pass(
+                self.module, images, recompute=recompute, around=self.fused, around_recomputed=self.fused_again
+            )
 
     def compute_weights(self) -> None:
         """Compute all weights now: in the precision of autocast, or in float32 where they are rounded to int8 next."""
@@ -268,7 +281,7 @@ class TrainingStep(nn.Module):
         statistics = live_statistics(self.module)
         before = {name: tensor.clone() for name, tensor in statistics.items()}
         try:
-            with self.autocast():
+            with self.autocast(), fastest_convolutions():
                 graphed = torch.cuda.make_graphed_callables(
                     whole, sample, pool=self._pool, allow_unused_input=unused, **CAPTURE_OPTIONS
                 )
@@ -276,6 +289,7 @@ class TrainingStep(nn.Module):
             self.weights.clear()
             for name, tensor in before.items():  # statistics, which the passes before the capture moved
                 statistics[name].copy_(tensor)
+        clear_workspaces()
         torch.cuda.empty_cache()  # what the passes before the capture took
         return cast(nn.Module, graphed), sample[0]
 
@@ -302,6 +316,24 @@ class _Pass(nn.Module):
             predictions = step.predictions(images, recompute=_ALL if step.lean else _CHEAP)
             loss, terms = self._criterion(predictions, targets, weights)
             return step.whole_loss(loss, images, predictions), terms
+
+
+@contextmanager
+def fastest_convolutions() -> Iterator[None]:
+    """Let cuDNN try its algorithms for each new shape, and take the fastest."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+def clear_workspaces() -> None:
+    """Free what cuBLAS works in on other streams than the graph's; it takes it anew when it needs to."""
+    clear = getattr(torch._C, "_cuda_clearCublasWorkspaces", None)
+    if clear is not None:
+        clear()
 
 
 def power_of_two(number: int) -> int:
