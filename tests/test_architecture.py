@@ -20,6 +20,7 @@ ORDER = (
     ("errors",),
     ("files", "formats", "isolation", "machine", "trust"),
     ("progress", "demonstration"),
+    ("hub",),
     ("vision",),
     ("tasks",),
     ("vision.inference",),
