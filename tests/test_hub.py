@@ -149,7 +149,7 @@ def test_other_bytes_than_listed_are_refused_and_not_kept(sent: bytes, hub: Hub)
     ("change", "message"),
     [
         (lambda listing: [], "answer cannot be used"),
-        (lambda listing: {**listing, "sha": "../../x"}, "expected the hash of a commit, got '../../x'"),
+        (lambda listing: {**listing, "sha": "../../x"}, "expected the hash of a commit from the hub, got '../../x'"),
         (lambda listing: {**listing, "siblings": 3}, "answer cannot be used"),
         (lambda listing: {**listing, "siblings": [{"rfilename": "a.pt", "size": 1 << 40}]}, "expected at most"),
         (lambda listing: {**listing, "siblings": [{"rfilename": "../../a.pt", "size": 1}]}, "it holds nothing"),

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from visionlora.patching import AdapterBank, PatchedModel, patch, rollback
     from visionlora.prediction import Prediction, predict
     from visionlora.progress import Progress, progress_to
+    from visionlora.publishing import PulledAdapter, PushedAdapter, pull, push
     from visionlora.quantization import QuantizedModel, quantize
     from visionlora.reporting import Report
     from visionlora.runtime import Detector
@@ -84,6 +85,8 @@ _HOMES = {
     "PlannedRun": "training",
     "Prediction": "prediction",
     "Progress": "progress",
+    "PulledAdapter": "publishing",
+    "PushedAdapter": "publishing",
     "QuantizationError": "errors",
     "QuantizedModel": "quantization",
     "Report": "reporting",
@@ -108,6 +111,8 @@ _HOMES = {
     "plan": "training",
     "predict": "prediction",
     "progress_to": "progress",
+    "pull": "publishing",
+    "push": "publishing",
     "quantize": "quantization",
     "rank_adapter": "adapters.combining",
     "rollback": "patching",
@@ -144,6 +149,8 @@ __all__ = [
     "PlannedRun",
     "Prediction",
     "Progress",
+    "PulledAdapter",
+    "PushedAdapter",
     "QuantizationError",
     "QuantizedModel",
     "Report",
@@ -168,6 +175,8 @@ __all__ = [
     "plan",
     "predict",
     "progress_to",
+    "pull",
+    "push",
     "quantize",
     "rank_adapter",
     "rollback",

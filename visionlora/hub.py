@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import json
 import os
 import re
 import shutil
@@ -33,6 +34,7 @@ _NAME = re.compile(
     rf"hf://(?P<repository>{_PART}/{_PART})(?:@(?P<revision>refs/pr/\d+|[\w.-]+))?(?:/(?P<file>[^@+]+))?", re.ASCII
 )
 _COMMIT = re.compile("[0-9a-f]{40}")
+_LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 _SHOWN = 8
 """How many files of a repository a message lists."""
 
@@ -186,7 +188,7 @@ def look_up(name: HubName) -> HubListing:
     with explaining(str(HubName(name.repository, name.revision))):
         found = hub_api().model_info(name.repository, revision=name.revision, files_metadata=True)
         if not isinstance(found.sha, str) or not _COMMIT.fullmatch(found.sha):
-            raise ValueError(f"expected the hash of a commit, got {found.sha!r:.60}")
+            raise ValueError(f"expected the hash of a commit from the hub, got {found.sha!r:.60}")
         files = {
             each.rfilename: HubFile(each.size, each.lfs and each.lfs["sha256"], each.blob_id)
             for each in found.siblings or ()
@@ -203,18 +205,34 @@ def fetch(listing: HubListing, file: str) -> Path:
         OutputError: the cache cannot be written.
     """
     where = str(HubName(listing.repository, listing.commit, file))
-    listed, place = listing.files[file], _place(listing.repository, listing.commit, file)
-    if listed.bytes > MOST_BYTES:
-        raise HubError(f"{where}: expected at most {MOST_BYTES} bytes, got a file of {listed.bytes}")
-    if place.is_file() and listed.describes(place):
+    expected, place = listing.files[file], _place(listing.repository, listing.commit, file)
+    if expected.bytes > MOST_BYTES:
+        raise HubError(f"{where}: expected at most {MOST_BYTES} bytes, got a file of {expected.bytes}")
+    if place.is_file() and expected.describes(place):
         return place
     with atomic_output(place) as partial, tempfile.TemporaryDirectory(prefix=".", dir=place.parent) as folder:
         with explaining(where):
             made = hub_api().hf_hub_download(listing.repository, file, revision=listing.commit, local_dir=folder)
-        if not listed.describes(Path(made)):
+        if not expected.describes(Path(made)):
             raise HubError(f"{where}: damaged: what came is not the file that the hub lists; try again")
         shutil.copyfile(made, partial)
     return place
+
+
+def writing_api(name: str) -> tuple[Any, Any, Any]:
+    """Return the client, and what makes an operation of a commit that adds a file and one that deletes a file.
+
+    Args:
+        name: of what is to be written, for the message.
+
+    Raises:
+        HubError: there is no token.
+        UsageError: `huggingface_hub` is not installed.
+    """
+    library = _library()
+    if library.get_token() is None:
+        raise HubError(f"{name}: the hub takes files with a token alone; {_LOG_IN}")
+    return hub_api(), library.CommitOperationAdd, library.CommitOperationDelete
 
 
 def hub_api() -> Any:
@@ -259,24 +277,25 @@ def _reason(error: Exception, errors: Any) -> str:
     """Return what is wrong and what to do, in a line."""
     cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ is not None else error
     lines = str(getattr(cause, "server_message", None) or cause).strip().splitlines()
-    said = printable((lines or [type(cause).__name__])[0])[:300]
+    said = printable(" ".join(lines) or type(cause).__name__)[:300]
     status = getattr(getattr(cause, "response", None), "status_code", None)
-    log_in = "log in with `hf auth login`, or set HF_TOKEN"
     if isinstance(cause, errors.OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE forbids to ask the hub; unset it, or pass the path of a file that `pull` has written"
     if isinstance(cause, errors.GatedRepoError):
-        return f"the owner lets in only who has agreed to the terms on the repository's page; do, then {log_in}"
+        return f"the owner lets in only who has agreed to the terms on the repository's page; do, then {_LOG_IN}"
     if isinstance(cause, errors.RepositoryNotFoundError):
-        return f"no such repository, or a private one that you may not see; check the name, and {log_in}"
+        return f"no such repository, or a private one that you may not see; check the name, and {_LOG_IN}"
     if isinstance(cause, errors.RevisionNotFoundError):
         return "no such branch, tag or commit"
     if status in (401, 403):
-        return f"your token is none that the hub knows, or may not do this: {said}; {log_in}"
+        return f"your token is none that the hub knows, or may not do this: {said}; {_LOG_IN}"
     if status is not None:
         return f"the hub answered {status}: {said}"
     if isinstance(cause, errors.HTTPError | errors.LocalEntryNotFoundError):
         return f"the hub cannot be reached: {said}; check the network, and HF_ENDPOINT if it is set"
-    return f"the hub's answer cannot be used: {said}"
+    if isinstance(cause, AttributeError | KeyError | TypeError | json.JSONDecodeError):
+        return f"the hub's answer cannot be used: {said}"
+    return said
 
 
 def _chosen(name: HubName, files: Collection[str], kinds: tuple[FileKind, ...]) -> str:
@@ -287,7 +306,7 @@ def _chosen(name: HubName, files: Collection[str], kinds: tuple[FileKind, ...]) 
     """
     if name.file is not None:
         if name.file not in files:
-            raise HubError(f"{name}: no such file; {_listed(files)}")
+            raise HubError(f"{name}: no such file; {listed(files)}")
         return name.file
     suffixes = [kind.suffix for kind in kinds]
     fitting = [file for file in files if PurePosixPath(file).suffix in suffixes]
@@ -295,14 +314,15 @@ def _chosen(name: HubName, files: Collection[str], kinds: tuple[FileKind, ...]) 
         return fitting[0]
     expected = f"{name}: expected one file that ends in {' or '.join(suffixes)}"
     if fitting:
-        listed = ", ".join(map(printable, fitting[:_SHOWN]))
-        raise HubError(f"{expected}, got {len(fitting)}: {listed}; name one of them, such as {name}/{fitting[0]}")
+        names = ", ".join(map(printable, fitting[:_SHOWN]))
+        raise HubError(f"{expected}, got {len(fitting)}: {names}; name one of them, such as {name}/{fitting[0]}")
     lone = any(PurePosixPath(file).suffix == ADAPTER.suffix for file in files)
     advice = f"; an adapter needs its base: write base.pt+{name}" if lone else ""
-    raise HubError(f"{expected}; {_listed(files)}{advice}")
+    raise HubError(f"{expected}; {listed(files)}{advice}")
 
 
-def _listed(files: Collection[str]) -> str:
+def listed(files: Collection[str]) -> str:
+    """Say which files a repository holds, the first few of many."""
     more = f" and {len(files) - _SHOWN} more" if len(files) > _SHOWN else ""
     return f"it holds {', '.join(map(printable, list(files)[:_SHOWN])) or 'nothing'}{more}"
 
