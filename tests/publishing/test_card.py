@@ -13,6 +13,7 @@ from visionlora.adapters import MAP50_95
 from visionlora.publishing.card import model_card
 from visionlora.publishing.files import KNOWN, AdapterFiles, read_files
 from visionlora.reporting import report_files
+from visionlora.training.run_folder import RunFolder
 
 
 def read(folder: Path, *names: str) -> AdapterFiles:
@@ -75,5 +76,7 @@ def test_names_of_a_hostile_file_stay_text(run: Path) -> None:
     assert "\n<script>" not in text and "--model base.pt+hf://owner/steel" in text
 
 
-def test_files_of_the_report_have_the_names_that_a_report_gives_them() -> None:
+def test_files_have_the_names_that_a_run_gives_them() -> None:
+    folder = RunFolder(Path("run"))
+    assert {folder.adapter.name, folder.last.curves.name} < set(KNOWN)
     assert {name for name in KNOWN if name.startswith("report")} <= {path.name for path in report_files("out")}

@@ -9,9 +9,8 @@ from typing import Any
 import yaml
 
 from visionlora.adapters import MAP50, MAP50_95
-from visionlora.detectors.job import ADAPTER_FILE
 from visionlora.formats.text import printable
-from visionlora.publishing.files import CURVES, DETECTIONS, SCORES, AdapterFiles
+from visionlora.publishing.files import ADAPTER_FILE, CURVES, DETECTIONS, SCORES, AdapterFiles
 from visionlora.reporting import code, megabytes
 
 _PIPELINES = {"detect": "object-detection"}

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from visionlora.adapters import AdapterCard, adapter_identity, load_arrays
-from visionlora.detectors.job import ADAPTER_FILE
 from visionlora.errors import DataError
 from visionlora.reporting import Report, Row, read_report
 
+ADAPTER_FILE = "adapter.safetensors"
 CARD_FILE = "README.md"
 REPORT, SCORES, DETECTIONS = "report.json", "report_scores.png", "report_detections.png"
 CURVES = "curves.png"

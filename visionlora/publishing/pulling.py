@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from visionlora.adapters import AdapterCard
-from visionlora.detectors.job import ADAPTER_FILE
 from visionlora.errors import HubError, UsageError
 from visionlora.files import atomic_output, exclusive, refuse_existing
 from visionlora.formats.text import printable
 from visionlora.hub import fetch, listed, look_up, parse_hub_name
-from visionlora.publishing.files import KNOWN, read_files
+from visionlora.publishing.files import ADAPTER_FILE, KNOWN, read_files
 
 
 @dataclass(frozen=True, repr=False)

@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from visionlora.detectors.job import ADAPTER_FILE
 from visionlora.errors import AdapterError, HubError, OutputError, UsageError
 from visionlora.files import atomic_output
 from visionlora.hub import HubName, explaining, is_hub_name, look_up, parse_hub_name, typed, writing_api
 from visionlora.publishing.card import model_card
-from visionlora.publishing.files import CARD_FILE, DETECTIONS, KNOWN, AdapterFiles, read_files
+from visionlora.publishing.files import ADAPTER_FILE, CARD_FILE, DETECTIONS, KNOWN, AdapterFiles, read_files
 
 LICENCE = "agpl-3.0"
 """As the hub calls it: that of Ultralytics' bases."""
