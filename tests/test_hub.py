@@ -51,8 +51,11 @@ def test_paths_are_kept_as_they_are() -> None:
 
 def test_the_only_fitting_file_is_fetched_with_its_bytes(hub: Hub) -> None:
     hub.hold("o/n", {"README.md": b"text", "weights/base.pt": b"weights"})
-    path = Path(local_file("hf://o/n", CHECKPOINT))
+    events: list[vl.Progress] = []
+    with vl.progress_to(events.append):
+        path = Path(local_file("hf://o/n", CHECKPOINT))
     assert path.read_bytes() == b"weights" and path.name == "base.pt"
+    assert [(event.stage, event.done, event.of) for event in events] == [("fetch", 0, 1), ("fetch", 1, 1)]
     assert Path(local_file("hf://o/n/README.md", CHECKPOINT)).read_bytes() == b"text"
 
 
@@ -136,12 +139,13 @@ def test_without_the_library_the_extra_is_named(monkeypatch) -> None:
         local_file("hf://o/n", CHECKPOINT)
 
 
-@pytest.mark.parametrize("sent", [b"wrights", b"weigh", b""], ids=["other bytes", "cut off", "nothing"])
-def test_other_bytes_than_listed_are_refused_and_not_kept(sent: bytes, hub: Hub) -> None:
-    hub.hold("o/n", {"base.pt": b"weights"})
-    hub.lies["base.pt"] = sent
-    with pytest.raises(vl.HubError, match="damaged: what came is not the file that the hub lists"):
-        local_file("hf://o/n", CHECKPOINT)
+@pytest.mark.parametrize("file", ["base.pt", "model.xml"], ids=["kept beside git", "kept in git"])
+@pytest.mark.parametrize("sent", [b"wrights", b"weigh", b"weights and more"])
+def test_other_bytes_than_listed_are_refused_and_not_kept(sent: bytes, file: str, hub: Hub) -> None:
+    hub.hold("o/n", {file: b"weights"})
+    hub.lies[file] = sent
+    with pytest.raises(vl.HubError, match=r"damaged: what came is not|file should be of size 7 but has size"):
+        local_file("hf://o/n", CHECKPOINT, OPENVINO)
     assert not [path for path in cache_folder().rglob("*") if path.is_file()]
 
 

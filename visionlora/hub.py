@@ -25,6 +25,7 @@ from visionlora.files import atomic_output, sha256_of
 from visionlora.formats.kinds import ADAPTER, FileKind
 from visionlora.formats.text import printable
 from visionlora.isolation import cache_folder, isolate_hub
+from visionlora.progress import counting
 
 SCHEME = "hf://"
 MOST_BYTES = 1 << 30
@@ -35,6 +36,8 @@ _NAME = re.compile(
 )
 _COMMIT = re.compile("[0-9a-f]{40}")
 _LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
+_LONGEST_SECONDS = 30
+"""That a listing may be waited for."""
 _SHOWN = 8
 """How many files of a repository a message lists."""
 
@@ -186,7 +189,9 @@ def look_up(name: HubName) -> HubListing:
         HubError: the hub cannot be reached, has no such repository or revision, or does not let you see it.
     """
     with explaining(str(HubName(name.repository, name.revision))):
-        found = hub_api().model_info(name.repository, revision=name.revision, files_metadata=True)
+        found = hub_api().model_info(
+            name.repository, revision=name.revision, files_metadata=True, timeout=_LONGEST_SECONDS
+        )
         if not isinstance(found.sha, str) or not _COMMIT.fullmatch(found.sha):
             raise ValueError(f"expected the hash of a commit from the hub, got {found.sha!r:.60}")
         files = {
@@ -211,8 +216,9 @@ def fetch(listing: HubListing, file: str) -> Path:
     if place.is_file() and expected.describes(place):
         return place
     with atomic_output(place) as partial, tempfile.TemporaryDirectory(prefix=".", dir=place.parent) as folder:
-        with explaining(where):
+        with counting("fetch", 1, "file", where) as advance, explaining(where):
             made = hub_api().hf_hub_download(listing.repository, file, revision=listing.commit, local_dir=folder)
+            advance()
         if not expected.describes(Path(made)):
             raise HubError(f"{where}: damaged: what came is not the file that the hub lists; try again")
         shutil.copyfile(made, partial)
@@ -277,6 +283,7 @@ def _reason(error: Exception, errors: Any) -> str:
     """Return what is wrong and what to do, in a line."""
     cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ is not None else error
     lines = str(getattr(cause, "server_message", None) or cause).strip().splitlines()
+    lines = lines if isinstance(cause, ValueError) else lines[:1]  # what follows is advice for who calls the library
     said = printable(" ".join(lines) or type(cause).__name__)[:300]
     status = getattr(getattr(cause, "response", None), "status_code", None)
     if isinstance(cause, errors.OfflineModeIsEnabled):

@@ -20,12 +20,14 @@ class PulledAdapter:
     Attributes:
         path: the adapter file.
         name: what was fetched, with the commit that it was.
+        bytes: its size.
         files: all that was written.
         card: what the adapter says about itself.
     """
 
     path: Path
     name: str
+    bytes: int
     files: tuple[Path, ...]
     card: AdapterCard
 
@@ -35,7 +37,7 @@ class PulledAdapter:
     def __str__(self) -> str:
         card, count = self.card, len(self.card.names)
         return (
-            f"{self.path}: {self.path.stat().st_size / 1e6:.2f} MB, {count} class{'es' * (count != 1)}, "
+            f"{self.path}: {self.bytes / 1e6:.2f} MB, {count} class{'es' * (count != 1)}, "
             f"{card.image_size} px, for the base {printable(card.base.get('name', 'with its fingerprint'))}; "
             f"{len(self.files)} files of {self.name}"
         )
@@ -76,5 +78,5 @@ def pull(name: str, out: Path | str, *, overwrite: bool = False) -> PulledAdapte
         for file, content in files.content.items():
             with atomic_output(folder / file) as partial:
                 partial.write_bytes(content)
-    written = tuple(folder / file for file in names)
-    return PulledAdapter(folder / ADAPTER_FILE, f"hf://{there.repository}@{there.commit}", written, files.card)
+    written, size = tuple(folder / file for file in names), len(files.content[ADAPTER_FILE])
+    return PulledAdapter(folder / ADAPTER_FILE, f"hf://{there.repository}@{there.commit}", size, written, files.card)
