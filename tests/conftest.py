@@ -14,10 +14,12 @@ import torch
 from hypothesis import settings
 from ultralytics.nn.tasks import DetectionModel
 
+from tests.hub_server import Hub, serving
 from visionlora.demonstration.generate import write_dataset
 from visionlora.demonstration.surface import SURFACE_NAMES, draw_surface
 from visionlora.detectors.ultralytics.toy_base import BaseCard, save_base, write_base
 from visionlora.exporting import ExportedModel, MergedModel, export, merge
+from visionlora.isolation import isolate_hub
 from visionlora.quantization import quantize
 from visionlora.training import train
 from visionlora.workflows.demonstrating import BASE_PATH
@@ -36,6 +38,23 @@ def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VISIONLORA_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture
+def hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """Return an empty hub on this machine, which is the one that is asked, without a token and with an empty cache."""
+    isolate_hub()
+    constants = pytest.importorskip("huggingface_hub.constants")
+    for name in ("HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_XET"):  # another test may have imported it before
+        monkeypatch.setattr(constants, name, True)
+    folder = tmp_path_factory.mktemp("hub")
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(folder / "token"))
+    monkeypatch.setenv("VISIONLORA_CACHE", str(folder / "cache"))
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    with serving() as served:
+        monkeypatch.setenv("HF_ENDPOINT", served.url)
+        yield served
 
 
 @pytest.fixture(scope="session")

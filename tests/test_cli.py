@@ -40,6 +40,8 @@ VERBS = (
     "adapters merge",
     "adapters scale",
     "adapters rank",
+    "push",
+    "pull",
 )
 FUNCTIONS = {"eval": "evaluate"} | {f"adapters {verb}": f"{verb}_adapter" for verb in ("scale", "rank")}
 FUNCTIONS["adapters merge"] = "merge_adapters"

@@ -95,6 +95,13 @@ def test_openvino_does_not_report_that_it_is_imported(process: Process) -> None:
     assert process.traces() == []
 
 
+def test_a_name_on_the_hub_asks_the_hub_alone_and_leaves_the_home_folder_empty(process: Process) -> None:
+    process.environment["HF_ENDPOINT"] = "http://127.0.0.1:9"
+    code = "import visionlora as vl\ntry: vl.Detector('hf://owner/steel')\nexcept vl.HubError as error: print(error)"
+    assert "cannot be reached" in process.run("-c", code)
+    assert process.traces() and all("127.0.0.1" in trace for trace in process.traces())
+
+
 def test_settings_of_the_user_are_neither_read_nor_changed(process: Process) -> None:
     own = process.home / ".config/Ultralytics/settings.json"
     own.parent.mkdir(parents=True)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         AdapterError,
         DataError,
         ExportError,
+        HubError,
         ModelError,
         OutputError,
         QuantizationError,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from visionlora.patching import AdapterBank, PatchedModel, patch, rollback
     from visionlora.prediction import Prediction, predict
     from visionlora.progress import Progress, progress_to
+    from visionlora.publishing import PulledAdapter, PushedAdapter, pull, push
     from visionlora.quantization import QuantizedModel, quantize
     from visionlora.reporting import Report
     from visionlora.runtime import Detector
@@ -74,6 +76,7 @@ _HOMES = {
     "ExportedAdapter": "exporting",
     "ExportedModel": "exporting",
     "FileCard": "workflows.inspecting",
+    "HubError": "errors",
     "ImportedAdapter": "exporting",
     "MergedModel": "exporting",
     "ModelError": "errors",
@@ -82,6 +85,8 @@ _HOMES = {
     "PlannedRun": "training",
     "Prediction": "prediction",
     "Progress": "progress",
+    "PulledAdapter": "publishing",
+    "PushedAdapter": "publishing",
     "QuantizationError": "errors",
     "QuantizedModel": "quantization",
     "Report": "reporting",
@@ -106,6 +111,8 @@ _HOMES = {
     "plan": "training",
     "predict": "prediction",
     "progress_to": "progress",
+    "pull": "publishing",
+    "push": "publishing",
     "quantize": "quantization",
     "rank_adapter": "adapters.combining",
     "rollback": "patching",
@@ -133,6 +140,7 @@ __all__ = [
     "ExportedAdapter",
     "ExportedModel",
     "FileCard",
+    "HubError",
     "ImportedAdapter",
     "MergedModel",
     "ModelError",
@@ -141,6 +149,8 @@ __all__ = [
     "PlannedRun",
     "Prediction",
     "Progress",
+    "PulledAdapter",
+    "PushedAdapter",
     "QuantizationError",
     "QuantizedModel",
     "Report",
@@ -165,6 +175,8 @@ __all__ = [
     "plan",
     "predict",
     "progress_to",
+    "pull",
+    "push",
     "quantize",
     "rank_adapter",
     "rollback",

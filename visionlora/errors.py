@@ -27,6 +27,10 @@ class AdapterError(VisionLoraError):
     """An adapter cannot be used: unreadable, or made for another base."""
 
 
+class HubError(VisionLoraError):
+    """The Hugging Face hub cannot be reached, has not what was asked for, or does not allow it."""
+
+
 class ExportError(VisionLoraError):
     """An exported model does not reproduce its source."""
 

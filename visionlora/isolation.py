@@ -35,6 +35,16 @@ def isolate_openvino() -> None:
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 
+def isolate_hub() -> None:
+    """Have huggingface_hub report nothing, look for no newer version, and draw no bars; it reads this when imported.
+
+    Xet, which would lay chunks of files and logs into the home folder, is left out: without it files come by HTTP. What
+    the user has set stays.
+    """
+    for name in ("TELEMETRY", "UPDATE_CHECK", "PROGRESS_BARS", "XET"):
+        os.environ.setdefault(f"HF_HUB_DISABLE_{name}", "1")
+
+
 @contextlib.contextmanager
 def isolating_ultralytics() -> Iterator[None]:
     """Import Ultralytics inside: its settings are fresh ones in a folder that goes with this process.

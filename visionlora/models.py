@@ -10,6 +10,7 @@ from visionlora.detectors import family_of
 from visionlora.errors import UsageError
 from visionlora.formats.kinds import ADAPTER, CHECKPOINT, KINDS, ONNX, FileKind
 from visionlora.formats.text import printable
+from visionlora.hub import is_hub_name, local_file, typed
 from visionlora.vision.inference import Network, try_out
 
 _OPENVINO = "openvino:"
@@ -74,26 +75,28 @@ class ModelSpec:
 def parse_spec(text: str | Path) -> ModelSpec:
     """Read `path`, `base.pt+adapter.safetensors` or `openvino:model.onnx`, or one of them after `label=`.
 
-    Without a label a model is called by its file's name.
+    Without a label a model is called by its file's name. A path may be a name on the hub, which is fetched.
 
     Raises:
         UsageError: the text names no model.
+        HubError: a file on the hub cannot be fetched.
 
     Example:
         >>> spec = parse_spec("steel=yolo11n.pt+runs/steel/adapter.safetensors")
         >>> spec.label, spec.path.name, spec.adapter.name
         ('steel', 'yolo11n.pt', 'adapter.safetensors')
     """
-    text = str(text)
+    text = typed(text)
     label, separator, rest = text.partition("=")
     if not separator or "/" in label or Path(text).exists():  # a path may hold an equals sign
         label, rest = "", text
     named, in_openvino = rest != text, rest.startswith(_OPENVINO)
     rest = rest.removeprefix(_OPENVINO)
     base, plus, adapter = rest.rpartition("+")
-    with_adapter = bool(plus) and rest.endswith(ADAPTER.suffix)
-    path = Path(base if with_adapter else rest)
-    file = Path(adapter if with_adapter else rest)
+    with_adapter = bool(plus) and (rest.endswith(ADAPTER.suffix) or is_hub_name(adapter))
+    kinds = [CHECKPOINT] if with_adapter else [ONNX] if in_openvino else KINDS.values()
+    path = Path(local_file(base if with_adapter else rest, *kinds))
+    file = Path(local_file(adapter, ADAPTER)) if with_adapter else path
     own_name = f"{_OPENVINO}{file.name}" if in_openvino else file.name
     return ModelSpec(printable(label if named else own_name), path, file if with_adapter else None, in_openvino)
 
@@ -103,6 +106,7 @@ def parse_specs(texts: Sequence[str | Path]) -> list[ModelSpec]:
 
     Raises:
         UsageError: there is none, one names no model, or two have the same label.
+        HubError: a file on the hub cannot be fetched.
     """
     specs = [parse_spec(text) for text in texts]
     if not specs:

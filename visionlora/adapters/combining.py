@@ -19,6 +19,7 @@ from visionlora.adapters.shapes import BIAS, GAIN, is_of_method, layer_of, metho
 from visionlora.errors import AdapterError, UsageError
 from visionlora.files import refuse_existing, sha256_of
 from visionlora.formats.kinds import ADAPTER
+from visionlora.hub import local_file
 
 _LOGGER = logging.getLogger("visionlora")
 Matrix = NDArray[np.float64]
@@ -127,6 +128,7 @@ def _combine(
 ) -> CombinedAdapter:
     out = refuse_existing(out, overwrite=overwrite)
     ADAPTER.check_out(out)
+    paths = [local_file(path, ADAPTER) for path in paths]
     if out.resolve() in {Path(path).resolve() for path in paths}:
         raise UsageError(f"--out {out}: expected another file than the adapters; one would be replaced")
     if not paths or len(weights) != len(paths) or not all(map(math.isfinite, weights)):

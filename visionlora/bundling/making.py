@@ -36,6 +36,7 @@ from visionlora.demonstration.surface import draw_surface
 from visionlora.errors import ModelError, OutputError, UsageError
 from visionlora.files import atomic_output, refuse_existing
 from visionlora.formats.kinds import BUNDLE, CHECKPOINT, ONNX
+from visionlora.hub import local_file
 from visionlora.machine import this_machine
 from visionlora.runtime import Detector
 from visionlora.vision.preprocess import IMAGE_SUFFIXES, read_image
@@ -99,7 +100,7 @@ def bundle(
         >>> import visionlora as vl
         >>> vl.bundle("model.int8.onnx", "line3.zip")  # doctest: +SKIP
     """
-    model, out = Path(model), Path(out)
+    model, out = Path(local_file(model, ONNX)), Path(out)
     if out.suffix == BUNDLE.suffix:
         _check_zip(out, overwrite=overwrite)
     else:

@@ -22,6 +22,7 @@ from visionlora.cli.adapters import add_adapters
 from visionlora.cli.device import add_bundle, add_patch, add_rollback, add_unbundle
 from visionlora.cli.evaluating import add_bench, add_compare, add_demo, add_eval, add_inspect, add_predict
 from visionlora.cli.exporting import add_export, add_merge, add_quantize
+from visionlora.cli.publishing import add_pull, add_push
 from visionlora.cli.training import add_adapt, add_plan, add_train
 from visionlora.errors import UsageError, VisionLoraError
 from visionlora.formats.text import printable
@@ -39,6 +40,8 @@ VERBS = (
     add_bundle,
     add_unbundle,
     add_adapters,
+    add_push,
+    add_pull,
     add_eval,
     add_compare,
     add_bench,

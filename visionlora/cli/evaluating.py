@@ -28,7 +28,7 @@ def add_eval(verbs: Any) -> None:
         action="append",
         required=True,
         help="a .pt, .onnx, .xml (OpenVINO), .param (ncnn) or .tflite, openvino:model.onnx, or "
-        "base.pt+adapter.safetensors; label=... names it; repeat to compare",
+        "base.pt+adapter.safetensors, each also by hf://owner/name; label=... names it; repeat to compare",
     )
     parser.add_argument("--data", required=True, help="data.yaml, or COCO ground truth (.json) beside its pictures")
     parser.add_argument("--split", default="val", help="split to score on")

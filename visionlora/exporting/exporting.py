@@ -25,6 +25,7 @@ from visionlora.exporting.converters import require_converter, write_litert, wri
 from visionlora.files import atomic_output, refuse_existing, sha256_of
 from visionlora.formats.kinds import CHECKPOINT, EXPORTED, KINDS, ONNX
 from visionlora.formats.seal import seal
+from visionlora.hub import local_file
 from visionlora.int8.decode import simplify_decode
 from visionlora.int8.float_model import lift_constants
 from visionlora.runtime import OpenVinoNetwork, open_exported
@@ -88,7 +89,7 @@ def export(
         >>> import visionlora as vl
         >>> vl.export("merged.pt", "model.onnx", imgsz=320)  # doctest: +SKIP
     """
-    out = _check(Path(out), format, opset, overwrite=overwrite)
+    out, model = _check(Path(out), format, opset, overwrite=overwrite), local_file(model, CHECKPOINT)
     family, kind = family_of(model), EXPORTED[format]
     base = family.load(model)
     image_size = base.image_size if imgsz is None else imgsz

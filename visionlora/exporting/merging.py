@@ -14,7 +14,8 @@ from visionlora.detectors import family_of
 from visionlora.detectors.family import Base, Family
 from visionlora.errors import ModelError, UsageError
 from visionlora.files import atomic_output, refuse_existing
-from visionlora.formats.kinds import CHECKPOINT
+from visionlora.formats.kinds import ADAPTER, CHECKPOINT
+from visionlora.hub import local_file
 from visionlora.tasks import difference
 
 BOX_TOLERANCE, SCORE_TOLERANCE = 0.01, 1e-4  # pixels of the input, and scores in [0, 1]
@@ -67,6 +68,7 @@ def merge(model: Path | str, adapter: Path | str, out: Path | str, *, overwrite:
     """
     out = refuse_existing(out, overwrite=overwrite)
     CHECKPOINT.check_out(out)
+    model, adapter = local_file(model, CHECKPOINT), local_file(adapter, ADAPTER)
     if out.resolve() == Path(model).resolve():
         raise UsageError(f"--out {out}: expected another file than the base; it would be replaced")
     family = family_of(model)

@@ -19,8 +19,9 @@ from visionlora.data import load_dataset
 from visionlora.detectors import family_of
 from visionlora.errors import AdapterError, OutputError, UsageError
 from visionlora.files import atomic_output, refuse_existing
-from visionlora.formats.kinds import ADAPTER
+from visionlora.formats.kinds import ADAPTER, CHECKPOINT
 from visionlora.formats.parsing import parse_json
+from visionlora.hub import local_file
 
 FORMATS = ("peft",)
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -79,6 +80,7 @@ def export_adapter(
     for path in files:
         if path.exists() and not overwrite:
             raise OutputError(f"{path}: exists; choose another --out, or pass --overwrite")
+    model, adapter = local_file(model, CHECKPOINT), local_file(adapter, ADAPTER)
     family = family_of(model)
     base, loaded = family.load(model), load_adapter(adapter)
     loaded.card.check_base(base.fingerprint, str(base.path), family=family.name)
@@ -150,6 +152,7 @@ def import_adapter(
     _check_format(format)
     out = refuse_existing(out, overwrite=overwrite)
     ADAPTER.check_out(out)
+    model = local_file(model, CHECKPOINT)
     config, tensors = _read(Path(folder))
     family = family_of(model)
     base = family.load(model)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from visionlora.adapters import ArrayAdapter, adapter_identity, load_arrays
 from visionlora.errors import UsageError
-from visionlora.formats.kinds import ONNX
+from visionlora.formats.kinds import ADAPTER, ONNX
+from visionlora.hub import local_file
 from visionlora.patching.base import load_patchable
 from visionlora.patching.patching import patched_content
 from visionlora.runtime import Detector, OnnxNetwork
@@ -63,7 +64,7 @@ class AdapterBank:
         """
         if limit < 1:
             raise UsageError(f"limit: expected at least 1 detector, got {limit}")
-        self._base = load_patchable(base)
+        self._base = load_patchable(local_file(base, ONNX))
         self._limit, self._int8, self._providers, self._threads = limit, int8, providers, threads
         self._entries: dict[str, _Entry] = {}
         self._ready: OrderedDict[str, tuple[_Entry, Detector]] = OrderedDict()  # the one used last at the end
@@ -89,6 +90,7 @@ class AdapterBank:
             AdapterError: the file cannot be read, or does not fit the base; the bank is unchanged.
             ModelError, QuantizationError, UsageError: as `patch`; the bank is unchanged.
         """
+        adapter = local_file(adapter, ADAPTER)
         entry = _Entry(load_arrays(adapter), adapter_identity(adapter), Path(adapter))
         with self._making:
             detector = self._make(entry)

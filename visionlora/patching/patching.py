@@ -13,8 +13,9 @@ import onnx
 from visionlora.adapters import ArrayAdapter, adapter_identity, load_arrays
 from visionlora.errors import AdapterError, OutputError, UsageError
 from visionlora.files import atomic_output, refuse_existing, sha256_of, sync
-from visionlora.formats.kinds import ONNX
+from visionlora.formats.kinds import ADAPTER, ONNX
 from visionlora.formats.seal import seal
+from visionlora.hub import local_file
 from visionlora.int8.adapter_recipe import check_constants
 from visionlora.patching.base import PatchableBase, load_patchable
 from visionlora.patching.graph import patched_model
@@ -76,6 +77,7 @@ def patch(
     started = time.perf_counter()
     out = refuse_existing(out, overwrite=overwrite)
     ONNX.check_out(out)
+    model, adapter = local_file(model, ONNX), local_file(adapter, ADAPTER)
     if out.resolve() == Path(model).resolve():
         raise UsageError(f"--out {out}: expected another file than the base; it would be replaced")
     base, loaded = load_patchable(model), load_arrays(adapter)

@@ -22,6 +22,7 @@ from visionlora.errors import QuantizationError, UsageError
 from visionlora.files import atomic_output, refuse_existing, sha256_of
 from visionlora.formats.kinds import ONNX
 from visionlora.formats.seal import seal
+from visionlora.hub import local_file, refuse_hub_name
 from visionlora.int8 import QuantizationRecipe, Scheme, apply_recipe, attach_recipe
 from visionlora.int8.adapter_recipe import check_adapter_of
 from visionlora.int8.recipe import IMAGES
@@ -152,10 +153,12 @@ def quantize(
     asked = AccuracyTarget(
         Budget(max_drop, max_class_drop), thresholds, PREDICTION_CONFIDENCE if conf is None else conf
     )
-    model, out = Path(model), Path(out)
+    if adapter is not None:
+        refuse_hub_name(adapter, "--adapter")
+    model, out = Path(local_file(model, ONNX)), Path(out)
     _check_out(out, model, judged=asked.judged, overwrite=overwrite)
     source = load_float_detector(model)
-    against = source if reference is None else _checked_reference(Path(reference), source, asked)
+    against = source if reference is None else _checked_reference(Path(local_file(reference, ONNX)), source, asked)
     if adapter is not None:
         check_adapter_of(model, (source.network.metadata or {}).get("parents", {}), adapter)
     dataset = load_dataset(data, splits=("train",), task=source.network.task)

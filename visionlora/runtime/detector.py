@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visionlora.errors import DataError, ModelError, UsageError
+from visionlora.formats.kinds import ONNX
+from visionlora.hub import local_file
 from visionlora.runtime.frames import Frame, Source
 from visionlora.runtime.network import OnnxNetwork
 from visionlora.runtime.pictures import pixels_of
@@ -83,6 +85,8 @@ class Detector:
             UsageError: an option is out of range, or this onnxruntime has no such provider.
         """
         self._opened_here = not isinstance(model, OnnxNetwork)
+        if not isinstance(model, OnnxNetwork):
+            model = local_file(model, ONNX)
         self._threads, self._file_state = threads, _state_of(model)
         self.network = (
             model if isinstance(model, OnnxNetwork) else OnnxNetwork(model, threads=threads, providers=providers)

@@ -20,6 +20,8 @@ from visionlora.detectors import family_of
 from visionlora.detectors.device import check_device, default_device
 from visionlora.detectors.family import Base, StepCost, StepSample, StepSpec
 from visionlora.errors import UsageError
+from visionlora.formats.kinds import CHECKPOINT
+from visionlora.hub import local_file
 from visionlora.progress import tracked
 from visionlora.training.recipes import Recipe, RecipeChoice, look_at, recipe_for
 from visionlora.training.settings import Schedule
@@ -168,6 +170,7 @@ def plan(
     if "," in device:
         raise UsageError(f"--device {device}: a plan is measured on one device; name one, such as {device[0]}")
     place = torch.device(f"cuda:{device}" if device.isdecimal() else device)
+    model = local_file(model, CHECKPOINT)
     family = family_of(model)
     base = family.load(model)
     family.check_image_size(imgsz, base)

@@ -19,7 +19,9 @@ from visionlora.detectors.device import process_count
 from visionlora.detectors.family import Base
 from visionlora.errors import UsageError
 from visionlora.files import exclusive
+from visionlora.formats.kinds import ADAPTER, CHECKPOINT
 from visionlora.formats.text import is_unicode
+from visionlora.hub import local_file
 from visionlora.progress import LEVELS, level, report
 from visionlora.scoring import NEXT_TO_NOTHING
 from visionlora.training.choosing import under_recipe
@@ -147,6 +149,7 @@ def train(
         >>> vl.train("yolo11n.pt", "data.yaml", "runs/steel", rank=8, epochs=40, imgsz=320)  # doctest: +SKIP
     """
     call = RunCall.asked(resume=resume, overwrite=overwrite, verbose=verbose, quiet=quiet)
+    model = local_file(model, CHECKPOINT)
     settings = TrainingSettings(
         family_of(model),
         AdapterSettings(method_of(method, {"rank": rank, "alpha": alpha}), targets=targets, activation=activation),
@@ -156,7 +159,7 @@ def train(
         qat=QatSettings.asked(quantize, epochs=qat_epochs, lr0=qat_lr0, ranges=ranges),
         distill=distill,
         lean=lean,
-        start=None if adapter is None else Path(adapter),
+        start=None if adapter is None else Path(local_file(adapter, ADAPTER)),
         images=images,
         recipe=RecipeChoice(recipe, alpha=alpha, lr0=lr0, budget=budget),
     )

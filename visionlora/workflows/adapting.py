@@ -16,6 +16,8 @@ from visionlora.detectors import family_of
 from visionlora.errors import QuantizationError
 from visionlora.exporting import ExportedModel, MergedModel, export, merge
 from visionlora.files import exclusive
+from visionlora.formats.kinds import ADAPTER, CHECKPOINT
+from visionlora.hub import local_file
 from visionlora.progress import level, report
 from visionlora.quantization import QuantizedModel, int8_files
 from visionlora.quantization import quantize as quantize_model
@@ -118,6 +120,7 @@ def adapt(
     call = RunCall.asked(resume=resume, overwrite=overwrite, verbose=verbose, quiet=quiet)
     limits = Budget(max_drop, max_class_drop)
     check_budget(limits)
+    model = local_file(model, CHECKPOINT)
     settings = TrainingSettings(
         family_of(model),
         AdapterSettings(method_of(method, {"rank": rank, "alpha": alpha}), targets=targets, activation=activation),
@@ -127,7 +130,7 @@ def adapt(
         qat=QatSettings.asked(quantize, epochs=qat_epochs, lr0=qat_lr0, ranges=ranges),
         distill=distill,
         lean=lean,
-        start=None if adapter is None else Path(adapter),
+        start=None if adapter is None else Path(local_file(adapter, ADAPTER)),
         images=images,
         recipe=RecipeChoice(recipe, alpha=alpha, lr0=lr0, budget=budget),
     )

@@ -14,6 +14,7 @@ from visionlora.formats.kinds import ADAPTER, BUNDLE, CHECKPOINT, EXPORTED, KIND
 from visionlora.formats.parsing import parse_json
 from visionlora.formats.pickled import Opaque, read_plain
 from visionlora.formats.text import class_names, printable
+from visionlora.hub import local_file
 from visionlora.runtime import read_card
 
 _SHOWN = 12
@@ -78,7 +79,7 @@ def inspect(path: Path | str) -> FileCard:
         >>> import visionlora as vl
         >>> print(vl.inspect("runs/steel/adapter.safetensors"))  # doctest: +SKIP
     """
-    path = Path(path)
+    path = Path(local_file(path, ADAPTER, *KINDS.values()))
     if path.is_dir():
         return _folder(path)
     readers: dict[str, Callable[[Path], Mapping[str, Any] | None]] = {
