@@ -85,7 +85,8 @@ class BatchedWeights:
 
     def _compute(self, dtype: torch.dtype) -> None:
         for batch, layers, frozen in self._batches:
-            for layer, weight in zip(layers, batch.compute(frozen, dtype), strict=True):
+            weights = [layer.frozen(kept) for layer, kept in zip(layers, frozen, strict=True)]
+            for layer, weight in zip(layers, batch.compute(weights, dtype), strict=True):
                 layer.ready = weight
         for layer, weight in self._single:
             layer.ready = layer(weight).to(dtype)
