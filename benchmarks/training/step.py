@@ -150,6 +150,7 @@ def main() -> None:
             adapter_trainer.TrainingStep = ChosenStep
             adapter_trainer.AdapterTrainer = TimedAdapterTrainer
             training._summary = lambda *args, **kwargs: None
+            training.warn_of_little = lambda trained: None
             phase.draw_curves = lambda *args: None
             extra = {"workers": 2, "warmup_epochs": 0, "close_mosaic": 0}
             int8 = {"quantize": "int8", "qat_epochs": 1, "adapter": options.adapter, "distill": options.distill}
