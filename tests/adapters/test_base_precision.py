@@ -68,6 +68,13 @@ def test_nf4_misses_normal_weights_by_a_tenth_and_int8_by_a_hundredth() -> None:
 
 
 @pytest.mark.parametrize("name", PRECISIONS)
+def test_weights_next_to_nothing_keep_their_sign(name) -> None:
+    """Their scale is a number without all its bits: a level may be beyond the last one."""
+    weight = np.full((64, 64), 2e-43, dtype=np.float32)
+    assert (rounded_weight(weight, name) >= 0).all() and (rounded_weight(-weight, name) <= 0).all()
+
+
+@pytest.mark.parametrize("name", PRECISIONS)
 def test_weights_that_are_all_alike_stay_so(name) -> None:
     for value in (0.0, 0.25, -3e-30):
         weight = np.full((64, 64), value, dtype=np.float32)

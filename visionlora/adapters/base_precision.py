@@ -70,8 +70,8 @@ class Int8:
     def pack(self, weight: NDArray[np.float32]) -> Packed:
         """Return `codes` in the shape of the weight, int8, and `scales` (outputs,) float32."""
         scales = np.abs(weight).reshape(len(weight), -1).max(axis=1) / np.float32(127)
-        codes = np.rint(_quotient(weight, _by_output(scales, weight))).astype(np.int8)
-        return {"codes": codes, "scales": scales}
+        levels = np.rint(_quotient(weight, _by_output(scales, weight)))
+        return {"codes": levels.clip(-127, 127).astype(np.int8), "scales": scales}
 
     def weight(self, packed: Packed, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """Return the weight."""

@@ -53,7 +53,7 @@ class BatchedWeights:
                     frozen.append(cast(torch.Tensor, original))
                 elif isinstance(own, TrainedBias):
                     self._biases.append((own, cast(nn.Parameter, original)))
-        self._device = next(model.parameters()).device.type
+        self._device = next(model.buffers()).device.type
         self._batches: list[tuple[Batch, list[AdaptedWeight], list[torch.Tensor]]] = []
         self._single: list[tuple[AdaptedWeight, torch.Tensor]] = []
         for method, (adapted, frozen) in layers.items():
