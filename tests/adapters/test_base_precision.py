@@ -14,6 +14,7 @@ from visionlora.cards import preprocessing_card
 from visionlora.errors import UsageError
 from visionlora.tasks import DETECT
 
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 SHAPES = [(64, 64, 3, 3), (65, 97), (70, 61, 1, 1), (80, 64, 3), (16, 20, 2, 3, 5)]
 
 
@@ -25,12 +26,13 @@ def weight_of(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
     return (generator.normal(size=shape) * ranges).astype(np.float32)
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
 @pytest.mark.parametrize("name", PRECISIONS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_torch_brings_back_the_bits_that_numpy_has(shape, name) -> None:
+def test_torch_brings_back_the_bits_that_numpy_has(shape, name, device) -> None:
     packed = PRECISIONS[name].pack(weight_of(shape))
-    tensors = {part: torch.from_numpy(array) for part, array in packed.items()}
-    got = PRECISIONS[name].bring_back(tensors, shape).contiguous().numpy()
+    tensors = {part: torch.from_numpy(array).to(device) for part, array in packed.items()}
+    got = PRECISIONS[name].bring_back(tensors, shape).contiguous().cpu().numpy()
     assert got.tobytes() == PRECISIONS[name].weight(packed, shape).tobytes()
 
 
