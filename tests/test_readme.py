@@ -122,6 +122,11 @@ def test_qalora_page_shows_the_tables_of_int4_weights() -> None:
     assert len(tables) == 2 and all(table in page for table in tables)
 
 
+def test_qlora_page_shows_the_table_that_its_command_prints() -> None:
+    table = load_script("qlora/memory.py").summary(read_results("qlora", "memory.json"))
+    assert table in (ROOT / "benchmarks" / "qlora" / "README.md").read_text(encoding="utf-8")
+
+
 def test_int8_page_shows_the_tables_that_its_command_prints() -> None:
     runner, results = load_script("int8/run.py"), read_results("int8")
     page = (ROOT / "benchmarks" / "int8" / "README.md").read_text(encoding="utf-8")

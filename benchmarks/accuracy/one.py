@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from jobs import report
 from rivals import rival
 
+from visionlora.adapters.base_precision import FLOAT32, PRECISIONS
 from visionlora.adapters.methods import METHODS, setting_names
 from visionlora.data import load_dataset
 from visionlora.detectors.ultralytics import TorchNetwork
@@ -28,8 +29,10 @@ from visionlora.tasks import DETECT
 from visionlora.training import training
 
 OWN = tuple(name for name in METHODS if name != "lora")
-WAYS = ("lora", "auto", *OWN, "full", "freeze10", "head", "peft")
-"""`lora` has the recipe `near`, `auto` is LoRA with the recipe that the pictures ask for, as all other methods have."""
+ROUNDED = tuple(f"lora-{name}" for name in PRECISIONS)
+WAYS = ("lora", *ROUNDED, "auto", *OWN, "full", "freeze10", "head", "peft")
+"""`lora` has the recipe `near`, as has `lora-nf4`, on a base in NF4, and so on; `auto` is LoRA with the recipe that the
+pictures ask for, as all other methods have."""
 
 
 def main() -> None:
@@ -55,11 +58,14 @@ def main() -> None:
     where = {"image_size": args.imgsz, "device": args.device.split(",")[0]}
     extra = {"workers": args.workers, "val": False, **args.set}
     started = time.monotonic()
-    method = {"auto": "lora"}.get(args.method, args.method)
+    near = ("lora", *ROUNDED)
+    method = "lora" if args.method in (*near, "auto") else args.method
     ranked = args.method == "peft" or (method in METHODS and "rank" in setting_names(METHODS[method]))
     if method in METHODS:
         rate = {"lr0": args.lr0} if args.lr0 else {}
-        settings = {"recipe": "near" if args.method == "lora" else "auto", "method": method, **args.adapter}
+        precision = args.method.removeprefix("lora-") if args.method in ROUNDED else FLOAT32
+        settings = {"recipe": "near" if args.method in near else "auto", "method": method}
+        settings = {**settings, "base_precision": precision, **args.adapter}
         settings = {"rank": args.rank, **settings} if ranked else settings
         path = training.train(
             args.model, args.data, args.out, hyperparameters=extra, overwrite=True, **settings, **rate, **run

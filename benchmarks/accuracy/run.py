@@ -30,6 +30,9 @@ SHOWN = ("data", "method", "rank", "lr0", "seed", "map50_95", "seconds")
 RATES: Mapping[str, tuple[float | None, ...]] = {
     "full": (None, 0.0005, 0.001),  # None: Ultralytics' automatic choice, updates every 64 images
     "lora": (0.001, 0.002),  # the recipe `near`
+    "lora-fp16": (0.001, 0.002),
+    "lora-int8": (0.001, 0.002),
+    "lora-nf4": (0.001, 0.002),
     "auto": (None,),  # all of `train` at its defaults
     "dora": (0.001, 0.002),
     "loha": (0.001, 0.002, 0.004),
@@ -99,6 +102,7 @@ SUITES: Mapping[str, tuple[tuple[str, str, int | None], ...]] = {  # data set, m
         for name, method in METHODS.items()
         if name != "lora"
     ),
+    "qlora": tuple((data, way, 8) for data in ("wildlife", "steel") for way in ("lora", "lora-int8", "lora-nf4")),
     "small": tuple((data, *side) for data in tuple(SETS)[7:] for side in (("full", None), ("lora", 8), ("auto", 8))),
 }
 
@@ -162,7 +166,9 @@ def job_of(run: Run, data: Path, folder: Path, options: argparse.Namespace, resu
     command += ["--batch", str(BATCH), "--device", visible(options.devices[0]), "--workers", str(options.workers)]
     if run.lr0 is not None:
         command += ["--lr0", str(run.lr0)]
-        command += [] if run.method in METHODS else ["--set", json.dumps({"nbs": BATCH})]  # an update every batch
+        command += (
+            [] if run.method.partition("-")[0] in METHODS else ["--set", json.dumps({"nbs": BATCH})]
+        )  # an update every batch
     if run.rank:
         command += ["--rank", str(run.rank)]
 

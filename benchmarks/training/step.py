@@ -12,7 +12,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import ClassVar
 
 import torch
@@ -22,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from jobs import report
 from rivals import rival, write_untrained
 
+from visionlora.adapters.torch import frozen_bytes
 from visionlora.detectors.ultralytics import trainer as adapter_trainer
 from visionlora.detectors.ultralytics.trainer import AdapterTrainer
 from visionlora.training import phase, training
@@ -148,6 +148,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--device", default="0")
     parser.add_argument("--threads", type=int, default=2, help="of the CPU, where that trains")
+    parser.add_argument("--base-precision", default="float32", help="of lora: float32, fp16, int8 or nf4")
     parser.add_argument("--lean", action="store_true")
     parser.add_argument("--eager", action="store_true", help="without a CUDA graph")
     parser.add_argument("--adapter", help="float adapter that qalora goes on with")
@@ -172,7 +173,8 @@ def main() -> None:
 
             adapter_trainer.TrainingStep = ChosenStep
             adapter_trainer.AdapterTrainer = TimedAdapterTrainer
-            training._summary = lambda *args, **kwargs: SimpleNamespace(map50_95=1.0)
+            training._summary = lambda *args, **kwargs: None
+            training.warn_of_little = lambda trained: None
             phase.draw_curves = lambda *args: None
             extra = {"workers": 2, "warmup_epochs": 0, "close_mosaic": 0}
             int8 = {"quantize": "int8", "qat_epochs": 1, "adapter": options.adapter, "distill": options.distill}
@@ -183,6 +185,7 @@ def main() -> None:
                 rank=options.rank,
                 targets=options.targets,
                 recipe=options.recipe,
+                base_precision=options.base_precision,
                 lean=options.lean,
                 hyperparameters=extra,
                 **shared,
@@ -212,6 +215,7 @@ def main() -> None:
         "ms_quartiles": [round(quartile, 2) for quartile in statistics.quantiles(times, n=4)[::2]],
         "steps": len(times),
         "trainable": trained,
+        "frozen_mb": round(frozen_bytes(network) / 1e6, 2) if options.method == "lora" else None,
         "memory_gib": round(peak / 2**30, 3) if cuda else None,
         "capture_gib": round(Timed.first_peak / 2**30, 3) if cuda else None,
         "graph": graphed,

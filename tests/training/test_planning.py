@@ -32,7 +32,7 @@ def planned(checkpoint, surface, tmp_path_factory) -> TrainingPlan:
 
 
 def test_every_way_is_measured(planned) -> None:
-    assert len({row.label for row in planned.rows}) == len(planned.rows) == 10
+    assert len({row.label for row in planned.rows}) == len(planned.rows) == 11
     assert all(row.fits and row.milliseconds > 0 and row.memory > 0 for row in planned.rows)
     assert planned.steps == 6  # 12 pictures, 2 a step
 
@@ -137,7 +137,7 @@ def test_times_are_compared_within_a_round_and_noise_is_marked(planned) -> None:
 
 def test_a_busy_machine_is_said(planned) -> None:
     assert _noise(with_times(planned)) == ""
-    assert _noise(with_times(planned, full=(100, 100, 140, 100, 100))).startswith("the turns of 1 of 10 ways differ")
+    assert _noise(with_times(planned, full=(100, 100, 140, 100, 100))).startswith("the turns of 1 of 11 ways differ")
 
 
 def test_ways_take_turns() -> None:

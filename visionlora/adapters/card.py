@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
+from visionlora.adapters.base_precision import FLOAT32, NAMES
 from visionlora.adapters.methods import METHODS, LoRA, Method, method_of, setting_names
 from visionlora.cards import PREPROCESSING
 from visionlora.errors import AdapterError, UsageError
@@ -37,9 +38,11 @@ class AdapterSettings:
         activation: `silu` leaves the base's activation functions as they are; `relu` puts ReLU in place of every SiLU,
             `relu:TARGETS` behind those layers alone.
         normalization: `frozen` leaves the base's batch normalization as it is; `live` trains it behind adapted layers.
+        base_precision: what the weights of the base are rounded to, one of `visionlora.adapters.base_precision.NAMES`:
+            the adapter belongs to the rounded base.
 
     Raises:
-        UsageError: targets is empty, or the activation is not known.
+        UsageError: targets is empty, or the activation or the precision is not known.
     """
 
     method: Method = field(default_factory=LoRA)
@@ -47,6 +50,7 @@ class AdapterSettings:
     train_bias: bool = True
     activation: str = "silu"
     normalization: str = "frozen"
+    base_precision: str = FLOAT32
 
     def __post_init__(self) -> None:
         if not isinstance(self.targets, str) or not self.targets.strip():
@@ -58,6 +62,8 @@ class AdapterSettings:
         if self.normalization not in NORMALIZATIONS:
             expected = " or ".join(NORMALIZATIONS)
             raise UsageError(f"normalization: expected {expected}, got {self.normalization!r}")
+        if self.base_precision not in NAMES:
+            raise UsageError(f"--base-precision: expected {', '.join(NAMES)}, got {self.base_precision!r:.40}")
 
     @property
     def relu_targets(self) -> str:
@@ -89,7 +95,7 @@ class AdapterCard:
     """What an adapter file says about itself.
 
     Attributes:
-        settings: method, targets, bias, activation, normalization.
+        settings: method, targets, bias, activation, normalization, precision of the base.
         names: class names in the order of the class outputs.
         base: `name` (file name), `fingerprint` (SHA-256 of the weights) and `family` of the base it belongs to; a file
             that names no family is of Ultralytics'.
@@ -117,11 +123,15 @@ class AdapterCard:
         return int(self.preprocessing["image_size"])
 
     def to_json(self) -> str:
-        """Return the card as one JSON object, with `format` and `kind`; `quantization` only where there is some."""
+        """Return the card as one JSON object, with `format` and `kind`; `quantization` only where there is some.
+
+        A float32 base is not named: earlier versions, which know no other, read the card then.
+        """
         own = {name: value for name, value in vars(self).items() if name != "quantization" or value}
-        return json.dumps(
-            {"format": FORMAT, "kind": "adapter", **own, "settings": self.settings.to_fields()}, sort_keys=True
-        )
+        settings = self.settings.to_fields()
+        if settings["base_precision"] == FLOAT32:
+            del settings["base_precision"]
+        return json.dumps({"format": FORMAT, "kind": "adapter", **own, "settings": settings}, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> AdapterCard:

@@ -109,8 +109,8 @@ def merge_adapters(
         overwrite: replace an existing file.
 
     Raises:
-        AdapterError: a file cannot be read, or they are of different bases, classes, preprocessing, layers or
-            activations.
+        AdapterError: a file cannot be read, or they are of different bases, classes, preprocessing, layers,
+            activations or precisions of the base.
         OutputError: `out` exists, or cannot be written.
         UsageError: the weights do not fit the adapters, or `rank` is below 1.
 
@@ -225,6 +225,7 @@ def _check_alike(paths: Sequence[Path | str], adapters: Sequence[ArrayAdapter], 
             ("preprocessing", first.card.preprocessing, other.card.preprocessing),
             ("method", first.card.settings.method.name, other.card.settings.method.name),
             ("activation", _activation(first.card), _activation(other.card)),
+            ("base precision", first.card.settings.base_precision, other.card.settings.base_precision),
             ("layers", _only(first, other), _only(other, first)),
             ("targets", first.card.settings.targets, other.card.settings.targets),
         ):

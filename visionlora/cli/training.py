@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 import visionlora as vl
+from visionlora.adapters.base_precision import NAMES as PRECISIONS
 from visionlora.adapters.methods import METHODS
 from visionlora.cli.options import chosen, overwrite, print_report, quantization_budget, trust, verb
 from visionlora.errors import UsageError
@@ -94,6 +95,12 @@ def _training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--targets", default="all", help="all, backbone, neck, head, their sums, from:N, to:N or a regex"
     )
+    parser.add_argument(
+        "--base-precision",
+        choices=PRECISIONS,
+        default=PRECISIONS[0],
+        help="what the frozen weights are kept in: nf4 (QLoRA) in an eighth of the memory; the adapter is of that base",
+    )
     parser.add_argument("--epochs", type=int, default=50, help="passes over the training images")
     parser.add_argument("--imgsz", type=int, default=640, help="side of the square input in pixels")
     parser.add_argument("--batch", type=int, default=16, help="images a step, over all devices")
@@ -137,6 +144,7 @@ def _training_arguments(options: argparse.Namespace) -> dict[str, Any]:
         "recipe",
         "budget",
         "targets",
+        "base_precision",
         "epochs",
         "imgsz",
         "batch",

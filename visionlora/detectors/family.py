@@ -274,7 +274,15 @@ class Family(Protocol):
         ...
 
     def check_step(
-        self, asked: Mapping[str, Any], device: str, *, lean: bool, int8: bool, relu: bool, teacher: bool
+        self,
+        asked: Mapping[str, Any],
+        device: str,
+        *,
+        lean: bool,
+        int8: bool,
+        relu: bool,
+        rounded: bool,
+        teacher: bool,
     ) -> None:
         """Refuse hyperparameters that the step of a phase cannot be taken with, before the first phase is trained.
 
@@ -284,6 +292,7 @@ class Family(Protocol):
             lean: less memory for more time.
             int8: a phase trains as the int8 file computes.
             relu: a phase puts ReLU in place of other activations.
+            rounded: the frozen base is kept in fewer bits.
             teacher: a phase learns from a float graph too.
 
         Raises:

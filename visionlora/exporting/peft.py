@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from visionlora.adapters import AdapterCard, AdapterSettings
+from visionlora.adapters.base_precision import FLOAT32
 from visionlora.adapters.torch import Adapter, from_peft, load_adapter, peft_adapter, save_adapter
 from visionlora.cards import preprocessing_card
 from visionlora.data import load_dataset
@@ -68,7 +69,8 @@ def export_adapter(
         AdapterError: the adapter cannot be read, or belongs to another base.
         ModelError: the base cannot be used.
         OutputError: the files are there already, or cannot be written.
-        UsageError: the adapter is of another method, or computes ReLU where the base has SiLU; the format is unknown.
+        UsageError: the adapter is of another method, belongs to a rounded base, or computes ReLU where the base
+            has SiLU; the format is unknown.
 
     Example:
         >>> import visionlora as vl
@@ -88,6 +90,11 @@ def export_adapter(
         raise UsageError(
             f"{adapter}: trained with --activation {loaded.card.settings.activation}, which no file of PEFT says; "
             "merge it"
+        )
+    if loaded.card.settings.base_precision != FLOAT32:
+        raise UsageError(
+            f"{adapter}: trained with --base-precision {loaded.card.settings.base_precision}; PEFT would put it on the "
+            "base as it is, which is another one; merge it"
         )
     detector = family.adapted(base, loaded.card.names, loaded.card.settings)
     made = peft_adapter(detector.model, detector.plan, loaded.tensors)

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Set
 import numpy as np
 from numpy.typing import NDArray
 
-from visionlora.adapters import ArrayAdapter, can_be_trained, scaled_channels
+from visionlora.adapters import AdapterSettings, ArrayAdapter, can_be_trained, scaled_channels
+from visionlora.adapters.base_precision import FLOAT32, is_rounded, rounded_weight
 from visionlora.adapters.shapes import (
     BIAS,
     GAIN,
@@ -29,7 +30,8 @@ def patched_weights(base: PatchableBase, adapter: ArrayAdapter) -> dict[str, NDA
     They are what merging into the checkpoint and exporting would give, to the bit.
 
     Raises:
-        AdapterError: the adapter is for another base, image size or activation, or its tensors do not fit.
+        AdapterError: the adapter is for another base, image size or activation, its tensors do not fit, or the base
+            cannot be rounded here as it was.
     """
     card = adapter.card
     card.check_base(base.folded.fingerprint, str(base.path), family=family_in(base.card))
@@ -50,9 +52,10 @@ def patched_weights(base: PatchableBase, adapter: ArrayAdapter) -> dict[str, NDA
     given = {layers[name] for name in tensors if is_of_method(method, name) or name.endswith((BIAS, GAIN))}
     adapted = _adapted(base, card.settings.targets, given, whole)
     _check(base, adapter, tensors, adapted, whole)
+    _check_rounding(base, card.settings, adapted)
     patched: dict[str, NDArray[np.float32]] = {}
     for layer in adapted:
-        before = base.weights[layer]
+        before = rounded_weight(base.weights[layer], card.settings.base_precision)
         merged = method.merged(before, tensors_of(method, layer, before.shape, tensors))
         weight = scaled_channels(merged, tensors.get(f"{layer}{GAIN}"))
         trained = tensors.get(f"{layer}{BIAS}")
@@ -90,6 +93,35 @@ def _adapted(base: PatchableBase, targets: str, given: Set[str], whole: tuple[st
             f"such as {', '.join(unknown[:5])}; merge and export it instead"
         )
     return [layer for layer in base.weights if layer not in whole and (targets == "all" or layer in given)]
+
+
+def _check_rounding(base: PatchableBase, settings: AdapterSettings, adapted: list[str]) -> None:
+    """Refuse a base of which not every weight that was rounded in training can be rounded here.
+
+    Raises:
+        AdapterError: layers without an adapter would stay as they are; or there are channels that a norm has silenced:
+            the graph does not hold their weights, which counted when others were rounded.
+    """
+    precision = settings.base_precision
+    if precision == FLOAT32:
+        return
+    trained = f"the adapter was trained with --base-precision {precision}"
+    instead = "merge and export it on the workstation"
+    if settings.targets != "all":
+        raise AdapterError(
+            f"{trained} and --targets {settings.targets}: a patch does not round the other layers; {instead}"
+        )
+    silent = [
+        layer
+        for layer in adapted
+        if is_rounded(base.weights[layer].shape, precision)
+        if layer in base.folded.norms and not base.folded.norms[layer].gain.all()
+    ]
+    if silent:
+        raise AdapterError(
+            f"{trained}, and {len(silent)} layers of {base.path}, such as {silent[0]}, have channels that their "
+            f"normalization silences, which the graph does not hold to be rounded; {instead}"
+        )
 
 
 def _check(

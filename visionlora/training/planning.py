@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from visionlora.adapters import AdapterSettings
+from visionlora.adapters.base_precision import FLOAT32
 from visionlora.adapters.methods import LoRA
 from visionlora.data import LabelledImage, load_dataset
 from visionlora.detectors import family_of
@@ -207,15 +208,20 @@ class _Way:
 def _ways(base: Base, recipe: Recipe) -> tuple[_Way, ...]:
     """Return the usual ways to fine-tune the detector itself, and adapters of several ranks and places by a recipe."""
 
-    def adapter(options: str, *, lean: bool = False, rank: int = 8, targets: str = "all") -> _Way:
+    def adapter(
+        options: str, *, lean: bool = False, rank: int = 8, targets: str = "all", precision: str = FLOAT32
+    ) -> _Way:
         label = f"LoRA, rank {rank}, {targets}" + (", lean" if lean else "")
-        settings = RecipeChoice().adapter(AdapterSettings(LoRA(rank), targets=targets), recipe)
+        label += f", base in {precision}" if precision != FLOAT32 else ""
+        settings = AdapterSettings(LoRA(rank), targets=targets, base_precision=precision)
+        settings = RecipeChoice().adapter(settings, recipe)
         return _Way(label, options, StepSpec(settings, lean=lean))
 
     return (
         *(_Way(label, None, step) for label, step in family_of(base).fine_tunings(base).items()),
         adapter("--rank 8"),
         adapter("--rank 8 --lean", lean=True),
+        adapter("--rank 8 --base-precision nf4", precision="nf4"),
         adapter("--rank 4", rank=4),
         adapter("--rank 16", rank=16),
         adapter("--rank 32", rank=32),

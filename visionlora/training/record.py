@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from visionlora.adapters import AdapterSettings
+from visionlora.adapters.base_precision import FLOAT32
 from visionlora.data import Dataset, content_hash
 from visionlora.detectors import family_of
 from visionlora.detectors.family import Base, Family
@@ -23,7 +24,8 @@ from visionlora.training.settings import Schedule
 _PLACES = ("model", "data")  # of what the hashes beside them name by content
 _REASONS = ("recipe",)  # of what `adapter` names itself
 _NEW = ("names", "order_sha256", "adapter.method")  # not in the settings of a run of version 0.2
-_SINCE = {"adapter.full": 0, "adapter.normalization": "frozen"}  # what a run was begun with before they were settings
+_SINCE = {"adapter.full": 0, "adapter.normalization": "frozen", "adapter.base_precision": FLOAT32}
+"""What a run was begun with before these were settings."""
 _LENGTH = "hyperparameters.epochs"
 _OPTIONS = {
     "adapter.full": "--budget (most weights of a layer at full rank)",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from visionlora.adapters import AdapterSettings, read_adapter_card
+from visionlora.adapters.base_precision import FLOAT32
 from visionlora.data import Dataset
 from visionlora.detectors.device import check_batch, check_device, default_device
 from visionlora.detectors.family import Base, Family
@@ -193,6 +194,7 @@ class TrainingSettings:
             lean=self.lean,
             int8=self.qat is not None,
             relu=bool(self.adapter.relu_targets),
+            rounded=self.adapter.base_precision != FLOAT32,
             teacher=bool(self.distill),
         )
         if self.lean and self.qat:
@@ -229,7 +231,7 @@ def _check_start(path: Path, settings: AdapterSettings) -> None:
     own = read_adapter_card(path).settings
     wanted, given = ({**each.to_fields(), "activation": None} for each in (settings, own))
     changed = [name for name, value in wanted.items() if given.get(name) != value]
-    differ = [f"--{name} {given.get(name)}, not {wanted[name]}" for name in changed]
+    differ = [f"--{name.replace('_', '-')} {given.get(name)}, not {wanted[name]}" for name in changed]
     if differ:
         raise UsageError(f"--adapter {path}: it has {', '.join(differ)}; pass what it has")
     if own.activation not in ("silu", settings.activation):

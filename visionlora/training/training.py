@@ -77,6 +77,7 @@ def train(
     recipe: str = "auto",
     budget: str | int | None = None,
     targets: str = "all",
+    base_precision: str = "float32",
     epochs: int = 50,
     imgsz: int = 640,
     batch: int = 16,
@@ -111,6 +112,8 @@ def train(
         budget: train up to so many parameters, such as `20%` of the detector's, by adapting the small layers at full
             rank; None for what the recipe says.
         targets: which layers are adapted (see `AdapterSettings`).
+        base_precision: what the frozen weights are kept in: `float32`, `fp16`, `int8`, or `nf4`, 4 bits, as in QLoRA
+            (see docs/training.md). The adapter belongs to the rounded base, which is what merging starts from.
         epochs: passes over the training images.
         imgsz: side of the network's square input in pixels.
         batch: images a step, over all devices, which must divide it.
@@ -152,7 +155,12 @@ def train(
     model = local_file(model, CHECKPOINT)
     settings = TrainingSettings(
         family_of(model),
-        AdapterSettings(method_of(method, {"rank": rank, "alpha": alpha}), targets=targets, activation=activation),
+        AdapterSettings(
+            method_of(method, {"rank": rank, "alpha": alpha}),
+            targets=targets,
+            activation=activation,
+            base_precision=base_precision,
+        ),
         Schedule(epochs=epochs, imgsz=imgsz, batch=batch, seed=seed, lr0=Schedule.lr0 if lr0 is None else lr0),
         hyperparameters or {},
         device=device,

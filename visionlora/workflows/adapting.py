@@ -75,6 +75,7 @@ def adapt(
     recipe: str = "auto",
     budget: str | int | None = None,
     targets: str = "all",
+    base_precision: str = "float32",
     epochs: int = 50,
     imgsz: int = 640,
     batch: int = 16,
@@ -123,7 +124,12 @@ def adapt(
     model = local_file(model, CHECKPOINT)
     settings = TrainingSettings(
         family_of(model),
-        AdapterSettings(method_of(method, {"rank": rank, "alpha": alpha}), targets=targets, activation=activation),
+        AdapterSettings(
+            method_of(method, {"rank": rank, "alpha": alpha}),
+            targets=targets,
+            activation=activation,
+            base_precision=base_precision,
+        ),
         Schedule(epochs=epochs, imgsz=imgsz, batch=batch, seed=seed, lr0=Schedule.lr0 if lr0 is None else lr0),
         hyperparameters or {},
         device=device,

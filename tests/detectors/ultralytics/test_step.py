@@ -23,9 +23,19 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graph
 @pytest.fixture(scope="module", params=["yolo11n.yaml", "yolo26n.yaml"])
 def adapted(request) -> DetectionModel:
     """Return a detector with an adapter that is not zero."""
+    return detector_with_adapter(request.param, AdapterSettings(LoRA(rank=2)))
+
+
+@pytest.fixture(scope="module")
+def packed() -> DetectionModel:
+    """Return one whose base is in NF4."""
+    return detector_with_adapter("yolo11n.yaml", AdapterSettings(LoRA(rank=2, full=9000), base_precision="nf4"))
+
+
+def detector_with_adapter(description: str, settings: AdapterSettings) -> DetectionModel:
     torch.manual_seed(0)
-    model = DetectionModel(request.param, nc=5, verbose=False).eval()
-    attach(model, plan_detector(model, AdapterSettings(LoRA(rank=2)), whole=()))
+    model = DetectionModel(description, nc=5, verbose=False).eval()
+    attach(model, plan_detector(model, settings, whole=()))
     for parameter in model.parameters():
         parameter.data.add_(torch.randn_like(parameter) * 0.02)
     model.args = get_cfg()
@@ -96,6 +106,22 @@ def test_lean_step_keeps_less_for_the_backward_pass(adapted) -> None:
     batch = labelled_batch([1], classes=5, size=64, seed=3)
     lean, usual = (TrainingStep(copy.deepcopy(adapted), graph=False, lean=lean).train() for lean in (True, False))
     assert kept_numbers(lambda: lean(batch)) < 0.6 * kept_numbers(lambda: usual(batch))
+
+
+@pytest.mark.parametrize("lean", [False, True], ids=["usual", "lean"])
+def test_step_on_a_packed_base_equals_the_model_itself(packed, lean) -> None:
+    batch = labelled_batch([3, 0, 2], classes=5, size=96, seed=1)
+    expected = loss_and_gradient(copy.deepcopy(packed), batch)
+    got = loss_and_gradient(TrainingStep(copy.deepcopy(packed), graph=False, lean=lean).train(), batch)
+    for ours, theirs in zip(got, expected, strict=True):
+        assert (ours - theirs).norm() < 1e-4 * theirs.norm()
+
+
+def test_lean_step_on_a_packed_base_keeps_no_weight_that_it_brings_back(packed) -> None:
+    batch = labelled_batch([1], classes=5, size=64, seed=3)
+    lean, usual = (TrainingStep(copy.deepcopy(packed), graph=False, lean=lean).train() for lean in (True, False))
+    weights = 2_400_000  # of the layers that are packed
+    assert kept_numbers(lambda: lean(batch)) < kept_numbers(lambda: usual(batch)) - weights
 
 
 def test_recomputing_the_first_module_keeps_its_insides_out_of_memory(adapted) -> None:
@@ -178,6 +204,20 @@ def test_graph_gives_the_gradients_of_the_usual_way(adapted, lean, half, toleran
         for ours, theirs in zip(got, expected, strict=True):
             assert (ours - theirs).norm() < tolerance * theirs.norm()
     assert len(graphed._graphs) == 2  # 40 objects made room anew
+
+
+@needs_gpu
+@pytest.mark.parametrize("lean", [False, True], ids=["usual", "lean"])
+def test_graph_brings_a_packed_base_back_in_every_replay(packed, lean) -> None:
+    model = copy.deepcopy(packed).cuda().to(memory_format=torch.channels_last)
+    usual, graphed = (TrainingStep(model, graph=graph, lean=lean and graph).train() for graph in (False, True))
+    for seed in range(3):
+        batch = labelled_batch([3, 1], classes=5, size=96, seed=seed)
+        graphed.prepare(batch)
+        batch = {name: value.cuda() for name, value in batch.items()}
+        for ours, theirs in zip(loss_and_gradient(graphed, batch), loss_and_gradient(usual, batch), strict=True):
+            assert (ours - theirs).norm() < 1e-3 * theirs.norm()
+    assert len(graphed._graphs) == 1
 
 
 @needs_gpu

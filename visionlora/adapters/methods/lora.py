@@ -176,9 +176,9 @@ class _Deltas:
         if not self._layers:
             return []
         last = [_channels_last(*pair) for pair in zip(frozen, self._deltas(), strict=True)]
-        if self._joined is None:
-            self._joined = self._constants(frozen, last)
-        base, gains = self._joined
+        base, gains = self._joined or self._constants(frozen, last)
+        if all(layer.packed is None for layer in self._layers):
+            self._joined = base, gains
         deltas = [_columns(*pair).reshape(-1) for pair in zip(self._deltas(), last, strict=True)]
         joined = torch.cat(deltas)
         changed = (base + joined if gains is None else torch.addcmul(base, joined, gains)).to(dtype)
@@ -208,7 +208,7 @@ class _Deltas:
 class _Factors:
     def __init__(self, method: LoRA, layers: Sequence[Any]) -> None:
         self._method, self._layers = method, layers
-        self._constants: dict[torch.dtype, tuple[list[torch.Tensor], torch.Tensor]] = {}
+        self._constants: dict[torch.dtype, tuple[list[torch.Tensor | None], torch.Tensor]] = {}
 
     def compute(self, frozen: Sequence[torch.Tensor], dtype: torch.dtype) -> list[torch.Tensor]:
         """Return the adapted weight of each layer in `dtype`."""
@@ -238,14 +238,22 @@ class _Factors:
         import torch
 
         if dtype not in self._constants:
-            matrices = [_columns(*pair).to(dtype).contiguous() for pair in zip(frozen, last, strict=True)]
+            kept = [
+                _columns(weight, order).to(dtype).contiguous() if layer.packed is None else None
+                for weight, order, layer in zip(frozen, last, self._layers, strict=True)
+            ]
             factors = []
             for layer in self._layers:
                 left = layer.lora_B.detach().reshape(len(layer.lora_B), -1)
                 factor = torch.ones_like(left) * self._method.scale(len(layer.lora_A))
                 factors.append((factor if layer.gain is None else factor * layer.gain).reshape(-1))
-            self._constants[dtype] = matrices, torch.cat(factors)
-        return self._constants[dtype]
+            self._constants[dtype] = kept, torch.cat(factors)
+        kept, joined = self._constants[dtype]
+        matrices = [
+            _columns(weight, order).to(dtype) if matrix is None else matrix
+            for matrix, weight, order in zip(kept, frozen, last, strict=True)
+        ]
+        return matrices, joined
 
 
 def in_format_of(weight: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:

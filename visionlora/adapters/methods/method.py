@@ -113,7 +113,8 @@ class Batch(Protocol):
         """Return the adapted weight of each layer in `dtype`.
 
         Args:
-            frozen: the base's weight of each layer, in float32; the same tensors at each call.
+            frozen: the base's weight of each layer, in float32; the same tensors at each call, but for a layer that
+                keeps it packed (`layer.packed`): that is brought back for this call, and nobody may keep it.
             dtype: what the layers compute in.
         """
         ...

@@ -9,6 +9,7 @@ from visionlora.adapters.torch.file import Adapter, load_adapter, save_adapter
 from visionlora.adapters.torch.layers import Layer, SkippedLayer, adaptable_layers
 from visionlora.adapters.torch.merge import merge
 from visionlora.adapters.torch.norms import LiveNorm, freeze_norms, kept_statistics, live_statistics, trained_state
+from visionlora.adapters.torch.packed import frozen_bytes
 from visionlora.adapters.torch.peft import peft_adapter
 from visionlora.adapters.torch.peft_import import from_peft
 from visionlora.adapters.torch.plan import AdapterPlan, full_rank_limit, layer_selector, plan_adapter
@@ -25,6 +26,7 @@ __all__ = [
     "attach",
     "freeze_norms",
     "from_peft",
+    "frozen_bytes",
     "full_rank_limit",
     "kept_statistics",
     "layer_selector",

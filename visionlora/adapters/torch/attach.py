@@ -2,23 +2,26 @@
 
 Training runs on the folded graph: batch normalization is multiplied into the convolution before it, so the convolution
 sees the adapted weight times gamma / sigma and nothing runs beside it. What is frozen becomes a buffer, so that no
-trainer can wake it and no optimizer, gradient clip or DDP bucket sees it.
+trainer can wake it and no optimizer, gradient clip or DDP bucket sees it. Where the base is kept in fewer bits, the
+buffer holds these, and the weight is brought back as it is needed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import cast
 
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from visionlora.adapters.base_precision import Packed
 from visionlora.adapters.methods import Method
 from visionlora.adapters.shapes import BIAS, GAIN, check_shapes, method_tensor
 from visionlora.adapters.torch.layers import Layer
 from visionlora.adapters.torch.merge import expected_shapes
 from visionlora.adapters.torch.norms import LiveNorm, norm_affine
+from visionlora.adapters.torch.packed import PackedWeight, round_weights
 from visionlora.adapters.torch.plan import AdapterPlan
 
 
@@ -32,9 +35,12 @@ class AdaptedWeight(nn.Module):
         method: how the weight is adapted.
         gain: (outputs, 1) factor gamma / sigma of the batch normalization folded into the weight, or None.
         gain_delta: (outputs,) what live normalization, now folded, had come to; None where there was none.
+        packed: makes the base's weight from what is kept of it; None where that is the weight itself.
     """
 
-    def __init__(self, method: Method, weight: torch.Tensor, gain: torch.Tensor | None) -> None:
+    def __init__(
+        self, method: Method, weight: torch.Tensor, gain: torch.Tensor | None, packed: PackedWeight | None = None
+    ) -> None:
         super().__init__()
         self.method = method
         for name, tensor in method.start(weight).items():
@@ -44,13 +50,18 @@ class AdaptedWeight(nn.Module):
         self.register_buffer("gain", None if gain is None else gain.reshape(-1, 1))
         self.gain_delta: torch.Tensor | None
         self.register_buffer("gain_delta", None)
+        self.packed = packed
 
-    def forward(self, weight: torch.Tensor) -> torch.Tensor:
-        """Return the adapted weight, of the shape and memory format of `weight`, in float32 also under autocast."""
+    def forward(self, kept: torch.Tensor) -> torch.Tensor:
+        """Return the adapted weight, in float32 also under autocast, in the memory format of the base's (`frozen`)."""
         if self.ready is not None:
             return self.ready
-        with torch.autocast(weight.device.type, enabled=False):
-            return self.method.adapted(weight, dict(self.named_parameters()), self.gain)
+        with torch.autocast(kept.device.type, enabled=False):
+            return self.method.adapted(self.frozen(kept), dict(self.named_parameters()), self.gain)
+
+    def frozen(self, kept: torch.Tensor) -> torch.Tensor:
+        """Return the base's weight, folded, from what the layer keeps of it."""
+        return kept if self.packed is None else self.packed(kept)
 
 
 class TrainedBias(nn.Module):
@@ -78,6 +89,7 @@ def attach(model: nn.Module, plan: AdapterPlan, tensors: Mapping[str, torch.Tens
 
     Raises:
         AdapterError: the tensors do not fit.
+        ModelError: the base cannot be rounded to the precision of the plan.
 
     Example:
         >>> import torch
@@ -91,29 +103,28 @@ def attach(model: nn.Module, plan: AdapterPlan, tensors: Mapping[str, torch.Tens
     """
     if tensors is not None:
         check_shapes(expected_shapes(model, plan), tensors)
+    rounded = round_weights(model, plan)
     gains, trained = _fold_or_wake(model, plan, tensors)
     for layer in plan.whole:
         trained |= {id(parameter) for parameter in model.get_submodule(layer.name).parameters()}
     for layer in plan.adapted:
-        owner, attribute = _locate(model, layer.weight)
-        _to_buffer(owner, attribute)
-        adapted = AdaptedWeight(plan.settings.method, getattr(owner, attribute), gains.get(layer.name))
+        adapted = _adapt(model, plan, layer, gains.get(layer.name), rounded.get(layer.name))
         if layer.name in plan.live and tensors is not None:
             adapted.gain_delta = tensors[f"{layer.name}{GAIN}"].to(gains[layer.name])
-        parametrize.register_parametrization(owner, attribute, adapted)
         trained |= {id(parameter) for parameter in adapted.parameters()}
         bias = _bias(model, layer)
         if (plan.settings.train_bias or layer.name in plan.live) and bias is not None:
+            owner, attribute = _locate(model, layer.weight)
             owner.register_buffer(_FROZEN_BIAS.format(attribute), bias.detach().clone())
             bias_owner, bias_attribute = _locate(model, layer.bias)
             parametrize.register_parametrization(bias_owner, bias_attribute, TrainedBias())
             trained.add(id(bias))
-    for module in list(model.modules()):
-        for name, parameter in list(module.named_parameters(recurse=False)):
-            if id(parameter) in trained:
-                parameter.requires_grad_(True)
-            else:
-                _to_buffer(module, name)
+    for layer in plan.rounded:
+        if layer not in plan.adapted:
+            _to_buffer(*_locate(model, layer.weight))
+            own = _packed(plan, layer, rounded[layer.name], gains.get(layer.name))
+            _compute(model, layer, own, rounded[layer.name])
+    _freeze_others(model, trained)
     if tensors is not None:
         load_adapter_tensors(model, plan, tensors)
 
@@ -205,6 +216,42 @@ def _to_buffer(module: nn.Module, name: str) -> None:
     tensor = getattr(module, name).detach()
     del module._parameters[name]
     module.register_buffer(name, tensor)
+
+
+def _freeze_others(model: nn.Module, trained: Set[int]) -> None:
+    """Make every parameter a buffer whose id is not among those of `trained`."""
+    for module in list(model.modules()):
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if id(parameter) in trained:
+                parameter.requires_grad_(True)
+            else:
+                _to_buffer(module, name)
+
+
+def _adapt(
+    model: nn.Module, plan: AdapterPlan, layer: Layer, gain: torch.Tensor | None, packed: Packed | None
+) -> AdaptedWeight:
+    """Freeze the weight of a layer, as it is or packed, and let the method of the plan adapt it."""
+    owner, attribute = _locate(model, layer.weight)
+    _to_buffer(owner, attribute)
+    own = None if packed is None else _packed(plan, layer, packed, gain)
+    adapted = AdaptedWeight(plan.settings.method, getattr(owner, attribute), gain, own)
+    _compute(model, layer, adapted, packed)
+    return adapted
+
+
+def _packed(plan: AdapterPlan, layer: Layer, packed: Packed, gain: torch.Tensor | None) -> PackedWeight:
+    return PackedWeight(plan.settings.base_precision, packed, layer.shape, gain)
+
+
+def _compute(model: nn.Module, layer: Layer, parametrization: nn.Module, packed: Packed | None) -> None:
+    """Make a frozen weight by `parametrization`: from itself, or from the codes that take its place."""
+    owner, attribute = _locate(model, layer.weight)
+    if packed is not None:
+        device = getattr(owner, attribute).device
+        setattr(owner, attribute, torch.from_numpy(packed["codes"]).to(device))
+        parametrization.to(device)
+    parametrize.register_parametrization(owner, attribute, parametrization, unsafe=packed is not None)
 
 
 def _fold_or_wake(

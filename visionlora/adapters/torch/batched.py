@@ -24,6 +24,8 @@ class BatchedWeights:
 
     Args:
         model: a model that `attach` prepared, on its device and in its memory format; it must not move afterwards.
+        leave_packed: let a layer whose frozen weight is packed compute its own as it runs: where what it does is
+            computed again for the backward pass, no weight is kept for that.
 
     Example:
         >>> import torch
@@ -35,7 +37,7 @@ class BatchedWeights:
         ...     y = model(torch.ones(1, 4))
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, leave_packed: bool = False) -> None:
         layers: dict[Method, tuple[list[AdaptedWeight], list[torch.Tensor]]] = {}
         self._biases: list[tuple[TrainedBias, nn.Parameter]] = []
         for module in model.modules():
@@ -44,12 +46,14 @@ class BatchedWeights:
             for chain in cast(nn.ModuleDict, module.parametrizations).values():
                 own, original = chain[0], chain.original  # type: ignore[index]
                 if isinstance(own, AdaptedWeight):
+                    if leave_packed and own.packed is not None:
+                        continue
                     adapted, frozen = layers.setdefault(own.method, ([], []))
                     adapted.append(own)
                     frozen.append(cast(torch.Tensor, original))
                 elif isinstance(own, TrainedBias):
                     self._biases.append((own, cast(nn.Parameter, original)))
-        self._device = next(frozen[0].device.type for _, frozen in layers.values())
+        self._device = next(model.buffers()).device.type
         self._batches: list[tuple[Batch, list[AdaptedWeight], list[torch.Tensor]]] = []
         self._single: list[tuple[AdaptedWeight, torch.Tensor]] = []
         for method, (adapted, frozen) in layers.items():
@@ -85,7 +89,8 @@ class BatchedWeights:
 
     def _compute(self, dtype: torch.dtype) -> None:
         for batch, layers, frozen in self._batches:
-            for layer, weight in zip(layers, batch.compute(frozen, dtype), strict=True):
+            weights = [layer.frozen(kept) for layer, kept in zip(layers, frozen, strict=True)]
+            for layer, weight in zip(layers, batch.compute(weights, dtype), strict=True):
                 layer.ready = weight
         for layer, weight in self._single:
             layer.ready = layer(weight).to(dtype)

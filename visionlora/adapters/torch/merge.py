@@ -10,12 +10,13 @@ from torch import nn
 
 from visionlora.adapters.arithmetic import scaled_channels
 from visionlora.adapters.shapes import BIAS, GAIN, adapted_shapes, check_merges, check_shapes, tensors_of
+from visionlora.adapters.torch.packed import round_weights
 from visionlora.adapters.torch.plan import AdapterPlan
 
 
 @torch.no_grad()
 def merge(model: nn.Module, plan: AdapterPlan, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Put the adapted weights in place of those of `model`.
+    """Put the adapted weights in place of those of `model`, in the precision of the base that the plan has.
 
     `model` is the base as it was loaded (not attached, batch normalization in place), with the class outputs that the
     adapter brings. Batch normalization keeps its statistics and scale; a trained bias goes into its shift where a
@@ -23,9 +24,11 @@ def merge(model: nn.Module, plan: AdapterPlan, tensors: Mapping[str, torch.Tenso
 
     Raises:
         AdapterError: the tensors do not fit the plan, or its method cannot be merged; the model is unchanged then.
+        ModelError: the base cannot be rounded; the model is unchanged then.
     """
     check_merges(plan.settings.method)
     check_shapes(expected_shapes(model, plan), tensors)
+    round_weights(model, plan)
     for layer in plan.adapted:
         weight = model.get_parameter(layer.weight)
         own = tensors_of(plan.settings.method, layer.name, layer.shape, tensors)

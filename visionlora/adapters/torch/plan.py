@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from visionlora.adapters import AdapterSettings
+from visionlora.adapters.base_precision import is_rounded
 from visionlora.adapters.torch.layers import Layer, SkippedLayer, adaptable_layers
 from visionlora.adapters.torch.norms import can_live
 from visionlora.errors import UsageError
@@ -29,6 +30,7 @@ class AdapterPlan:
         norms: dotted path of the batch normalization behind a layer, by layer name; it is folded for training, but
             where it is live.
         live: names of the adapted layers whose batch normalization is trained along.
+        rounded: layers, adapted or skipped, whose frozen weight is rounded to the base's precision.
     """
 
     settings: AdapterSettings
@@ -37,6 +39,7 @@ class AdapterPlan:
     skipped: tuple[SkippedLayer, ...]
     norms: Mapping[str, str]
     live: frozenset[str] = frozenset()
+    rounded: tuple[Layer, ...] = ()
 
 
 def plan_adapter(
@@ -88,7 +91,12 @@ def plan_adapter(
         and can_live(model.get_submodule(norms[layer.name]))
         and getattr(model.get_submodule(layer.name), "bias", None) is None
     )
-    return AdapterPlan(settings, tuple(adapted), trained_whole, tuple(skipped), norms, live)
+    rounded = tuple(
+        layer
+        for layer in layers
+        if layer.name not in whole and layer.name not in constants and is_rounded(layer.shape, settings.base_precision)
+    )
+    return AdapterPlan(settings, tuple(adapted), trained_whole, tuple(skipped), norms, live, rounded)
 
 
 def full_rank_limit(plan: AdapterPlan, numbers: int) -> int:

@@ -80,15 +80,18 @@ def check_hyperparameters(asked: Mapping[str, Any], device: str) -> dict[str, An
     return dict(asked)
 
 
-def check_step(asked: Mapping[str, Any], device: str, *, lean: bool, int8: bool, relu: bool, teacher: bool) -> None:
+def check_step(
+    asked: Mapping[str, Any], device: str, *, lean: bool, int8: bool, relu: bool, rounded: bool, teacher: bool
+) -> None:
     """Refuse `compile` and `multi_scale` where the step of a phase works without them (see `Family`).
 
     Raises:
         UsageError: one of them is asked for.
     """
-    if (lean or int8 or relu) and asked.get("compile"):
-        name = "--lean" if lean else "--quantize" if int8 else "--activation"
-        raise UsageError(f"{name}: works without torch.compile; drop it or --set compile")
+    options = {"--lean": lean, "--quantize": int8, "--activation": relu, "--base-precision": rounded}
+    chosen = [option for option, given in options.items() if given]
+    if chosen and asked.get("compile"):
+        raise UsageError(f"{chosen[0]}: works without torch.compile; drop it or --set compile")
     if asked.get("compile") and process_count(device) > 1:
         raise UsageError("--set compile: works on one GPU only; drop it, or name one in --device")
     if (int8 or teacher) and asked.get("multi_scale"):

@@ -92,7 +92,8 @@ class TrainingStep(nn.Module):
     Args:
         model: the detector in training mode; `.module`, by which Ultralytics finds it.
         graph: use CUDA graphs.
-        lean: keep only what passes between the modules for the backward pass: less memory, more time.
+        lean: keep only what passes between the modules for the backward pass, of a packed base no weights either: less
+            memory, more time.
         precision: of autocast, as the trainer sets it around each step; None for float32.
         objects: expected most objects in one picture; with more, the graphs are captured anew.
         teacher: a network whose raw predictions count as goals too, on the model's device.
@@ -122,7 +123,7 @@ class TrainingStep(nn.Module):
         self._objects = power_of_two(max(_FEWEST_OBJECTS, min(objects, MOST_OBJECTS)))
         self._counted: tuple[tuple[float, ...], torch.Tensor] = ((), torch.empty(0))
         self._fixed: FixedShapeCriterion | None = None
-        self.weights = BatchedWeights(model)
+        self.weights = BatchedWeights(model, leave_packed=lean)
         self.fused, self.fused_again = FusedPass(), FusedPass(remembers=False)
         self._teacher, self._distill = (teacher,), distill  # in a tuple: no submodule
         for module in model.modules():

@@ -33,11 +33,13 @@ from ultralytics.utils.patches import override_configs
 from ultralytics.utils.torch_utils import ModelEMA, unset_deterministic, unwrap_model
 
 from visionlora.adapters import AdapterCard
+from visionlora.adapters.base_precision import FLOAT32
 from visionlora.adapters.torch import (
     Adapter,
     AdapterPlan,
     adapter_tensors,
     freeze_norms,
+    frozen_bytes,
     load_adapter,
     load_adapter_tensors,
     save_adapter,
@@ -483,6 +485,12 @@ def describe(plan: AdapterPlan, model: nn.Module, parameters: int) -> str:
         f"trainable: {trainable:,} parameters, {trainable / parameters:.1%} of the detector's {parameters:,}; "
         f"adapter file about {2 * trainable / 1e6:.2f} MB",
     ]
+    if plan.settings.base_precision != FLOAT32:
+        kept = frozen_bytes(model)
+        lines.append(
+            f"frozen base in {plan.settings.base_precision}: {kept / 1e6:.2f} MB, {kept / (4 * parameters):.2f} of "
+            f"float32; {len(plan.rounded)} layers rounded, small ones as they are"
+        )
     reasons: dict[str, list[str]] = {}
     for layer in plan.skipped:
         reasons.setdefault(layer.reason, []).append(layer.name)
