@@ -96,6 +96,11 @@ def test_pages_show_the_table_that_their_command_prints(folder: str, name: str) 
     assert table in (ROOT / "benchmarks" / folder / "README.md").read_text(encoding="utf-8")
 
 
+def test_training_page_shows_the_memory_of_a_step() -> None:
+    table = load_script("training/run.py").memory(read_results("training", "results-memory.json"))
+    assert table in (ROOT / "benchmarks" / "training" / "README.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("name", ["whole.json", "gpus.json"])
 def test_training_page_shows_the_table_of_whole_runs(name: str) -> None:
     table = load_script("training/whole.py").summary(read_results("training", name))

@@ -69,6 +69,20 @@ def summary(results: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def memory(results: list[dict]) -> str:
+    """Return the memory of a step, GiB and as a share of full fine-tuning's, a row for each model."""
+    variants = list(dict.fromkeys(run["label"] for run in results))
+    lines = ["| model | " + " | ".join(variants) + " |", "| --- |" + " ---: |" * len(variants)]
+    for model in dict.fromkeys(run["model"] for run in results):
+        last = {run["label"]: run["memory_gib"] for run in results if run["model"] == model}
+        cells = [
+            f"{last[each]:.2f} ({last[each] / last['full']:.2f})" if last.get(each) and last.get("full") else "-"
+            for each in variants
+        ]
+        lines.append(f"| {model} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -95,7 +109,7 @@ def main() -> None:
                 results.append(measure(variant, model, options))
                 options.out.write_text(json.dumps(results, indent=1) + "\n")
                 print({key: results[-1][key] for key in ("model", "label", "ms", "memory_gib")}, flush=True)
-    print(summary(results))
+    print(summary(results), memory(results), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -162,7 +162,10 @@ class TrainingStep(nn.Module):
         """Return the model's raw predictions for `images`, bytes or in [0, 1]; `recompute` as in `network_pass`."""
         if isinstance(self.module, QatDetector):
             return self.module.raw(to_unit(images))
-        with kept_once() if images.is_cuda and not self.lean else nullcontext():
+        if self.lean or not images.is_cuda:
+            around = self.fused_again
+            return network_pass(self.module, images, recompute=recompute, around=around, around_recomputed=around)
+        with kept_once():
             return network_pass(
                 self.module, images, recompute=recompute, around=self.fused, around_recomputed=self.fused_again
             )
