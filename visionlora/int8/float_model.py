@@ -15,6 +15,7 @@ from visionlora.formats.seal import unseal
 from visionlora.int8.decode import simplify_decode
 from visionlora.tasks import Task
 
+_OPTIONAL_INPUTS = 4  # version of ONNX's format; in files of earlier ones every constant is an input
 _OLDEST_OPSET = 13  # the first with scales for each channel
 
 
@@ -24,9 +25,9 @@ def load_float_model(path: Path | str | IO[bytes], task: Task) -> onnx.ModelProt
     Constants become initializers, and the decoding of its task the cheaper one.
 
     Raises:
-        ModelError: the file is quantized already, not in float32, for a batch greater than 1, older
-            than opset 13, has sub-graphs, or weights in another file, or batch normalization behind its convolutions;
-            all problems at once.
+        ModelError: the file is quantized already, not in float32, for a batch greater than 1, older than opset 13, has
+            sub-graphs, weights in another file or as inputs, or batch normalization behind its convolutions; all
+            problems at once.
     """
     model = onnx.load(path, load_external_data=False)
     unseal(model)
@@ -63,6 +64,9 @@ def _problems(model: onnx.ModelProto) -> list[str]:
         problems.append("expected one flat graph, got functions or sub-graphs")
     if any(uses_external_data(tensor) for tensor in graph.initializer):
         problems.append("expected one file with its weights, got some in another; export with external_data=False")
+    constants = {tensor.name for tensor in graph.initializer}
+    if model.ir_version >= _OPTIONAL_INPUTS and any(value.name in constants for value in graph.input):
+        problems.append("expected constant weights, got a graph for adapters; quantize a merged or patched one")
     convolved = {node.output[0] for node in graph.node if node.op_type == "Conv"}
     if any(node.op_type == "BatchNormalization" and node.input[0] in convolved for node in graph.node):
         problems.append(
