@@ -78,15 +78,16 @@ def _add_export(verbs: Any) -> None:
 def _add_import(verbs: Any) -> None:
     def run(options: argparse.Namespace) -> None:
         arguments = chosen(options, "model", "data", "imgsz", "format", "overwrite")
-        print(vl.import_adapter(options.folder, options.out, **arguments))
+        print(vl.import_adapter(options.source, options.out, **arguments))
 
     example = "visionlora adapters import peft --model yolo11n.pt --data data.yaml --imgsz 320 --out a.safetensors"
     parser = verb(verbs, "import", run, "write an adapter of another library as an adapter file", example)
-    parser.add_argument("folder", help="with adapter_config.json and adapter_model.safetensors")
+    source = "peft: folder with adapter_config.json and adapter_model.safetensors; lycoris: file (.safetensors)"
+    parser.add_argument("source", help=source)
     parser.add_argument("--model", required=True, help="base (.pt) that it was trained on")
     parser.add_argument("--data", required=True, help="data.yaml, for the names of its classes")
     parser.add_argument("--imgsz", type=int, default=640, help="side of the square input that it was trained at")
-    parser.add_argument("--format", choices=["peft"], default="peft", help="peft: Hugging Face's library")
+    parser.add_argument("--format", choices=["peft", "lycoris"], default="peft", help="library that wrote it")
     trust(parser)
     _out(parser)
 

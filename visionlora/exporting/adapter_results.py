@@ -1,11 +1,22 @@
-"""What exporting and importing an adapter gives back."""
+"""What exporting and importing an adapter gives back, and what reads one of another library."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from torch import nn
+
 from visionlora.adapters import AdapterSettings
+from visionlora.adapters.torch import AdapterPlan
+
+Reader = Callable[
+    [nn.Module, AdapterPlan, Callable[[AdapterSettings], AdapterPlan]],
+    tuple[AdapterSettings, dict[str, torch.Tensor]],
+]
+"""Returns settings and tensors of an adapter: of a base, the plan of all its layers, and its plan under settings."""
 
 
 @dataclass(frozen=True)

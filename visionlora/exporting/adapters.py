@@ -8,20 +8,21 @@ from pathlib import Path
 import torch
 
 from visionlora.adapters import AdapterCard, AdapterSettings
-from visionlora.adapters.torch import Adapter, from_peft, save_adapter
+from visionlora.adapters.torch import Adapter, save_adapter
 from visionlora.cards import preprocessing_card
 from visionlora.data import load_dataset
 from visionlora.detectors import family_of
 from visionlora.errors import AdapterError, UsageError
 from visionlora.exporting.adapter_results import ExportedAdapter, ImportedAdapter
+from visionlora.exporting.lycoris import lycoris_reader
 from visionlora.exporting.onnx_adapter import write_onnx_adapter
-from visionlora.exporting.peft import read_peft, write_peft
+from visionlora.exporting.peft import peft_reader, write_peft
 from visionlora.files import refuse_existing
 from visionlora.formats.kinds import ADAPTER, ONNX_ADAPTER
 
-PEFT = "peft"
+PEFT, LYCORIS = "peft", "lycoris"
 WRITERS = {PEFT: write_peft, ONNX_ADAPTER.name: write_onnx_adapter}
-READ = (PEFT,)
+READERS = {PEFT: peft_reader, LYCORIS: lycoris_reader}
 
 
 def export_adapter(
@@ -54,7 +55,7 @@ def export_adapter(
 
 
 def import_adapter(
-    folder: Path | str,
+    source: Path | str,
     out: Path | str,
     *,
     model: Path | str,
@@ -63,46 +64,45 @@ def import_adapter(
     format: str = PEFT,
     overwrite: bool = False,
 ) -> ImportedAdapter:
-    """Write the adapter that PEFT's files of LoRA or DoRA hold as an adapter file, in float32.
+    """Write the adapter that PEFT's files of LoRA or DoRA hold, or a file of LyCORIS, as an adapter file, in float32.
 
     Args:
-        folder: with `adapter_config.json` and `adapter_model.safetensors`.
+        source: `peft`: folder with `adapter_config.json` and `adapter_model.safetensors`; `lycoris`: file
+            (.safetensors).
         out: the adapter file to write (.safetensors).
-        model: the base (.pt) that it was trained on; its class outputs may have been others.
+        model: the base (.pt) that it was trained on; for `peft` its class outputs may have been others.
         data: data.yaml, for the class names.
         imgsz: side of the square input that it was trained at, in pixels.
-        format: `peft`.
+        format: `peft` or `lycoris`.
         overwrite: replace an existing file.
 
     Raises:
         AdapterError: the files cannot be read, or hold what an adapter here has no form for.
         DataError, ModelError: the data set or the base cannot be used.
         OutputError: `out` exists, or cannot be written.
-        UsageError: the image size or the format is none; `out` does not end in .safetensors.
+        UsageError: the image size or the format is none; `out` does not end in .safetensors, or is the source.
 
     Example:
         >>> import visionlora as vl
         >>> vl.import_adapter("peft", "a.safetensors", model="yolo11n.pt", data="data.yaml")  # doctest: +SKIP
     """
-    _check_format(format, READ)
+    _check_format(format, tuple(READERS))
     out = refuse_existing(out, overwrite=overwrite)
     ADAPTER.check_out(out)
-    config, tensors = read_peft(Path(folder))
+    if out.resolve() == Path(source).resolve():
+        raise UsageError(f"--out {out}: expected another file than the one that is read; it would be replaced")
+    read = READERS[format](Path(source))
     family = family_of(model)
     base = family.load(model)
     family.check_image_size(imgsz, base)
     names = load_dataset(data, splits=(), task=base.task).names
     detector = family.adapted(base, names, AdapterSettings())
     try:
-        settings, held = from_peft(
-            detector.model,
-            detector.plan,
-            config,
-            tensors,
-            lambda settings: family.adapted(base, names, settings).plan,
+        settings, held = read(
+            detector.model, detector.plan, lambda settings: family.adapted(base, names, settings).plan
         )
     except AdapterError as error:
-        raise AdapterError(f"{folder}: {error}") from error
+        raise AdapterError(f"{source}: {error}") from error
     card = AdapterCard(
         settings=settings,
         names=names,

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from visionlora.adapters.torch import load_adapter, peft_adapter
+from visionlora.adapters.torch import from_peft, load_adapter, peft_adapter
 from visionlora.detectors import family_of
 from visionlora.errors import AdapterError, OutputError, UsageError
-from visionlora.exporting.adapter_results import ExportedAdapter
+from visionlora.exporting.adapter_results import ExportedAdapter, Reader
 from visionlora.files import atomic_output
 from visionlora.formats.parsing import parse_json
 
@@ -54,8 +52,8 @@ def write_peft(model: Path | str, adapter: Path | str, out: Path | str, *, overw
     return ExportedAdapter(folder, loaded.card.names, made.factors, made.whole, sum(map(len, content)))
 
 
-def read_peft(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Return what the two files hold.
+def peft_reader(folder: Path) -> Reader:
+    """Read the two files; return what makes an adapter of them for a base.
 
     Raises:
         AdapterError: one cannot be read.
@@ -67,4 +65,4 @@ def read_peft(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         raise AdapterError(f"{folder}: expected {CONFIG} and {WEIGHTS}, as PEFT saves them: {error}") from error
     if not isinstance(config, dict) or not isinstance(config.get("lora_alpha", 0), int | float):
         raise AdapterError(f"{folder / CONFIG}: expected settings of PEFT, got {config!r:.80}")
-    return config, tensors
+    return lambda model, plan, plan_for: from_peft(model, plan, config, tensors, plan_for)
