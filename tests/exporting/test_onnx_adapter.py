@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -175,6 +176,9 @@ def test_what_cannot_be_written_is_refused_and_nothing_is_left(checkpoint, base_
     vl.export_adapter(base_onnx, near, out, format="onnx-adapter")
     with pytest.raises(OutputError, match="exists already"):
         vl.export_adapter(base_onnx, near, out, format="onnx-adapter")
+    own = shutil.copy(base_onnx, tmp_path / "base.onnx")
+    with pytest.raises(UsageError, match="expected another folder than the base's"):
+        vl.export_adapter(own, near, tmp_path / "a.onnx_adapter", format="onnx-adapter", overwrite=True)
 
 
 def test_the_graph_is_no_base_for_a_patch_and_cannot_be_quantized(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import tempfile
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from visionlora.adapters import ArrayAdapter, adapter_identity, load_arrays
 from visionlora.cards import data_hashes, family_in, make_card
-from visionlora.errors import ExportError, ModelError, OutputError
+from visionlora.errors import AdapterError, ExportError, ModelError, OutputError, UsageError
 from visionlora.exporting.adapter_results import ExportedAdapter
 from visionlora.exporting.exporting import BOX_TOLERANCE, SCORE_TOLERANCE, export
 from visionlora.files import atomic_output, refuse_existing
@@ -29,6 +30,7 @@ from visionlora.patching import (
     patched_content,
 )
 from visionlora.runtime import OnnxNetwork, read_card
+from visionlora.runtime.network import ORT_ERRORS
 from visionlora.tasks import difference
 
 GRAPH = "base"
@@ -52,29 +54,24 @@ def write_onnx_adapter(model: Path | str, adapter: Path | str, out: Path | str, 
     card_file, graph_file = out.with_suffix(".json"), out.with_name(f"{GRAPH}{ONNX.suffix}")
     for path in (out, card_file):
         refuse_existing(path, overwrite=overwrite)
+    if graph_file.resolve() == Path(model).resolve():
+        raise UsageError(f"--out {out}: expected another folder than the base's; {graph_file.name} would be replaced")
     loaded, identity = load_arrays(adapter), adapter_identity(adapter)
     base = _patchable(Path(model), loaded)
     patched = patched_content(base, loaded, path=adapter, adapter_sha256=identity, int8=False)
-    values = input_values(base, loaded)
+    try:
+        values = input_values(base, loaded)
+    except AdapterError as error:
+        raise AdapterError(f"{adapter}: {error}") from error
     content = _adapter_content(values)
+    graph, is_new = _graph(graph_file, base, overwrite=overwrite)
+    _compare(out, graph_file, graph, content, patched)
     files = {card_file: _card(base, loaded, identity), out: content}
-    if _is_of(graph_file, base):
-        graph = graph_file.read_bytes()
-    else:
-        if graph_file.exists() and not overwrite:
-            raise OutputError(
-                f"{graph_file}: exists, and is no graph for adapters of {base.folded.name} at {base.image_size} px; "
-                "choose another folder for --out, or pass --overwrite"
-            )
-        graph = seal(graph_with_inputs(base).SerializeToString(deterministic=True))
-        files = {graph_file: graph, **files}
-    _compare(out, graph, content, patched)
-    for path, data in files.items():
+    for path, data in {**({graph_file: graph} if is_new else {}), **files}.items():
         with atomic_output(path) as partial:
             partial.write_bytes(data)
     factors, whole = (tuple(name for name in values if name.endswith(ending)) for ending in (".lora_B", ".weight"))
-    size = len(files[card_file]) + len(content)
-    return ExportedAdapter(out, loaded.card.names, factors, whole, size, graph_file)
+    return ExportedAdapter(out, loaded.card.names, factors, whole, sum(map(len, files.values())), graph_file)
 
 
 def _card(base: PatchableBase, adapter: ArrayAdapter, identity: str) -> bytes:
@@ -101,20 +98,33 @@ def _patchable(model: Path, adapter: ArrayAdapter) -> PatchableBase:
     if model.suffix != CHECKPOINT.suffix:
         return load_patchable(model)
     with tempfile.TemporaryDirectory() as folder:
-        return load_patchable(
-            export(model, Path(folder) / f"{model.stem}{ONNX.suffix}", imgsz=adapter.card.image_size).path
+        exported = export(model, Path(folder) / f"{model.stem}{ONNX.suffix}", imgsz=adapter.card.image_size)
+        return dataclasses.replace(load_patchable(exported.path), path=model)  # what messages name
+
+
+def _graph(file: Path, base: PatchableBase, *, overwrite: bool) -> tuple[bytes, bool]:
+    """Return the graph that takes adapters of a base, and whether it has to be written.
+
+    Raises:
+        OutputError: another file has its name.
+    """
+    if _is_of(file, base):
+        return file.read_bytes(), False
+    if file.exists() and not overwrite:
+        raise OutputError(
+            f"{file}: exists, and is no graph for adapters of {base.folded.name} at {base.image_size} px; choose "
+            "another folder for --out, or pass --overwrite"
         )
+    return seal(graph_with_inputs(base).SerializeToString(deterministic=True)), True
 
 
 def _is_of(graph: Path, base: PatchableBase) -> bool:
     """Whether a file is there that takes adapters of this base."""
-    if not graph.is_file():
-        return False
     try:
         card = read_card(graph) or {}
-    except ModelError:
+        said = (card["settings"][INPUTS_SETTING], card["parents"]["base"], card["preprocessing"]["image_size"])
+    except (ModelError, KeyError, TypeError):  # no file of ours, or damaged
         return False
-    said = (card["settings"].get(INPUTS_SETTING), card["parents"].get("base"), card["preprocessing"]["image_size"])
     return said == (INPUTS_VERSION, base.folded.fingerprint, base.image_size)
 
 
@@ -132,13 +142,13 @@ def _adapter_content(values: Mapping[str, NDArray[np.float32]]) -> bytes:
         return path.read_bytes()
 
 
-def _compare(out: Path, graph: bytes, adapter: bytes, patched: bytes) -> None:
+def _compare(out: Path, graph_file: Path, graph: bytes, adapter: bytes, patched: bytes) -> None:
     """Run graph and adapter beside the patched detector, on noise.
 
     Raises:
-        ExportError: they differ.
+        ExportError: they differ, or onnxruntime cannot run them.
     """
-    network = OnnxNetwork(out, content=graph)
+    network = OnnxNetwork(graph_file, content=graph)
     side = network.image_size
     picture = np.random.default_rng(0).random((1, 3, side, side), dtype=np.float32)
     active, options = onnxruntime.LoraAdapter(), onnxruntime.RunOptions()
@@ -147,8 +157,14 @@ def _compare(out: Path, graph: bytes, adapter: bytes, patched: bytes) -> None:
         path.write_bytes(adapter)
         active.Load(str(path))
         options.add_active_adapter(active)
-        got = network.session.run(None, {network.session.get_inputs()[0].name: picture}, options)[0]
-        del options, active  # they hold the file
+        try:
+            got = network.session.run(None, {network.session.get_inputs()[0].name: picture}, options)[0]
+        except ORT_ERRORS as error:
+            raise ExportError(
+                f"{out}: onnxruntime cannot run it with {graph_file}: {error}; no file is kept"
+            ) from error
+        finally:
+            del options, active  # they hold the file
     expected = OnnxNetwork(out, content=patched)(picture)
     box_error, score_error = difference(network.task, got, expected)
     if not (box_error <= BOX_TOLERANCE and score_error <= SCORE_TOLERANCE):  # NaN fails too

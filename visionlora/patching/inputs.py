@@ -92,11 +92,11 @@ def input_values(base: PatchableBase, adapter: ArrayAdapter) -> dict[str, Vector
     """
     fitting, patched = fitted(base, adapter), patched_weights(base, adapter)
     method, heads = adapter.card.settings.method, base.folded.class_outputs
-    values = {
-        input_name(base, *name.rsplit(".", 1)): array for name, array in patched.items() if name.endswith(".bias")
-    }
-    for layer in {*fitting.whole, *fitting.adapted} & {*heads}:
-        values[input_name(base, layer, WEIGHT)] = patched[f"{layer}.weight"]
+    values: dict[str, Vector] = {}
+    for name, array in patched.items():
+        layer, _, part = name.rpartition(".")
+        if part == BIAS or layer in heads:
+            values[input_name(base, layer, part)] = array
     for layer in fitting.adapted:
         if layer in heads:  # they are inputs themselves
             continue
@@ -107,8 +107,10 @@ def input_values(base: PatchableBase, adapter: ArrayAdapter) -> dict[str, Vector
             parts[B] = norm.gain.astype(np.float64)[:, None] * parts[B]
         gain = fitting.tensors.get(f"{layer}{GAIN}")
         if gain is not None:
-            parts[FACTOR] = parts.get(FACTOR, 1.0) * (1 + gain.astype(np.float64)[:, None])
-        values |= {input_name(base, layer, part): np.float32(array) for part, array in parts.items()}
+            scaled = 1 + gain.astype(np.float64)[:, None]
+            parts[FACTOR] = scaled * parts[FACTOR] if FACTOR in parts else scaled
+        with np.errstate(over="ignore"):  # refused below
+            values |= {input_name(base, layer, part): array.astype(np.float32) for part, array in parts.items()}
     broken = sorted(name for name, array in values.items() if not np.isfinite(array).all())
     if broken:
         raise AdapterError(f"{len(broken)} inputs are not finite in float32, the first is {broken[0]}")
