@@ -2,8 +2,8 @@
 
     python benchmarks/onnx_adapter/run.py --model yolo11n.pt --out benchmarks/onnx_adapter/results.json
 
-One thread, and its processor time: what else the machine does meanwhile counts little. The adapters hold noise, for time
-does not depend on what they have learned. Without `--model` it prints the tables.
+One thread, and its processor time: what else the machine does meanwhile counts little. The adapters hold noise, for
+time does not depend on what they have learned. Without `--model` it prints the tables.
 """
 
 from __future__ import annotations
