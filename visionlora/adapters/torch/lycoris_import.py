@@ -162,8 +162,8 @@ def _read(model: nn.Module, layer: Layer, parts: Parts) -> _Read:
             read = reader(weight, left)
             if not left and read.adapted.shape == weight.shape:
                 return read
-    except (RuntimeError, KeyError, IndexError, ValueError):  # shapes that do not fit each other, a part is missing
-        pass
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError):
+        pass  # shapes that do not fit each other, or a part is missing
     shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in sorted(parts.items()))
     raise AdapterError(
         f"{layer.name}: expected LoCon, LoHa, LoKr, IA3 or a full change of a weight {layer.shape}, as LyCORIS saves "
@@ -173,11 +173,11 @@ def _read(model: nn.Module, layer: Layer, parts: Parts) -> _Read:
 
 def _locon(weight: torch.Tensor, parts: Parts) -> _Read:
     up, down, core = parts.pop("lora_up.weight"), parts.pop("lora_down.weight"), parts.pop("lora_mid.weight", None)
-    rank = len(down)
-    left, right = up.flatten(1) * _strength(parts, rank), down.flatten(1)
+    left, right = up.flatten(1) * _strength(parts, len(down)), down.flatten(1)
     if core is not None:
+        _check(core.shape[:2] == (left.shape[1], len(right)))
         right = torch.einsum("ij...,jn->in...", core, right).flatten(1)
-    return _decomposed(weight, (left @ right).reshape(weight.shape), parts, factors=(left, right))
+    return _decomposed(weight, _product(left, right, weight).reshape(weight.shape), parts, factors=(left, right))
 
 
 def _loha(weight: torch.Tensor, parts: Parts) -> _Read:
@@ -185,8 +185,8 @@ def _loha(weight: torch.Tensor, parts: Parts) -> _Read:
     cores = [parts.pop(name, None) for name in ("hada_t1", "hada_t2")]
     strength = _strength(parts, len(own["hada_w1_b"]))
     first, second = (
-        own[f"hada_w{number}_a"] @ own[f"hada_w{number}_b"] if core is None else _rebuilt(core, own, f"hada_w{number}")
-        for number, core in enumerate(cores, 1)
+        _product(own[f"{name}_a"], own[f"{name}_b"], weight) if core is None else _rebuilt(core, own, name, weight)
+        for name, core in zip(("hada_w1", "hada_w2"), cores, strict=True)
     )
     change = (first * second * strength).reshape(weight.shape)
     plain = cores == [None, None] and "dora_scale" not in parts
@@ -201,14 +201,17 @@ def _lokr(weight: torch.Tensor, parts: Parts) -> _Read:
     strength = _strength(parts, ranks[0]) if ranks else 1.0  # two whole matrices have none
     if not ranks:
         parts.pop("alpha", None)
-    small = factors["lokr_w1"] if "lokr_w1" in factors else factors["lokr_w1_a"] @ factors["lokr_w1_b"]
+    small = factors.get("lokr_w1")
+    if small is None:
+        small = _product(factors["lokr_w1_a"], factors["lokr_w1_b"], weight)
     core, plain = factors.get("lokr_t2"), "lokr_w2_a" in factors and "dora_scale" not in parts
     if "lokr_w2" in factors:
         large = factors["lokr_w2"].flatten(1)
     elif core is None:
-        large = factors["lokr_w2_a"] @ factors["lokr_w2_b"].flatten(1)
+        large = _product(factors["lokr_w2_a"], factors["lokr_w2_b"].flatten(1), weight)
     else:
-        large = _rebuilt(core, factors, "lokr_w2").flatten(1)
+        large = _rebuilt(core, factors, "lokr_w2", weight).flatten(1)
+    _check(small.numel() * large.numel() == weight.numel())
     wide = large.reshape(len(large), -1, *weight.shape[2:])
     change = torch.kron(small.reshape(*small.shape, *(1 for _ in weight.shape[2:])), wide.contiguous()) * strength
     if plain and core is None:
@@ -220,7 +223,9 @@ def _lokr(weight: torch.Tensor, parts: Parts) -> _Read:
 def _ia3(weight: torch.Tensor, parts: Parts) -> _Read:
     scale = parts.pop("weight").flatten()
     if parts.pop("on_input"):
+        _check(len(scale) == weight.shape[1])
         return _Read(weight * (1 + scale).reshape(1, -1, *(1 for _ in weight.shape[2:])))
+    _check(len(scale) == len(weight))
     adapted = weight * (1 + scale).reshape(-1, *(1 for _ in weight.shape[1:]))
     return _Read(adapted, method=IA3, own={"ia3_delta": scale})
 
@@ -251,16 +256,32 @@ def _decomposed(
     turned, norms = weight + change, parts.pop("dora_scale", None)
     if norms is None:
         return _Read(turned, factors)
-    if norms.shape[0] == len(weight):
+    if norms.shape[0] == norms.numel() == len(weight):
         adapted = turned * (norms.flatten() / row_norms(turned)).reshape(-1, *(1 for _ in weight.shape[1:]))
         return _Read(adapted, factors, norms.flatten())
+    _check(norms.numel() == weight.shape[1])
     columns = turned.transpose(0, 1).flatten(1).norm(dim=1)
     return _Read(turned * (norms.flatten() / columns).reshape(1, -1, *(1 for _ in weight.shape[2:])))
 
 
-def _rebuilt(core: torch.Tensor, factors: Mapping[str, torch.Tensor], name: str) -> torch.Tensor:
+def _product(left: torch.Tensor, right: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Return the product of two matrices; one with more numbers than the weight, which takes memory, is refused."""
+    _check(len(left) * right.shape[1] <= weight.numel())
+    return left @ right
+
+
+def _rebuilt(core: torch.Tensor, factors: Mapping[str, torch.Tensor], name: str, weight: torch.Tensor) -> torch.Tensor:
     """Return the product of a core (rank, rank, kernel...) with a (rank, outputs) and b (rank, inputs)."""
-    return torch.einsum("ij...,ip,jr->pr...", core, factors[f"{name}_a"], factors[f"{name}_b"])
+    left, right = factors[f"{name}_a"], factors[f"{name}_b"]
+    _check(core.shape[:2] == (len(left), len(right)))  # or it would be repeated
+    _check(left.shape[1] * right.shape[1] * core[0, 0].numel() <= weight.numel())
+    return torch.einsum("ij...,ip,jr->pr...", core, left, right)
+
+
+def _check(fits: bool) -> None:
+    """Raise the error that `_read` explains, where shapes do not fit."""
+    if not fits:
+        raise ValueError
 
 
 def _strength(parts: Parts, rank: int) -> float:
