@@ -122,6 +122,15 @@ def test_qalora_page_shows_the_tables_of_int4_weights() -> None:
     assert len(tables) == 2 and all(table in page for table in tables)
 
 
+def test_page_of_onnxruntimes_adapters_shows_the_tables_that_its_command_prints() -> None:
+    runner, results = load_script("onnx_adapter/run.py"), read_results("onnx_adapter")
+    page = (ROOT / "benchmarks" / "onnx_adapter" / "README.md").read_text(encoding="utf-8")
+    assert all(table(results) in page for table in runner.TABLES)
+    ratios = [runner.ratio(case, "active") for case in results["cases"]]
+    methods = " ".join((ROOT / "docs" / "methods.md").read_text(encoding="utf-8").split())
+    assert f"a run takes {min(ratios):.2f} to {max(ratios):.2f} times" in methods
+
+
 def test_int8_page_shows_the_tables_that_its_command_prints() -> None:
     runner, results = load_script("int8/run.py"), read_results("int8")
     page = (ROOT / "benchmarks" / "int8" / "README.md").read_text(encoding="utf-8")

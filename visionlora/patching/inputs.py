@@ -37,8 +37,8 @@ def graph_with_inputs(base: PatchableBase) -> onnx.ModelProto:
     `lora_B` (outputs, rank) are of any rank, a layer its own; `factor` is (outputs, 1). An input is called as
     `input_name` says.
 
-    A side branch with the factors as two convolutions, as is usual for language models, takes longer: it works on
-    the activations, of which a detector has far more than weights.
+    Side branches with the factors as two convolutions, as is usual for language models, take a little longer
+    (benchmarks/onnx_adapter), and grouped layers cannot have them.
 
     Raises:
         ModelError: the graph's head is not one that visionlora exports.
