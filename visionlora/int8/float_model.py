@@ -15,7 +15,6 @@ from visionlora.formats.seal import unseal
 from visionlora.int8.decode import simplify_decode
 from visionlora.tasks import Task
 
-_OPTIONAL_INPUTS = 4  # version of ONNX's format; in files of earlier ones every constant is an input
 _OLDEST_OPSET = 13  # the first with scales for each channel
 
 
@@ -26,7 +25,7 @@ def load_float_model(path: Path | str | IO[bytes], task: Task) -> onnx.ModelProt
 
     Raises:
         ModelError: the file is quantized already, not in float32, for a batch greater than 1, older than opset 13, has
-            sub-graphs, weights in another file or as inputs, or batch normalization behind its convolutions; all
+            sub-graphs, weights in another file or of an adapter, or batch normalization behind its convolutions; all
             problems at once.
     """
     model = onnx.load(path, load_external_data=False)
@@ -64,8 +63,7 @@ def _problems(model: onnx.ModelProto) -> list[str]:
         problems.append("expected one flat graph, got functions or sub-graphs")
     if any(uses_external_data(tensor) for tensor in graph.initializer):
         problems.append("expected one file with its weights, got some in another; export with external_data=False")
-    constants = {tensor.name for tensor in graph.initializer}
-    if model.ir_version >= _OPTIONAL_INPUTS and any(value.name in constants for value in graph.input):
+    if _takes_adapters(graph):
         problems.append("expected constant weights, got a graph for adapters; quantize a merged or patched one")
     convolved = {node.output[0] for node in graph.node if node.op_type == "Conv"}
     if any(node.op_type == "BatchNormalization" and node.input[0] in convolved for node in graph.node):
@@ -74,6 +72,17 @@ def _problems(model: onnx.ModelProto) -> list[str]:
             "mode and optimized (model.eval(), optimize=True)"
         )
     return problems
+
+
+def _takes_adapters(graph: onnx.GraphProto) -> bool:
+    """Whether weights are computed from optional inputs, as `adapters export --format onnx-adapter` writes a graph."""
+    optional = {value.name for value in graph.input} & {tensor.name for tensor in graph.initializer}
+    products = {node.output[0] for node in graph.node if node.op_type == "Gemm" and not optional.isdisjoint(node.input)}
+    weights = {node.input[1] for node in graph.node if node.op_type == "Conv"}
+    for node in graph.node:  # in topological order
+        if not products.isdisjoint(node.input):
+            products.update(node.output)
+    return not products.isdisjoint(weights)
 
 
 def lift_constants(graph: onnx.GraphProto) -> None:
