@@ -132,6 +132,15 @@ def test_qlora_page_shows_the_table_that_its_command_prints() -> None:
     assert table in (ROOT / "benchmarks" / "qlora" / "README.md").read_text(encoding="utf-8")
 
 
+def test_page_of_onnxruntimes_adapters_shows_the_tables_that_its_command_prints() -> None:
+    runner, results = load_script("onnx_adapter/run.py"), read_results("onnx_adapter")
+    page = (ROOT / "benchmarks" / "onnx_adapter" / "README.md").read_text(encoding="utf-8")
+    assert all(table(results) in page for table in runner.TABLES)
+    ratios = [runner.ratio(case, "active") for case in results["cases"]]
+    methods = " ".join((ROOT / "docs" / "methods.md").read_text(encoding="utf-8").split())
+    assert f"a run takes {min(ratios):.2f} to {max(ratios):.2f} times" in methods
+
+
 def test_int8_page_shows_the_tables_that_its_command_prints() -> None:
     runner, results = load_script("int8/run.py"), read_results("int8")
     page = (ROOT / "benchmarks" / "int8" / "README.md").read_text(encoding="utf-8")
@@ -193,10 +202,11 @@ def test_steps_take_the_shares_that_the_readme_says() -> None:
     rows = [
         re.findall(r"^\| yolo11n \| (.*?) \|.*?\| ([\d.]+) \| [\d.]+ \| ([\d.]+) \|$", table, re.M) for table in tables
     ]
-    share = [{variant: (time, memory) for variant, time, memory in found} for found in rows]
-    said = f"takes {share[0]['lora'][0]} of the time on a data-centre GPU "
-    said += f"({share[1]['lora'][0]} beside a faster processor) and {share[0]['lora'][1]} of the memory "
-    said += f"({share[0]['lora, lean'][1]} with `--lean`)"
+    share = [{variant: time for variant, time, _ in found} for found in rows]
+    kept = {each["label"]: each["memory_gib"] for each in read_results("training", "results-memory.json")[:3]}
+    said = f"takes {share[0]['lora']} of the time on a data-centre GPU "
+    said += f"({share[1]['lora']} beside a faster processor) and {kept['lora'] / kept['full']:.2f} of the memory "
+    said += f"({kept['lora, lean'] / kept['full']:.2f} with `--lean`)"
     assert said in " ".join(README.split())
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from visionlora import runtime
 from visionlora.errors import UsageError
-from visionlora.formats.kinds import ADAPTER, BUNDLE, EXPORTED, FILES, KINDS, ONNX
+from visionlora.formats.kinds import ADAPTER, BUNDLE, EXPORTED, FILES, KINDS, ONNX, ONNX_ADAPTER
 
 
 def test_a_suffix_means_one_kind_and_its_runtime() -> None:
@@ -30,7 +30,8 @@ def test_a_name_to_write_to_must_end_as_its_kind_does() -> None:
 
 
 def test_adapters_and_bundles_are_files_but_no_detectors() -> None:
-    assert set(FILES.values()) - set(KINDS.values()) == {ADAPTER, BUNDLE} and not (ADAPTER.runtime or BUNDLE.runtime)
+    others = set(FILES.values()) - set(KINDS.values())
+    assert others == {ADAPTER, ONNX_ADAPTER, BUNDLE} and not any(kind.runtime for kind in others)
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ def add_adapters(verbs: Any) -> None:
     """Add `visionlora adapters` and its verbs."""
     parser = verbs.add_parser(
         "adapters",
-        help="scale adapter files, add them, change their rank, write them for PEFT",
-        description="Scale adapter files, add them, change their rank, without their base; write them for PEFT.",
+        help="scale adapter files, add them, change their rank, write them for PEFT or onnxruntime",
+        description="Scale adapter files, add them, change their rank, without their base; write them for others.",
         epilog="example: visionlora adapters scale a.safetensors --factor 0.5 --out half.safetensors",
     )
     nested = parser.add_subparsers(dest="operation", required=True, metavar="OPERATION")
@@ -66,9 +66,11 @@ def _add_export(verbs: Any) -> None:
     example = "visionlora adapters export a.safetensors --model yolo11n.pt --format peft --out peft"
     parser = verb(verbs, "export", run, "write an adapter as another library reads it", example)
     parser.add_argument("adapter", help="adapter file (.safetensors)")
-    parser.add_argument("--model", required=True, help="base (.pt) that it was trained on")
-    parser.add_argument("--format", choices=["peft"], required=True, help="peft: Hugging Face's library")
-    parser.add_argument("--out", required=True, help="folder to write")
+    parser.add_argument("--model", required=True, help="base that it was trained on (.pt; onnx-adapter: or its .onnx)")
+    formats = "peft: Hugging Face's library; onnx-adapter: onnxruntime's LoraAdapter"
+    parser.add_argument("--format", choices=["peft", "onnx-adapter"], required=True, help=formats)
+    out = "peft: folder to write; onnx-adapter: file (.onnx_adapter), beside it base.onnx, the graph that takes it"
+    parser.add_argument("--out", required=True, help=out)
     trust(parser)
     overwrite(parser)
 
@@ -76,15 +78,16 @@ def _add_export(verbs: Any) -> None:
 def _add_import(verbs: Any) -> None:
     def run(options: argparse.Namespace) -> None:
         arguments = chosen(options, "model", "data", "imgsz", "format", "overwrite")
-        print(vl.import_adapter(options.folder, options.out, **arguments))
+        print(vl.import_adapter(options.source, options.out, **arguments))
 
     example = "visionlora adapters import peft --model yolo11n.pt --data data.yaml --imgsz 320 --out a.safetensors"
     parser = verb(verbs, "import", run, "write an adapter of another library as an adapter file", example)
-    parser.add_argument("folder", help="with adapter_config.json and adapter_model.safetensors")
+    source = "peft: folder with adapter_config.json and adapter_model.safetensors; lycoris: file (.safetensors)"
+    parser.add_argument("source", help=source)
     parser.add_argument("--model", required=True, help="base (.pt) that it was trained on")
     parser.add_argument("--data", required=True, help="data.yaml, for the names of its classes")
     parser.add_argument("--imgsz", type=int, default=640, help="side of the square input that it was trained at")
-    parser.add_argument("--format", choices=["peft"], default="peft", help="peft: Hugging Face's library")
+    parser.add_argument("--format", choices=["peft", "lycoris"], default="peft", help="library that wrote it")
     trust(parser)
     _out(parser)
 

@@ -1,8 +1,9 @@
-"""Files for others: an adapter merged into its base or as PEFT's, a checkpoint as ONNX, and ONNX in other formats."""
+"""Files for others: an adapter merged or as others read it, a checkpoint as ONNX, and ONNX in other formats."""
 
+from visionlora.exporting.adapter_results import ExportedAdapter, ImportedAdapter
+from visionlora.exporting.adapters import export_adapter, import_adapter
 from visionlora.exporting.exporting import ExportedModel, export, write_graph
 from visionlora.exporting.merging import MergedModel, merge
-from visionlora.exporting.peft import ExportedAdapter, ImportedAdapter, export_adapter, import_adapter
 
 __all__ = [
     "ExportedAdapter",

@@ -60,6 +60,8 @@ class FileKind:
 
 
 ADAPTER = FileKind("adapter", ".safetensors", "a .safetensors file")
+ONNX_ADAPTER = FileKind("onnx-adapter", ".onnx_adapter", "an adapter of onnxruntime")
+"""Its card lies beside it, for the format has no place for one: `steel.json` beside `steel.onnx_adapter`."""
 BUNDLE = FileKind("bundle", ".zip", "a bundle")
 CHECKPOINT = FileKind("checkpoint", ".pt", "a checkpoint", runtime="torch")
 ONNX = FileKind("onnx", ".onnx", "an ONNX file", runtime="onnxruntime")
@@ -71,5 +73,5 @@ EXPORTED = {kind.name: kind for kind in (ONNX, OPENVINO, NCNN, LITERT)}
 """What `export` writes, by name."""
 KINDS = {kind.suffix: kind for kind in (CHECKPOINT, *EXPORTED.values())}
 """What can be opened as a detector, by suffix."""
-FILES = {kind.suffix: kind for kind in (ADAPTER, BUNDLE, *KINDS.values())}
+FILES = {kind.suffix: kind for kind in (ADAPTER, ONNX_ADAPTER, BUNDLE, *KINDS.values())}
 """All, by suffix."""

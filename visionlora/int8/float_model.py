@@ -24,9 +24,9 @@ def load_float_model(path: Path | str | IO[bytes], task: Task) -> onnx.ModelProt
     Constants become initializers, and the decoding of its task the cheaper one.
 
     Raises:
-        ModelError: the file is quantized already, not in float32, for a batch greater than 1, older
-            than opset 13, has sub-graphs, or weights in another file, or batch normalization behind its convolutions;
-            all problems at once.
+        ModelError: the file is quantized already, not in float32, for a batch greater than 1, older than opset 13, has
+            sub-graphs, weights in another file or of an adapter, or batch normalization behind its convolutions; all
+            problems at once.
     """
     model = onnx.load(path, load_external_data=False)
     unseal(model)
@@ -63,6 +63,8 @@ def _problems(model: onnx.ModelProto) -> list[str]:
         problems.append("expected one flat graph, got functions or sub-graphs")
     if any(uses_external_data(tensor) for tensor in graph.initializer):
         problems.append("expected one file with its weights, got some in another; export with external_data=False")
+    if _takes_adapters(graph):
+        problems.append("expected constant weights, got a graph for adapters; quantize a merged or patched one")
     convolved = {node.output[0] for node in graph.node if node.op_type == "Conv"}
     if any(node.op_type == "BatchNormalization" and node.input[0] in convolved for node in graph.node):
         problems.append(
@@ -70,6 +72,17 @@ def _problems(model: onnx.ModelProto) -> list[str]:
             "mode and optimized (model.eval(), optimize=True)"
         )
     return problems
+
+
+def _takes_adapters(graph: onnx.GraphProto) -> bool:
+    """Whether weights are computed from optional inputs, as `adapters export --format onnx-adapter` writes a graph."""
+    optional = {value.name for value in graph.input} & {tensor.name for tensor in graph.initializer}
+    products = {node.output[0] for node in graph.node if node.op_type == "Gemm" and not optional.isdisjoint(node.input)}
+    weights = {node.input[1] for node in graph.node if node.op_type == "Conv"}
+    for node in graph.node:  # in topological order
+        if not products.isdisjoint(node.input):
+            products.update(node.output)
+    return not products.isdisjoint(weights)
 
 
 def lift_constants(graph: onnx.GraphProto) -> None:

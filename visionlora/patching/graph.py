@@ -20,6 +20,8 @@ from visionlora.patching.weights import patched_weights, replaced_outputs
 
 _MOVING = frozenset({"Concat", "Reshape", "Sigmoid"})
 """What the exported head does with class scores."""
+CLASSES, ROWS = "classes", "rows"
+"""What a graph for any number of classes calls that number, and that of the rows of its output."""
 
 
 def patched_model(base: PatchableBase, adapter: ArrayAdapter, *, adapter_sha256: str) -> onnx.ModelProto:
@@ -38,7 +40,7 @@ def patched_model(base: PatchableBase, adapter: ArrayAdapter, *, adapter_sha256:
     outputs = replaced_outputs(base, adapter.card.names)
     if outputs:
         old, new = len(base.names), len(adapter.card.names)
-        _resize_classes(model.graph, [f"{PREFIX}{layer}.weight" for layer in outputs], old, new, str(base.path))
+        resize_classes(model.graph, [f"{PREFIX}{layer}.weight" for layer in outputs], old, new, str(base.path))
     _describe(model, base, adapter.card, parent=adapter_sha256)
     return model
 
@@ -47,8 +49,15 @@ def _set(tensor: onnx.TensorProto, array: NDArray[Any]) -> None:
     tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(array), tensor.name))
 
 
-def _resize_classes(graph: onnx.GraphProto, weights: Sequence[str], old: int, new: int, where: str) -> None:
+def resize_classes(graph: onnx.GraphProto, weights: Sequence[str], old: int, new: int | None, where: str) -> None:
     """Give every tensor behind the class outputs the new number of classes, on its second axis.
+
+    Args:
+        graph: is changed.
+        weights: names of the weights of the class outputs.
+        old: number of classes of the graph.
+        new: the other number; None for any, by the weights that the graph is given.
+        where: the graph's file, for messages.
 
     Raises:
         ModelError: an operation behind them is none of those that visionlora's head has.
@@ -65,10 +74,14 @@ def _resize_classes(graph: onnx.GraphProto, weights: Sequence[str], old: int, ne
         behind.update(node.output)
         if node.op_type == "Reshape":
             shapes.add(node.input[1])
-    _resize_reshapes(graph, behind, shapes, old, new, where)
+    _resize_reshapes(graph, behind, shapes, old, new or 0, where)  # 0: as many as come in
     for value in (*graph.value_info, *graph.output):
         if value.name in behind:
-            value.type.tensor_type.shape.dim[1].dim_value += new - old
+            side = value.type.tensor_type.shape.dim[1]
+            if new is None:
+                side.dim_param = ROWS if side.dim_value != old else CLASSES
+            else:
+                side.dim_value += new - old
 
 
 def _resize_reshapes(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,51 @@ def patched_weights(base: PatchableBase, adapter: ArrayAdapter) -> dict[str, NDA
         AdapterError: the adapter is for another base, image size or activation, its tensors do not fit, or the base
             cannot be rounded here as it was.
     """
+    fitting = fitted(base, adapter)
+    method, tensors = adapter.card.settings.method, fitting.tensors
+    patched: dict[str, NDArray[np.float32]] = {}
+    for layer in fitting.adapted:
+        before = rounded_weight(base.weights[layer], adapter.card.settings.base_precision)
+        merged = method.merged(before, tensors_of(method, layer, before.shape, tensors))
+        weight = scaled_channels(merged, tensors.get(f"{layer}{GAIN}"))
+        trained = tensors.get(f"{layer}{BIAS}")
+        norm = base.folded.norms.get(layer)
+        patched[f"{layer}.weight"] = weight if norm is None else norm.fold(weight)
+        if norm is not None:
+            patched[f"{layer}.bias"] = norm.bias(trained)
+        elif trained is not None:
+            patched[f"{layer}.bias"] = base.biases[layer] + trained.astype(np.float32)
+    for layer in fitting.whole:
+        for part in ("weight", "bias"):
+            patched[f"{layer}.{part}"] = tensors[f"{layer}.{part}"].astype(np.float32)
+    broken = [name for name, tensor in patched.items() if not np.isfinite(tensor).all()]
+    if broken:
+        raise AdapterError(f"{len(broken)} tensors are not finite with the adapter in, the first is {broken[0]}")
+    return patched
+
+
+@dataclass(frozen=True, eq=False)
+class FittedAdapter:
+    """What an adapter has for the layers of an exported base.
+
+    Attributes:
+        tensors: its tensors by their names in the file, without those of layers that the graph does not have.
+        adapted: names of the layers that it adapts.
+        whole: names of the class outputs that it brings.
+    """
+
+    tensors: Mapping[str, NDArray[np.floating]]
+    adapted: tuple[str, ...]
+    whole: tuple[str, ...]
+
+
+def fitted(base: PatchableBase, adapter: ArrayAdapter) -> FittedAdapter:
+    """Return what an adapter has for the layers of a base.
+
+    Raises:
+        AdapterError: the adapter is for another base, image size or activation, its tensors do not fit, or the base
+            cannot be rounded here as it was.
+    """
     card = adapter.card
     card.check_base(base.folded.fingerprint, str(base.path), family=family_in(base.card))
     if card.image_size != base.image_size:
@@ -53,25 +99,7 @@ def patched_weights(base: PatchableBase, adapter: ArrayAdapter) -> dict[str, NDA
     adapted = _adapted(base, card.settings.targets, given, whole)
     _check(base, adapter, tensors, adapted, whole)
     _check_rounding(base, card.settings, adapted)
-    patched: dict[str, NDArray[np.float32]] = {}
-    for layer in adapted:
-        before = rounded_weight(base.weights[layer], card.settings.base_precision)
-        merged = method.merged(before, tensors_of(method, layer, before.shape, tensors))
-        weight = scaled_channels(merged, tensors.get(f"{layer}{GAIN}"))
-        trained = tensors.get(f"{layer}{BIAS}")
-        norm = base.folded.norms.get(layer)
-        patched[f"{layer}.weight"] = weight if norm is None else norm.fold(weight)
-        if norm is not None:
-            patched[f"{layer}.bias"] = norm.bias(trained)
-        elif trained is not None:
-            patched[f"{layer}.bias"] = base.biases[layer] + trained.astype(np.float32)
-    for layer in whole:
-        for part in ("weight", "bias"):
-            patched[f"{layer}.{part}"] = tensors[f"{layer}.{part}"].astype(np.float32)
-    broken = [name for name, tensor in patched.items() if not np.isfinite(tensor).all()]
-    if broken:
-        raise AdapterError(f"{len(broken)} tensors are not finite with the adapter in, the first is {broken[0]}")
-    return patched
+    return FittedAdapter(tensors, tuple(adapted), whole)
 
 
 def replaced_outputs(base: PatchableBase, names: Iterable[str]) -> tuple[str, ...]:

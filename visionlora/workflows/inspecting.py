@@ -10,7 +10,7 @@ from typing import Any
 
 from visionlora.errors import ModelError
 from visionlora.files import sha256_of
-from visionlora.formats.kinds import ADAPTER, BUNDLE, CHECKPOINT, EXPORTED, KINDS, ONNX
+from visionlora.formats.kinds import ADAPTER, BUNDLE, CHECKPOINT, EXPORTED, KINDS, ONNX, ONNX_ADAPTER
 from visionlora.formats.parsing import parse_json
 from visionlora.formats.pickled import Opaque, read_plain
 from visionlora.formats.text import class_names, printable
@@ -29,8 +29,8 @@ class FileCard:
 
     Attributes:
         path: the file or folder.
-        kind: `adapter`, `merged`, `checkpoint`, `onnx`, `int8`, `openvino`, `ncnn`, `litert`, `report`, `quantization`,
-            `bench`, `bundle` or `run`.
+        kind: `adapter`, `onnx-adapter`, `merged`, `checkpoint`, `onnx`, `int8`, `openvino`, `ncnn`, `litert`, `report`,
+            `quantization`, `bench`, `bundle` or `run`.
         bytes: its size, with the second file of a model of two; of a folder that of the files in it.
         sha256: of its bytes, of both files' bytes one after the other; of a bundle's folder that of its manifest; empty
             for a run.
@@ -67,8 +67,8 @@ def inspect(path: Path | str) -> FileCard:
     """Say what a file is that visionlora wrote, or a checkpoint of anybody: nothing in it is run.
 
     Args:
-        path: an adapter, a checkpoint, an exported file, a report.json or bench.json, the report beside an int8 file, a
-            bundle (folder or .zip), a run's folder or a report's.
+        path: an adapter (also one of onnxruntime), a checkpoint, an exported file, a report.json or bench.json, the
+            report beside an int8 file, a bundle (folder or .zip), a run's folder or a report's.
 
     Raises:
         ModelError: the file is missing, broken, or neither a checkpoint nor written by visionlora.
@@ -86,6 +86,7 @@ def inspect(path: Path | str) -> FileCard:
         ADAPTER.suffix: _adapter,
         CHECKPOINT.suffix: _checkpoint,
         ONNX.suffix: read_card,
+        ONNX_ADAPTER.suffix: lambda adapter: _json(adapter.with_suffix(".json")),
         ".json": _json,
         BUNDLE.suffix: _bundle,
         **{kind.suffix: read_card for kind in EXPORTED.values()},
@@ -178,6 +179,8 @@ def _json(path: Path) -> dict[str, Any]:
         raise ModelError(f"{path}: visionlora did not write this file: it carries no card")
     if fields.get("kind") == "quantization":  # beside an int8 file
         return {name: fields[name] for name in ("kind", "sentence", "warnings", "budget", "passed") if name in fields}
+    if fields.get("kind") == ONNX_ADAPTER.name:  # beside an adapter of onnxruntime
+        return fields
     if "noise" in fields and "rows" in fields:
         return _bench(fields)
     if "rows" not in fields:

@@ -42,33 +42,41 @@ class DoRA:
     merges: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        _ = self._direction
+        _ = self.direction
 
     @property
-    def _direction(self) -> LoRA:
+    def direction(self) -> LoRA:
+        """LoRA of V."""
         return LoRA(self.rank, self.alpha, self.full)
 
     @property
     def words(self) -> str:
         """The rank, and up to what size it is full."""
-        return f"{self._direction.words}, direction and magnitude apart"
+        return f"{self.direction.words}, direction and magnitude apart"
 
     def shapes(self, weight: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         """Return those of LoRA, and m as (outputs,)."""
-        return {**self._direction.shapes(weight), _MAGNITUDE: weight[:1]}
+        return {**self.direction.shapes(weight), _MAGNITUDE: weight[:1]}
 
     def merged(self, weight: NDArray[np.float32], tensors: Arrays) -> NDArray[np.float32]:
         """Return ||W|| (1 + m) V / ||V||."""
-        turned = self._direction.merged(weight, tensors)
+        turned = self.direction.merged(weight, tensors)
+        factor = self._factor(weight, turned, tensors)
+        return rounded(turned * factor.reshape(-1, *(1 for _ in weight.shape[1:])))
+
+    def factor(self, weight: NDArray[np.float32], tensors: Arrays) -> NDArray[np.float64]:
+        """Return ||W|| (1 + m) / ||V||, (outputs,)."""
+        return self._factor(weight, self.direction.merged(weight, tensors), tensors)
+
+    def _factor(self, weight: NDArray[np.float32], turned: NDArray[np.float32], tensors: Arrays) -> NDArray[np.float64]:
         before, after = ordered_norms(weight), ordered_norms(turned)
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = np.where((before > 0) & (after > 0), before / after, 1.0)
-        factor = ratio * (1 + tensors[_MAGNITUDE].astype(np.float64))
-        return rounded(turned * factor.reshape(-1, *(1 for _ in weight.shape[1:])))
+        return ratio * (1 + tensors[_MAGNITUDE].astype(np.float64))
 
     def start(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return those of LoRA, and m zero."""
-        return {**self._direction.start(weight), _MAGNITUDE: weight.new_zeros(len(weight))}
+        return {**self.direction.start(weight), _MAGNITUDE: weight.new_zeros(len(weight))}
 
     def adapted(
         self, weight: torch.Tensor, tensors: Mapping[str, torch.Tensor], gain: torch.Tensor | None
@@ -76,7 +84,7 @@ class DoRA:
         """Return ||W|| (1 + m) V / ||V||; a gain multiplies W and V alike."""
         import torch
 
-        turned = self._direction.adapted(weight, tensors, gain)
+        turned = self.direction.adapted(weight, tensors, gain)
         axes = tuple(range(1, weight.dim()))
         before, after = (torch.linalg.vector_norm(each.detach(), dim=axes) for each in (weight, turned))
         ratio = torch.where((before > 0) & (after > 0), before / after, torch.ones_like(before))

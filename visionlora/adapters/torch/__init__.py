@@ -7,6 +7,7 @@ from visionlora.adapters.torch.attach import adapter_tensors, attach, load_adapt
 from visionlora.adapters.torch.batched import BatchedWeights
 from visionlora.adapters.torch.file import Adapter, load_adapter, save_adapter
 from visionlora.adapters.torch.layers import Layer, SkippedLayer, adaptable_layers
+from visionlora.adapters.torch.lycoris_import import from_lycoris
 from visionlora.adapters.torch.merge import merge
 from visionlora.adapters.torch.norms import LiveNorm, freeze_norms, kept_statistics, live_statistics, trained_state
 from visionlora.adapters.torch.packed import frozen_bytes
@@ -25,6 +26,7 @@ __all__ = [
     "adapter_tensors",
     "attach",
     "freeze_norms",
+    "from_lycoris",
     "from_peft",
     "frozen_bytes",
     "full_rank_limit",
