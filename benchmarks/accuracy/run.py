@@ -38,6 +38,7 @@ RATES: Mapping[str, tuple[float | None, ...]] = {
     "bitfit": (0.002, 0.005, 0.02),
     "conv-adapter": (0.001, 0.002, 0.004),
     "mona": (0.001, 0.002, 0.004),
+    "feature-prompt": (0.001, 0.002, 0.004),
     "prompt": (0.002, 0.005, 0.02),
     "prefix": (0.002, 0.005, 0.02),
     "freeze10": (0.0005, 0.001),

@@ -21,6 +21,7 @@ from visionlora.adapters.methods import (
     AttentionSite,
     BlockSite,
     ConvAdapter,
+    FeaturePrompt,
     InputSite,
     LayerSite,
     Mona,
@@ -44,6 +45,7 @@ ON_FAMILIES = (
     ("yolo12n", Prefix()),
     ("yolo26n", Prefix()),
     ("yolov8n", Prompt(imgsz=64)),
+    ("yolov8n", FeaturePrompt(imgsz=64)),
 )
 
 
@@ -61,19 +63,15 @@ def test_conv_adapter_is_a_scaled_bottleneck() -> None:
     added, x = drawn(ConvAdapter(rank=4), site), torch.randn(2, 12, 8, 8, dtype=torch.float64)
     own = added.tensors()
     assert {name: tuple(tensor.shape) for name, tensor in own.items()} == {
-        "down.weight": (4, 3, 3, 3),
-        "down.bias": (4,),
+        "down.weight": (4, 12, 1, 1),
+        "filter.weight": (4, 1, 3, 3),
+        "filter.bias": (4,),
         "up.weight": (5, 4, 1, 1),
         "up.scale": (5,),
     }
-    down = torch.cat(
-        [
-            functional.conv2d(x[:, 3 * i : 3 * i + 3], own["down.weight"][i : i + 1], stride=2, padding=1)
-            for i in range(4)
-        ],
-        1,
-    )
-    inner = (down + own["down.bias"].view(-1, 1, 1)).clamp(min=0)
+    kernels = own["filter.weight"] * own["down.weight"]  # (4, 12, 3, 3): one after the other is one convolution
+    down = functional.conv2d(x, kernels, stride=2, padding=1)
+    inner = (down + own["filter.bias"].view(-1, 1, 1)).clamp(min=0)
     expected = torch.einsum("oi,nihw->nohw", own["up.weight"][:, :, 0, 0], inner) * own["up.scale"].view(-1, 1, 1)
     torch.testing.assert_close(added(x), expected)
 
@@ -90,7 +88,7 @@ def test_a_prefix_is_attention_to_learned_keys() -> None:
 
 
 def test_mona_filters_a_normed_map() -> None:
-    added, y = drawn(Mona(rank=3), BlockSite("block", 6)), torch.randn(2, 6, 9, 9, dtype=torch.float64)
+    added, y = drawn(Mona(rank=3), BlockSite("block", 6, 8)), torch.randn(2, 6, 9, 9, dtype=torch.float64)
     own = added.tensors()
 
     def pointwise(name: str, x: torch.Tensor) -> torch.Tensor:
@@ -116,20 +114,22 @@ def test_a_prompt_is_a_frame() -> None:
     assert frame.shape == (3, 8, 8)
     assert not frame[:, 2:-2, 2:-2].any()
     assert torch.count_nonzero(frame) == 3 * (64 - 16) == sum(tensor.numel() for tensor in added.tensors().values())
-    with pytest.raises(UsageError, match="the adapter's frame is of 8 px, and the images have 9 x 9; use 8"):
+    with pytest.raises(UsageError, match=r"frame at first is 8 x 8, for images of 8 px, and got 9 x 9; use 8"):
         added(torch.zeros(1, 3, 9, 9))
 
 
 @pytest.mark.parametrize(("family", "method"), ON_FAMILIES, ids=lambda each: getattr(each, "name", each))
 def test_a_detector_begins_as_its_base_learns_and_is_finished(family, method) -> None:
     model = random_detector(family)
-    plan = plan_detector(model, AdapterSettings(method), whole=set_classes(model, ["dog", "rhino"]))
+    deep = isinstance(method, FeaturePrompt)  # the deepest maps are too small for a frame
+    targets, noise = ("to:6", 0.5) if deep else ("all", 0.05)
+    plan = plan_detector(model, AdapterSettings(method, targets), whole=set_classes(model, ["dog", "rhino"]))
     before, adapted = output(model), copy.deepcopy(model)
     attach(adapted, plan)
     torch.testing.assert_close(output(adapted), before, atol=1e-3, rtol=1e-4)
     with torch.no_grad():
         for parameter in adapted.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.05)  # what is zero hides the gradients of the rest
+            parameter.add_(torch.randn_like(parameter) * noise)  # what is zero hides the gradients of the rest
     prediction = adapted.train()(torch.rand(2, 3, 64, 64))
     heads = prediction.values() if "one2many" in prediction else [prediction]
     sum(head[key].square().mean() for head in heads for key in ("boxes", "scores")).backward()
@@ -166,7 +166,7 @@ def test_a_bottleneck_and_a_norm_trained_together_are_folded(method) -> None:
     torch.testing.assert_close(model(x), trained(x), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("method", [SERIAL, Mona(rank=4), Prefix(tokens=3)], ids=repr)
+@pytest.mark.parametrize("method", [SERIAL, Mona(rank=4), FeaturePrompt(imgsz=96), Prefix(tokens=3)], ids=repr)
 def test_an_addition_is_exported_and_quantized_with_its_base(method, checkpoint, surface, tmp_path) -> None:
     settings = AdapterSettings(method, targets="to:10")
     path = random_adapter(checkpoint, tmp_path / "a.safetensors", settings=settings)
@@ -179,7 +179,9 @@ def test_an_addition_is_exported_and_quantized_with_its_base(method, checkpoint,
     added = [name for name in load_arrays(path).tensors if f".{method.name.replace('-', '_')}." in name]
     # What reads a softmax, as the values of a prefix do, stays float.
     convolutions = [name for name in added if name.endswith(".weight") and not name.endswith(OTHERS)]
-    assert vl.quantize(exported.path, surface, tmp_path / "int8.onnx", images=4).convs == 87 + len(convolutions)
+    assert vl.quantize(exported.path, surface, tmp_path / "int8.onnx", images=4, target="arm").convs == 87 + len(
+        convolutions
+    )
     with pytest.raises(AdapterError, match=r"adds layers; there is no weight .* visionlora export --model BASE"):
         vl.merge(checkpoint, path, tmp_path / "merged.pt")
     assert not (tmp_path / "merged.pt").exists()
@@ -195,7 +197,7 @@ def test_adapt_goes_through_all_stages_but_merging(checkpoint, surface, tmp_path
         load_arrays(file).tensors for file in (out / "float" / "adapter.safetensors", adapted.adapter.path)
     )
     moved = {name.rpartition("conv_adapter.")[2] for name in after if not np.array_equal(before[name], after[name])}
-    assert moved >= {"down.weight", "down.bias", "up.weight", "up.scale"}
+    assert moved >= {"down.weight", "down.bias", "filter.weight", "filter.bias", "up.weight", "up.scale"}
 
 
 def test_an_addition_is_neither_patched_nor_summed(checkpoint, surface, tmp_path) -> None:
@@ -229,13 +231,15 @@ def test_a_prompt_is_trained_resumed_and_exported_at_its_own_size(checkpoint, su
         lambda: vl.evaluate([f"{checkpoint}+{path}"], surface, imgsz=128),
         lambda: vl.train(checkpoint, surface, tmp_path / "new", **run, hyperparameters={"multi_scale": 0.5}),
     ):
-        with pytest.raises(UsageError, match=r"--border: was 16, now 8|frame is of 96 px|prompt is of one image size"):
+        with pytest.raises(
+            UsageError, match=r"--border: was 16, now 8|for images of 96 px .* use 96|prompt is of one image size"
+        ):
             refused()
     assert not (tmp_path / "model.onnx").exists()
 
 
 def test_what_cannot_be_is_refused_with_the_fact(checkpoint, surface, tmp_path) -> None:
-    for method in ("mona", "prompt"):
+    for method in ("mona", "prompt", "feature-prompt"):
         with pytest.raises(UsageError, match=rf"--quantize: trains the convolutions .*, and {method} learns numbers"):
             vl.train(checkpoint, surface, tmp_path / "run", method=method, quantize="int8", **QUICK)
     plain = random_detector("yolov8n")
@@ -256,6 +260,8 @@ def test_what_cannot_be_is_refused_with_the_fact(checkpoint, surface, tmp_path) 
     ):
         with pytest.raises(UsageError, match=r"--(rank|form|tokens|border): expected"):
             made()
+    with pytest.raises(UsageError, match=r"less than half of the 2 cells that model.8 has at --imgsz 64, got 1"):
+        plan_detector(plain, AdapterSettings(FeaturePrompt(imgsz=64)), whole=())
     with pytest.raises(UsageError, match=r"--alpha: the method mona has no such setting, only rank; drop it"):
         vl.train(checkpoint, surface, tmp_path / "run", method="mona", alpha=2.0)
 

@@ -85,7 +85,7 @@ def _training_options(parser: argparse.ArgumentParser) -> None:
         "--alpha", type=float, help="strength; B @ A counts alpha / sqrt(rank); if not given the recipe's"
     )
     parser.add_argument("--form", choices=FORMS, help="of conv-adapter: beside a convolution, or behind it")
-    parser.add_argument("--border", type=int, help="of prompt: width of the learned frame in pixels; 16 if not given")
+    parser.add_argument("--border", type=int, help="of prompts: width of a frame in pixels, 16, or cells, 1")
     parser.add_argument("--tokens", type=int, help="of prefix: learned keys and values a head; 8 if not given")
     parser.add_argument(
         "--recipe",

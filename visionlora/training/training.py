@@ -107,7 +107,7 @@ def train(
         out: folder of the run.
         method: how a weight is adapted, one of `METHODS`.
         rank, alpha: settings of the method; None for its own, 8 for LoRA, and for the recipe's.
-        form, border, tokens: of `conv-adapter`, `prompt` and `prefix` (docs/methods.md); None for their own.
+        form, border, tokens: of `conv-adapter`, the prompts and `prefix` (docs/methods.md); None for their own.
         recipe: `near` leaves the base's batch normalization as it is; `far` trains it, and small layers at full rank,
             for pictures unlike all that the base has seen; `auto` chooses by the training pictures (docs/training.md).
         budget: train up to so many parameters, such as `20%` of the detector's, by adapting the small layers at full

@@ -15,11 +15,12 @@ from visionlora.adapters.methods.lora import LoRA
 from visionlora.adapters.methods.method import Arrays, Batch, Method, Summable
 from visionlora.adapters.methods.mona import Mona
 from visionlora.adapters.methods.prefix import Prefix
-from visionlora.adapters.methods.prompt import Prompt
+from visionlora.adapters.methods.prompt import FeaturePrompt, Prompt
 from visionlora.errors import UsageError
 
 METHODS: Mapping[str, type[Method]] = {
-    method.name: method for method in (LoRA, DoRA, LoHa, LoKr, IA3, BitFit, ConvAdapter, Mona, Prompt, Prefix)
+    method.name: method
+    for method in (LoRA, DoRA, LoHa, LoKr, IA3, BitFit, ConvAdapter, Mona, Prompt, FeaturePrompt, Prefix)
 }
 """All methods by the names that cards and the command line use."""
 
@@ -76,6 +77,7 @@ __all__ = [
     "BlockSite",
     "ConvAdapter",
     "DoRA",
+    "FeaturePrompt",
     "InputSite",
     "LayerSite",
     "LoHa",

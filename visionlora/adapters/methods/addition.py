@@ -39,10 +39,12 @@ class BlockSite:
     Attributes:
         name: dotted name of the block.
         channels: of its output.
+        stride: pixels of the image that a cell of its output spans.
     """
 
     name: str
     channels: int
+    stride: int
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Conv-Adapter: y' = y + scale * U relu(D * x), a bottleneck beside a convolution or behind it."""
+"""Conv-Adapter: y' = y + scale * U relu(F * D x), a bottleneck beside a convolution or behind it."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ FORMS = ("parallel", "serial")
 
 @dataclass(frozen=True)
 class ConvAdapter(Addition):
-    """A bottleneck of two convolutions at every adapted one, as in [Conv-Adapter](https://arxiv.org/abs/2208.07463).
+    """A bottleneck of separable convolutions at every adapted one, as in [Conv-Adapter](https://arxiv.org/abs/2208.07463).
 
-    D is grouped, with one output for each group of inputs, and has kernel, stride and padding of the layer beside which
-    it stands; U is pointwise and zero at the start; the scale, one number an output, starts at 1. Between them is
-    ReLU, which costs nothing in int8.
+    D is pointwise; F depthwise, with kernel, stride and padding of the layer beside which it stands, and left out where
+    that is pointwise; U is pointwise and zero at the start; the scale, one number an output, starts at 1. The paper's F
+    and D are one grouped convolution, which runtimes are slow at in int8; ReLU costs nothing there.
 
     Attributes:
-        rank: channels between D and U; lowered to the next number that divides the inputs.
+        rank: channels between D and U; no more than the layer has.
         form: `parallel` reads what the layer reads, and what it adds is normalized with the layer's own output;
-            `serial` reads what the layer gives, behind its normalization, by a D of 3 x 3.
+            `serial` reads what the layer gives, behind its normalization, by an F of 3 x 3.
 
     Raises:
         UsageError: the rank is not positive, or the form not known.
@@ -58,20 +58,20 @@ class ConvAdapter(Addition):
         return self.form == "serial"
 
     def parts(self, site: LayerSite) -> dict[str, nn.Module]:
-        """Return D and U."""
+        """Return D, F and U."""
         from torch import nn
 
         inputs = site.outputs if self.reads_output else site.inputs
-        width = next(each for each in range(min(self.rank, inputs), 0, -1) if inputs % each == 0)
-        if self.reads_output:
-            down = nn.Conv2d(inputs, width, 3, padding=1, groups=width)
-        else:
-            down = nn.Conv2d(inputs, width, site.kernel, site.stride, site.padding, site.dilation, groups=width)
+        width = min(self.rank, inputs, site.outputs)
         up = nn.Conv2d(width, site.outputs, 1, bias=False)
         nn.init.zeros_(up.weight)
-        assert down.bias is not None
-        nn.init.zeros_(down.bias)
-        return {"down": down, "up": up}
+        if self.reads_output:
+            filters = nn.Conv2d(width, width, 3, padding=1, groups=width)
+        elif site.kernel == (1, 1):
+            return {"down": nn.Conv2d(inputs, width, 1, site.stride, site.padding), "up": up}
+        else:
+            filters = nn.Conv2d(width, width, site.kernel, site.stride, site.padding, site.dilation, groups=width)
+        return {"down": nn.Conv2d(inputs, width, 1, bias=False), "filter": filters, "up": up}
 
     def scale(self, site: LayerSite) -> torch.Tensor:
         """Return ones."""
@@ -80,5 +80,6 @@ class ConvAdapter(Addition):
         return torch.ones(site.outputs)
 
     def added(self, parts: Any, given: torch.Tensor) -> torch.Tensor:
-        """Return U relu(D * x), the scale in U."""
-        return parts.up(parts.down(given).relu())
+        """Return U relu(F * D x), the scale in U."""
+        inner = parts.down(given)
+        return parts.up((parts.filter(inner) if hasattr(parts, "filter") else inner).relu())

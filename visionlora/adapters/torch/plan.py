@@ -7,8 +7,9 @@ import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
+import torch
 from torch import nn
 
 from visionlora.adapters import AdapterSettings
@@ -70,8 +71,8 @@ def plan_adapter(
         sites: where the method can add modules in this model; those with a layer among the targets count.
 
     Raises:
-        UsageError: the targets match no layer, none where the method can add anything, or are not a valid regular
-            expression.
+        UsageError: the targets match no layer, none where the method can add anything, or one where its modules do not
+            fit, or are not a valid regular expression.
     """
     constants = constants or {}
     layers, skipped_list = adaptable_layers(model)
@@ -107,6 +108,9 @@ def plan_adapter(
             f"got {'targets without one' if sites else 'a base that has none'}; choose other "
             f"{'--targets' if sites else 'methods, such as lora'}"
         )
+    with torch.device("meta"):
+        for site in used:  # what does not fit there is known now, and costs nothing
+            cast(Addition, settings.method).parts(site)
     return AdapterPlan(settings, tuple(adapted), trained_whole, tuple(skipped), norms, live, used)
 
 

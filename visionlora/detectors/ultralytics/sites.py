@@ -43,15 +43,15 @@ def _ends(head: Any, tower: str) -> list[nn.Module]:
 
 @torch.no_grad()
 def _blocks(model: DetectionModel) -> tuple[Site, ...]:
-    """Return the modules of several convolutions before the head; a small picture shows the channels of each."""
+    """Return the modules of several convolutions before the head; a small picture shows the output of each."""
     blocks = {
         f"model.{index}": module
         for index, module in enumerate(model.model[:-1])
         if sum(isinstance(each, nn.Conv2d) for each in module.modules()) > 1
     }
-    channels: dict[str, int] = {}
+    shapes: dict[str, torch.Size] = {}
     hooks = [
-        module.register_forward_hook(lambda _, args, output, name=name: channels.update({name: output.shape[1]}))
+        module.register_forward_hook(lambda _, args, output, name=name: shapes.update({name: output.shape}))
         for name, module in blocks.items()
     ]
     try:
@@ -60,7 +60,7 @@ def _blocks(model: DetectionModel) -> tuple[Site, ...]:
     finally:
         for hook in hooks:
             hook.remove()
-    return tuple(BlockSite(name, channels[name]) for name in blocks)
+    return tuple(BlockSite(name, shape[1], side // shape[2]) for name, shape in shapes.items())
 
 
 def _attentions(model: DetectionModel) -> tuple[Site, ...]:
