@@ -63,15 +63,21 @@ class ConvAdapter(Addition):
 
         inputs = site.outputs if self.reads_output else site.inputs
         width = min(self.rank, inputs, site.outputs)
+        if site.kernel == (1, 1) and not self.reads_output:
+            parts = {"down": nn.Conv2d(inputs, width, 1, site.stride, site.padding)}
+        else:
+            if self.reads_output:
+                filters = nn.Conv2d(width, width, 3, padding=1, groups=width)
+            else:
+                filters = nn.Conv2d(width, width, site.kernel, site.stride, site.padding, site.dilation, groups=width)
+            parts = {"down": nn.Conv2d(inputs, width, 1, bias=False), "filter": filters}
+        for part in parts.values():
+            nn.init.kaiming_normal_(part.weight, nonlinearity="linear")  # as large as what it reads
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
         up = nn.Conv2d(width, site.outputs, 1, bias=False)
         nn.init.zeros_(up.weight)
-        if self.reads_output:
-            filters = nn.Conv2d(width, width, 3, padding=1, groups=width)
-        elif site.kernel == (1, 1):
-            return {"down": nn.Conv2d(inputs, width, 1, site.stride, site.padding), "up": up}
-        else:
-            filters = nn.Conv2d(width, width, site.kernel, site.stride, site.padding, site.dilation, groups=width)
-        return {"down": nn.Conv2d(inputs, width, 1, bias=False), "filter": filters, "up": up}
+        return {**parts, "up": up}
 
     def scale(self, site: LayerSite) -> torch.Tensor:
         """Return ones."""

@@ -9,10 +9,11 @@ from torch import nn
 from ultralytics.nn.tasks import DetectionModel
 
 from visionlora.adapters.methods import Addition, AttentionSite, BlockSite, InputSite, LayerSite, Method, Site
+from visionlora.detectors.ultralytics.checkpoint import raw_prediction
 
 
 def sites_of(model: DetectionModel, method: Method) -> tuple[Site, ...]:
-    """Return where a method can add modules, in the order of the network; nothing for one that changes weights."""
+    """Return where a method can add modules to a model in eval mode; nowhere for one that changes weights."""
     if not isinstance(method, Addition):
         return ()
     return {LayerSite: _layers, BlockSite: _blocks, AttentionSite: _attentions, InputSite: _input}[method.site](model)
@@ -56,7 +57,7 @@ def _blocks(model: DetectionModel) -> tuple[Site, ...]:
     ]
     try:
         side = max(64, int(max(model.stride)))
-        model.eval()(torch.zeros(1, 3, side, side))
+        raw_prediction(model, torch.zeros(1, 3, side, side))
     finally:
         for hook in hooks:
             hook.remove()
