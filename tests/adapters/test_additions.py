@@ -38,13 +38,13 @@ QUICK = {"epochs": 1, "imgsz": 96, "batch": 4, "device": "cpu", "lr0": 0.01, "qu
 SERIAL = ConvAdapter(rank=4, form="serial")
 OTHERS = ("values.weight", "norm.weight")
 ON_FAMILIES = (
-    ("yolov9t", ConvAdapter()),  # branches that Ultralytics would join into one convolution
+    ("yolov9t", Prompt(imgsz=64)),  # branches that Ultralytics would join into one convolution
     ("yolov10n", SERIAL),
     ("yolov8n", Mona()),
     ("yolo11n", Prefix()),
     ("yolo12n", Prefix()),
     ("yolo26n", Prefix()),
-    ("yolov8n", Prompt(imgsz=64)),
+    ("yolov8n", ConvAdapter()),
     ("yolov8n", FeaturePrompt(imgsz=64)),
 )
 
@@ -121,8 +121,7 @@ def test_a_prompt_is_a_frame() -> None:
 @pytest.mark.parametrize(("family", "method"), ON_FAMILIES, ids=lambda each: getattr(each, "name", each))
 def test_a_detector_begins_as_its_base_learns_and_is_finished(family, method) -> None:
     model = random_detector(family)
-    deep = isinstance(method, FeaturePrompt)  # the deepest maps are too small for a frame
-    targets, noise = ("to:6", 0.5) if deep else ("all", 0.05)
+    targets, noise = ("to:6", 0.5) if isinstance(method, FeaturePrompt) else ("all", 0.05)
     plan = plan_detector(model, AdapterSettings(method, targets), whole=set_classes(model, ["dog", "rhino"]))
     before, adapted = output(model), copy.deepcopy(model)
     attach(adapted, plan)
@@ -167,7 +166,7 @@ def test_a_bottleneck_and_a_norm_trained_together_are_folded(method) -> None:
     torch.testing.assert_close(model(x), trained(x), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("method", [SERIAL, Mona(rank=4), FeaturePrompt(imgsz=96), Prefix(tokens=3)], ids=repr)
+@pytest.mark.parametrize("method", [Mona(rank=4), Prefix(tokens=3)], ids=repr)
 def test_an_addition_is_exported_and_quantized_with_its_base(method, checkpoint, surface, tmp_path) -> None:
     settings = AdapterSettings(method, targets="to:10")
     path = random_adapter(checkpoint, tmp_path / "a.safetensors", settings=settings)
@@ -189,7 +188,7 @@ def test_an_addition_is_exported_and_quantized_with_its_base(method, checkpoint,
 
 def test_adapt_goes_through_all_stages_but_merging(checkpoint, surface, tmp_path) -> None:
     out = tmp_path / "run"
-    settings = {**QUICK, "rank": 2, "recipe": "near", "targets": "neck", "quantize": "int8", "qat_epochs": 1}
+    settings = {**QUICK, "rank": 2, "recipe": "near", "targets": r"model\.22\..*", "quantize": "int8", "qat_epochs": 1}
     adapted = vl.adapt(checkpoint, surface, out, method="conv-adapter", images=4, **settings)
     assert adapted.merged is None and not (out / "merged.pt").exists()
     assert [row.label for row in adapted.report.rows] == ["base", "adapter", "onnx", "float", "int8"]
@@ -232,7 +231,7 @@ def test_a_prompt_is_trained_resumed_and_exported_at_its_own_size(checkpoint, su
         lambda: vl.train(checkpoint, surface, tmp_path / "new", **run, hyperparameters={"multi_scale": 0.5}),
     ):
         with pytest.raises(
-            UsageError, match=r"--border: was 16, now 8|for images of 96 px .* use 96|prompt is of one image size"
+            UsageError, match=r"--border: was 16, now 8|for images of 96 px, .* use 96|prompt is of one image size"
         ):
             refused()
     assert not (tmp_path / "model.onnx").exists()
@@ -274,8 +273,8 @@ def test_tensors_of_another_shape_are_refused_by_name() -> None:
     attach(trained, plan)
     tensors = adapter_tensors(trained, plan)
     tensors["0.conv_adapter.up.scale"] = torch.ones(7)
-    del tensors["0.conv_adapter.down.bias"]
-    with pytest.raises(AdapterError, match=r"down.bias: missing; .*up.scale: expected shape \(6,\), got \(7,\)"):
+    del tensors["0.conv_adapter.filter.bias"]
+    with pytest.raises(AdapterError, match=r"filter.bias: missing; .*up.scale: expected shape \(6,\), got \(7,\)"):
         attach(model, plan, tensors)
     with pytest.raises(AdapterError, match="there is no weight"):
         merge(model, plan, tensors)
