@@ -144,6 +144,6 @@ def test_what_it_cannot_do_is_refused_by_name(trained, checkpoint, surface, tmp_
         lambda: vl.merge(checkpoint, tmp_path / "beside.safetensors", tmp_path / "merged.pt"),
         lambda: vl.patch(base, tmp_path / "beside.safetensors", tmp_path / "line.onnx"),
     ):
-        with pytest.raises(AdapterError, match="the method beside adds what no weight can hold"):
+        with pytest.raises(AdapterError, match="the method beside adds layers; there is no weight"):
             refused()
     assert not (tmp_path / "merged.pt").exists() and not (tmp_path / "line.onnx").exists()

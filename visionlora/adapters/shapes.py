@@ -93,7 +93,10 @@ def check_merges(method: Method) -> None:
         AdapterError: it is one.
     """
     if not method.merges:
-        raise AdapterError(f"the method {method.name} adds what no weight can hold; it cannot be merged or patched")
+        raise AdapterError(
+            f"the method {method.name} adds layers; there is no weight that they could be folded into, so it cannot be "
+            "merged or patched; export the base with it: visionlora export --model BASE --adapter FILE --out model.onnx"
+        )
 
 
 def check_shapes(expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Shaped]) -> None:

@@ -32,7 +32,8 @@ def add_export(verbs: Any) -> None:
     """Add `visionlora export`."""
 
     def run(options: argparse.Namespace) -> None:
-        exported = vl.export(options.model, options.out, **chosen(options, "format", "imgsz", "opset", "overwrite"))
+        names = ["adapter", "format", "imgsz", "opset", "overwrite"]
+        exported = vl.export(options.model, options.out, **chosen(options, *names))
         print(
             f"{exported.path}: {exported.bytes / 1e6:.2f} MB, {exported.image_size} px, {len(exported.names)} classes; "
             f"checked against torch: boxes within {exported.box_error:.1g} px, scores within {exported.score_error:.1g}"
@@ -48,6 +49,7 @@ def add_export(verbs: Any) -> None:
     )
     parser.add_argument("--model", required=True, help="checkpoint (.pt)")
     parser.add_argument("--out", required=True, help="file to write (.onnx, .xml, .param or .tflite)")
+    parser.add_argument("--adapter", help="adapter of that checkpoint (.safetensors), exported with it in one graph")
     parser.add_argument("--format", default="onnx", help="onnx, openvino, ncnn or litert")
     parser.add_argument("--imgsz", type=int, help="side of the square input in pixels; the checkpoint's if not given")
     parser.add_argument("--opset", type=int, default=17, help="ONNX operator set")

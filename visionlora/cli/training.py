@@ -12,7 +12,7 @@ import yaml
 
 import visionlora as vl
 from visionlora.adapters.base_precision import NAMES as PRECISIONS
-from visionlora.adapters.methods import METHODS
+from visionlora.adapters.methods import FORMS, METHODS
 from visionlora.cli.options import chosen, overwrite, print_report, quantization_budget, trust, verb
 from visionlora.errors import UsageError
 from visionlora.formats.text import printable
@@ -80,11 +80,14 @@ def _training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="base: a checkpoint (.pt), or a name such as yolo11n.pt")
     parser.add_argument("--data", required=True, help="data.yaml with train and val")
     parser.add_argument("--out", required=True, help="folder of the run")
-    parser.add_argument("--method", choices=METHODS, default="lora", help="how a weight is adapted")
-    parser.add_argument("--rank", type=int, help="rank of the low-rank factors; 8 if not given")
+    parser.add_argument("--method", choices=METHODS, default="lora", help="how the base is adapted")
+    parser.add_argument("--rank", type=int, help="rank of the factors, width of a bottleneck; 8 if not given")
     parser.add_argument(
         "--alpha", type=float, help="strength; B @ A counts alpha / sqrt(rank); if not given the recipe's"
     )
+    parser.add_argument("--form", choices=FORMS, help="of conv-adapter: beside a convolution, or behind it")
+    parser.add_argument("--border", type=int, help="of prompts: width of a frame in pixels, 16, or cells, 1")
+    parser.add_argument("--tokens", type=int, help="of prefix: learned keys and values a head; 8 if not given")
     parser.add_argument(
         "--recipe",
         choices=NAMES,
@@ -141,6 +144,9 @@ def _training_arguments(options: argparse.Namespace) -> dict[str, Any]:
         "method",
         "rank",
         "alpha",
+        "form",
+        "border",
+        "tokens",
         "recipe",
         "budget",
         "targets",

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from visionlora.adapters import AdapterSettings, FoldedBase
-from visionlora.adapters.torch import Adapter, AdapterPlan, attach, merge
+from visionlora.adapters.torch import Adapter, AdapterPlan, attach, merge, settle
 from visionlora.tasks import Task
 from visionlora.vision.inference import Network
 
@@ -52,7 +52,8 @@ class Base:
 class AdaptedDetector:
     """A copy of a base with the classes and activations that an adapter has, and what the adapter changes in it.
 
-    It becomes trainable by `attach`, or an ordinary detector with other weights by `merge`.
+    It becomes trainable by `attach`, an ordinary detector with other weights by `merge`, or what is run and exported by
+    `finish`.
 
     Attributes:
         model: the copy.
@@ -77,6 +78,18 @@ class AdaptedDetector:
             AdapterError: the tensors do not fit; the model is unchanged then.
         """
         merge(self.model, self.plan, tensors)
+
+    def finish(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Merge the adapter, or add its modules where it cannot be merged: batch normalization is folded then.
+
+        Raises:
+            AdapterError: the tensors do not fit.
+        """
+        if self.plan.settings.method.merges:
+            self.merge(tensors)
+        else:
+            self.attach(tensors)
+            settle(self.model)
 
 
 @dataclass(frozen=True)
@@ -199,7 +212,7 @@ class Family(Protocol):
         ...
 
     def with_adapter(self, base: Base, adapter: Adapter) -> Base:
-        """Return the base with the adapter's classes and weights merged into a copy of its model.
+        """Return the base with the adapter's classes and weights in a copy of its model, and the modules that it adds.
 
         Raises:
             AdapterError: the adapter belongs to another base, or does not fit.

@@ -17,13 +17,15 @@ from onnx import helper, numpy_helper
 from torch import nn
 
 from visionlora.adapters.folded_base import ENTRY as BASE_ENTRY
+from visionlora.adapters.torch import load_adapter
 from visionlora.cards import RECIPE_KEY, data_hashes, make_card
 from visionlora.detectors import family_of
 from visionlora.detectors.family import Base
 from visionlora.errors import ExportError, ModelError, OutputError, UsageError
 from visionlora.exporting.converters import require_converter, write_litert, write_ncnn, write_openvino
+from visionlora.exporting.merging import with_adapter
 from visionlora.files import atomic_output, refuse_existing, sha256_of
-from visionlora.formats.kinds import CHECKPOINT, EXPORTED, KINDS, ONNX
+from visionlora.formats.kinds import ADAPTER, CHECKPOINT, EXPORTED, KINDS, ONNX
 from visionlora.formats.seal import seal
 from visionlora.hub import local_file
 from visionlora.int8.decode import simplify_decode
@@ -63,6 +65,7 @@ def export(
     model: Path | str,
     out: Path | str,
     *,
+    adapter: Path | str | None = None,
     format: str = "onnx",
     imgsz: int | None = None,
     opset: int = OPSET,
@@ -72,16 +75,19 @@ def export(
 
     Args:
         model: a merged or any other Ultralytics detection checkpoint (.pt).
+        adapter: an adapter (.safetensors) of `model`, which is exported with it in one graph: merged, or with the
+            modules that it adds. No adapter can be patched into that graph any more.
         out: the file to write: .onnx; .xml for OpenVINO and .param for ncnn, with a .bin and a .metadata.yaml
             beside it; .tflite for LiteRT.
         format: `onnx`, `openvino`, `ncnn` or `litert`; the libraries of the others are optional.
-        imgsz: side of the square input in pixels; None takes what the checkpoint was trained at.
+        imgsz: side of the square input in pixels; None takes what the checkpoint, or the adapter, was trained at.
         opset: ONNX operator set, also of the graph that OpenVINO's file is made from.
         overwrite: replace an existing file.
 
     Raises:
         UsageError: an option is out of range, or the format's library is not installed.
         ModelError: the checkpoint cannot be used.
+        AdapterError: the adapter cannot be read, or belongs to another base.
         ExportError: the exported graph does not give torch's output; no file is left.
         OutputError: `out` or a file beside it exists, or cannot be written.
 
@@ -92,13 +98,17 @@ def export(
     out, model = _check(Path(out), format, opset, overwrite=overwrite), local_file(model, CHECKPOINT)
     family, kind = family_of(model), EXPORTED[format]
     base = family.load(model)
+    if adapter is not None:
+        adapter = local_file(adapter, ADAPTER)
+        base = with_adapter(family, base, load_adapter(adapter), adapter)
     image_size = base.image_size if imgsz is None else imgsz
     family.check_image_size(image_size, base)
     detector = family.raw_detector(base.model)
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / out.name
         try:
-            _write(made, detector, base, format=format, image_size=image_size, opset=opset)
+            patchable = adapter is None
+            _write(made, detector, base, format=format, image_size=image_size, opset=opset, patchable=patchable)
         except OSError as error:
             raise OutputError(f"{out}: cannot be written: {error.strerror or error}") from error
         try:
@@ -134,8 +144,10 @@ def _check(out: Path, format: str, opset: int, *, overwrite: bool) -> Path:
     return out
 
 
-def _write(out: Path, detector: nn.Module, base: Base, *, format: str, image_size: int, opset: int) -> None:
-    """Write the files of a format."""
+def _write(
+    out: Path, detector: nn.Module, base: Base, *, format: str, image_size: int, opset: int, patchable: bool = True
+) -> None:
+    """Write the files of a format; one of a `patchable` base remembers how it was folded."""
     card = make_card(
         format,
         names=base.names,
@@ -151,7 +163,7 @@ def _write(out: Path, detector: nn.Module, base: Base, *, format: str, image_siz
     stride = base.stride
     if format in ("onnx", "openvino"):
         graph = _trace(detector, base.task, image_size=image_size, opset=opset)
-        graph = _described(graph, base, card, stride)
+        graph = _described(graph, base, card, stride, patchable=patchable)
         path = out.with_suffix(ONNX.suffix)
         path.write_bytes(seal(graph.SerializeToString(deterministic=True)))
         if format == "openvino":
@@ -184,21 +196,23 @@ def write_graph(base: Base, out: Path, *, image_size: int, opset: int = OPSET) -
     """Write the ONNX graph of a detector in memory, unchecked: what training under fake quantization runs on."""
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "graph.onnx"
-        _write(made, family_of(base).raw_detector(base.model), base, format="onnx", image_size=image_size, opset=opset)
+        detector = family_of(base).raw_detector(base.model)
+        _write(made, detector, base, format="onnx", image_size=image_size, opset=opset, patchable=False)
         with atomic_output(out) as partial:
             partial.write_bytes(made.read_bytes())
     return out
 
 
-def _described(graph: onnx.ModelProto, base: Base, card: Mapping[str, Any], stride: int) -> onnx.ModelProto:
+def _described(
+    graph: onnx.ModelProto, base: Base, card: Mapping[str, Any], stride: int, *, patchable: bool
+) -> onnx.ModelProto:
     """Put the metadata into the graph: the card, how the base was folded, and ranges that its adapter brought."""
-    constants = {
-        tensor.name.removeprefix("model."): numpy_helper.to_array(tensor) for tensor in graph.graph.initializer
-    }
-    entries = {
-        **ultralytics_metadata(card, stride, base.task),
-        BASE_ENTRY: family_of(base).folded_base(base, constants).to_entry(),
-    }
+    entries = ultralytics_metadata(card, stride, base.task)
+    if patchable:
+        constants = {
+            tensor.name.removeprefix("model."): numpy_helper.to_array(tensor) for tensor in graph.graph.initializer
+        }
+        entries[BASE_ENTRY] = family_of(base).folded_base(base, constants).to_entry()
     carried = (base.card or {}).get("quantization")
     if carried:
         entries[RECIPE_KEY] = json.dumps(carried["recipe"], separators=(",", ":"))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from visionlora.adapters import adapter_identity
+from visionlora.adapters.shapes import check_merges
 from visionlora.adapters.torch import Adapter, load_adapter
 from visionlora.cards import data_hashes, make_card
 from visionlora.detectors import family_of
@@ -57,7 +58,7 @@ def merge(model: Path | str, adapter: Path | str, out: Path | str, *, overwrite:
         overwrite: replace an existing file.
 
     Raises:
-        AdapterError: the adapter cannot be read, or belongs to another base.
+        AdapterError: the adapter cannot be read, belongs to another base, or adds modules, which no weight can hold.
         ModelError: the base cannot be used, or the written file does not reproduce the adapted base.
         OutputError: `out` exists, or cannot be written.
         UsageError: `out` does not end in .pt, or is the base.
@@ -73,27 +74,43 @@ def merge(model: Path | str, adapter: Path | str, out: Path | str, *, overwrite:
         raise UsageError(f"--out {out}: expected another file than the base; it would be replaced")
     family = family_of(model)
     base, loaded = family.load(model), load_adapter(adapter)
-    merged = family.with_adapter(base, loaded)
-    image_size = int(loaded.card.preprocessing["image_size"])
+    check_merges(loaded.card.settings.method)
+    merged = with_adapter(family, base, loaded, adapter)
+    with atomic_output(out) as partial:
+        partial.write_bytes(family.pack(merged, image_size=merged.image_size, card=merged.card or {}))
+        box_error, score_error = _verify(family, base, loaded, partial, out)
+    return MergedModel(out, base.path, merged.names, merged.image_size, box_error, score_error, out.stat().st_size)
+
+
+def with_adapter(family: Family, base: Base, loaded: Adapter, path: Path | str) -> Base:
+    """Return a base with an adapter in it, of the adapter's image size, with the card of a merged checkpoint.
+
+    Args:
+        family: of the base.
+        base: that the adapter was trained on.
+        loaded: the adapter.
+        path: its file.
+
+    Raises:
+        AdapterError: the adapter belongs to another base, or does not fit.
+    """
+    adapted = family.with_adapter(base, loaded)
     card = make_card(
         "merged",
-        names=merged.names,
-        image_size=image_size,
-        parents={"base": base.fingerprint, "adapter": adapter_identity(adapter)},
+        names=adapted.names,
+        image_size=loaded.card.image_size,
+        parents={"base": base.fingerprint, "adapter": adapter_identity(path)},
         settings={
             "adapter": loaded.card.settings.to_fields(),
             "base": base.path.name,
             **data_hashes(loaded.card.training),
         },
-        task=merged.task.name,
+        task=adapted.task.name,
         family=family.name,
     )
     if loaded.card.quantization:
         card["quantization"] = dict(loaded.card.quantization)  # trained ranges: export and quantize carry them on
-    with atomic_output(out) as partial:
-        partial.write_bytes(family.pack(merged, image_size=image_size, card=card))
-        box_error, score_error = _verify(family, base, loaded, partial, out)
-    return MergedModel(out, base.path, merged.names, image_size, box_error, score_error, out.stat().st_size)
+    return replace(adapted, image_size=loaded.card.image_size, card=card)
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
+from visionlora.adapters import read_adapter_card
 from visionlora.adapters.folded_base import ENTRY as BASE_ENTRY
 from visionlora.cards import RECIPE_KEY, data_hashes, family_in, make_card
 from visionlora.data import Dataset, LabelledImage, load_dataset
@@ -161,6 +162,12 @@ def quantize(
     against = source if reference is None else _checked_reference(Path(local_file(reference, ONNX)), source, asked)
     if adapter is not None:
         check_adapter_of(model, (source.network.metadata or {}).get("parents", {}), adapter)
+        used = read_adapter_card(adapter).settings.method
+        if not used.merges:
+            raise UsageError(
+                f"--adapter {adapter}: writes the recipe into it for patch --int8, and the method {used.name} adds "
+                "layers, which cannot be patched; drop --adapter"
+            )
     dataset = load_dataset(data, splits=("train",), task=source.network.task)
     chosen = calibration_images(dataset, images, seed=seed)
     domain = load_split(data, task=source.network.task) if asked.judged else None

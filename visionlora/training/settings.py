@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from visionlora.adapters import AdapterSettings, read_adapter_card
 from visionlora.adapters.base_precision import FLOAT32
+from visionlora.adapters.methods import Addition, setting_names
 from visionlora.data import Dataset
 from visionlora.detectors.device import check_batch, check_device, default_device
 from visionlora.detectors.family import Base, Family
@@ -197,6 +198,14 @@ class TrainingSettings:
             rounded=self.adapter.base_precision != FLOAT32,
             teacher=bool(self.distill),
         )
+        method = self.adapter.method
+        if self.qat and isinstance(method, Addition) and not method.int8:
+            raise UsageError(
+                f"--quantize: trains the convolutions of an exported graph, and {method.name} learns numbers that are "
+                "none of them; drop it: the float adapter is exported and calibrated as it is"
+            )
+        if "imgsz" in setting_names(method) and self.hyperparameters.get("multi_scale"):
+            raise UsageError(f"--set multi_scale: {method.name} is of one image size; drop one of them")
         if self.lean and self.qat:
             raise UsageError(
                 "--lean: has no effect on int8 training, which keeps little anyway; drop --lean or --quantize"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from visionlora.adapters import MAP50, MAP50_95, AdapterSettings, read_adapter_card
-from visionlora.adapters.methods import method_of
+from visionlora.adapters.methods import method_for
 from visionlora.data import load_dataset, warn_of_doubtful_data
 from visionlora.data.leakage import calibration_images
 from visionlora.detectors import family_of
@@ -74,6 +74,9 @@ def train(
     method: str = "lora",
     rank: int | None = None,
     alpha: float | None = None,
+    form: str | None = None,
+    border: int | None = None,
+    tokens: int | None = None,
     recipe: str = "auto",
     budget: str | int | None = None,
     targets: str = "all",
@@ -107,6 +110,7 @@ def train(
         out: folder of the run.
         method: how a weight is adapted, one of `METHODS`.
         rank, alpha: settings of the method; None for its own, 8 for LoRA, and for the recipe's.
+        form, border, tokens: of `conv-adapter`, the prompts and `prefix` (docs/methods.md); None for their own.
         recipe: `near` leaves the base's batch normalization as it is; `far` trains it, and small layers at full rank,
             for pictures unlike all that the base has seen; `auto` chooses by the training pictures (docs/training.md).
         budget: train up to so many parameters, such as `20%` of the detector's, by adapting the small layers at full
@@ -153,14 +157,11 @@ def train(
     """
     call = RunCall.asked(resume=resume, overwrite=overwrite, verbose=verbose, quiet=quiet)
     model = local_file(model, CHECKPOINT)
+    own = {"rank": rank, "alpha": alpha, "form": form, "border": border, "tokens": tokens}
+    chosen = method_for(method, own, imgsz=imgsz)
     settings = TrainingSettings(
         family_of(model),
-        AdapterSettings(
-            method_of(method, {"rank": rank, "alpha": alpha}),
-            targets=targets,
-            activation=activation,
-            base_precision=base_precision,
-        ),
+        AdapterSettings(chosen, targets=targets, activation=activation, base_precision=base_precision),
         Schedule(epochs=epochs, imgsz=imgsz, batch=batch, seed=seed, lr0=Schedule.lr0 if lr0 is None else lr0),
         hyperparameters or {},
         device=device,

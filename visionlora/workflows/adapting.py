@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from visionlora.adapters import AdapterSettings
-from visionlora.adapters.methods import method_of
+from visionlora.adapters.methods import method_for
 from visionlora.detectors import family_of
 from visionlora.errors import QuantizationError
 from visionlora.exporting import ExportedModel, MergedModel, export, merge
@@ -36,16 +36,17 @@ _LOGGER = logging.getLogger("visionlora")
 
 @dataclass(frozen=True, repr=False)
 class AdaptedModel:
-    """What every stage left behind; the files lie in one folder."""
+    """What every stage left behind; the files lie in one folder. An adapter that adds modules is not merged."""
 
     adapter: TrainedAdapter
-    merged: MergedModel
+    merged: MergedModel | None
     exported: ExportedModel
     quantized: QuantizedModel
     report: Report
 
     def __repr__(self) -> str:
-        files = ", ".join(each.path.name for each in (self.adapter, self.merged, self.exported, self.quantized))
+        made = (self.adapter, self.merged, self.exported, self.quantized)
+        files = ", ".join(each.path.name for each in made if each is not None)
         rows = ", ".join(f"{row.label} {row.scores.map50_95:.3f}" for row in self.report.rows if row.scores is not None)
         return f"AdaptedModel({self.adapter.path.parent}: {files}; mAP50-95: {rows})"
 
@@ -72,6 +73,9 @@ def adapt(
     method: str = "lora",
     rank: int | None = None,
     alpha: float | None = None,
+    form: str | None = None,
+    border: int | None = None,
+    tokens: int | None = None,
     recipe: str = "auto",
     budget: str | int | None = None,
     targets: str = "all",
@@ -102,7 +106,8 @@ def adapt(
     """Train an adapter, merge it, export to ONNX, quantize to INT8, and judge every stage on the val split.
 
     Leaves `adapter.safetensors`, `merged.pt`, `model.onnx`, `model.int8.onnx` (with `quantize="int4"` `model.int4.onnx`
-    instead), `report.html`, `report.json`, `report.md` and pictures in `out`. The arguments are those of `train`;
+    instead), `report.html`, `report.json`, `report.md` and pictures in `out`; without `merged.pt` where the method adds
+    modules, which are exported as they stand. The arguments are those of `train`;
     `images` are the calibration images of `quantize` too, and `max_drop` and `max_class_drop` its budget: then its
     report, `model.int8.json`, lies there too. After `quantize` or `activation` the budget counts from the float adapter
     that these phases began with, `float` in the report. With `resume` and another budget the trained adapter is taken
@@ -122,14 +127,11 @@ def adapt(
     limits = Budget(max_drop, max_class_drop)
     check_budget(limits)
     model = local_file(model, CHECKPOINT)
+    own = {"rank": rank, "alpha": alpha, "form": form, "border": border, "tokens": tokens}
+    chosen = method_for(method, own, imgsz=imgsz)
     settings = TrainingSettings(
         family_of(model),
-        AdapterSettings(
-            method_of(method, {"rank": rank, "alpha": alpha}),
-            targets=targets,
-            activation=activation,
-            base_precision=base_precision,
-        ),
+        AdapterSettings(chosen, targets=targets, activation=activation, base_precision=base_precision),
         Schedule(epochs=epochs, imgsz=imgsz, batch=batch, seed=seed, lr0=Schedule.lr0 if lr0 is None else lr0),
         hyperparameters or {},
         device=device,
@@ -187,19 +189,20 @@ class _Way:
 
     def later_stages(self, trained: TrainedAdapter) -> AdaptedModel:
         """Merge, export, quantize and judge."""
-        folder, imgsz = self.folder, self.settings.schedule.imgsz
+        folder = self.folder
         folder.clear_later()
-        merged = merge(self.model, trained.path, folder.merged, overwrite=self.replaces)
-        self._say("merge", merged.path, merged.bytes)
-        exported = export(merged.path, folder.onnx, imgsz=imgsz, overwrite=self.replaces)
+        base, merged = self._merge(trained)
+        adapter, source = (trained.path, base) if merged is None else (None, merged.path)
+        imgsz = self.settings.schedule.imgsz
+        exported = export(source, folder.onnx, adapter=adapter, imgsz=imgsz, overwrite=self.replaces)
         self._say("export", exported.path, exported.bytes)
         try:
-            quantized = self._quantize(merged.base)
+            quantized = self._quantize(base)
         except QuantizationError as error:
             best = int8_files(folder.quantized(self.weights))[2]
             if not best.is_file():
                 raise
-            report = self._judge(merged.base, best)  # it passed every check but the budget
+            report = self._judge(base, best)  # it passed every check but the budget
             raise BudgetMissed(
                 _broken_limits(report) or str(error),
                 report=report,
@@ -207,7 +210,17 @@ class _Way:
                 advice=str(error),
             ) from error
         self._say("quantize", quantized.path, quantized.bytes, f", {quantized.images} calibration pictures")
-        return AdaptedModel(trained, merged, exported, quantized, self._judge(merged.base, quantized.path))
+        return AdaptedModel(trained, merged, exported, quantized, self._judge(base, quantized.path))
+
+    def _merge(self, trained: TrainedAdapter) -> tuple[Path, MergedModel | None]:
+        """Return the base's file, found where only its name was given, and the merged one where there can be one."""
+        method = self.settings.adapter.method
+        if method.merges:
+            merged = merge(self.model, trained.path, self.folder.merged, overwrite=self.replaces)
+            self._say("merge", merged.path, merged.bytes)
+            return merged.base, merged
+        report("merge", 1, 1, f"merge: none: {method.name} adds layers, which no weight can hold")
+        return self.settings.family.load(self.model).path, None
 
     def _quantize(self, base: Path) -> QuantizedModel:
         """Quantize the exported file within the budget."""
@@ -232,7 +245,7 @@ class _Way:
         stages = [
             f"base={base}",
             f"adapter={base}+{folder.adapter}",
-            f"merged={folder.merged}",
+            *([f"merged={folder.merged}"] if self.settings.adapter.method.merges else []),
             f"onnx={folder.onnx}",
             *([] if before is None else [f"float={base}+{before}"]),  # what the next one is held against
             f"{self.weights}={shipped}",
@@ -296,5 +309,4 @@ def int8_advice(report: Report, *, max_drop: float | None, quantize: str | None)
 def _exported(base: Path | str, adapter: Path, imgsz: int) -> Iterator[Path]:
     """Write the ONNX file of a base and an adapter for a while."""
     with tempfile.TemporaryDirectory() as folder:
-        merged = merge(base, adapter, Path(folder) / "merged.pt")
-        yield export(merged.path, Path(folder) / "model.onnx", imgsz=imgsz).path
+        yield export(base, Path(folder) / "model.onnx", adapter=adapter, imgsz=imgsz).path

@@ -4,16 +4,24 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from visionlora.adapters.methods.addition import Addition, AttentionSite, BlockSite, InputSite, LayerSite, Site
 from visionlora.adapters.methods.bitfit import BitFit
+from visionlora.adapters.methods.conv_adapter import FORMS, ConvAdapter
 from visionlora.adapters.methods.dora import DoRA
 from visionlora.adapters.methods.ia3 import IA3
 from visionlora.adapters.methods.loha import LoHa
 from visionlora.adapters.methods.lokr import LoKr
 from visionlora.adapters.methods.lora import LoRA
 from visionlora.adapters.methods.method import Arrays, Batch, Method, Summable
+from visionlora.adapters.methods.mona import Mona
+from visionlora.adapters.methods.prefix import Prefix
+from visionlora.adapters.methods.prompt import FeaturePrompt, Prompt
 from visionlora.errors import UsageError
 
-METHODS: Mapping[str, type[Method]] = {method.name: method for method in (LoRA, DoRA, LoHa, LoKr, IA3, BitFit)}
+METHODS: Mapping[str, type[Method]] = {
+    method.name: method
+    for method in (LoRA, DoRA, LoHa, LoKr, IA3, BitFit, ConvAdapter, Mona, Prompt, FeaturePrompt, Prefix)
+}
 """All methods by the names that cards and the command line use."""
 
 
@@ -42,23 +50,46 @@ def method_of(name: str, settings: Mapping[str, Any]) -> Method:
     return METHODS[name](**chosen)
 
 
+def method_for(name: str, settings: Mapping[str, Any], *, imgsz: int) -> Method:
+    """Return a method with its settings for a training on square images of side `imgsz` in pixels, as `method_of` does.
+
+    Raises:
+        UsageError: as from `method_of`.
+    """
+    sized = name in METHODS and "imgsz" in setting_names(METHODS[name])
+    return method_of(name, {**settings, "imgsz": imgsz} if sized else settings)
+
+
 def setting_names(method: Any) -> tuple[str, ...]:
     """Return the names of the settings of a method, or of its class."""
     return tuple(each.name for each in fields(method))
 
 
 __all__ = [
+    "FORMS",
     "IA3",
     "METHODS",
+    "Addition",
     "Arrays",
+    "AttentionSite",
     "Batch",
     "BitFit",
+    "BlockSite",
+    "ConvAdapter",
     "DoRA",
+    "FeaturePrompt",
+    "InputSite",
+    "LayerSite",
     "LoHa",
     "LoKr",
     "LoRA",
     "Method",
+    "Mona",
+    "Prefix",
+    "Prompt",
+    "Site",
     "Summable",
+    "method_for",
     "method_of",
     "setting_names",
 ]

@@ -24,8 +24,7 @@ class Ranked:
     alpha: float = 4.0
 
     def __post_init__(self) -> None:
-        if type(self.rank) is not int or not 1 <= self.rank < 1 << 16:
-            raise UsageError(f"--rank: expected a whole number of at least 1, got {self.rank!r}")
+        check_rank(self.rank)
         number = isinstance(self.alpha, int | float) and not isinstance(self.alpha, bool)
         if not (number and math.isfinite(self.alpha) and self.alpha > 0):
             raise UsageError(f"--alpha: expected a positive number, got {self.alpha!r}")
@@ -33,3 +32,13 @@ class Ranked:
     def scale(self, rank: int) -> float:
         """Return the factor of the product in a layer of this rank."""
         return self.alpha / math.sqrt(rank)
+
+
+def check_rank(rank: object) -> None:
+    """Refuse a rank that is none.
+
+    Raises:
+        UsageError: it is no positive number.
+    """
+    if type(rank) is not int or not 1 <= rank < 1 << 16:
+        raise UsageError(f"--rank: expected a whole number of at least 1, got {rank!r}")

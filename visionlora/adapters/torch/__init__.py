@@ -3,6 +3,7 @@
 Knows no detector, no data set and no ONNX. How a weight is adapted, a method says (`visionlora.adapters.methods`).
 """
 
+from visionlora.adapters.torch.added import settle
 from visionlora.adapters.torch.attach import adapter_tensors, attach, load_adapter_tensors
 from visionlora.adapters.torch.batched import BatchedWeights
 from visionlora.adapters.torch.file import Adapter, load_adapter, save_adapter
@@ -39,5 +40,6 @@ __all__ = [
     "peft_adapter",
     "plan_adapter",
     "save_adapter",
+    "settle",
     "trained_state",
 ]

@@ -18,6 +18,7 @@ from torch.nn.utils import parametrize
 from visionlora.adapters.base_precision import Packed
 from visionlora.adapters.methods import Method
 from visionlora.adapters.shapes import BIAS, GAIN, check_shapes, method_tensor
+from visionlora.adapters.torch.added import added_parameters, insert
 from visionlora.adapters.torch.layers import Layer
 from visionlora.adapters.torch.merge import expected_shapes
 from visionlora.adapters.torch.norms import LiveNorm, norm_affine
@@ -79,8 +80,8 @@ class TrainedBias(nn.Module):
 def attach(model: nn.Module, plan: AdapterPlan, tensors: Mapping[str, torch.Tensor] | None = None) -> None:
     """Fold, freeze and adapt `model` in place, as `plan` says; the output does not change until it is trained.
 
-    Afterwards the only parameters of the model are the method's tensors, the biases of adapted layers (if
-    `train_bias`), the affine of live norms and the layers trained whole.
+    Afterwards the only parameters of the model are the method's tensors, or those of the modules that it adds, the
+    biases of adapted layers (if `train_bias`), the affine of live norms and the layers trained whole.
 
     Args:
         model: as it was loaded, with the class outputs that the adapter brings.
@@ -105,6 +106,7 @@ def attach(model: nn.Module, plan: AdapterPlan, tensors: Mapping[str, torch.Tens
         check_shapes(expected_shapes(model, plan), tensors)
     rounded = round_weights(model, plan)
     gains, trained = _fold_or_wake(model, plan, tensors)
+    trained |= insert(model, plan, gains)
     for layer in plan.whole:
         trained |= {id(parameter) for parameter in model.get_submodule(layer.name).parameters()}
     for layer in plan.adapted:
@@ -132,9 +134,9 @@ def attach(model: nn.Module, plan: AdapterPlan, tensors: Mapping[str, torch.Tens
 def adapter_tensors(model: nn.Module, plan: AdapterPlan) -> dict[str, torch.Tensor]:
     """Return what was trained, as float32 on the CPU, under the names of the adapter file.
 
-    The method's tensors of each adapted layer, `<layer>.bias_delta` (out,), trained minus base, `<layer>.gain_delta`
-    (out,) of a live norm, and `<layer>.weight` and `<layer>.bias` of the layers trained whole (see
-    `visionlora.adapters.shapes`).
+    The method's tensors of each adapted layer, or of each site where it adds modules, `<layer>.bias_delta` (out,),
+    trained minus base, `<layer>.gain_delta` (out,) of a live norm, and `<layer>.weight` and `<layer>.bias` of the
+    layers trained whole (see `visionlora.adapters.shapes`).
     """
     tensors: dict[str, torch.Tensor] = {}
     for layer in plan.adapted:
@@ -151,6 +153,7 @@ def adapter_tensors(model: nn.Module, plan: AdapterPlan) -> dict[str, torch.Tens
     for layer in plan.whole:
         for name, parameter in model.get_submodule(layer.name).named_parameters():
             tensors[f"{layer.name}.{name}"] = parameter
+    tensors |= added_parameters(model, plan)
     return {
         name: tensor.detach().float().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
@@ -178,6 +181,8 @@ def load_adapter_tensors(model: nn.Module, plan: AdapterPlan, tensors: Mapping[s
     for layer in plan.whole:
         for name, parameter in model.get_submodule(layer.name).named_parameters():
             parameter.copy_(tensors[f"{layer.name}.{name}"])
+    for name, parameter in added_parameters(model, plan).items():
+        parameter.copy_(tensors[name])
 
 
 _FROZEN_BIAS = "{}_frozen_bias"  # beside the weight: the folded bias that bias_delta is measured from

@@ -10,6 +10,7 @@ from torch import nn
 
 from visionlora.adapters.arithmetic import scaled_channels
 from visionlora.adapters.shapes import BIAS, GAIN, adapted_shapes, check_merges, check_shapes, tensors_of
+from visionlora.adapters.torch.added import added_shapes
 from visionlora.adapters.torch.packed import round_weights
 from visionlora.adapters.torch.plan import AdapterPlan
 
@@ -64,4 +65,4 @@ def expected_shapes(model: nn.Module, plan: AdapterPlan) -> dict[str, tuple[int,
     for layer in plan.whole:
         for name, parameter in model.get_submodule(layer.name).named_parameters():
             shapes[f"{layer.name}.{name}"] = tuple(parameter.shape)
-    return shapes
+    return shapes | added_shapes(plan)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
+import torch
 from torch import nn
 
 from visionlora.adapters import AdapterSettings
 from visionlora.adapters.base_precision import is_rounded
+from visionlora.adapters.methods import Addition, InputSite, Site
 from visionlora.adapters.torch.layers import Layer, SkippedLayer, adaptable_layers
 from visionlora.adapters.torch.norms import can_live
 from visionlora.errors import UsageError
@@ -31,6 +33,7 @@ class AdapterPlan:
             where it is live.
         live: names of the adapted layers whose batch normalization is trained along.
         rounded: layers, adapted or skipped, whose frozen weight is rounded to the base's precision.
+        sites: where the method adds modules; none where it changes weights.
     """
 
     settings: AdapterSettings
@@ -40,6 +43,13 @@ class AdapterPlan:
     norms: Mapping[str, str]
     live: frozenset[str] = frozenset()
     rounded: tuple[Layer, ...] = ()
+    sites: tuple[Site, ...] = ()
+
+    @property
+    def words(self) -> str:
+        """How many layers are adapted, and by what."""
+        how = f"by their biases, {len(self.sites)} {self.settings.method.words}" if self.sites else ""
+        return f"{len(self.adapted)} layers {how or self.settings.method.words}"
 
 
 def plan_adapter(
@@ -50,6 +60,7 @@ def plan_adapter(
     whole: Collection[str] = (),
     constants: Mapping[str, str] | None = None,
     groups: Callable[[str, str], bool | None] | None = None,
+    sites: Sequence[Site] = (),
 ) -> AdapterPlan:
     """Decide for every layer of `model` whether it is adapted, trained whole or skipped.
 
@@ -60,9 +71,11 @@ def plan_adapter(
         whole: names of the layers to train whole.
         constants: names of layers that must never be trained, with the reason.
         groups: `(word, layer name) -> bool`, or None where the word is no group name of this model.
+        sites: where the method can add modules in this model; those with a layer among the targets count.
 
     Raises:
-        UsageError: the targets match no layer, or are not a valid regular expression.
+        UsageError: the targets match no layer, none where the method can add anything, or one where its modules do not
+            fit, or are not a valid regular expression.
     """
     constants = constants or {}
     layers, skipped_list = adaptable_layers(model)
@@ -96,7 +109,25 @@ def plan_adapter(
         for layer in layers
         if layer.name not in whole and layer.name not in constants and is_rounded(layer.shape, settings.base_precision)
     )
-    return AdapterPlan(settings, tuple(adapted), trained_whole, tuple(skipped), norms, live, rounded)
+    used = _sites_among(sites, adapted)
+    if isinstance(settings.method, Addition) and not used:
+        raise UsageError(
+            f"--method {settings.method.name}: expected {settings.method.place} among --targets {settings.targets!r}, "
+            f"got {'targets without one' if sites else 'a base that has none'}; choose other "
+            f"{'--targets' if sites else 'methods, such as lora'}"
+        )
+    with torch.device("meta"):
+        for site in used:  # what does not fit there is known now, and costs nothing
+            cast(Addition, settings.method).parts(site)
+    return AdapterPlan(settings, tuple(adapted), trained_whole, tuple(skipped), norms, live, rounded, used)
+
+
+def _sites_among(sites: Sequence[Site], adapted: Sequence[Layer]) -> tuple[Site, ...]:
+    """Return the sites that are an adapted layer or hold one, and the images."""
+    names = [f"{layer.name}." for layer in adapted]
+    return tuple(
+        site for site in sites if isinstance(site, InputSite) or any(name.startswith(f"{site.name}.") for name in names)
+    )
 
 
 def full_rank_limit(plan: AdapterPlan, numbers: int) -> int:

@@ -15,6 +15,7 @@ from visionlora.adapters import AdapterSettings
 from visionlora.adapters.torch import AdapterPlan, layer_selector, plan_adapter
 from visionlora.detectors.family import AdaptedDetector, Base, StepSpec
 from visionlora.detectors.ultralytics.classes import set_classes
+from visionlora.detectors.ultralytics.sites import sites_of
 from visionlora.errors import UsageError
 
 
@@ -50,6 +51,7 @@ def plan_detector(model: DetectionModel, settings: AdapterSettings, *, whole: Co
         whole=whole,
         constants=dict.fromkeys(constant_layers(model), "constant of the box decoding (DFL)"),
         groups=_groups(model),
+        sites=sites_of(model, settings.method),
     )
 
 

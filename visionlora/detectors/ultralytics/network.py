@@ -24,8 +24,9 @@ class RawDetector(nn.Module):
     """A detector without its framework: images in, the raw prediction of its one-to-many head out.
 
     Input (n, 3, S, S) RGB in [0, 1]; output (n, rows, anchors), the raw prediction of its task. Batch
-    normalization is folded. Suppression of overlapping boxes is left to the caller, for heads with an end-to-end branch
-    too, as Ultralytics does by default.
+    normalization is folded; it is already where an adapter adds modules, which Ultralytics' own folding would lose.
+    Suppression of overlapping boxes is left to the caller, for heads with an end-to-end branch too, as Ultralytics does
+    by default.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -33,7 +34,7 @@ class RawDetector(nn.Module):
         own = cast(DetectionModel, copy.deepcopy(model).float().eval())
         own.end2end = False
         with quiet():
-            self.model = own.fuse(verbose=False)
+            self.model = own if _is_folded(own) else own.fuse(verbose=False)
         self.model.model[-1].export = True
         self.eval()
 
@@ -101,7 +102,7 @@ class TorchNetwork:
 
 
 def with_adapter(base: Base, adapter: Adapter) -> Base:
-    """Return the base with the adapter's classes and weights merged into a copy of its model.
+    """Return the base with the adapter's classes and weights in a copy of its model, and the modules that it adds.
 
     Raises:
         AdapterError: the adapter belongs to another base, or its tensors do not fit.
@@ -111,8 +112,13 @@ def with_adapter(base: Base, adapter: Adapter) -> Base:
         detector = adapted(base, adapter.card.names, adapter.card.settings)
     except UsageError as error:
         raise AdapterError(f"the adapter's targets do not fit {base.path}: {error}") from error
-    detector.merge(adapter.tensors)
+    detector.finish(adapter.tensors)
     return replace(base, model=detector.model, names=adapter.card.names, card=None)
+
+
+def _is_folded(model: nn.Module) -> bool:
+    """Whether batch normalization was folded where adapters fold it."""
+    return any(isinstance(getattr(module, "bn", None), nn.Identity) for module in model.modules())
 
 
 def check_image_size(image_size: int, base: Base) -> None:

@@ -480,7 +480,7 @@ def describe(plan: AdapterPlan, model: nn.Module, parameters: int) -> str:
     """Return what is adapted, trained whole and skipped of a detector of so many parameters, for the user to read."""
     trainable = sum(parameter.numel() for parameter in model.parameters())
     lines = [
-        f"adapter: {len(plan.adapted)} layers {plan.settings.method.words} (targets {plan.settings.targets}), "
+        f"adapter: {plan.words} (targets {plan.settings.targets}), "
         f"{len(plan.whole)} trained whole, {len(plan.skipped)} skipped",
         f"trainable: {trainable:,} parameters, {trainable / parameters:.1%} of the detector's {parameters:,}; "
         f"adapter file about {2 * trainable / 1e6:.2f} MB",
