@@ -166,9 +166,9 @@ def test_a_bottleneck_and_a_norm_trained_together_are_folded(method) -> None:
     torch.testing.assert_close(model(x), trained(x), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("method", [Mona(rank=4), Prefix(tokens=3)], ids=repr)
-def test_an_addition_is_exported_and_quantized_with_its_base(method, checkpoint, surface, tmp_path) -> None:
-    settings = AdapterSettings(method, targets="to:10")
+@pytest.mark.parametrize(("method", "precision"), [(Mona(rank=4), "float32"), (Prefix(tokens=3), "nf4")], ids=repr)
+def test_an_addition_is_exported_and_quantized_with_its_base(method, precision, checkpoint, surface, tmp_path) -> None:
+    settings = AdapterSettings(method, targets="to:10", base_precision=precision)
     path = random_adapter(checkpoint, tmp_path / "a.safetensors", settings=settings)
     exported = vl.export(checkpoint, tmp_path / "model.onnx", adapter=path)
     assert exported.image_size == 96 and exported.names == ("scratch", "pit")

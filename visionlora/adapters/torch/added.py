@@ -161,7 +161,10 @@ def settle(model: nn.Module) -> None:
     for module in list(model.modules()):
         if parametrize.is_parametrized(module):
             for name in list(module.parametrizations):  # type: ignore[arg-type]
-                parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+                value = getattr(module, name).detach().clone()
+                parametrize.remove_parametrizations(module, name, leave_parametrized=False)
+                delattr(module, name)  # codes, where the base is rounded
+                module.register_parameter(name, nn.Parameter(value))
     model.requires_grad_(False)
 
 
