@@ -14,7 +14,7 @@ from ultralytics.nn.tasks import DetectionModel
 
 from tests.detectors.ultralytics.test_loss import labelled_batch
 from visionlora.adapters import AdapterSettings
-from visionlora.adapters.methods import LoRA
+from visionlora.adapters.methods import ConvAdapter, LoRA, Mona, Prefix, Prompt
 from visionlora.adapters.torch import attach
 from visionlora.detectors.ultralytics import again, feature_kernels, plan_detector
 from visionlora.detectors.ultralytics.again import again_of, kept_once
@@ -164,12 +164,10 @@ def kept_pictures(run, batch: int) -> int:
     return sum(stores.values())
 
 
-@pytest.mark.parametrize("normalization", ["frozen", "live"])
-@pytest.mark.parametrize("name", ["yolo11n.yaml", "yolo26n.yaml", "yolov8n.yaml"])
-def test_a_fused_pass_has_the_same_gradients_and_keeps_half(name, normalization) -> None:
+def usual_and_fused(settings: AdapterSettings, name: str) -> list[tuple[torch.Tensor, torch.Tensor, int]]:
+    """Return loss, gradient and how much was kept, of a detector with an adapter that is not zero, in both ways."""
     torch.manual_seed(0)
     model = DetectionModel(name, nc=5, verbose=False).eval()
-    settings = AdapterSettings(LoRA(rank=2, full=5000 if normalization == "live" else 0), normalization=normalization)
     attach(model, plan_detector(model, settings, whole=()))
     for parameter in model.parameters():
         parameter.data.add_(torch.randn_like(parameter) * 0.02)
@@ -181,7 +179,7 @@ def test_a_fused_pass_has_the_same_gradients_and_keeps_half(name, normalization)
     batch = labelled_batch([3, 0, 2], classes=5, size=64, seed=1)
     images = batch["img"].double()
     found = []
-    for way in (FusedPass(anywhere=True), None):
+    for way in (None, FusedPass(anywhere=True)):
         each = copy.deepcopy(model)
         each.criterion = each.init_criterion()
 
@@ -196,10 +194,26 @@ def test_a_fused_pass_has_the_same_gradients_and_keeps_half(name, normalization)
         loss.sum().backward()
         gradient = torch.cat([parameter.grad.flatten() for parameter in each.parameters()])
         found.append((loss.detach(), gradient, kept_pictures(run, len(images))))
-    (loss, gradient, ours), (usual_loss, usual_gradient, usual) = found
+    return found
+
+
+@pytest.mark.parametrize("normalization", ["frozen", "live"])
+@pytest.mark.parametrize("name", ["yolo11n.yaml", "yolo26n.yaml", "yolov8n.yaml"])
+def test_a_fused_pass_has_the_same_gradients_and_keeps_half(name, normalization) -> None:
+    settings = AdapterSettings(LoRA(rank=2, full=5000 if normalization == "live" else 0), normalization=normalization)
+    (usual_loss, usual_gradient, usual), (loss, gradient, ours) = usual_and_fused(settings, name)
     torch.testing.assert_close(loss, usual_loss)
     assert (gradient - usual_gradient).norm() <= 1e-10 * usual_gradient.norm()
     assert ours < (0.55 if normalization == "frozen" else 0.7) * usual
+
+
+@pytest.mark.parametrize(
+    "method", [ConvAdapter(2), ConvAdapter(2, form="serial"), Mona(2), Prefix(2), Prompt(4, imgsz=64)], ids=repr
+)
+def test_a_fused_pass_goes_through_what_a_method_adds(method) -> None:
+    (usual_loss, usual_gradient, _), (loss, gradient, _) = usual_and_fused(AdapterSettings(method), "yolo11n.yaml")
+    torch.testing.assert_close(loss, usual_loss)
+    assert (gradient - usual_gradient).norm() <= 1e-10 * usual_gradient.norm()
 
 
 def test_a_tensor_that_was_written_into_is_not_computed_again() -> None:
