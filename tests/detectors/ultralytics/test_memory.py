@@ -35,8 +35,8 @@ def test_an_epoch_is_its_steps_and_of_an_adapter_the_validation(checkpoint, monk
         return made(objects, batch=batch, **options)
 
     monkeypatch.setattr(memory, "made_up_batch", noted)
-    model = take_epoch(load_base(checkpoint), step, sample("cpu"), last=3, validated=6)
-    assert seen == shown
+    model, graphed = take_epoch(load_base(checkpoint), step, sample("cpu"), last=3, validated=6)
+    assert seen == shown and not graphed  # on a CPU
     begun = [parameter for name, parameter in model.named_parameters() if name.endswith("lora_B")]
     moved = any(parameter.abs().max() > 0 for parameter in begun)  # zero at first: the optimizer took steps
     assert moved == (step.adapter is not None)
@@ -44,7 +44,7 @@ def test_an_epoch_is_its_steps_and_of_an_adapter_the_validation(checkpoint, monk
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_larger_batch_takes_more_and_nothing_is_kept(checkpoint) -> None:
-    base, place = load_base(checkpoint), sample("cuda")
+    base, place = load_base(checkpoint), sample("cuda:0")
     before = torch.cuda.memory_reserved()
 
     def measured(step: StepSpec, limit: int) -> int | None:

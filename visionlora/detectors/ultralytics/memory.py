@@ -20,6 +20,9 @@ from visionlora.detectors.ultralytics.measuring import Runner, made_up_batch, me
 from visionlora.detectors.ultralytics.precision import exact_convolutions, no_fill
 from visionlora.detectors.ultralytics.step import TrainingStep, clear_workspaces, to_unit
 
+_NO_ROOM = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_INTERNAL_ERROR", "unable to find an engine")
+"""What libraries say where they find no memory, as ultralytics/engine/trainer.py lists it."""
+
 
 def training_memory(
     base: Base, step: StepSpec, sample: StepSample, *, last: int, validated: int, limit: int
@@ -30,6 +33,7 @@ def training_memory(
     would on a smaller GPU.
     """
     device = sample.device
+    torch.cuda.init()
     with torch.cuda.device(device), quiet(), no_fill():  # a graph that fails here is no news for the user
         _free()
         try:
@@ -44,20 +48,19 @@ def _most(base: Base, step: StepSpec, sample: StepSample, *, last: int, validate
     before, refused = torch.cuda.memory_reserved(device), _refused(device)
     torch.cuda.reset_peak_memory_stats(device)
     try:
-        taken = take_epoch(base, step, sample, last=last, validated=validated)
+        taken, graphed = take_epoch(base, step, sample, last=last, validated=validated)
     except RuntimeError as error:
-        if not out_of_memory(error):
+        if not (out_of_memory(error) or any(words in str(error) for words in _NO_ROOM)):
             raise
         return None
-    graphed = isinstance(taken, TrainingStep)
-    if graphed and not taken.uses_graphs and _refused(device) > refused:
+    if isinstance(taken, TrainingStep) and not graphed and _refused(device) > refused:
         return None  # it would train without its graph, for want of memory
     peak = torch.cuda.max_memory_reserved if graphed else torch.cuda.max_memory_allocated
     return peak(device) - before
 
 
-def take_epoch(base: Base, step: StepSpec, sample: StepSample, *, last: int, validated: int) -> nn.Module:
-    """Take the steps that an epoch's memory depends on, on any device; return the step.
+def take_epoch(base: Base, step: StepSpec, sample: StepSample, *, last: int, validated: int) -> tuple[nn.Module, bool]:
+    """Take the steps that an epoch's memory depends on, on any device; return the step, and whether it has a graph.
 
     The usual batch twice, the smaller last one, which has a graph of its own, and the validation of the averaged copy.
     Ultralytics' own steps hold nothing between them, so that their validation has all the room.
@@ -68,14 +71,16 @@ def take_epoch(base: Base, step: StepSpec, sample: StepSample, *, last: int, val
         freeze_norms(model)
         average = copy.deepcopy(cast(DetectionModel, model.module)).eval().requires_grad_(False)
     run = Runner(model, [parameter for parameter in model.parameters() if parameter.requires_grad], sample.device)
-    for images in (sample.batch, sample.batch, last):
-        if images:
-            run(_batch(sample, images))
+    for _ in range(2):
+        run(_batch(sample, sample.batch))
+    graphed = isinstance(model, TrainingStep) and model.uses_graphs
+    if last:
+        run(_batch(sample, last))
     if average is not None and validated:
         batch = {name: tensor.to(sample.device) for name, tensor in _batch(sample, validated).items()}
         with torch.no_grad(), parametrize.cached(), exact_convolutions():
             average.loss(batch, average(to_unit(batch["img"])))
-    return model
+    return model, graphed
 
 
 def _batch(sample: StepSample, images: int) -> dict[str, torch.Tensor]:
@@ -97,7 +102,7 @@ def _limited(limit: int, device: torch.device) -> Iterator[None]:
 
 def _refused(device: torch.device) -> int:
     """Return how often torch found no memory so far."""
-    return torch.cuda.memory_stats(device)["num_ooms"]
+    return torch.cuda.memory_stats(device).get("num_ooms", 0)
 
 
 def _free() -> None:
