@@ -68,7 +68,8 @@ def attempt(variant: str, batch: int, options: argparse.Namespace) -> dict | Non
     said = done.stdout + done.stderr
     lines = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
     if done.returncode or not lines:
-        if any(words in said for words in NO_MEMORY):
+        crashed = options.device == "cpu" and done.returncode < 0  # some libraries there do, for want of memory
+        if crashed or any(words in said for words in NO_MEMORY):
             return None
         raise RuntimeError(f"{' '.join(command)}: {said[-1500:]}")
     result = json.loads(lines[-1].removeprefix(MARK))
