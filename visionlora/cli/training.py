@@ -53,14 +53,17 @@ def add_plan(verbs: Any) -> None:
     """Add `visionlora plan`."""
 
     def run(options: argparse.Namespace) -> None:
-        print(vl.plan(options.model, options.data, **chosen(options, "imgsz", "batch", "device")))
+        print(vl.plan(options.model, options.data, **chosen(options, "imgsz", "batch", "memory", "device")))
 
     example = "visionlora plan --model yolo11n.pt --data data.yaml --imgsz 320"
     parser = verb(verbs, "plan", run, "measure what each way to train costs here, and recommend one", example)
     parser.add_argument("--model", required=True, help="base: a checkpoint (.pt), or a name such as yolo11n.pt")
     parser.add_argument("--data", required=True, help="data.yaml with train")
     parser.add_argument("--imgsz", type=int, default=640, help="side of the square input in pixels")
-    parser.add_argument("--batch", type=int, default=16, help="images a step")
+    parser.add_argument(
+        "--batch", type=_batch, default=16, help="images a step; auto: the largest that fits, for each way to train"
+    )
+    parser.add_argument("--memory", type=float, help="with --batch auto: GiB to fit into; what is free if not given")
     trust(parser)
     parser.add_argument("--device", help="cpu, 0 or cuda:0; the first GPU, else the CPU, if not given")
 
@@ -106,7 +109,12 @@ def _training_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--epochs", type=int, default=50, help="passes over the training images")
     parser.add_argument("--imgsz", type=int, default=640, help="side of the square input in pixels")
-    parser.add_argument("--batch", type=int, default=16, help="images a step, over all devices")
+    parser.add_argument(
+        "--batch",
+        type=_batch,
+        default=16,
+        help="images a step, over all devices; auto: the largest up to 64 that fits into the GPU's memory",
+    )
     parser.add_argument("--device", help="cpu, 0, 0,1 or cuda:0; the first GPU, else the CPU, if not given")
     parser.add_argument("--seed", type=int, default=0, help="seed of everything drawn at random")
     parser.add_argument("--lr0", type=float, help="learning rate after warm-up; the recipe's if not given")
@@ -161,6 +169,13 @@ def _training_arguments(options: argparse.Namespace) -> dict[str, Any]:
     names += ["quantize", "qat_epochs", "qat_lr0", "ranges", "distill", "activation", "adapter", "images"]
     names += ["lean", "resume", "overwrite", "verbose", "quiet"]
     return {**chosen(options, *names), "hyperparameters": _assignments(options.set)}
+
+
+def _batch(text: str) -> int | str:
+    """Return a number of images, or a word, which the verb's function judges."""
+    with contextlib.suppress(ValueError):
+        return int(text)
+    return text
 
 
 def _assignments(texts: Sequence[str]) -> dict[str, Any]:

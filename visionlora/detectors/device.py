@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import torch
 
 from visionlora.errors import UsageError
@@ -43,6 +45,11 @@ def _range(count: int) -> str:
     return "0" if count == 1 else f"0 to {count - 1}"
 
 
+def torch_device(device: str) -> torch.device:
+    """Return one of the devices that `check_device` names, as torch has it."""
+    return torch.device(f"cuda:{device}" if device.isdecimal() else device)
+
+
 def process_count(device: str) -> int:
     """Return how many processes train on `device`: one a GPU."""
     return len(device.split(","))
@@ -61,6 +68,27 @@ def check_batch(batch: int, device: str) -> None:
         raise UsageError(
             f"--batch {batch}: expected a multiple of {count}, a share for each GPU of --device {device}; try {nearest}"
         )
+
+
+def check_gpu(device: str) -> None:
+    """Refuse to look for the largest batch on a device whose memory other programs and the system share.
+
+    Raises:
+        UsageError: it is no GPU of CUDA.
+    """
+    if device in ("cpu", "mps"):
+        raise UsageError(
+            f"--batch auto: measures the memory of a CUDA GPU, and --device is {device} here; give --batch a number, "
+            "such as 16"
+        )
+
+
+def free_memory(device: torch.device) -> int:
+    """Return the bytes of a GPU that nothing holds, after letting go of what this process holds for later."""
+    gc.collect()
+    with torch.cuda.device(device):
+        torch.cuda.empty_cache()
+    return torch.cuda.mem_get_info(device)[0]
 
 
 def default_device() -> str:

@@ -117,6 +117,7 @@ class StepSample:
         batch: images a step; `objects` is repeated to this many.
         image_size: side of the square images in pixels.
         device: the CPU or one GPU.
+        most_objects: in one picture of the data set; an adapter's step makes room for twice as many at least.
     """
 
     names: tuple[str, ...]
@@ -124,6 +125,7 @@ class StepSample:
     batch: int
     image_size: int
     device: torch.device
+    most_objects: int = 0
 
 
 @dataclass(frozen=True)
@@ -296,6 +298,7 @@ class Family(Protocol):
         relu: bool,
         rounded: bool,
         teacher: bool,
+        fitted: bool,
     ) -> None:
         """Refuse hyperparameters that the step of a phase cannot be taken with, before the first phase is trained.
 
@@ -307,6 +310,7 @@ class Family(Protocol):
             relu: a phase puts ReLU in place of other activations.
             rounded: the frozen base is kept in fewer bits.
             teacher: a phase learns from a float graph too.
+            fitted: the batch is found by `training_memory`, which does without `asked`.
 
         Raises:
             UsageError: it cannot.
@@ -366,6 +370,23 @@ class Family(Protocol):
 
         Raises:
             UsageError: the images do not fit into memory, or an adapter's settings name no layer.
+        """
+        ...
+
+    def training_memory(
+        self, base: Base, step: StepSpec, sample: StepSample, *, last: int, validated: int, limit: int
+    ) -> int | None:
+        """Measure the most memory that a training takes on a GPU, in bytes; None where it does not fit.
+
+        A few steps are taken, as many as it needs to see what an epoch holds at a time. All of it is freed in the end.
+
+        Args:
+            base: the detector.
+            step: what is trained.
+            sample: what is shown, on a GPU.
+            last: images in the last step of an epoch, where these are fewer; 0 where they are not.
+            validated: images in a step of the validation; 0 without one.
+            limit: bytes that it may take.
         """
         ...
 

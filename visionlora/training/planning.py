@@ -7,27 +7,27 @@ import math
 import shlex
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from visionlora.adapters import AdapterSettings
 from visionlora.adapters.base_precision import FLOAT32
 from visionlora.adapters.methods import LoRA
-from visionlora.data import LabelledImage, load_dataset
+from visionlora.data import load_dataset
 from visionlora.detectors import family_of
-from visionlora.detectors.device import check_device, default_device
+from visionlora.detectors.device import check_device, check_gpu, default_device, torch_device
 from visionlora.detectors.family import Base, StepCost, StepSample, StepSpec
 from visionlora.errors import UsageError
 from visionlora.formats.kinds import CHECKPOINT
 from visionlora.hub import local_file
-from visionlora.progress import tracked
+from visionlora.progress import counting, tracked
+from visionlora.training.batching import Fitting, Room
 from visionlora.training.recipes import Recipe, RecipeChoice, look_at, recipe_for
-from visionlora.training.settings import Schedule
+from visionlora.training.samples import step_sample
+from visionlora.training.settings import AUTO_BATCH, Schedule, batch_or_usual, check_memory
 
-_MOSAIC = 4  # pictures in one training image
 _ROUNDS = 5
 _WIDE = 0.25  # of the median, between a way's fastest and slowest turn
 _LEAST = 0.03  # a smaller difference of times is none, however steady
@@ -47,6 +47,7 @@ class PlannedRun:
         memory: bytes of a step (see `StepCost`); None if it does not fit.
         turns_ms: the median of each turn; the ways are measured in turns.
         fits: whether the step fits this machine's free GPU memory.
+        largest: images of the largest batch that a training fits with, 0 if none; None where it was not looked for.
     """
 
     label: str
@@ -58,6 +59,7 @@ class PlannedRun:
     memory: int | None
     fits: bool
     turns_ms: tuple[float, ...] = ()
+    largest: int | None = None
 
     def __repr__(self) -> str:
         time = "does not fit" if self.milliseconds is None else f"{self.milliseconds:.1f} ms a step"
@@ -94,6 +96,7 @@ class TrainingPlan:
         steps: training steps of one epoch.
         noise: what disturbed the measurement, a sentence; empty if nothing did.
         pictures: what they look like to the base, and which recipe the adapters follow for that.
+        batches: what the largest batch of a way fits into; empty where it was not looked for.
     """
 
     rows: tuple[PlannedRun, ...]
@@ -104,6 +107,7 @@ class TrainingPlan:
     steps: int
     noise: str = ""
     pictures: str = ""
+    batches: str = ""
 
     def __repr__(self) -> str:
         return f"TrainingPlan({len(self.rows)} ways on {self.device}; recommended: {self.recommended})"
@@ -113,10 +117,13 @@ class TrainingPlan:
         lines = [
             f"one step on {self.device}, in {_ROUNDS} turns; {self.steps} steps an epoch",
             *([self.pictures] if self.pictures else []),
+            *([self.batches] if self.batches else []),
             "",
             "| way to train | trainable | share | file, MB | ms a step | spread | GiB | time of full | GiB of full |",
             "| --- | ---: | ---: | ---: | ---: | --- | ---: | --- | ---: |",
         ]
+        if self.batches:
+            lines[-2:] = [f"{lines[-2]} largest batch |", f"{lines[-1]} ---: |"]
         for row in self.rows:
             mark = " (recommended)" if row.label == self.recommended else ""
             cells = [f"{row.label}{mark}", f"{row.trainable:,}", f"{row.share:.1%}", f"{row.file_bytes / 1e6:.2f}"]
@@ -125,6 +132,7 @@ class TrainingPlan:
             else:
                 spread = f"{min(row.turns_ms):.1f}-{max(row.turns_ms):.1f}" if row.turns_ms else "-"
                 cells += [f"{row.milliseconds:.1f}", spread, f"{row.memory / 2**30:.2f}", *_against(row, full)]
+            cells += [] if row.largest is None else [str(row.largest or "none")]
             lines.append("| " + " | ".join(cells) + " |")
         lines += ["", "~: no difference beyond noise."]
         return "\n".join([*lines, *([f"NOISY: {self.noise}"] if self.noise else []), "", self.reason, self.command])
@@ -139,7 +147,8 @@ def plan(
     data: Path | str,
     *,
     imgsz: int = 640,
-    batch: int = 16,
+    batch: int | str = 16,
+    memory: float | None = None,
     device: str | None = None,
 ) -> TrainingPlan:
     """Measure a few steps of every way to train `model` on `data` here, and recommend one.
@@ -153,7 +162,9 @@ def plan(
         model: Ultralytics detection checkpoint (.pt), or a bare name such as `yolo11n.pt`.
         data: data.yaml with a train split.
         imgsz: side of the network's square input in pixels.
-        batch: images a step.
+        batch: images a step. `auto` finds for each way the largest batch up to 64 that a training fits with (see
+            docs/training.md), and times a step at 16, or at the largest batch of all where that is less; on a GPU only.
+        memory: with `auto`, the GiB to fit into, as on a smaller GPU; what is free if None.
         device: `cpu` or the number of one GPU; the first GPU if there is one, else the CPU, if None.
 
     Raises:
@@ -164,35 +175,49 @@ def plan(
         >>> import visionlora as vl
         >>> print(vl.plan("yolo11n.pt", "data.yaml", imgsz=320))  # doctest: +SKIP
     """
+    auto, batch = batch == AUTO_BATCH, batch_or_usual(batch)
     for option, value in (("--batch", batch), ("--imgsz", imgsz)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise UsageError(f"{option}: expected a whole number of at least 1, got {value!r}")
+    check_memory(memory, auto=auto)
     device = check_device(default_device() if device is None else device)
     if "," in device:
         raise UsageError(f"--device {device}: a plan is measured on one device; name one, such as {device[0]}")
-    place = torch.device(f"cuda:{device}" if device.isdecimal() else device)
+    if auto:
+        check_gpu(device)
+    place = torch_device(device)
     model = local_file(model, CHECKPOINT)
     family = family_of(model)
     base = family.load(model)
     family.check_image_size(imgsz, base)
     dataset = load_dataset(data, splits=("train",), task=base.task)
     images = dataset.split("train")
-    family.check_batches(base, {"imgsz": imgsz, "batch": batch}, pictures=len(images), processes=1)
+    if not auto:
+        family.check_batches(base, {"imgsz": imgsz, "batch": batch}, pictures=len(images), processes=1)
     look = look_at(family, base, images)
     recipe = recipe_for(look)
-    rows = _measure(base, recipe, StepSample(dataset.names, _objects(images), batch, imgsz, place))
+    sample = step_sample(dataset.names, images, batch=batch, image_size=imgsz, device=place)
+    ways, largest, batches = _ways(base, recipe), None, ""
+    if auto:
+        fitting = Fitting(family, base, sample, Room.on(device, memory=memory), len(images))
+        largest = _largest_batches(fitting, ways)
+        sample = replace(sample, batch=_timed_batch(fitting.batches, max(largest)))
+        batches = f"largest batch: the largest of {fitting}"
+    rows = _measure(base, ways, sample, largest or [None] * len(ways))
     chosen, reason = recommend(rows)
     words = ["visionlora", "train", "--model", str(model), "--data", str(data), "--out", "runs/adapter"]
-    words += ["--epochs", str(Schedule.epochs), "--imgsz", str(imgsz), "--batch", str(batch), "--device", device]
+    words += ["--epochs", str(Schedule.epochs), "--imgsz", str(imgsz), "--batch", AUTO_BATCH if auto else str(batch)]
+    words += ["--device", device]
     return TrainingPlan(
         rows=rows,
         recommended=chosen.label,
         command=f"{shlex.join(words)} {chosen.options or ''}".rstrip(),
         reason=reason,
-        device=f"{_name(place)}, {imgsz} px, batch {batch}",
-        steps=math.ceil(len(images) / batch),
+        device=f"{_name(place)}, {imgsz} px, batch {sample.batch}",
+        steps=math.ceil(len(images) / sample.batch),
         noise=_noise(rows),
         pictures=f"pictures {look}: recipe {recipe.name}",
+        batches=batches,
     )
 
 
@@ -230,9 +255,25 @@ def _ways(base: Base, recipe: Recipe) -> tuple[_Way, ...]:
     )
 
 
-def _measure(base: Base, recipe: Recipe, sample: StepSample) -> tuple[PlannedRun, ...]:
-    """Measure a few steps of each way, the count of ways on a terminal."""
-    ways = _ways(base, recipe)
+def _largest_batches(fitting: Fitting, ways: Sequence[_Way]) -> tuple[int, ...]:
+    """Return the largest batch that each way fits with, 0 where none does."""
+    found = []
+    with counting("plan", None, "batch", "looking for the largest") as advance:
+        for way in ways:
+            largest = fitting.largest(way.step, advance)
+            found.append(largest.batch if largest else 0)
+    return tuple(found)
+
+
+def _timed_batch(batches: Sequence[int], most: int) -> int:
+    """Return the largest batch to time steps at, where `most` is the largest that any way fits with."""
+    return max((batch for batch in batches if batch <= min(most, Schedule.batch)), default=batches[0])
+
+
+def _measure(
+    base: Base, ways: Sequence[_Way], sample: StepSample, largest: Sequence[int | None]
+) -> tuple[PlannedRun, ...]:
+    """Measure a few steps of each way, the count of ways on a terminal; `largest` is the largest batch of each."""
     free = torch.cuda.mem_get_info(sample.device)[0] if sample.device.type == "cuda" else None
     costs: tuple[StepCost, ...] = ()
     turns = family_of(base).measure_steps(base, [way.step for way in ways], sample, rounds=_ROUNDS)
@@ -249,10 +290,13 @@ def _measure(base: Base, recipe: Recipe, sample: StepSample) -> tuple[PlannedRun
             file_bytes=2 * (whole if way.options is None else cost.trainable),  # either is kept in half precision
             milliseconds=cost.milliseconds,
             memory=cost.memory,
-            fits=cost.memory is not None and (free is None or cost.memory <= free),
+            fits=cost.memory is not None
+            and (free is None or cost.memory <= free)
+            and (most is None or most >= sample.batch),
             turns_ms=cost.turns_ms,
+            largest=most,
         )
-        for way, cost in zip(ways, costs, strict=True)
+        for way, cost, most in zip(ways, costs, largest, strict=True)
     )
 
 
@@ -320,17 +364,6 @@ def _noise(rows: Sequence[PlannedRun]) -> str:
         f"the turns of {len(wide)} of {len(spreads)} ways differ by more than {_WIDE:.0%} of their median, those of "
         f"{wide[0]} by {spreads[wide[0]]:.0%}; measure again on an idle machine"
     )
-
-
-def _objects(images: tuple[LabelledImage, ...]) -> list[np.ndarray]:
-    """Return the objects of mosaics of four training images each: class, then centre and size as fractions."""
-    rows = []
-    for image in images[:256]:
-        width, height = image.size_wh
-        left, top, right, bottom = (image.boxes_xyxy / np.array([width, height, width, height])).T
-        columns = (image.class_ids, (left + right) / 2, (top + bottom) / 2, right - left, bottom - top)
-        rows.append(np.stack(columns, 1))
-    return [np.concatenate(rows[i : i + _MOSAIC]) for i in range(0, len(rows), _MOSAIC)]
 
 
 def _name(place: torch.device) -> str:

@@ -12,12 +12,14 @@ from visionlora.adapters import AdapterSettings, read_adapter_card
 from visionlora.adapters.base_precision import FLOAT32
 from visionlora.adapters.methods import Addition, setting_names
 from visionlora.data import Dataset
-from visionlora.detectors.device import check_batch, check_device, default_device
+from visionlora.detectors.device import check_batch, check_device, check_gpu, default_device
 from visionlora.detectors.family import Base, Family
 from visionlora.errors import UsageError
 from visionlora.int8.scheme import WEIGHTS
 from visionlora.training.recipes import AUTO, Recipe, RecipeChoice, recipe_of
 
+AUTO_BATCH = "auto"
+"""In place of a batch: the largest that fits into a GPU's memory."""
 RANGES = ("learned", "fixed")
 MAX_SEED = 2**32 - 1025  # NumPy takes 32 bits, and each process adds its number
 QAT_EPOCHS = 10
@@ -75,6 +77,33 @@ class Schedule:
             check_count(getattr(self, name), f"--{name}")
         check_count(self.seed, "--seed", least=0, most=MAX_SEED)
         object.__setattr__(self, "lr0", check_learning_rate(self.lr0, "--lr0"))
+
+
+def batch_or_usual(batch: int | str) -> int:
+    """Return a batch as a schedule has it, which is the usual one until that of `auto` is found.
+
+    Raises:
+        UsageError: it is another text.
+    """
+    if batch == AUTO_BATCH:
+        return Schedule.batch
+    if isinstance(batch, str):
+        raise UsageError(f"--batch: expected a whole number or {AUTO_BATCH}, got {batch!r:.40}")
+    return batch
+
+
+def check_memory(memory: Any, *, auto: bool) -> None:
+    """Refuse GiB to fit a batch into that are no number above 0, or where no batch is looked for.
+
+    Raises:
+        UsageError: they are.
+    """
+    if memory is None:
+        return
+    if isinstance(memory, bool) or not isinstance(memory, (int, float)) or not 0 < memory < math.inf:
+        raise UsageError(f"--memory: expected GiB above 0, such as 24, got {memory!r}")
+    if not auto:
+        raise UsageError("--memory: only with --batch auto; add it or drop --memory")
 
 
 @dataclass(frozen=True)
@@ -136,6 +165,7 @@ class TrainingSettings:
         start: a float adapter of this shape to go on with; None trains one first.
         images: how many training images calibrate int8.
         recipe: what was chosen of the recipe, which `adapter` and `schedule` follow once the pictures are known.
+        auto_batch: the schedule's batch is to be replaced by the largest that fits.
 
     Raises:
         UsageError: a setting is wrong in itself or with another.
@@ -153,6 +183,7 @@ class TrainingSettings:
     start: Path | None = None
     images: int = 32
     recipe: RecipeChoice = field(default_factory=RecipeChoice)
+    auto_batch: bool = False
 
     def __post_init__(self) -> None:
         check_count(self.images, "--images")
@@ -171,7 +202,10 @@ class TrainingSettings:
             raise UsageError("--adapter: goes on with an adapter for --quantize or --activation; give one of them")
         device = check_device(default_device() if self.device is None else self.device)
         object.__setattr__(self, "device", device)
-        check_batch(self.schedule.batch, device)
+        if self.auto_batch:
+            self._check_auto_batch(device)
+        else:
+            check_batch(self.schedule.batch, device)
         checked = self.family.check_hyperparameters(self.hyperparameters, device)
         object.__setattr__(self, "hyperparameters", checked)
         self._check_step(device)
@@ -187,6 +221,15 @@ class TrainingSettings:
         if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < math.inf:
             raise UsageError(f"--distill: expected a number of at least 0, got {weight!r}")
 
+    def _check_auto_batch(self, device: str) -> None:
+        """Refuse to look for a batch where no measurement tells it."""
+        check_gpu(device)
+        if self.qat or self.adapter.relu_targets:
+            raise UsageError(
+                "--batch auto: measures training in float, and the phases of --quantize and --activation take more "
+                "memory; give --batch a number"
+            )
+
     def _check_step(self, device: str) -> None:
         """Refuse what the step of a phase could not do, before the first phase is trained."""
         self.family.check_step(
@@ -197,6 +240,7 @@ class TrainingSettings:
             relu=bool(self.adapter.relu_targets),
             rounded=self.adapter.base_precision != FLOAT32,
             teacher=bool(self.distill),
+            fitted=self.auto_batch,
         )
         method = self.adapter.method
         if self.qat and isinstance(method, Addition) and not method.int8:

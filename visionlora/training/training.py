@@ -24,13 +24,14 @@ from visionlora.formats.text import is_unicode
 from visionlora.hub import local_file
 from visionlora.progress import LEVELS, level, report
 from visionlora.scoring import NEXT_TO_NOTHING
+from visionlora.training.batching import with_batch
 from visionlora.training.choosing import under_recipe
 from visionlora.training.earlier import replacing, settle
 from visionlora.training.phase import TITLES, Phase, Run, plan_phases, run_phase
 from visionlora.training.recipes import RecipeChoice
 from visionlora.training.record import read_record
 from visionlora.training.run_folder import FLOAT, RunFolder
-from visionlora.training.settings import QAT_EPOCHS, QatSettings, Schedule, TrainingSettings
+from visionlora.training.settings import AUTO_BATCH, QAT_EPOCHS, QatSettings, Schedule, TrainingSettings, batch_or_usual
 
 _FAR = 0.8  # of the score before a phase; below, something is unfinished
 _LOGGER = logging.getLogger("visionlora")
@@ -83,7 +84,7 @@ def train(
     base_precision: str = "float32",
     epochs: int = 50,
     imgsz: int = 640,
-    batch: int = 16,
+    batch: int | str = 16,
     device: str | None = None,
     seed: int = 0,
     lr0: float | None = None,
@@ -120,7 +121,8 @@ def train(
             (see docs/training.md). The adapter belongs to the rounded base, which is what merging starts from.
         epochs: passes over the training images.
         imgsz: side of the network's square input in pixels.
-        batch: images a step, over all devices, which must divide it.
+        batch: images a step, over all devices, which must divide it; `auto` finds the largest up to 64 that fits into
+            a GPU's memory (see docs/training.md).
         device: `cpu`, `0`, `0,1`, or torch's `cuda:0`; the first GPU if there is one, else the CPU, if None.
         seed: of everything drawn at random.
         lr0: learning rate after warm-up; None for the recipe's, 0.001 or 0.002.
@@ -162,7 +164,13 @@ def train(
     settings = TrainingSettings(
         family_of(model),
         AdapterSettings(chosen, targets=targets, activation=activation, base_precision=base_precision),
-        Schedule(epochs=epochs, imgsz=imgsz, batch=batch, seed=seed, lr0=Schedule.lr0 if lr0 is None else lr0),
+        Schedule(
+            epochs=epochs,
+            imgsz=imgsz,
+            batch=batch_or_usual(batch),
+            seed=seed,
+            lr0=Schedule.lr0 if lr0 is None else lr0,
+        ),
         hyperparameters or {},
         device=device,
         qat=QatSettings.asked(quantize, epochs=qat_epochs, lr0=qat_lr0, ranges=ranges),
@@ -171,6 +179,7 @@ def train(
         start=None if adapter is None else Path(local_file(adapter, ADAPTER)),
         images=images,
         recipe=RecipeChoice(recipe, alpha=alpha, lr0=lr0, budget=budget),
+        auto_batch=batch == AUTO_BATCH,
     )
     trained = run_training(model, data, out, settings, call)
     warn_of_little(trained)
@@ -227,12 +236,14 @@ def run_training(
         dataset = load_dataset(data, task=base.task)
         settings.check_belongs(base, dataset)
         begun = folder.first_record if call.resume else None
-        settings, recipe = under_recipe(settings, base, dataset, None if begun is None else read_record(begun))
+        record = None if begun is None else read_record(begun)
+        settings, recipe = under_recipe(settings, base, dataset, record)
+        settings, batch_sentence = with_batch(settings, base, dataset, record)
         schedule = settings.schedule
         calibrates = call.calibrates or settings.qat is not None
         images = calibration_images(dataset, settings.images, seed=schedule.seed) if calibrates else ()
         warn_of_doubtful_data(dataset, schedule.batch)
-        report("train", 0, schedule.epochs, recipe.sentence)
+        report("train", 0, schedule.epochs, "\n".join(filter(None, (recipe.sentence, batch_sentence))))
         phases = plan_phases(settings)
         if call.resume:
             _check_phases(folder, phases)

@@ -27,7 +27,7 @@ from visionlora.training import TrainedAdapter
 from visionlora.training.earlier import settle
 from visionlora.training.recipes import RecipeChoice
 from visionlora.training.run_folder import FLOAT, RunFolder
-from visionlora.training.settings import QAT_EPOCHS, QatSettings, Schedule, TrainingSettings
+from visionlora.training.settings import AUTO_BATCH, QAT_EPOCHS, QatSettings, Schedule, TrainingSettings, batch_or_usual
 from visionlora.training.training import RunCall, run_training, warn_of_little
 from visionlora.workflows.evaluating import evaluate
 
@@ -82,7 +82,7 @@ def adapt(
     base_precision: str = "float32",
     epochs: int = 50,
     imgsz: int = 640,
-    batch: int = 16,
+    batch: int | str = 16,
     device: str | None = None,
     seed: int = 0,
     lr0: float | None = None,
@@ -132,7 +132,13 @@ def adapt(
     settings = TrainingSettings(
         family_of(model),
         AdapterSettings(chosen, targets=targets, activation=activation, base_precision=base_precision),
-        Schedule(epochs=epochs, imgsz=imgsz, batch=batch, seed=seed, lr0=Schedule.lr0 if lr0 is None else lr0),
+        Schedule(
+            epochs=epochs,
+            imgsz=imgsz,
+            batch=batch_or_usual(batch),
+            seed=seed,
+            lr0=Schedule.lr0 if lr0 is None else lr0,
+        ),
         hyperparameters or {},
         device=device,
         qat=QatSettings.asked(quantize, epochs=qat_epochs, lr0=qat_lr0, ranges=ranges),
@@ -141,6 +147,7 @@ def adapt(
         start=None if adapter is None else Path(local_file(adapter, ADAPTER)),
         images=images,
         recipe=RecipeChoice(recipe, alpha=alpha, lr0=lr0, budget=budget),
+        auto_batch=batch == AUTO_BATCH,
     )
     folder = RunFolder(Path(out))
     way = _Way(model, data, folder, settings, call, limits)

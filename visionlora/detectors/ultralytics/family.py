@@ -51,5 +51,12 @@ class _Ultralytics:
 
         return measure_steps(base, steps, sample, rounds=rounds)
 
+    def training_memory(
+        self, base: Base, step: StepSpec, sample: StepSample, *, last: int, validated: int, limit: int
+    ) -> int | None:
+        from visionlora.detectors.ultralytics.memory import training_memory
+
+        return training_memory(base, step, sample, last=last, validated=validated, limit=limit)
+
 
 ULTRALYTICS: Family = _Ultralytics()

@@ -34,6 +34,8 @@ TUNABLE = (
 )
 FREE, LENGTH = ("cache",), ("close_mosaic",)
 """What may change where a run goes on: anyway, and for more epochs (see `Family`)."""
+_UNFITTED = ("amp", "compile", "fraction", "multi_scale")
+"""What changes how much memory an epoch takes, and no measurement of it follows."""
 _ELSEWHERE = {
     "batch": "use --batch",
     "copy_paste": "it needs the outlines of objects; labels are boxes here",
@@ -81,9 +83,17 @@ def check_hyperparameters(asked: Mapping[str, Any], device: str) -> dict[str, An
 
 
 def check_step(
-    asked: Mapping[str, Any], device: str, *, lean: bool, int8: bool, relu: bool, rounded: bool, teacher: bool
+    asked: Mapping[str, Any],
+    device: str,
+    *,
+    lean: bool,
+    int8: bool,
+    relu: bool,
+    rounded: bool,
+    teacher: bool,
+    fitted: bool,
 ) -> None:
-    """Refuse `compile` and `multi_scale` where the step of a phase works without them (see `Family`).
+    """Refuse `compile`, `multi_scale` and others where the step of a phase works without them (see `Family`).
 
     Raises:
         UsageError: one of them is asked for.
@@ -98,6 +108,11 @@ def check_step(
         way = "--quantize trains" if int8 else "--activation learns from"
         advice = "drop one of them" if int8 else "pass --distill 0 to learn from the labels alone, or drop it"
         raise UsageError(f"--set multi_scale: {way} a graph of one image size; {advice}")
+    unfitted = [name for name in _UNFITTED if name in asked]
+    if fitted and unfitted:
+        raise UsageError(
+            f"--batch auto: measures steps without --set {', '.join(unfitted)}; give --batch a number, or drop it"
+        )
 
 
 def hyperparameters(

@@ -77,9 +77,23 @@ def full_model(base: Base, names: Sequence[str], *, freeze: int, device: torch.d
 
 
 def adapted_step(
-    base: Base, names: Sequence[str], settings: AdapterSettings, *, device: torch.device, lean: bool = False
+    base: Base,
+    names: Sequence[str],
+    settings: AdapterSettings,
+    *,
+    device: torch.device,
+    lean: bool = False,
+    objects: int = 0,
 ) -> TrainingStep:
     """Return a copy of `base` with an adapter, as `visionlora train` trains it in float on this device.
+
+    Args:
+        base: the detector.
+        names: class names of the data set.
+        settings: shape of the adapter.
+        device: the CPU or one GPU.
+        lean: less memory for more time.
+        objects: expected most objects in one picture (see `TrainingStep`).
 
     Raises:
         UsageError: the targets of `settings` match nothing.
@@ -92,7 +106,21 @@ def adapted_step(
     cuda = device.type == "cuda"
     layout = torch.preserve_format if device.type == "mps" else torch.channels_last
     model = model.to(device).to(memory_format=layout)
-    return TrainingStep(model, graph=cuda, lean=lean, precision=torch.float16 if cuda else None)
+    half = torch.float16 if cuda else None
+    return TrainingStep(model, graph=cuda, lean=lean, precision=half, objects=objects)
+
+
+def measured_step(base: Base, step: StepSpec, sample: StepSample) -> nn.Module:
+    """Return the step to measure on a sample's device: called with a collated batch it returns the loss and its terms.
+
+    Raises:
+        UsageError: the targets of an adapter match nothing.
+    """
+    names, device = sample.names, sample.device
+    if step.adapter is None:
+        return full_model(base, names, freeze=step.frozen, device=device)
+    objects = 2 * sample.most_objects  # of a mosaic, as the trainer expects them
+    return adapted_step(base, names, step.adapter, device=device, lean=step.lean, objects=objects)
 
 
 def measure_steps(
@@ -103,15 +131,9 @@ def measure_steps(
     Raises:
         UsageError: the images do not fit into memory.
     """
-    names, device = sample.names, sample.device
-
-    def build(step: StepSpec) -> nn.Module:
-        if step.adapter is None:
-            return full_model(base, names, freeze=step.frozen, device=device)
-        return adapted_step(base, names, step.adapter, device=device, lean=step.lean)
-
+    device = sample.device
     batch = made_up_batch(sample.objects, batch=sample.batch, image_size=sample.image_size, device=device)
-    builds = [partial(build, step) for step in steps]
+    builds = [partial(measured_step, base, step, sample) for step in steps]
     if device.type == "cuda":  # what CUDA's libraries allocate once belongs to no step
         measure_step(builds[0], batch, device)
     return measure_in_turns(builds, batch, device, rounds=rounds)
@@ -173,7 +195,7 @@ def _measure(build: Callable[[], nn.Module], batch: Mapping[str, Any], device: t
         own = {tensor.untyped_storage().data_ptr() for tensor in (*step.parameters(), *step.buffers())}
         note = partial(_note, kept, own)
         hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
-        run = _Runner(step, trained, device)
+        run = Runner(step, trained, device)
         if cuda:
             run(batch)
             torch.cuda.empty_cache()
@@ -198,7 +220,7 @@ def out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or _CPU_ALLOCATOR in str(error)
 
 
-class _Runner:
+class Runner:
     """One training step after another, as the trainer takes them."""
 
     def __init__(self, step: nn.Module, trained: Sequence[nn.Parameter], device: torch.device) -> None:
@@ -208,6 +230,7 @@ class _Runner:
         self.scaler = torch.amp.GradScaler("cuda", enabled=cuda)
 
     def __call__(self, batch: Mapping[str, Any]) -> None:
+        """Take a step with a collated batch that lies on the CPU."""
         batch = dict(batch)
         if isinstance(self.step, TrainingStep):
             self.step.prepare(batch)
