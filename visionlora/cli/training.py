@@ -12,6 +12,7 @@ import yaml
 
 import visionlora as vl
 from visionlora.adapters.base_precision import NAMES as PRECISIONS
+from visionlora.adapters.factors import STARTS
 from visionlora.adapters.methods import METHODS
 from visionlora.cli.options import chosen, overwrite, print_report, quantization_budget, trust, verb
 from visionlora.errors import UsageError
@@ -86,6 +87,19 @@ def _training_options(parser: argparse.ArgumentParser) -> None:
         "--alpha", type=float, help="strength; B @ A counts alpha / sqrt(rank); if not given the recipe's"
     )
     parser.add_argument(
+        "--start",
+        choices=STARTS,
+        default=STARTS[0],
+        help="what A begins with: drawn, the weight's largest singular vectors, or its gradient's on the first batches",
+    )
+    parser.add_argument(
+        "--lora-plus",
+        type=float,
+        default=1.0,
+        metavar="RATIO",
+        help="learning rate of B, times that of A (LoRA+); 1 is the same",
+    )
+    parser.add_argument(
         "--recipe",
         choices=NAMES,
         default=NAMES[0],
@@ -141,6 +155,8 @@ def _training_arguments(options: argparse.Namespace) -> dict[str, Any]:
         "method",
         "rank",
         "alpha",
+        "start",
+        "lora_plus",
         "recipe",
         "budget",
         "targets",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from visionlora.adapters import MAP50, MAP50_95, AdapterSettings, read_adapter_card
+from visionlora.adapters.factors import FactorTraining
 from visionlora.adapters.methods import method_of
 from visionlora.data import load_dataset, warn_of_doubtful_data
 from visionlora.data.leakage import calibration_images
@@ -74,6 +75,8 @@ def train(
     method: str = "lora",
     rank: int | None = None,
     alpha: float | None = None,
+    start: str = "default",
+    lora_plus: float = 1.0,
     recipe: str = "auto",
     budget: str | int | None = None,
     targets: str = "all",
@@ -107,6 +110,10 @@ def train(
         out: folder of the run.
         method: how a weight is adapted, one of `METHODS`.
         rank, alpha: settings of the method; None for its own, 8 for LoRA, and for the recipe's.
+        start: what the factor A of LoRA and DoRA begins with, where B is zero: `default` draws it; `principal` takes
+            the directions of the weight's largest singular values; `gradient` those in which full fine-tuning would
+            go, from the first batches (see docs/methods.md).
+        lora_plus: how many times the learning rate of A that of B is, as in LoRA+; 1 for the same.
         recipe: `near` leaves the base's batch normalization as it is; `far` trains it, and small layers at full rank,
             for pictures unlike all that the base has seen; `auto` chooses by the training pictures (docs/training.md).
         budget: train up to so many parameters, such as `20%` of the detector's, by adapting the small layers at full
@@ -167,6 +174,7 @@ def train(
         qat=QatSettings.asked(quantize, epochs=qat_epochs, lr0=qat_lr0, ranges=ranges),
         distill=distill,
         lean=lean,
+        factors=FactorTraining(start, lora_plus),
         start=None if adapter is None else Path(local_file(adapter, ADAPTER)),
         images=images,
         recipe=RecipeChoice(recipe, alpha=alpha, lr0=lr0, budget=budget),

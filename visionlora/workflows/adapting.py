@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from visionlora.adapters import AdapterSettings
+from visionlora.adapters.factors import FactorTraining
 from visionlora.adapters.methods import method_of
 from visionlora.detectors import family_of
 from visionlora.errors import QuantizationError
@@ -72,6 +73,8 @@ def adapt(
     method: str = "lora",
     rank: int | None = None,
     alpha: float | None = None,
+    start: str = "default",
+    lora_plus: float = 1.0,
     recipe: str = "auto",
     budget: str | int | None = None,
     targets: str = "all",
@@ -136,6 +139,7 @@ def adapt(
         qat=QatSettings.asked(quantize, epochs=qat_epochs, lr0=qat_lr0, ranges=ranges),
         distill=distill,
         lean=lean,
+        factors=FactorTraining(start, lora_plus),
         start=None if adapter is None else Path(local_file(adapter, ADAPTER)),
         images=images,
         recipe=RecipeChoice(recipe, alpha=alpha, lr0=lr0, budget=budget),
