@@ -33,6 +33,11 @@ RATES: Mapping[str, tuple[float | None, ...]] = {
     "lora-fp16": (0.001, 0.002),
     "lora-int8": (0.001, 0.002),
     "lora-nf4": (0.001, 0.002),
+    "lora-principal": (0.001, 0.002),
+    "lora-gradient": (0.001, 0.002),
+    "lora-plus": (0.0005, 0.001),
+    "lora-plus16": (0.0002, 0.0005),
+    "lora-gradient-plus": (0.0005, 0.001),
     "auto": (None,),  # all of `train` at its defaults
     "dora": (0.001, 0.002),
     "loha": (0.001, 0.002, 0.004),
@@ -103,6 +108,11 @@ SUITES: Mapping[str, tuple[tuple[str, str, int | None], ...]] = {  # data set, m
         if name != "lora"
     ),
     "qlora": tuple((data, way, 8) for data in ("wildlife", "steel") for way in ("lora", "lora-int8", "lora-nf4")),
+    "starts": tuple(
+        (data, way, 8)
+        for data in ("wildlife", "steel", "boards")
+        for way in ("lora", "lora-principal", "lora-gradient", "lora-plus", "lora-plus16", "lora-gradient-plus")
+    ),
     "small": tuple((data, *side) for data in tuple(SETS)[7:] for side in (("full", None), ("lora", 8), ("auto", 8))),
 }
 
