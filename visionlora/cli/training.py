@@ -86,6 +86,7 @@ def _training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--alpha", type=float, help="strength; B @ A counts alpha / sqrt(rank); if not given the recipe's"
     )
+    parser.add_argument("--block-size", type=int, help="of OFT: inputs that turn into each other; 32 if not given")
     parser.add_argument(
         "--start",
         choices=STARTS,
@@ -155,6 +156,7 @@ def _training_arguments(options: argparse.Namespace) -> dict[str, Any]:
         "method",
         "rank",
         "alpha",
+        "block_size",
         "start",
         "lora_plus",
         "recipe",

@@ -75,6 +75,7 @@ def train(
     method: str = "lora",
     rank: int | None = None,
     alpha: float | None = None,
+    block_size: int | None = None,
     start: str = "default",
     lora_plus: float = 1.0,
     recipe: str = "auto",
@@ -110,6 +111,7 @@ def train(
         out: folder of the run.
         method: how a weight is adapted, one of `METHODS`.
         rank, alpha: settings of the method; None for its own, 8 for LoRA, and for the recipe's.
+        block_size: setting of OFT: inputs that turn into each other; None for 32.
         start: what the factor A of LoRA and DoRA begins with, where B is zero: `default` draws it; `principal` takes
             the directions of the weight's largest singular values; `gradient` those in which full fine-tuning would
             go, from the first batches (see docs/methods.md).
@@ -163,7 +165,7 @@ def train(
     settings = TrainingSettings(
         family_of(model),
         AdapterSettings(
-            method_of(method, {"rank": rank, "alpha": alpha}),
+            method_of(method, {"rank": rank, "alpha": alpha, "block_size": block_size}),
             targets=targets,
             activation=activation,
             base_precision=base_precision,

@@ -73,6 +73,7 @@ def adapt(
     method: str = "lora",
     rank: int | None = None,
     alpha: float | None = None,
+    block_size: int | None = None,
     start: str = "default",
     lora_plus: float = 1.0,
     recipe: str = "auto",
@@ -128,7 +129,7 @@ def adapt(
     settings = TrainingSettings(
         family_of(model),
         AdapterSettings(
-            method_of(method, {"rank": rank, "alpha": alpha}),
+            method_of(method, {"rank": rank, "alpha": alpha, "block_size": block_size}),
             targets=targets,
             activation=activation,
             base_precision=base_precision,

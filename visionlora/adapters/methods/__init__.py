@@ -11,9 +11,10 @@ from visionlora.adapters.methods.loha import LoHa
 from visionlora.adapters.methods.lokr import LoKr
 from visionlora.adapters.methods.lora import LoRA
 from visionlora.adapters.methods.method import Arrays, Batch, Method, Summable
+from visionlora.adapters.methods.oft import OFT
 from visionlora.errors import UsageError
 
-METHODS: Mapping[str, type[Method]] = {method.name: method for method in (LoRA, DoRA, LoHa, LoKr, IA3, BitFit)}
+METHODS: Mapping[str, type[Method]] = {method.name: method for method in (LoRA, DoRA, LoHa, LoKr, OFT, IA3, BitFit)}
 """All methods by the names that cards and the command line use."""
 
 
@@ -38,7 +39,8 @@ def method_of(name: str, settings: Mapping[str, Any]) -> Method:
     for each in chosen:
         if each not in known:
             only = f"only {', '.join(known)}" if known else "and no other"
-            raise UsageError(f"--{each}: the method {name} has no such setting, {only}; drop it")
+            option = each.replace("_", "-")
+            raise UsageError(f"--{option}: the method {name} has no such setting, {only}; drop it")
     return METHODS[name](**chosen)
 
 
@@ -50,6 +52,7 @@ def setting_names(method: Any) -> tuple[str, ...]:
 __all__ = [
     "IA3",
     "METHODS",
+    "OFT",
     "Arrays",
     "Batch",
     "BitFit",
