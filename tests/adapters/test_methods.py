@@ -282,5 +282,7 @@ def test_settings_that_a_method_does_not_have_are_refused(checkpoint, surface, t
             vl.train(checkpoint, surface, tmp_path / "run", method=name, rank=4)
     with pytest.raises(UsageError, match="--block-size: the method lora has no such setting, only rank, alpha, full"):
         vl.train(checkpoint, surface, tmp_path / "run", block_size=8)
+    with pytest.raises(UsageError, match="--alpha: the method oft has no such setting, only block-size; drop it"):
+        vl.train(checkpoint, surface, tmp_path / "run", method="oft", alpha=2.0)
     with pytest.raises(UsageError, match="--budget: the method loha has no layers at full rank"):
         vl.train(checkpoint, surface, tmp_path / "run", method="loha", budget="20%")

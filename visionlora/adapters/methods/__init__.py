@@ -38,8 +38,8 @@ def method_of(name: str, settings: Mapping[str, Any]) -> Method:
     known = setting_names(METHODS[name])
     for each in chosen:
         if each not in known:
-            only = f"only {', '.join(known)}" if known else "and no other"
-            option = each.replace("_", "-")
+            option, *others = (own.replace("_", "-") for own in (each, *known))
+            only = f"only {', '.join(others)}" if others else "and no other"
             raise UsageError(f"--{option}: the method {name} has no such setting, {only}; drop it")
     return METHODS[name](**chosen)
 
