@@ -47,7 +47,7 @@ ORDER = (
     ("__main__",),
 )
 BESIDE_THE_FACE = {
-    "adapters": {"base_precision", "combining", "folded_base", "methods", "shapes"},
+    "adapters": {"base_precision", "combining", "factors", "folded_base", "methods", "shapes"},
     "adapters.torch": {"attach", "merge"},
     "data": {"leakage"},
     "detectors.ultralytics": {"family", "toy_base"},

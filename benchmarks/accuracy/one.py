@@ -11,7 +11,9 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -30,9 +32,16 @@ from visionlora.training import training
 
 OWN = tuple(name for name in METHODS if name != "lora")
 ROUNDED = tuple(f"lora-{name}" for name in PRECISIONS)
-WAYS = ("lora", *ROUNDED, "auto", *OWN, "full", "freeze10", "head", "peft")
-"""`lora` has the recipe `near`, as has `lora-nf4`, on a base in NF4, and so on; `auto` is LoRA with the recipe that the
-pictures ask for, as all other methods have."""
+TRAINED: Mapping[str, Mapping[str, Any]] = {
+    "lora-principal": {"start": "principal"},
+    "lora-gradient": {"start": "gradient"},
+    "lora-plus": {"lora_plus": 4.0},
+    "lora-plus16": {"lora_plus": 16.0},
+    "lora-gradient-plus": {"start": "gradient", "lora_plus": 4.0},
+}
+WAYS = ("lora", *ROUNDED, *TRAINED, "auto", *OWN, "full", "freeze10", "head", "peft")
+"""`lora` has the recipe `near`, as has `lora-nf4`, on a base in NF4, and so on, and those whose factors are trained as
+`TRAINED` says; `auto` is LoRA with the recipe that the pictures ask for, as all other methods have."""
 
 
 def main() -> None:
@@ -58,14 +67,14 @@ def main() -> None:
     where = {"image_size": args.imgsz, "device": args.device.split(",")[0]}
     extra = {"workers": args.workers, "val": False, **args.set}
     started = time.monotonic()
-    near = ("lora", *ROUNDED)
+    near = ("lora", *ROUNDED, *TRAINED)
     method = "lora" if args.method in (*near, "auto") else args.method
     ranked = args.method == "peft" or (method in METHODS and "rank" in setting_names(METHODS[method]))
     if method in METHODS:
         rate = {"lr0": args.lr0} if args.lr0 else {}
         precision = args.method.removeprefix("lora-") if args.method in ROUNDED else FLOAT32
         settings = {"recipe": "near" if args.method in near else "auto", "method": method}
-        settings = {**settings, "base_precision": precision, **args.adapter}
+        settings = {**settings, "base_precision": precision, **TRAINED.get(args.method, {}), **args.adapter}
         settings = {"rank": args.rank, **settings} if ranked else settings
         path = training.train(
             args.model, args.data, args.out, hyperparameters=extra, overwrite=True, **settings, **rate, **run

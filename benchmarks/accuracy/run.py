@@ -33,10 +33,16 @@ RATES: Mapping[str, tuple[float | None, ...]] = {
     "lora-fp16": (0.001, 0.002),
     "lora-int8": (0.001, 0.002),
     "lora-nf4": (0.001, 0.002),
+    "lora-principal": (0.001, 0.002),
+    "lora-gradient": (0.0005, 0.001),
+    "lora-plus": (0.0005, 0.001),
+    "lora-plus16": (0.0002, 0.0005),
+    "lora-gradient-plus": (0.0005, 0.001),
     "auto": (None,),  # all of `train` at its defaults
     "dora": (0.001, 0.002),
     "loha": (0.001, 0.002, 0.004),
     "lokr": (0.001, 0.002, 0.004),
+    "oft": (0.0002, 0.0005, 0.001),
     "ia3": (0.002, 0.005, 0.02),
     "bitfit": (0.002, 0.005, 0.02),
     "conv-adapter": (0.001, 0.002, 0.004),
@@ -108,6 +114,11 @@ SUITES: Mapping[str, tuple[tuple[str, str, int | None], ...]] = {  # data set, m
         if name != "lora"
     ),
     "qlora": tuple((data, way, 8) for data in ("wildlife", "steel") for way in ("lora", "lora-int8", "lora-nf4")),
+    "starts": tuple(
+        (data, way, 8)
+        for data in ("wildlife", "steel", "boards")
+        for way in ("lora", "lora-principal", "lora-gradient", "lora-plus", "lora-plus16", "lora-gradient-plus")
+    ),
     "small": tuple((data, *side) for data in tuple(SETS)[7:] for side in (("full", None), ("lora", 8), ("auto", 8))),
 }
 

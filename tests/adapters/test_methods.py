@@ -14,7 +14,7 @@ from torch import nn
 import visionlora as vl
 from tests.patching.conftest import exported_merged, graph_bytes
 from visionlora.adapters import AdapterSettings, load_arrays
-from visionlora.adapters.methods import IA3, METHODS, BitFit, DoRA, LoHa, LoKr, LoRA
+from visionlora.adapters.methods import IA3, METHODS, OFT, BitFit, DoRA, LoHa, LoKr, LoRA
 from visionlora.adapters.torch import (
     BatchedWeights,
     adapter_tensors,
@@ -25,8 +25,17 @@ from visionlora.adapters.torch import (
 )
 from visionlora.errors import AdapterError, UsageError
 
-ALL = (LoRA(rank=2), DoRA(rank=2), DoRA(rank=2, full=60), LoHa(rank=2), LoKr(rank=2), IA3(), BitFit())
-NEW = ("dora", "loha", "lokr", "ia3", "bitfit")
+ALL = (
+    LoRA(rank=2),
+    DoRA(rank=2),
+    DoRA(rank=2, full=60),
+    LoHa(rank=2),
+    LoKr(rank=2),
+    OFT(block_size=4),
+    IA3(),
+    BitFit(),
+)
+NEW = ("dora", "loha", "lokr", "oft", "ia3", "bitfit")
 SHAPES = ((6, 4, 3, 3), (12, 8, 1, 1), (8, 1, 3, 3), (5, 7))
 QUICK = {"epochs": 1, "imgsz": 96, "batch": 4, "device": "cpu", "lr0": 0.01, "quiet": True}
 
@@ -39,6 +48,8 @@ def by_formula(method, weight: np.ndarray, tensors: dict[str, np.ndarray]) -> np
         return np.diag(1 + own["ia3_delta"]) @ matrix
     if isinstance(method, BitFit):
         return matrix
+    if isinstance(method, OFT):
+        return matrix @ rotation(own["oft_R"])
     if "delta" in own:
         changed = matrix + own["delta"].reshape(matrix.shape)
     elif isinstance(method, LoHa):
@@ -56,6 +67,18 @@ def by_formula(method, weight: np.ndarray, tensors: dict[str, np.ndarray]) -> np
         norms = [np.linalg.norm(each, axis=1) for each in (matrix, changed)]
         changed = changed * ((1 + own["magnitude_delta"]) * norms[0] / norms[1])[:, None]
     return changed
+
+
+def rotation(above: np.ndarray) -> np.ndarray:
+    """Return the block-diagonal R of OFT, one entry of Q after the other."""
+    size = next(side for side in range(2, 99) if side * (side - 1) // 2 == above.shape[1])
+    skew = np.zeros((len(above) * size, len(above) * size))
+    for block, numbers in enumerate(above):
+        pairs = ((row, column) for row in range(size) for column in range(row + 1, size))
+        for (row, column), number in zip(pairs, numbers, strict=True):
+            skew[block * size + row, block * size + column] = number
+    skew = skew - skew.T
+    return (np.eye(len(skew)) + skew) @ np.linalg.inv(np.eye(len(skew)) - skew)
 
 
 def drawn(method, shape: tuple[int, ...], seed: int = 0) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -139,6 +162,25 @@ def test_a_silent_channel_does_not_break_dora() -> None:
     tensors["lora_B"][:] = 0
     silent = method.merged(weight, tensors)[2]
     assert not silent.any()
+
+
+def test_oft_keeps_lengths_and_angles_however_far_it_turns() -> None:
+    weight, tensors = drawn(OFT(block_size=4), (6, 4, 3, 3))
+    for strength in (1, 100):
+        turned = OFT(block_size=4).merged(weight, {name: strength * tensor for name, tensor in tensors.items()})
+        before, after = (each.reshape(6, -1) @ each.reshape(6, -1).T for each in (weight, turned))
+        np.testing.assert_allclose(after, before, atol=1e-4)
+        assert not np.allclose(turned, weight, atol=0.1)
+
+
+def test_blocks_of_oft_divide_the_inputs_and_one_input_has_none() -> None:
+    shapes = {
+        shape: OFT().shapes(shape) for shape in ((8, 64, 3, 3), (8, 16, 3, 3), (8, 1, 3, 3), (8, 37), (8, 1, 1, 1))
+    }
+    assert [each["oft_R"] for each in list(shapes.values())[:4]] == [(18, 496), (6, 276), (1, 36), (1, 666)]
+    assert shapes[8, 1, 1, 1] == {}
+    weight = np.ones((8, 1, 1, 1), np.float32)
+    assert OFT().merged(weight, {}) is weight and not OFT().start(torch.from_numpy(weight))
 
 
 @pytest.mark.parametrize("normalization", ["frozen", "live"])
@@ -228,9 +270,19 @@ def test_settings_out_of_range_are_refused(method) -> None:
             method(**settings)
 
 
+def test_blocks_out_of_range_are_refused() -> None:
+    for size in (1, 0, -4, True, 2.0, 1 << 16):
+        with pytest.raises(UsageError, match="--block-size: expected a whole number of at least 2"):
+            OFT(block_size=size)
+
+
 def test_settings_that_a_method_does_not_have_are_refused(checkpoint, surface, tmp_path) -> None:
     for name in ("ia3", "bitfit"):
         with pytest.raises(UsageError, match=rf"--rank: the method {name} has no such setting, and no other; drop it"):
             vl.train(checkpoint, surface, tmp_path / "run", method=name, rank=4)
+    with pytest.raises(UsageError, match="--block-size: the method lora has no such setting, only rank, alpha, full"):
+        vl.train(checkpoint, surface, tmp_path / "run", block_size=8)
+    with pytest.raises(UsageError, match="--alpha: the method oft has no such setting, only block-size; drop it"):
+        vl.train(checkpoint, surface, tmp_path / "run", method="oft", alpha=2.0)
     with pytest.raises(UsageError, match="--budget: the method loha has no layers at full rank"):
         vl.train(checkpoint, surface, tmp_path / "run", method="loha", budget="20%")

@@ -97,6 +97,15 @@ def test_page_tells_that_a_learning_rate_was_halved(adapter, tmp_path) -> None:
     assert "learning rate 0.002, seed" in as_asked and "learning rate 0.002, halvings of it: 2, seed" in halved
 
 
+def test_page_tells_how_factors_were_trained(adapter, tmp_path) -> None:
+    record = {**RECORD, "lora_start": "gradient", "lora_plus": 4.0}
+    settings = {"a": training_settings(_card(training=record), adapter)}
+    report, *_ = made_report(tmp_path / "p", ["a"], ["x"], pictures=4, settings=settings)
+
+    (making,) = makings(report)
+    assert "start of factors gradient, LoRA+ ratio 4" in dict(making.facts)["training"]
+
+
 def test_page_tells_how_models_were_made(adapter, tmp_path) -> None:
     odd = {**RECORD, "data": "<b>" + "x" * 9999}
     scheme = {"name": "x86", "activations": "uint8", "weights": "int8", "method": "histogram"}

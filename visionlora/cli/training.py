@@ -12,6 +12,7 @@ import yaml
 
 import visionlora as vl
 from visionlora.adapters.base_precision import NAMES as PRECISIONS
+from visionlora.adapters.factors import STARTS
 from visionlora.adapters.methods import FORMS, METHODS
 from visionlora.cli.options import chosen, overwrite, print_report, quantization_budget, trust, verb
 from visionlora.errors import UsageError
@@ -88,9 +89,23 @@ def _training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--alpha", type=float, help="strength; B @ A counts alpha / sqrt(rank); if not given the recipe's"
     )
+    parser.add_argument("--block-size", type=int, help="of OFT: inputs that turn into each other; 32 if not given")
     parser.add_argument("--form", choices=FORMS, help="of conv-adapter: beside a convolution, or behind it")
     parser.add_argument("--border", type=int, help="of prompts: width of a frame in pixels, 16, or cells, 1")
     parser.add_argument("--tokens", type=int, help="of prefix: learned keys and values a head; 8 if not given")
+    parser.add_argument(
+        "--start",
+        choices=STARTS,
+        default=STARTS[0],
+        help="what A begins with: drawn, the weight's largest singular vectors, or its gradient's on the first batches",
+    )
+    parser.add_argument(
+        "--lora-plus",
+        type=float,
+        default=1.0,
+        metavar="RATIO",
+        help="learning rate of B, times that of A (LoRA+); 1 is the same",
+    )
     parser.add_argument(
         "--recipe",
         choices=NAMES,
@@ -152,9 +167,12 @@ def _training_arguments(options: argparse.Namespace) -> dict[str, Any]:
         "method",
         "rank",
         "alpha",
+        "block_size",
         "form",
         "border",
         "tokens",
+        "start",
+        "lora_plus",
         "recipe",
         "budget",
         "targets",

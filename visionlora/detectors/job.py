@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from visionlora.adapters import AdapterSettings
+from visionlora.adapters.factors import FactorTraining
 from visionlora.data import LabelledImage
 from visionlora.fake_quant import FakeQuantSpec
 from visionlora.progress import current_level
@@ -71,6 +72,7 @@ class TrainingJob:
         run: names the settings that all epochs of the run have in common; its state says it too.
         resume: go on from the run's last finished epoch.
         lean: train in less memory and more time.
+        factors: what the adapter's factors begin with where `start` is None, and how fast they learn.
         start: an adapter of the same shape whose tensors training begins with; None begins with the base.
         teacher: an exported float graph (.onnx) whose predictions count as goals beside the labels; None for none.
         distill: how much they count.
@@ -93,6 +95,7 @@ class TrainingJob:
     run: str
     resume: bool = False
     lean: bool = False
+    factors: FactorTraining = field(default_factory=FactorTraining)
     start: Path | None = None
     teacher: Path | None = None
     distill: float = 1.0

@@ -28,8 +28,8 @@ def training_settings(card: AdapterCard, path: Path) -> dict[str, Any]:
 
     Returns:
         `adapter` (rank, alpha, targets...), `training` (what the card has of epochs, epoch, imgsz, batch, lr0,
-        lr0_halved, seed, data, data_sha256, quantize, recipe) and `curve` (lists of equal length: epoch, map50_95,
-        loss), those that there are.
+        lr0_halved, seed, data, data_sha256, quantize, recipe, lora_start, lora_plus) and `curve` (lists of equal
+        length: epoch, map50_95, loss), those that there are.
     """
     record = card.training if isinstance(card.training, Mapping) else {}
     hyperparameters = record.get("hyperparameters")
@@ -41,6 +41,8 @@ def training_settings(card: AdapterCard, path: Path) -> dict[str, Any]:
         "data_sha256": _plain(_mapping(record.get("data_sha256"))),
         "quantize": _mapping(record.get("quantize")).get("to"),
         "recipe": _plain(_mapping(record.get("recipe"))),
+        "lora_start": record.get("lora_start"),
+        "lora_plus": record.get("lora_plus"),
     }
     made = {"adapter": card.settings.to_fields(), "training": _plain(training), "curve": _curve(card, path)}
     return {name: value for name, value in made.items() if value}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from visionlora.adapters import AdapterSettings, read_adapter_card
+from visionlora.adapters.factors import STARTS, FactorTraining
 from visionlora.adapters.torch import load_adapter
 from visionlora.cards import preprocessing_card
 from visionlora.data import Dataset, LabelledImage
@@ -182,6 +183,7 @@ def _record(run: Run, phase: Phase, start: Path | None, teacher: Path | None) ->
         teacher=None if teacher is None else (teacher, phase.distill),
         qat=qat,
         recipe=run.recipe,
+        factors=_factors(run, start),
     )
 
 
@@ -211,12 +213,19 @@ def _job(
         run=identity(record, run.settings.family),
         resume=resume,
         lean=phase.lean,
+        factors=_factors(run, start),
         start=start,
         teacher=None if teacher is None else _graph(run, phase, teacher, here.teacher),
         distill=phase.distill,
         int8=None if phase.qat is None or start is None else _int8(run, phase, phase.qat, start, state),
         title=phase.title,
     )
+
+
+def _factors(run: Run, start: Path | None) -> FactorTraining:
+    """Return how the factors of a phase are trained: they begin with those of an adapter to begin with."""
+    factors = run.settings.factors
+    return factors if start is None else replace(factors, start=STARTS[0])
 
 
 def _graph(run: Run, phase: Phase, adapter: Path, out: Path) -> Path:

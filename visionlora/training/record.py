@@ -12,6 +12,7 @@ from typing import Any
 
 from visionlora.adapters import AdapterSettings
 from visionlora.adapters.base_precision import FLOAT32
+from visionlora.adapters.factors import FactorTraining
 from visionlora.data import Dataset, content_hash
 from visionlora.detectors import family_of
 from visionlora.detectors.family import Base, Family
@@ -24,12 +25,19 @@ from visionlora.training.settings import Schedule
 _PLACES = ("model", "data")  # of what the hashes beside them name by content
 _REASONS = ("recipe",)  # of what `adapter` names itself
 _NEW = ("names", "order_sha256", "adapter.method")  # not in the settings of a run of version 0.2
-_SINCE = {"adapter.full": 0, "adapter.normalization": "frozen", "adapter.base_precision": FLOAT32}
+_SINCE: Mapping[str, Any] = {
+    "adapter.full": 0,
+    "adapter.normalization": "frozen",
+    "adapter.base_precision": FLOAT32,
+    "lora_start": FactorTraining.start,
+    "lora_plus": FactorTraining.plus,
+}
 """What a run was begun with before these were settings."""
 _LENGTH = "hyperparameters.epochs"
 _OPTIONS = {
     "adapter.full": "--budget (most weights of a layer at full rank)",
     "adapter.normalization": "--recipe",
+    "lora_start": "--start",
     "names": "--data (names of its classes)",
     "quantize.images": "--images",
     "quantize.learned": "--ranges",
@@ -63,6 +71,7 @@ def run_record(
     teacher: tuple[Path, float] | None = None,
     qat: Mapping[str, Any] | None = None,
     recipe: Mapping[str, Any] | None = None,
+    factors: FactorTraining | None = None,
 ) -> dict[str, Any]:
     """Return what a phase is known by: model and data by place and content, settings, adapters by content, versions.
 
@@ -75,6 +84,7 @@ def run_record(
         teacher: adapter to learn from, and how much it counts.
         qat: what quantization-aware training is told.
         recipe: which it is, and what the pictures looked like.
+        factors: how those of the adapter are trained; what is as usual is not recorded.
     """
     record: dict[str, Any] = {
         "model": str(base.path),
@@ -95,6 +105,8 @@ def run_record(
         record["quantize"] = dict(qat)
     if recipe:
         record["recipe"] = dict(recipe)
+    chosen = {} if factors is None else {"lora_start": factors.start, "lora_plus": factors.plus}
+    record |= {name: value for name, value in chosen.items() if value != _SINCE[name]}
     return record
 
 
@@ -169,8 +181,8 @@ def check_same(
         own, asked = (f"with --quantize {each}" if each else "without --quantize" for each in (own, asked))
         raise UsageError(f"{out}: this run began {own}, not {asked}; pass the options that it began with")
     free = (*_PLACES, *(f"hyperparameters.{name}" for name in family.free_hyperparameters))
-    changed = {
-        name: (_SINCE.get(name) if old is None else old, new)
+    changed: dict[str, tuple[Any, Any]] = {
+        name: (_SINCE.get(name) if old is None else old, _SINCE.get(name) if new is None else new)
         for name, old, new in _differences(before, record)
         if not name.startswith(("versions", *_REASONS)) and name not in free
         if old is not None or (name not in _NEW and (name, new) not in _SINCE.items())

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from visionlora.adapters import AdapterSettings, read_adapter_card
 from visionlora.adapters.base_precision import FLOAT32
+from visionlora.adapters.factors import STARTS, FactorTraining
 from visionlora.adapters.methods import Addition, setting_names
 from visionlora.data import Dataset
 from visionlora.detectors.device import check_batch, check_device, check_gpu, default_device
@@ -162,6 +163,7 @@ class TrainingSettings:
         qat: training under the rounding of the shipped file; None for none.
         distill: how much the float model's predictions count beside the labels; None for the usual.
         lean: less memory, more time.
+        factors: what the adapter's factors begin with, and how fast they learn.
         start: a float adapter of this shape to go on with; None trains one first.
         images: how many training images calibrate int8.
         recipe: what was chosen of the recipe, which `adapter` and `schedule` follow once the pictures are known.
@@ -180,6 +182,7 @@ class TrainingSettings:
     qat: QatSettings | None = None
     distill: float | None = None
     lean: bool = False
+    factors: FactorTraining = field(default_factory=FactorTraining)
     start: Path | None = None
     images: int = 32
     recipe: RecipeChoice = field(default_factory=RecipeChoice)
@@ -187,9 +190,14 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         check_count(self.images, "--images")
+        self.factors.check_method(self.adapter.method.name)
         if self.start is not None:
             if self.recipe.budget is not None:
                 raise UsageError("--budget: the adapter of --adapter has its layers already; drop one of them")
+            if self.factors.start != STARTS[0]:
+                raise UsageError(
+                    f"--start {self.factors.start}: the factors begin with those of --adapter; drop one of them"
+                )
             recipe = recipe_of(read_adapter_card(self.start).settings)
             if self.recipe.name not in (AUTO, recipe.name):
                 raise UsageError(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from visionlora.adapters import MAP50, MAP50_95, AdapterSettings, read_adapter_card
+from visionlora.adapters.factors import FactorTraining
 from visionlora.adapters.methods import method_for
 from visionlora.data import load_dataset, warn_of_doubtful_data
 from visionlora.data.leakage import calibration_images
@@ -75,9 +76,12 @@ def train(
     method: str = "lora",
     rank: int | None = None,
     alpha: float | None = None,
+    block_size: int | None = None,
     form: str | None = None,
     border: int | None = None,
     tokens: int | None = None,
+    start: str = "default",
+    lora_plus: float = 1.0,
     recipe: str = "auto",
     budget: str | int | None = None,
     targets: str = "all",
@@ -111,7 +115,12 @@ def train(
         out: folder of the run.
         method: how a weight is adapted, one of `METHODS`.
         rank, alpha: settings of the method; None for its own, 8 for LoRA, and for the recipe's.
+        block_size: setting of OFT: inputs that turn into each other; None for 32.
         form, border, tokens: of `conv-adapter`, the prompts and `prefix` (docs/methods.md); None for their own.
+        start: what the factor A of LoRA and DoRA begins with, where B is zero: `default` draws it; `principal` takes
+            the directions of the weight's largest singular values; `gradient` those in which full fine-tuning would
+            go, from the first batches (see docs/methods.md).
+        lora_plus: how many times the learning rate of A that of B is, as in LoRA+; 1 for the same.
         recipe: `near` leaves the base's batch normalization as it is; `far` trains it, and small layers at full rank,
             for pictures unlike all that the base has seen; `auto` chooses by the training pictures (docs/training.md).
         budget: train up to so many parameters, such as `20%` of the detector's, by adapting the small layers at full
@@ -159,7 +168,7 @@ def train(
     """
     call = RunCall.asked(resume=resume, overwrite=overwrite, verbose=verbose, quiet=quiet)
     model = local_file(model, CHECKPOINT)
-    own = {"rank": rank, "alpha": alpha, "form": form, "border": border, "tokens": tokens}
+    own = {"rank": rank, "alpha": alpha, "block_size": block_size, "form": form, "border": border, "tokens": tokens}
     chosen = method_for(method, own, imgsz=imgsz)
     settings = TrainingSettings(
         family_of(model),
@@ -176,6 +185,7 @@ def train(
         qat=QatSettings.asked(quantize, epochs=qat_epochs, lr0=qat_lr0, ranges=ranges),
         distill=distill,
         lean=lean,
+        factors=FactorTraining(start, lora_plus),
         start=None if adapter is None else Path(local_file(adapter, ADAPTER)),
         images=images,
         recipe=RecipeChoice(recipe, alpha=alpha, lr0=lr0, budget=budget),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from visionlora.adapters import AdapterSettings
+from visionlora.adapters.factors import FactorTraining
 from visionlora.adapters.methods import method_for
 from visionlora.detectors import family_of
 from visionlora.errors import QuantizationError
@@ -73,9 +74,12 @@ def adapt(
     method: str = "lora",
     rank: int | None = None,
     alpha: float | None = None,
+    block_size: int | None = None,
     form: str | None = None,
     border: int | None = None,
     tokens: int | None = None,
+    start: str = "default",
+    lora_plus: float = 1.0,
     recipe: str = "auto",
     budget: str | int | None = None,
     targets: str = "all",
@@ -127,7 +131,7 @@ def adapt(
     limits = Budget(max_drop, max_class_drop)
     check_budget(limits)
     model = local_file(model, CHECKPOINT)
-    own = {"rank": rank, "alpha": alpha, "form": form, "border": border, "tokens": tokens}
+    own = {"rank": rank, "alpha": alpha, "block_size": block_size, "form": form, "border": border, "tokens": tokens}
     chosen = method_for(method, own, imgsz=imgsz)
     settings = TrainingSettings(
         family_of(model),
@@ -144,6 +148,7 @@ def adapt(
         qat=QatSettings.asked(quantize, epochs=qat_epochs, lr0=qat_lr0, ranges=ranges),
         distill=distill,
         lean=lean,
+        factors=FactorTraining(start, lora_plus),
         start=None if adapter is None else Path(local_file(adapter, ADAPTER)),
         images=images,
         recipe=RecipeChoice(recipe, alpha=alpha, lr0=lr0, budget=budget),

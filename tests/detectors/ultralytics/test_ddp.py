@@ -40,9 +40,10 @@ class _Captured(Exception):
         ({"lean": True}, 6),
         ({"quantize": "int8"}, 6),
         ({"recipe": "far"}, 6),
+        ({"start": "gradient", "lora_plus": 4.0, "hyperparameters": {"close_mosaic": 0}}, 6),  # the same batches twice
         ({"batch": 8, "hyperparameters": {"nbs": 16}}, 2),  # 4 and 2 images a process; warm-up, then two batches a step
     ],
-    ids=["float", "lean", "int8", "far", "uneven"],
+    ids=["float", "lean", "int8", "far", "starts", "uneven"],
 )
 def test_two_processes_end_with_equal_adapters(options, exchanges, checkpoint, surface, tmp_path, monkeypatch) -> None:
     settings = {"rank": 2, "imgsz": 96, "batch": 4, "device": "cpu", "images": 2, "seed": 1}
@@ -68,7 +69,8 @@ def test_two_processes_end_with_equal_adapters(options, exchanges, checkpoint, s
     )
     assert done.returncode == 0, done.stderr[:8000]
     first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
-    assert len(first["seen"]) == len(second["seen"]) == 12  # half of 12 images, two epochs
+    seen = 12 if "start" not in options else 18  # half of 12 images, two epochs; the first one twice
+    assert len(first["seen"]) == len(second["seen"]) == seen
     assert {*first["seen"], *second["seen"]} == set(range(24))
     for kind in ("model", "ema"):
         assert all(torch.equal(first[kind][name], second[kind][name]) for name in first[kind])

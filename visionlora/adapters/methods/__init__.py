@@ -14,13 +14,14 @@ from visionlora.adapters.methods.lokr import LoKr
 from visionlora.adapters.methods.lora import LoRA
 from visionlora.adapters.methods.method import Arrays, Batch, Method, Summable
 from visionlora.adapters.methods.mona import Mona
+from visionlora.adapters.methods.oft import OFT
 from visionlora.adapters.methods.prefix import Prefix
 from visionlora.adapters.methods.prompt import FeaturePrompt, Prompt
 from visionlora.errors import UsageError
 
 METHODS: Mapping[str, type[Method]] = {
     method.name: method
-    for method in (LoRA, DoRA, LoHa, LoKr, IA3, BitFit, ConvAdapter, Mona, Prompt, FeaturePrompt, Prefix)
+    for method in (LoRA, DoRA, LoHa, LoKr, OFT, IA3, BitFit, ConvAdapter, Mona, Prompt, FeaturePrompt, Prefix)
 }
 """All methods by the names that cards and the command line use."""
 
@@ -45,8 +46,9 @@ def method_of(name: str, settings: Mapping[str, Any]) -> Method:
     known = setting_names(METHODS[name])
     for each in chosen:
         if each not in known:
-            only = f"only {', '.join(known)}" if known else "and no other"
-            raise UsageError(f"--{each}: the method {name} has no such setting, {only}; drop it")
+            option, *others = (own.replace("_", "-") for own in (each, *known))
+            only = f"only {', '.join(others)}" if others else "and no other"
+            raise UsageError(f"--{option}: the method {name} has no such setting, {only}; drop it")
     return METHODS[name](**chosen)
 
 
@@ -69,6 +71,7 @@ __all__ = [
     "FORMS",
     "IA3",
     "METHODS",
+    "OFT",
     "Addition",
     "Arrays",
     "AttentionSite",

@@ -6,6 +6,13 @@ Knows no detector, no data set and no ONNX. How a weight is adapted, a method sa
 from visionlora.adapters.torch.added import settle
 from visionlora.adapters.torch.attach import adapter_tensors, attach, load_adapter_tensors
 from visionlora.adapters.torch.batched import BatchedWeights
+from visionlora.adapters.torch.factors import (
+    factored_layers,
+    frozen_weights,
+    rate_left_factors,
+    start_factors,
+    weight_gradients,
+)
 from visionlora.adapters.torch.file import Adapter, load_adapter, save_adapter
 from visionlora.adapters.torch.layers import Layer, SkippedLayer, adaptable_layers
 from visionlora.adapters.torch.lycoris_import import from_lycoris
@@ -26,10 +33,12 @@ __all__ = [
     "adaptable_layers",
     "adapter_tensors",
     "attach",
+    "factored_layers",
     "freeze_norms",
     "from_lycoris",
     "from_peft",
     "frozen_bytes",
+    "frozen_weights",
     "full_rank_limit",
     "kept_statistics",
     "layer_selector",
@@ -39,7 +48,10 @@ __all__ = [
     "merge",
     "peft_adapter",
     "plan_adapter",
+    "rate_left_factors",
     "save_adapter",
     "settle",
+    "start_factors",
     "trained_state",
+    "weight_gradients",
 ]

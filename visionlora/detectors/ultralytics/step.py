@@ -31,7 +31,8 @@ from visionlora.fake_quant import GraphNetwork
 MOST_GRAPHS = 4  # shapes of a batch that get a graph: the usual one, the last of an epoch, and a few more
 MOST_OBJECTS = 256  # in one image; with more, computing every pair costs more than a graph saves
 _FEWEST_OBJECTS = 32
-_ALL = 1000  # modules to recompute
+ALL_MODULES = 1000
+"""To recompute."""
 _CHEAP = 1  # the first is one short convolution with the largest tensors of all
 _TRIES = 2  # captures of one shape that may fail; the first may lack memory that a graph before still holds
 CAPTURE_OPTIONS: Mapping[str, Any] = (
@@ -148,7 +149,7 @@ class TrainingStep(nn.Module):
             try:
                 if not self.lean:  # recomputing modules compute their own
                     self.compute_weights()
-                predictions = self.predictions(batch["img"], recompute=_ALL if self.lean else 0)
+                predictions = self.predictions(batch["img"], recompute=ALL_MODULES if self.lean else 0)
             finally:
                 self.weights.clear()
             loss, terms = model.loss(batch, predictions)
@@ -317,7 +318,7 @@ class _Pass(nn.Module):
         (step,) = self._step
         with step.autocast():
             step.compute_weights()  # until the backward pass is captured too
-            predictions = step.predictions(images, recompute=_ALL if step.lean else _CHEAP)
+            predictions = step.predictions(images, recompute=ALL_MODULES if step.lean else _CHEAP)
             loss, terms = self._criterion(predictions, targets, weights)
             return step.whole_loss(loss, images, predictions), terms
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from copy import copy
 from dataclasses import replace
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,15 +35,20 @@ from ultralytics.utils.torch_utils import ModelEMA, unset_deterministic, unwrap_
 
 from visionlora.adapters import AdapterCard
 from visionlora.adapters.base_precision import FLOAT32
+from visionlora.adapters.factors import FactorTraining
 from visionlora.adapters.torch import (
     Adapter,
     AdapterPlan,
     adapter_tensors,
+    factored_layers,
     freeze_norms,
     frozen_bytes,
+    frozen_weights,
     load_adapter,
     load_adapter_tensors,
+    rate_left_factors,
     save_adapter,
+    start_factors,
     trained_state,
 )
 from visionlora.detectors.job import ADAPTER_FILE, RESULTS_FILE, RESUME_FILE, TrainingJob
@@ -72,9 +78,10 @@ from visionlora.detectors.ultralytics.sampling import (
     train_loader,
 )
 from visionlora.detectors.ultralytics.squares import SquareDataset
+from visionlora.detectors.ultralytics.starting import BATCHES, start_from_gradients
 from visionlora.detectors.ultralytics.step import CAPTURE_OPTIONS, TrainingStep
 from visionlora.detectors.ultralytics.validating import RulerValidator
-from visionlora.errors import DataError, ModelError, VisionLoraError
+from visionlora.errors import DataError, ModelError, UsageError, VisionLoraError
 from visionlora.fake_quant import GraphNetwork, RangeSpec
 from visionlora.progress import level, report
 from visionlora.trust import trusted
@@ -192,6 +199,10 @@ class AdapterTrainer(DetectionTrainer):
         model = cast(DetectionModel, detector.model)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         detector.attach(None if self.job.start is None else load_adapter(self.job.start).tensors)
+        if self.job.factors != FactorTraining() and not factored_layers(model):
+            raise UsageError("--start, --lora-plus: no layer is adapted by factors; drop them, or lower --budget")
+        if self.job.factors.start == "principal":
+            start_factors(model, frozen_weights(model))
         if self.device.type == "cpu" and self.args.channels_last is not False:
             model.to(memory_format=torch.channels_last)  # Ultralytics does it on GPUs only; it pays here too
         self.model = model
@@ -250,7 +261,15 @@ class AdapterTrainer(DetectionTrainer):
         }
 
     def resume_training(self, ckpt: Mapping[str, Any] | None) -> None:
-        """Average the trained tensors only, and go on exactly where the last finished epoch ended."""
+        """Average the trained tensors only, and go on exactly where the last finished epoch ended.
+
+        A new training may take what it begins with from its first batches, which it draws again then.
+        """
+        if ckpt is None and self.job.factors.start == "gradient":
+            batches = (self.preprocess_batch(batch) for batch in islice(self.train_loader, BATCHES))
+            start_from_gradients(unwrap_model(self.model), batches, processes=self.world_size)
+            self.train_loader.sampler.restart(self.start_epoch)
+            self.train_loader.reset()
         updates = max(len(self.train_loader) // self.accumulate, 1) * self.epochs
         self.ema = AdapterEMA(self.model, updates=updates)
         self.bias_rate = self.args.warmup_bias_lr
@@ -287,6 +306,13 @@ class AdapterTrainer(DetectionTrainer):
             criterion.updates = epoch - 1
             criterion.update()
             model.criterion = criterion
+
+    def build_optimizer(self, model, *args, **options):
+        """Let the factors learn at rates of their own."""
+        optimizer = super().build_optimizer(model, *args, **options)
+        if self.job.factors.plus != 1:
+            rate_left_factors(optimizer, unwrap_model(model), self.job.factors.plus)
+        return optimizer
 
     # -- data
 

@@ -53,6 +53,8 @@ def _facts(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
             ("learning rate ", training.get("lr0")),
             ("halvings of it: ", training.get("lr0_halved")),
             ("seed ", training.get("seed")),
+            ("start of factors ", training.get("lora_start")),
+            ("LoRA+ ratio ", training.get("lora_plus")),
         ),
         "recipe": _listed(
             ("", recipe.get("name")), ("shift ", _short(recipe.get("shift"))), ("detail ", _short(recipe.get("detail")))
