@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import torch
 
 _R = "oft_R"
+_LARGEST = 256
+"""Size of a block above which merging, which solves in one fixed order, would take minutes."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class OFT:
             smaller divisor takes its place, or the next larger one where that is 1.
 
     Raises:
-        UsageError: a block of less than two.
+        UsageError: a block of less than 2 or more than 256.
     """
 
     block_size: int = 32
@@ -42,8 +44,8 @@ class OFT:
     merges: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if type(self.block_size) is not int or not 2 <= self.block_size < 1 << 16:
-            raise UsageError(f"--block-size: expected a whole number of at least 2, got {self.block_size!r}")
+        if type(self.block_size) is not int or not 2 <= self.block_size <= _LARGEST:
+            raise UsageError(f"--block-size: expected a whole number from 2 to {_LARGEST}, got {self.block_size!r:.40}")
 
     @property
     def words(self) -> str:

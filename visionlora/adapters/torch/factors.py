@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from visionlora.adapters.torch.attach import AdaptedWeight
 from visionlora.errors import VisionLoraError
 
-_A, _B = "lora_A", "lora_B"
+_A = "lora_A"
 
 
 def factored_layers(model: nn.Module) -> dict[str, tuple[AdaptedWeight, torch.Tensor]]:
