@@ -84,75 +84,9 @@ def _training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="base: a checkpoint (.pt), or a name such as yolo11n.pt")
     parser.add_argument("--data", required=True, help="data.yaml with train and val")
     parser.add_argument("--out", required=True, help="folder of the run")
-    parser.add_argument("--method", choices=METHODS, default="lora", help="how the base is adapted")
-    parser.add_argument("--rank", type=int, help="rank of the factors, width of a bottleneck; 8 if not given")
-    parser.add_argument(
-        "--alpha", type=float, help="strength; B @ A counts alpha / sqrt(rank); if not given the recipe's"
-    )
-    parser.add_argument("--block-size", type=int, help="of OFT: inputs that turn into each other; 32 if not given")
-    parser.add_argument("--form", choices=FORMS, help="of conv-adapter: beside a convolution, or behind it")
-    parser.add_argument("--border", type=int, help="of prompts: width of a frame in pixels, 16, or cells, 1")
-    parser.add_argument("--tokens", type=int, help="of prefix: learned keys and values a head; 8 if not given")
-    parser.add_argument(
-        "--start",
-        choices=STARTS,
-        default=STARTS[0],
-        help="what A begins with: drawn, the weight's largest singular vectors, or its gradient's on the first batches",
-    )
-    parser.add_argument(
-        "--lora-plus",
-        type=float,
-        default=1.0,
-        metavar="RATIO",
-        help="learning rate of B, times that of A (LoRA+); 1 is the same",
-    )
-    parser.add_argument(
-        "--recipe",
-        choices=NAMES,
-        default=NAMES[0],
-        help="far trains normalization too; auto looks at the pictures",
-    )
-    parser.add_argument("--budget", help="parameters that may be trained, such as 20%%: small layers get full rank")
-    parser.add_argument(
-        "--targets", default="all", help="all, backbone, neck, head, their sums, from:N, to:N or a regex"
-    )
-    parser.add_argument(
-        "--base-precision",
-        choices=PRECISIONS,
-        default=PRECISIONS[0],
-        help="what the frozen weights are kept in: nf4 (QLoRA) in an eighth of the memory; the adapter is of that base",
-    )
-    parser.add_argument("--epochs", type=int, default=50, help="passes over the training images")
-    parser.add_argument("--imgsz", type=int, default=640, help="side of the square input in pixels")
-    parser.add_argument(
-        "--batch",
-        type=_batch,
-        default=16,
-        help="images a step, over all devices; auto: the largest up to 64 that fits into the GPU's memory",
-    )
-    parser.add_argument("--device", help="cpu, 0, 0,1 or cuda:0; the first GPU, else the CPU, if not given")
-    parser.add_argument("--seed", type=int, default=0, help="seed of everything drawn at random")
-    parser.add_argument("--lr0", type=float, help="learning rate after warm-up; the recipe's if not given")
-    parser.add_argument("--lean", action="store_true", help="less memory, more time: compute parts of a step twice")
-    parser.add_argument(
-        "--quantize", choices=["int8", "int4"], help="then train on under INT8 rounding, or with INT4 weights"
-    )
-    parser.add_argument("--qat-epochs", type=int, default=10, help="passes over the images of that second phase")
-    parser.add_argument("--qat-lr0", type=float, help="its learning rate; if not given 0.0002 for int8, 0.001 for int4")
-    parser.add_argument("--ranges", choices=["learned", "fixed"], default="learned", help="ranges of INT8 activations")
-    parser.add_argument(
-        "--distill",
-        type=float,
-        help="weight of the float model's predictions; if not given 1 with --activation or int4, else 0: none",
-    )
-    parser.add_argument(
-        "--activation", default="silu", help="silu, relu (free in INT8, trains --epochs once more) or relu:TARGETS"
-    )
-    parser.add_argument("--adapter", help="float adapter to go on with instead of training one first")
-    parser.add_argument("--images", type=int, default=32, help="calibration images for INT8")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="any other Ultralytics hyperparameter"
-    )
+    _adapter_options(parser.add_argument_group("how the base is adapted"))
+    _schedule_options(parser.add_argument_group("how it is trained"))
+    _quantization_options(parser.add_argument_group("quantization and activations"))
     trust(parser)
     parser.add_argument(
         "--resume", action="store_true", help="go on with a run in --out: an interrupted one, or with more --epochs"
@@ -160,6 +94,84 @@ def _training_options(parser: argparse.ArgumentParser) -> None:
     overwrite(parser)
     parser.add_argument("--verbose", action="store_true", help="print all that Ultralytics says too")
     parser.add_argument("--quiet", action="store_true", help="print no progress, only warnings and the result")
+
+
+def _adapter_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--method", choices=METHODS, default="lora", help="how the base is adapted")
+    group.add_argument("--rank", type=int, help="rank of the factors, width of a bottleneck; 8 if not given")
+    group.add_argument(
+        "--alpha", type=float, help="strength; B @ A counts alpha / sqrt(rank); if not given the recipe's"
+    )
+    group.add_argument("--block-size", type=int, help="of OFT: inputs that turn into each other; 32 if not given")
+    group.add_argument("--form", choices=FORMS, help="of conv-adapter: beside a convolution, or behind it")
+    group.add_argument("--border", type=int, help="of prompts: width of a frame in pixels, 16, or cells, 1")
+    group.add_argument("--tokens", type=int, help="of prefix: learned keys and values a head; 8 if not given")
+    group.add_argument(
+        "--start",
+        choices=STARTS,
+        default=STARTS[0],
+        help="what A begins with: drawn, the weight's largest singular vectors, or its gradient's on the first batches",
+    )
+    group.add_argument(
+        "--lora-plus",
+        type=float,
+        default=1.0,
+        metavar="RATIO",
+        help="learning rate of B, times that of A (LoRA+); 1 is the same",
+    )
+    group.add_argument(
+        "--recipe",
+        choices=NAMES,
+        default=NAMES[0],
+        help="far trains normalization too; auto looks at the pictures",
+    )
+    group.add_argument("--budget", help="parameters that may be trained, such as 20%%: small layers get full rank")
+    group.add_argument(
+        "--targets", default="all", help="all, backbone, neck, head, their sums, from:N, to:N or a regex"
+    )
+    group.add_argument(
+        "--base-precision",
+        choices=PRECISIONS,
+        default=PRECISIONS[0],
+        help="what the frozen weights are kept in: nf4 (QLoRA) in an eighth of the memory; the adapter is of that base",
+    )
+
+
+def _schedule_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--epochs", type=int, default=50, help="passes over the training images")
+    group.add_argument("--imgsz", type=int, default=640, help="side of the square input in pixels")
+    group.add_argument(
+        "--batch",
+        type=_batch,
+        default=16,
+        help="images a step, over all devices; auto: the largest up to 64 that fits into the GPU's memory",
+    )
+    group.add_argument("--device", help="cpu, 0, 0,1 or cuda:0; the first GPU, else the CPU, if not given")
+    group.add_argument("--seed", type=int, default=0, help="seed of everything drawn at random")
+    group.add_argument("--lr0", type=float, help="learning rate after warm-up; the recipe's if not given")
+    group.add_argument("--lean", action="store_true", help="less memory, more time: compute parts of a step twice")
+    group.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="any other Ultralytics hyperparameter"
+    )
+
+
+def _quantization_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--quantize", choices=["int8", "int4"], help="then train on under INT8 rounding, or with INT4 weights"
+    )
+    group.add_argument("--qat-epochs", type=int, default=10, help="passes over the images of that second phase")
+    group.add_argument("--qat-lr0", type=float, help="its learning rate; if not given 0.0002 for int8, 0.001 for int4")
+    group.add_argument("--ranges", choices=["learned", "fixed"], default="learned", help="ranges of INT8 activations")
+    group.add_argument(
+        "--distill",
+        type=float,
+        help="weight of the float model's predictions; if not given 1 with --activation or int4, else 0: none",
+    )
+    group.add_argument(
+        "--activation", default="silu", help="silu, relu (free in INT8, trains --epochs once more) or relu:TARGETS"
+    )
+    group.add_argument("--adapter", help="float adapter to go on with instead of training one first")
+    group.add_argument("--images", type=int, default=32, help="calibration images for INT8")
 
 
 def _training_arguments(options: argparse.Namespace) -> dict[str, Any]:
