@@ -195,6 +195,7 @@ CALLS: dict[str, Callable[[str], object]] = {
     "merge.model": lambda name: vl.merge(name, "a.safetensors", "out.pt"),
     "merge.adapter": lambda name: vl.merge("a.pt", name, "out.pt"),
     "export.model": lambda name: vl.export(name, "out.onnx"),
+    "export.adapter": lambda name: vl.export("a.pt", "out.onnx", adapter=name),
     "quantize.model": lambda name: vl.quantize(name, "d.yaml", "out.onnx"),
     "patch.model": lambda name: vl.patch(name, "a.safetensors", "out.onnx"),
     "patch.adapter": lambda name: vl.patch("a.onnx", name, "out.onnx"),

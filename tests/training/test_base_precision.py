@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import visionlora as vl
 from visionlora.adapters import MAP50_95, load_arrays, read_adapter_card
 from visionlora.adapters.base_precision import rounded_weight
 from visionlora.adapters.combining import merge_adapters, scale_adapter
 from visionlora.detectors.ultralytics import load_base
 from visionlora.errors import AdapterError, UsageError
 from visionlora.exporting import merge
-from visionlora.exporting.peft import export_adapter
 from visionlora.progress import progress_to
 from visionlora.training import train
 from visionlora.workflows.evaluating import evaluate
@@ -84,7 +84,7 @@ def test_an_adapter_of_a_rounded_base_is_not_added_to_one_of_the_float_base(roun
 
 def test_peft_gets_no_adapter_of_a_rounded_base(checkpoint, rounded, tmp_path) -> None:
     with pytest.raises(UsageError, match="--base-precision nf4; PEFT would put it on the base as it is"):
-        export_adapter(checkpoint, rounded, tmp_path / "peft")
+        vl.export_adapter(checkpoint, rounded, tmp_path / "peft")
     assert not (tmp_path / "peft").exists()
 
 

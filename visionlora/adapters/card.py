@@ -72,8 +72,13 @@ class AdapterSettings:
         return "" if name != "relu" else targets or ("" if ":" in self.activation else "all")
 
     def to_fields(self) -> dict[str, Any]:
-        """Return the settings as one flat mapping, the method by its name."""
+        """Return the settings as one flat mapping, the method by its name.
+
+        A float32 base is not named: earlier versions, which know no other, read the settings then.
+        """
         own = {name: value for name, value in vars(self).items() if name != "method"}
+        if self.base_precision == FLOAT32:
+            del own["base_precision"]
         return {"method": self.method.name, **asdict(cast("DataclassInstance", self.method)), **own}
 
     @classmethod
@@ -123,15 +128,11 @@ class AdapterCard:
         return int(self.preprocessing["image_size"])
 
     def to_json(self) -> str:
-        """Return the card as one JSON object, with `format` and `kind`; `quantization` only where there is some.
-
-        A float32 base is not named: earlier versions, which know no other, read the card then.
-        """
+        """Return the card as one JSON object, with `format` and `kind`; `quantization` only where there is some."""
         own = {name: value for name, value in vars(self).items() if name != "quantization" or value}
-        settings = self.settings.to_fields()
-        if settings["base_precision"] == FLOAT32:
-            del settings["base_precision"]
-        return json.dumps({"format": FORMAT, "kind": "adapter", **own, "settings": settings}, sort_keys=True)
+        return json.dumps(
+            {"format": FORMAT, "kind": "adapter", **own, "settings": self.settings.to_fields()}, sort_keys=True
+        )
 
     @classmethod
     def from_json(cls, text: str) -> AdapterCard:

@@ -96,10 +96,10 @@ def export(
         >>> vl.export("merged.pt", "model.onnx", imgsz=320)  # doctest: +SKIP
     """
     out, model = _check(Path(out), format, opset, overwrite=overwrite), local_file(model, CHECKPOINT)
+    adapter = None if adapter is None else local_file(adapter, ADAPTER)
     family, kind = family_of(model), EXPORTED[format]
     base = family.load(model)
     if adapter is not None:
-        adapter = local_file(adapter, ADAPTER)
         base = with_adapter(family, base, load_adapter(adapter), adapter)
     image_size = base.image_size if imgsz is None else imgsz
     family.check_image_size(image_size, base)

@@ -290,7 +290,9 @@ class TrainingSettings:
 def _check_start(path: Path, settings: AdapterSettings) -> None:
     """Refuse an adapter to go on with that has another shape than was asked for."""
     own = read_adapter_card(path).settings
-    wanted, given = ({**each.to_fields(), "activation": None} for each in (settings, own))
+    wanted, given = (
+        {**each.to_fields(), "base_precision": each.base_precision, "activation": None} for each in (settings, own)
+    )
     changed = [name for name, value in wanted.items() if given.get(name) != value]
     differ = [f"--{name.replace('_', '-')} {given.get(name)}, not {wanted[name]}" for name in changed]
     if differ:

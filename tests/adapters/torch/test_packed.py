@@ -24,6 +24,8 @@ from visionlora.adapters.torch import (
 )
 from visionlora.errors import ModelError
 
+MERGING = [name for name, method in METHODS.items() if method.merges]
+
 NORMS = {"conv": "norm", "frozen": "frozen_norm"}
 
 
@@ -67,7 +69,7 @@ def trained(settings: AdapterSettings) -> tuple[nn.Module, nn.Module, nn.Module]
     "settings",
     [
         *(pytest.param(AdapterSettings(LoRA(2), base_precision=name), id=name) for name in PRECISIONS),
-        *(pytest.param(AdapterSettings(METHODS[name](), base_precision="nf4"), id=name) for name in METHODS),
+        *(pytest.param(AdapterSettings(METHODS[name](), base_precision="nf4"), id=name) for name in MERGING),
         pytest.param(AdapterSettings(LoRA(2), "small|conv", base_precision="nf4"), id="most layers without an adapter"),
         pytest.param(AdapterSettings(LoRA(2, full=5000), base_precision="nf4"), id="some at full rank"),
         pytest.param(AdapterSettings(LoRA(2), normalization="live", base_precision="int8"), id="live norms"),
