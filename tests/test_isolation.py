@@ -45,7 +45,7 @@ class Process:
         for made in (self.home, self.out, self.temporary, folder / "watch"):
             made.mkdir()
         (folder / "watch/sitecustomize.py").write_text(WATCH)
-        dropped = ("XDG_", "YOLO_", "MPL", "ORT_", "VISIONLORA_", "ULTRALYTICS_")
+        dropped = ("XDG_", "YOLO_", "MPL", "ORT_", "VISIONLORA_", "ULTRALYTICS_", "TRITON_")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
         paths = {"HOME": self.home, "NOTES": self.notes, "VISIONLORA_CACHE": folder / "cache", "TMPDIR": self.temporary}
         self.environment = {
@@ -87,6 +87,26 @@ def test_training_and_judging_leave_no_trace(process: Process, checkpoint: Path,
 def test_looking_at_a_checkpoint_leaves_no_trace(process: Process, merged) -> None:
     assert "merged" in process.run("-m", "visionlora", "inspect", merged.path)
     assert process.traces() == []
+
+
+KERNEL = """
+from visionlora.detectors.ultralytics.feature_kernels import _pass
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+fixed = {"BLOCK": 256, "VECTOR": 8, "ACTIVATES": True, "ADDS": True}
+names = _pass.arg_names
+types = {name: "constexpr" if name in fixed else "*fp16" if name.endswith("_ptr") else "i32" for name in names}
+values = {(number,): fixed[name] for number, name in enumerate(names) if name in fixed}
+triton.compile(ASTSource(fn=_pass, signature=types, constexprs=values, attrs={}), target=GPUTarget("cuda", 90, 32))
+"""
+
+
+def test_gpu_kernels_are_kept_in_the_cache(process: Process) -> None:
+    pytest.importorskip("triton")
+    process.run("-c", KERNEL)
+    assert list((process.home.parent / "cache" / "triton").rglob("*.cubin")) and process.traces() == []
 
 
 def test_openvino_does_not_report_that_it_is_imported(process: Process) -> None:

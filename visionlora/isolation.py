@@ -62,6 +62,7 @@ def isolating_ultralytics() -> Iterator[None]:
     os.environ["ULTRALYTICS_SAFE_LOAD"] = "true"  # model descriptions are not evaluated either
     os.environ.setdefault("MPLCONFIGDIR", matplotlib_folder())
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "torch"))  # else a folder of /tmp that stays
+    os.environ.setdefault("TRITON_CACHE_DIR", str(cache_folder() / "triton"))  # else one in the home folder
     disabled = logging.root.manager.disable
     logging.disable(logging.INFO)
     try:
