@@ -79,6 +79,12 @@ class Schedule:
         check_count(self.seed, "--seed", least=0, most=MAX_SEED)
         object.__setattr__(self, "lr0", check_learning_rate(self.lr0, "--lr0"))
 
+    @classmethod
+    def asked(cls, *, epochs: int, imgsz: int, batch: int | str, seed: int, lr0: float | None) -> Schedule:
+        """Return the schedule; without a rate, or with a batch that is to be found, with the usual one for now."""
+        rate = cls.lr0 if lr0 is None else lr0
+        return cls(epochs=epochs, imgsz=imgsz, batch=batch_or_usual(batch), seed=seed, lr0=rate)
+
 
 def batch_or_usual(batch: int | str) -> int:
     """Return a batch as a schedule has it, which is the usual one until that of `auto` is found.

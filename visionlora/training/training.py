@@ -32,7 +32,7 @@ from visionlora.training.phase import TITLES, Phase, Run, plan_phases, run_phase
 from visionlora.training.recipes import RecipeChoice
 from visionlora.training.record import read_record
 from visionlora.training.run_folder import FLOAT, RunFolder
-from visionlora.training.settings import AUTO_BATCH, QAT_EPOCHS, QatSettings, Schedule, TrainingSettings, batch_or_usual
+from visionlora.training.settings import AUTO_BATCH, QAT_EPOCHS, QatSettings, Schedule, TrainingSettings
 
 _FAR = 0.8  # of the score before a phase; below, something is unfinished
 _LOGGER = logging.getLogger("visionlora")
@@ -173,13 +173,7 @@ def train(
     settings = TrainingSettings(
         family_of(model),
         AdapterSettings(chosen, targets=targets, activation=activation, base_precision=base_precision),
-        Schedule(
-            epochs=epochs,
-            imgsz=imgsz,
-            batch=batch_or_usual(batch),
-            seed=seed,
-            lr0=Schedule.lr0 if lr0 is None else lr0,
-        ),
+        Schedule.asked(epochs=epochs, imgsz=imgsz, batch=batch, seed=seed, lr0=lr0),
         hyperparameters or {},
         device=device,
         qat=QatSettings.asked(quantize, epochs=qat_epochs, lr0=qat_lr0, ranges=ranges),

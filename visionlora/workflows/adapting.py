@@ -28,7 +28,7 @@ from visionlora.training import TrainedAdapter
 from visionlora.training.earlier import settle
 from visionlora.training.recipes import RecipeChoice
 from visionlora.training.run_folder import FLOAT, RunFolder
-from visionlora.training.settings import AUTO_BATCH, QAT_EPOCHS, QatSettings, Schedule, TrainingSettings, batch_or_usual
+from visionlora.training.settings import AUTO_BATCH, QAT_EPOCHS, QatSettings, Schedule, TrainingSettings
 from visionlora.training.training import RunCall, run_training, warn_of_little
 from visionlora.workflows.evaluating import evaluate
 
@@ -136,13 +136,7 @@ def adapt(
     settings = TrainingSettings(
         family_of(model),
         AdapterSettings(chosen, targets=targets, activation=activation, base_precision=base_precision),
-        Schedule(
-            epochs=epochs,
-            imgsz=imgsz,
-            batch=batch_or_usual(batch),
-            seed=seed,
-            lr0=Schedule.lr0 if lr0 is None else lr0,
-        ),
+        Schedule.asked(epochs=epochs, imgsz=imgsz, batch=batch, seed=seed, lr0=lr0),
         hyperparameters or {},
         device=device,
         qat=QatSettings.asked(quantize, epochs=qat_epochs, lr0=qat_lr0, ranges=ranges),
