@@ -96,7 +96,7 @@ def _passed(
 ) -> torch.Tensor:
     channels = x.shape[1]
     if out is None:
-        out = torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+        out = torch.empty_like(x, memory_format=torch.channels_last)
     vector = _vector(channels, x.stride(3), out.stride(3), channels if other is None else other.stride(3))
     groups = channels // vector
     count = x.numel() // vector
@@ -125,7 +125,7 @@ def bias_silu_backward(
     """Return the gradients of x and of the bias (C,)."""
     if not pixels_are_rows(gradient):
         gradient = gradient.contiguous(memory_format=torch.channels_last)
-    passed = torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    passed = torch.empty_like(x, memory_format=torch.channels_last)
     channels = x.shape[1]
     vector = _vector(channels, x.stride(3), gradient.stride(3), channels)
     columns = min(_COLUMNS, triton.next_power_of_2(channels))

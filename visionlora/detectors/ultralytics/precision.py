@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -15,40 +15,38 @@ from visionlora.detectors.ultralytics.qat_detector import QatDetector
 from visionlora.tasks import TASKS, difference
 
 
-@contextlib.contextmanager
-def no_fill() -> Iterator[None]:
+def no_fill() -> AbstractContextManager[None]:
     """Keep deterministic mode from writing to all new memory first: a debugging aid that costs a launch each time."""
-    settings: Any = torch.utils.deterministic
-    before, settings.fill_uninitialized_memory = settings.fill_uninitialized_memory, False
-    try:
-        yield
-    finally:
-        settings.fill_uninitialized_memory = before
+    return _set_to(torch.utils.deterministic, "fill_uninitialized_memory", False)
 
 
-@contextlib.contextmanager
-def exact_convolutions() -> Iterator[None]:
+def exact_convolutions() -> AbstractContextManager[None]:
     """Keep a GPU from rounding what convolutions multiply to 10 bits (TF32), its default in float32."""
-    cudnn = torch.backends.cudnn
-    before, cudnn.allow_tf32 = cudnn.allow_tf32, False
-    try:
-        yield
-    finally:
-        cudnn.allow_tf32 = before
+    return _set_to(torch.backends.cudnn, "allow_tf32", False)
 
 
-@contextlib.contextmanager
-def own_amp_check() -> Iterator[None]:
+def fastest_convolutions() -> AbstractContextManager[None]:
+    """Let cuDNN try its algorithms for each new shape, and take the fastest."""
+    return _set_to(torch.backends.cudnn, "benchmark", True)
+
+
+def own_amp_check() -> AbstractContextManager[None]:
     """Replace Ultralytics' AMP check, which downloads a checkpoint, by one on the model at hand.
 
     Answers ultralytics/engine/trainer.py, which calls `check_amp` of utils/checks.py; may go when that takes a model.
     """
-    original = ultralytics_trainer.check_amp
-    ultralytics_trainer.check_amp = amp_is_sound
+    return _set_to(ultralytics_trainer, "check_amp", amp_is_sound)
+
+
+@contextmanager
+def _set_to(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Let an attribute have another value inside."""
+    before = getattr(owner, name)
+    setattr(owner, name, value)
     try:
         yield
     finally:
-        ultralytics_trainer.check_amp = original
+        setattr(owner, name, before)
 
 
 @torch.no_grad()

@@ -9,8 +9,8 @@ from __future__ import annotations
 import gc
 import inspect
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -25,6 +25,7 @@ from visionlora.detectors.ultralytics.fallback import not_running_away
 from visionlora.detectors.ultralytics.fused import FusedPass
 from visionlora.detectors.ultralytics.layout import module_inputs
 from visionlora.detectors.ultralytics.loss import FixedShapeCriterion, head_weights, pad_targets
+from visionlora.detectors.ultralytics.precision import fastest_convolutions
 from visionlora.detectors.ultralytics.qat_detector import QatDetector, distillation, raw_predictions
 from visionlora.fake_quant import GraphNetwork
 
@@ -163,12 +164,11 @@ class TrainingStep(nn.Module):
         """Return the model's raw predictions for `images`, bytes or in [0, 1]; `recompute` as in `network_pass`."""
         if isinstance(self.module, QatDetector):
             return self.module.raw(to_unit(images))
-        if self.lean or not images.is_cuda:
-            around = self.fused_again
-            return network_pass(self.module, images, recompute=recompute, around=around, around_recomputed=around)
-        with kept_once():
+        once = images.is_cuda and not self.lean
+        around = self.fused if once else self.fused_again
+        with kept_once() if once else nullcontext():
             return network_pass(
-                self.module, images, recompute=recompute, around=self.fused, around_recomputed=self.fused_again
+                self.module, images, recompute=recompute, around=around, around_recomputed=self.fused_again
             )
 
     def compute_weights(self) -> None:
@@ -321,17 +321,6 @@ class _Pass(nn.Module):
             predictions = step.predictions(images, recompute=ALL_MODULES if step.lean else _CHEAP)
             loss, terms = self._criterion(predictions, targets, weights)
             return step.whole_loss(loss, images, predictions), terms
-
-
-@contextmanager
-def fastest_convolutions() -> Iterator[None]:
-    """Let cuDNN try its algorithms for each new shape, and take the fastest."""
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = True
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before
 
 
 def clear_workspaces() -> None:
