@@ -35,6 +35,7 @@ _FEWEST_OBJECTS = 32
 ALL_MODULES = 1000
 """To recompute."""
 _CHEAP = 1  # the first is one short convolution with the largest tensors of all
+_WARM_UP = 3  # passes before a capture, as torch has them
 _TRIES = 2  # captures of one shape that may fail; the first may lack memory that a graph before still holds
 CAPTURE_OPTIONS: Mapping[str, Any] = (
     {"capture_error_mode": "thread_local"}
@@ -287,16 +288,13 @@ class TrainingStep(nn.Module):
         before = {name: tensor.clone() for name, tensor in statistics.items()}
         try:
             with self.autocast(), fastest_convolutions():
-                graphed = torch.cuda.make_graphed_callables(
-                    whole, sample, pool=self._pool, allow_unused_input=unused, **CAPTURE_OPTIONS
-                )
+                graphed = captured(whole, sample, pool=self._pool, allow_unused_input=unused)
         finally:
             self.weights.clear()
             for name, tensor in before.items():  # statistics, which the passes before the capture moved
                 statistics[name].copy_(tensor)
-        clear_workspaces()
         torch.cuda.empty_cache()  # what the passes before the capture took
-        return cast(nn.Module, graphed), sample[0]
+        return graphed, sample[0]
 
     def _give_up(self, reason: str) -> None:
         LOGGER.warning(f"no CUDA graph from here on, because of {reason}: steps take longer, results do not change")
@@ -323,8 +321,33 @@ class _Pass(nn.Module):
             return step.whole_loss(loss, images, predictions), terms
 
 
+def captured(
+    whole: nn.Module, sample: tuple[torch.Tensor, ...], *, pool: Any, allow_unused_input: bool
+) -> nn.Module:
+    """Return the graph of a module and its gradients, as `torch.cuda.make_graphed_callables` makes it.
+
+    The passes before, in which libraries choose and load what they run, are taken apart from it: what cuBLAS works in
+    then lies in the graph's pool, and stays while the graph does.
+    """
+    trained = [parameter for parameter in whole.parameters() if parameter.requires_grad]
+    torch.cuda.synchronize()
+    with torch.cuda.stream(torch.cuda.Stream()):
+        for _ in range(_WARM_UP):
+            outputs = [output for output in whole(*sample) if output.requires_grad]
+            torch.autograd.grad(outputs, trained, [torch.ones_like(output) for output in outputs], allow_unused=True)
+    torch.cuda.synchronize()
+    clear_workspaces()
+    graphed = torch.cuda.make_graphed_callables(
+        whole, sample, num_warmup_iters=0, pool=pool, allow_unused_input=allow_unused_input, **CAPTURE_OPTIONS
+    )
+    return cast(nn.Module, graphed)
+
+
 def clear_workspaces() -> None:
-    """Free what cuBLAS works in on other streams than the graph's; it takes it anew when it needs to."""
+    """Free what cuBLAS works in on every stream; it takes it anew when it needs to.
+
+    A graph that was captured with a workspace from outside its pool would write into freed memory from then on.
+    """
     clear = getattr(torch._C, "_cuda_clearCublasWorkspaces", None)
     if clear is not None:
         clear()
