@@ -13,23 +13,35 @@ OURS, RIVAL, DEFAULT = "#1b6ca8", "#9aa5b1", "#d9822b"
 
 
 def draw_step(results: list[dict], out: Path) -> None:
-    """Draw milliseconds and memory of each variant beside full fine-tuning."""
-    models = list(dict.fromkeys(run["model"] for run in results))
-    panels = [(model, *what) for model in models for what in (("ms", "ms a step"), ("memory_gib", "memory, GiB"))]
-    figure, axes = plt.subplots(1, len(panels), figsize=(3.1 * len(panels), 2.8), constrained_layout=True)
-    for axis, (model, field, title) in zip(axes, panels, strict=True):
-        runs = [run for run in results if run["model"] == model]
-        labels = list(dict.fromkeys(run["label"] for run in runs))
-        rounds = [[run[field] for run in runs if run["label"] == label] for label in labels]
-        values = [each[-1] if field == "memory_gib" else statistics.median(each) for each in rounds]
-        colors = [OURS if label.startswith("lora") else RIVAL for label in labels]
-        bars = axis.barh(labels, values, color=colors)
-        axis.bar_label(bars, [f"{value:.1f}" if field == "ms" else f"{value:.2f}" for value in values], padding=3)
-        axis.set_title(f"{model}: {title}", fontsize=10)
-        axis.invert_yaxis()
-        axis.margins(x=0.2)
-        axis.set_xticks([])
-        axis.spines[["top", "right", "bottom"]].set_visible(False)
+    """Draw time and memory of a step, as shares of full fine-tuning's, against the size of the model."""
+    sizes = {run["model"]: run["trainable"] / 1e6 for run in results if run["label"] == "full"}
+    figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.6), constrained_layout=True)
+    ways = {"lora": (OURS, "o"), "lora, lean": (DEFAULT, "s"), "PEFT": (RIVAL, "^"), "freeze=10": (RIVAL, "v")}
+    for axis, field, title in zip(axes, ("ms", "memory_gib"), ("time of a step", "memory of a step"), strict=True):
+        costs = {
+            key: statistics.median(run[field] for run in results if (run["model"], run["label"]) == key)
+            for key in {(run["model"], run["label"]) for run in results}
+        }
+        axis.axhline(1, color="#c5ccd3", linestyle="--", linewidth=1)
+        for way, (color, marker) in ways.items():
+            shares = {model: costs[model, way] / costs[model, "full"] for model in sizes if (model, way) in costs}
+            line = [model for model in shares if model.startswith("yolo11")]
+            axis.plot([sizes[m] for m in line], [shares[m] for m in line], color=color, linewidth=1, zorder=1)
+            for model, share in shares.items():
+                face = color if model in line else "white"
+                axis.scatter(sizes[model], share, color=color, facecolor=face, marker=marker, s=32, zorder=2)
+            axis.scatter([], [], color=color, marker=marker, s=32, label=way)
+        axis.set_title(f"{title}, full fine-tuning = 1", fontsize=10)
+        axis.set_xscale("log")
+        axis.set_xticks(
+            *zip(*((size, model) for model, size in sizes.items() if model.startswith("yolo11")), strict=True)
+        )
+        axis.xaxis.minorticks_off()
+        axis.set_ylim(0)
+        axis.grid(axis="y", color="#e5e8ec")
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[1].legend(frameon=False, fontsize=8, loc="center right")
+    axes[0].set_xlabel("parameters, log scale; hollow: YOLOv8n, YOLOv8s, YOLO26n", fontsize=8)
     figure.savefig(out, dpi=110)
 
 

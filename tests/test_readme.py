@@ -96,8 +96,8 @@ def test_pages_show_the_table_that_their_command_prints(folder: str, name: str) 
     assert table in (ROOT / "benchmarks" / folder / "README.md").read_text(encoding="utf-8")
 
 
-def test_training_page_shows_the_memory_of_a_step() -> None:
-    table = load_script("training/run.py").memory(read_results("training", "results-memory.json"))
+def test_training_page_shows_the_parts_of_a_step() -> None:
+    table = load_script("training/run.py").parts(read_results("training", "results-parts.json"))
     assert table in (ROOT / "benchmarks" / "training" / "README.md").read_text(encoding="utf-8")
 
 
@@ -199,14 +199,20 @@ def test_int8_ratios_are_those_of_the_committed_turns() -> None:
 def test_steps_take_the_shares_that_the_readme_says() -> None:
     run = load_script("training/run.py")
     tables = [run.summary(read_results("training", name)) for name in ("results.json", "results-faster-host.json")]
-    rows = [
-        re.findall(r"^\| yolo11n \| (.*?) \|.*?\| ([\d.]+) \| [\d.]+ \| ([\d.]+) \|$", table, re.M) for table in tables
+    share = [
+        {
+            (model, variant): (time, memory)
+            for model, variant, time, memory in re.findall(
+                r"^\| (.*?) \| (.*?) \|.*?\| ([\d.]+) \| [\d.]+ \| ([\d.]+) \|$", table, re.M
+            )
+        }
+        for table in tables
     ]
-    share = [{variant: time for variant, time, _ in found} for found in rows]
-    kept = {each["label"]: each["memory_gib"] for each in read_results("training", "results-memory.json")[:3]}
-    said = f"takes {share[0]['lora']} of the time on a data-centre GPU "
-    said += f"({share[1]['lora']} beside a faster processor) and {kept['lora'] / kept['full']:.2f} of the memory "
-    said += f"({kept['lora, lean'] / kept['full']:.2f} with `--lean`)"
+    small, large, lean = (
+        share[0][each] for each in (("yolo11n", "lora"), ("yolo11x", "lora"), ("yolo11n", "lora, lean"))
+    )
+    said = f"a step of yolo11n takes {small[0]} of the time and {small[1]} of the memory on a data-centre GPU "
+    said += f"({lean[1]} with `--lean`), one of yolo11x {large[0]} and {large[1]}"
     assert said in " ".join(README.split())
 
 

@@ -32,7 +32,8 @@ VARIANTS = {
     "head only": ["--method", "head"],
     "PEFT": ["--method", "peft"],
 }
-USUAL = [variant for variant in VARIANTS if variant != "lora, parts"]
+PARTS = "lora;lora, parts"
+"""The variants whose table is that of the parts of a step."""
 
 
 def measure(variant: str, model: str, options: argparse.Namespace) -> dict:
@@ -69,17 +70,15 @@ def summary(results: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def memory(results: list[dict]) -> str:
-    """Return the memory of a step, GiB and as a share of full fine-tuning's, a row for each model."""
-    variants = list(dict.fromkeys(run["label"] for run in results))
-    lines = ["| model | " + " | ".join(variants) + " |", "| --- |" + " ---: |" * len(variants)]
+def parts(results: list[dict]) -> str:
+    """Return the milliseconds of the parts of a step, which wait for one another, beside a usual step's."""
+    lines = ["| model | part | ms |", "| --- | --- | ---: |"]
     for model in dict.fromkeys(run["model"] for run in results):
-        last = {run["label"]: run["memory_gib"] for run in results if run["model"] == model}
-        cells = [
-            f"{last[each]:.2f} ({last[each] / last['full']:.2f})" if last.get(each) and last.get("full") else "-"
-            for each in variants
-        ]
-        lines.append(f"| {model} | " + " | ".join(cells) + " |")
+        runs = {run["label"]: run for run in results if run["model"] == model}
+        apart = runs["lora, parts"]["parts_ms"]
+        lines += [f"| {model} | {part} | {ms:.1f} |" for part, ms in apart.items()]
+        lines.append(f"| {model} | all of them, one after another | {sum(apart.values()):.1f} |")
+        lines.append(f"| {model} | the usual step | {runs['lora']['ms']:.1f} |")
     return "\n".join(lines)
 
 
@@ -93,7 +92,7 @@ def main() -> None:
     parser.add_argument(
         "--variants",
         default=";".join(each for each in VARIANTS if each != "lora, parts"),
-        help="separated by semicolons",
+        help=f"separated by semicolons; {PARTS!r}: the parts of a step",
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--imgsz", type=int, default=640)
@@ -109,7 +108,7 @@ def main() -> None:
                 results.append(measure(variant, model, options))
                 options.out.write_text(json.dumps(results, indent=1) + "\n")
                 print({key: results[-1][key] for key in ("model", "label", "ms", "memory_gib")}, flush=True)
-    print(summary(results), memory(results), sep="\n\n")
+    print(parts(results) if options.variants == PARTS else summary(results))
 
 
 if __name__ == "__main__":

@@ -321,9 +321,7 @@ class _Pass(nn.Module):
             return step.whole_loss(loss, images, predictions), terms
 
 
-def captured(
-    whole: nn.Module, sample: tuple[torch.Tensor, ...], *, pool: Any, allow_unused_input: bool
-) -> nn.Module:
+def captured(whole: nn.Module, sample: tuple[torch.Tensor, ...], *, pool: Any, allow_unused_input: bool) -> nn.Module:
     """Return the graph of a module and its gradients, as `torch.cuda.make_graphed_callables` makes it.
 
     The passes before, in which libraries choose and load what they run, are taken apart from it: what cuBLAS works in
