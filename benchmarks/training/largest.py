@@ -6,9 +6,9 @@
 Every try is a process of its own, in its own trainer's loop (step.py): Ultralytics' for `full`, visionlora's for the
 others. torch may reserve what a GPU of that size would have left beside CUDA's own. A batch fits if all steps are taken
 with it: not with half of it, as Ultralytics goes on where it does not fit, nor without the CUDA graph. What is measured
-is a step, without validation and the smaller last batch of an epoch, which `--batch auto` looks at too. Each result is
-written as soon as it exists; what is in `--out` already is not measured again. `--device cpu` limits the process, to
-rehearse.
+is a step, without validation and the smaller last batch of an epoch, which `--batch auto` looks at too. Each try is
+written as soon as it was made; what is in `--out` already is not tried again. The GPU must be free of other processes.
+`--device cpu` limits the process, to rehearse.
 """
 
 from __future__ import annotations
@@ -77,27 +77,25 @@ def attempt(variant: str, batch: int, options: argparse.Namespace) -> dict | Non
     return None if graphless or HALVED in said else result
 
 
-def measure(variant: str, options: argparse.Namespace) -> dict:
-    """Return the largest batch of a variant, what step.py measured with it, and every batch that was tried."""
-    tried: dict[int, dict | None] = {}
+def measure(variant: str, options: argparse.Namespace, results: ResultsFile) -> None:
+    """Try batches of a variant until the largest is known; each try is a result, and none is made twice."""
+    case = case_of(variant, options)
 
     def fits(batch: int) -> bool:
-        tried[batch] = attempt(variant, batch, options)
-        print(f"{variant}: batch {batch} {'fits' if tried[batch] else 'does not fit'}", flush=True)
-        return tried[batch] is not None
+        known = next((each for each in results.content if {**case, "batch": batch}.items() <= each.items()), None)
+        if known is None:
+            step = attempt(variant, batch, options)
+            known = {**case, "batch": batch, "fits": step is not None, "step": step, **provenance()}
+            results.add(known)
+            print(f"{variant}: batch {batch} {'fits' if known['fits'] else 'does not fit'}", flush=True)
+        return bool(known["fits"])
 
-    batch = largest(fits, start=options.start, most=options.most)
-    return {
-        "variant": variant,
-        "gb": options.gb,
-        "model": Path(options.model).stem,
-        "imgsz": options.imgsz,
-        "batch": batch,
-        "most": options.most,
-        "step": tried.get(batch),
-        "tried": {str(each): result is not None for each, result in tried.items()},
-        **provenance(),
-    }
+    largest(fits, start=options.start, most=options.most)
+
+
+def case_of(variant: str, options: argparse.Namespace) -> dict:
+    """Return what tells the tries of one row of the table from those of another."""
+    return {"variant": variant, "model": Path(options.model).stem, "imgsz": options.imgsz, "gb": options.gb}
 
 
 def limited_step(gib: float, arguments: list[str]) -> None:
@@ -125,16 +123,31 @@ def table(results: list[dict]) -> str:
         "| model | GiB | variant | largest batch | against full | ms a step | pictures a second |",
         "| --- | ---: | --- | ---: | ---: | ---: | ---: |",
     ]
-    for each in results:
-        same = [other for other in results if all(other[key] == each[key] for key in ("model", "gb", "imgsz"))]
-        full = next((other["batch"] for other in same if other["variant"] == "full"), 0)
-        ratio = f"{each['batch'] / full:.2f}" if full else "-"
-        ms = each["step"] and each["step"]["ms"]
-        speed = ("-", "-") if ms is None else (f"{ms:.1f}", f"{1000 * each['batch'] / ms:.0f}")
-        more = " or more" if each["batch"] == each["most"] else ""
-        cells = (each["model"], f"{each['gb']:g}", each["variant"], f"{each['batch']}{more}", ratio, *speed)
-        lines.append("| " + " | ".join(cells) + " |")
+    full: dict[tuple, int] = {}
+    for model, imgsz, gb, variant in dict.fromkeys(map(_row, results)):
+        tries = [each for each in results if _row(each) == (model, imgsz, gb, variant)]
+        best = max((each for each in tries if each["fits"]), key=lambda each: each["batch"], default=None)
+        bound = min((each["batch"] for each in tries if not each["fits"]), default=None)
+        if best is None:
+            lines.append(f"| {model} | {gb:g} | {variant} | 0 | - | - | - |")
+            continue
+        batch, ms = best["batch"], best["step"]["ms"]
+        if variant == "full":
+            full[model, imgsz, gb] = batch
+        of_full = full.get((model, imgsz, gb))
+        more = "" if bound == batch + 1 else " or more"
+        cells = (
+            f"{batch}{more}",
+            f"{batch / of_full:.2f}" if of_full else "-",
+            f"{ms:.1f}",
+            f"{1000 * batch / ms:.0f}",
+        )
+        lines.append(f"| {model} | {gb:g} | {variant} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _row(result: dict) -> tuple:
+    return tuple(result[key] for key in ("model", "imgsz", "gb", "variant"))
 
 
 def main() -> None:
@@ -157,9 +170,7 @@ def main() -> None:
     options.most = min(options.most, len(load_dataset(options.data, splits=("train",)).split("train")))
     results = ResultsFile(options.out, [])
     for variant in options.variants.split(";"):
-        known = {"variant": variant, "gb": options.gb, "model": Path(options.model).stem, "imgsz": options.imgsz}
-        if not any(known.items() <= result.items() for result in results.content):
-            results.add(measure(variant, options))
+        measure(variant, options, results)
     print(table(results.content))
 
 
