@@ -12,17 +12,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from visionlora.adapters.agreement import check_alike, check_fit, layers_of, other_tensors, own_tensors
 from visionlora.adapters.card import AdapterCard
 from visionlora.adapters.file import ArrayAdapter, load_arrays, save_arrays
-from visionlora.adapters.methods import Summable
-from visionlora.adapters.shapes import BIAS, GAIN, is_of_method, layer_of, method_tensor
+from visionlora.adapters.methods import Matrix, Method, Summable
+from visionlora.adapters.shapes import BIAS, method_tensor
 from visionlora.errors import AdapterError, UsageError
 from visionlora.files import refuse_existing, sha256_of
 from visionlora.formats.kinds import ADAPTER
 from visionlora.hub import local_file
 
 _LOGGER = logging.getLogger("visionlora")
-Matrix = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class CombinedAdapter:
 
     Attributes:
         path: the file.
-        rank: its rank.
+        method: its method, with the rank that it has.
         error: what the rank and the file's precision cost: the Frobenius norm of what the weights' changes miss, over
             that of the changes, all layers together.
         layers: the same for each layer.
@@ -39,7 +39,7 @@ class CombinedAdapter:
     """
 
     path: Path
-    rank: int
+    method: Method
     error: float
     layers: Mapping[str, float]
     bytes: int
@@ -137,49 +137,39 @@ def _combine(
         raise UsageError(f"--rank: expected at least 1, got {rank}")
     adapters = [load_arrays(path) for path in paths]
     methods = _summable(paths, adapters, weights)
-    _check_alike(paths, adapters, methods)
+    check_alike(paths, adapters)
+    check_fit(paths, adapters, methods)
     method = methods[0].summed(methods[1:], rank)
-    settings = replace(adapters[0].card.settings, method=method)
     precision = np.result_type(*(tensor.dtype for adapter in adapters for tensor in adapter.tensors.values()))
     tensors: dict[str, NDArray[np.floating]] = {}
-    missed: dict[str, np.floating] = {}
-    norms: dict[str, np.floating] = {}
-    for name in sorted(adapters[0].tensors):
-        layer = layer_of(method, name)
-        if is_of_method(method, name):
-            if layer in missed:
-                continue
-            parts = [
-                (weight, own, _own(adapter, layer))
-                for weight, own, adapter in zip(weights, methods, adapters, strict=True)
-            ]
-            made = {part: tensor.astype(precision) for part, tensor in method.combined(parts).items()}
-            tensors |= {method_tensor(layer, part): tensor for part, tensor in made.items()}
-            wanted = np.asarray(sum(weight * own.change(kept) for weight, own, kept in parts))
-            missed[layer], norms[layer] = np.linalg.norm(method.change(made) - wanted), np.linalg.norm(wanted)
-        else:
-            values = [adapter.tensors[name].astype(np.float64) for adapter in adapters]
-            total = sum(weight * value for weight, value in zip(weights, values, strict=True))
-            tensors[name] = np.asarray(
-                total if name.endswith(BIAS) else _mean(values, weights), dtype=np.float64
-            ).astype(precision)
+    missed: dict[str, float] = {}
+    norms: dict[str, float] = {}
+    for layer in layers_of(adapters[0]):
+        parts = [
+            (weight, own, own_tensors(adapter, layer))
+            for weight, own, adapter in zip(weights, methods, adapters, strict=True)
+        ]
+        made = {part: tensor.astype(precision) for part, tensor in method.combined(parts).items()}
+        tensors |= {method_tensor(layer, part): tensor for part, tensor in made.items()}
+        wanted = np.asarray(sum(weight * own.change(kept) for weight, own, kept in parts))
+        missed[layer], norms[layer] = (float(np.linalg.norm(each)) for each in (method.change(made) - wanted, wanted))
+    for name in other_tensors(adapters[0]):
+        values = [adapter.tensors[name].astype(np.float64) for adapter in adapters]
+        tensors[name] = (_sum if name.endswith(BIAS) else _mean)(values, weights).astype(precision)
     card = AdapterCard(
-        settings=settings,
+        settings=replace(adapters[0].card.settings, method=method),
         names=adapters[0].card.names,
         base=adapters[0].card.base,
         preprocessing=adapters[0].card.preprocessing,
         task=adapters[0].card.task,
-        training={"adapters": [sha256_of(path) for path in paths], "weights": list(weights), "rank": method.rank},
+        training={"adapters": [sha256_of(path) for path in paths], "weights": list(weights)},
         version=version("visionlora"),
     )
     save_arrays(ArrayAdapter(card, tensors), out)
     _warn_of_lost_recipe(out, adapters)
-    layers = {layer: float(missed[layer] / norms[layer]) if norms[layer] else 0.0 for layer in missed}
-    total_norm = math.sqrt(sum(float(norm) ** 2 for norm in norms.values()))
-    total_missed = math.sqrt(sum(float(miss) ** 2 for miss in missed.values()))
-    return CombinedAdapter(
-        out, method.rank, total_missed / total_norm if total_norm else 0.0, layers, out.stat().st_size
-    )
+    layers = {layer: missed[layer] / norms[layer] if norms[layer] else 0.0 for layer in missed}
+    total_missed, total_norm = (math.hypot(*each.values()) for each in (missed, norms))
+    return CombinedAdapter(out, method, total_missed / total_norm if total_norm else 0.0, layers, out.stat().st_size)
 
 
 def _summable(
@@ -215,75 +205,9 @@ def _warn_of_lost_recipe(out: Path, adapters: Sequence[ArrayAdapter]) -> None:
         )
 
 
-def _check_alike(paths: Sequence[Path | str], adapters: Sequence[ArrayAdapter], methods: Sequence[Summable]) -> None:
-    first = adapters[0]
-    for path, other in zip(paths[1:], adapters[1:], strict=True):
-        for what, one, two in (
-            ("base", first.card.base["fingerprint"], other.card.base["fingerprint"]),
-            ("classes", first.card.names, other.card.names),
-            ("image size", first.card.image_size, other.card.image_size),
-            ("preprocessing", first.card.preprocessing, other.card.preprocessing),
-            ("method", first.card.settings.method.name, other.card.settings.method.name),
-            ("activation", _activation(first.card), _activation(other.card)),
-            ("base precision", first.card.settings.base_precision, other.card.settings.base_precision),
-            ("layers", _only(first, other), _only(other, first)),
-            ("targets", first.card.settings.targets, other.card.settings.targets),
-        ):
-            if one != two:
-                raise AdapterError(
-                    f"{path}: expected the {what} of {paths[0]}, {one!s:.80}, got {two!s:.80}; "
-                    "only adapters that agree in it can be added"
-                )
-    for path, adapter, method in zip(paths, adapters, methods, strict=True):
-        _check_names(path, adapter, method)
-        for name, tensor in adapter.tensors.items():
-            if not _fits(name, adapter, method, first.tensors[name].shape):
-                raise AdapterError(f"{path}: {name}: of shape {tensor.shape}, it does not fit its layer")
-
-
-def _check_names(path: Path | str, adapter: ArrayAdapter, method: Summable) -> None:
-    """Refuse tensors that no adapter of such a card has."""
-    adapted = {layer_of(method, name) for name in adapter.tensors if is_of_method(method, name)}
-    vectors = (BIAS, GAIN) if adapter.card.settings.normalization == "live" else (BIAS,)
-    unknown = [
-        name
-        for name in adapter.tensors
-        if not is_of_method(method, name)
-        and not name.endswith(vectors if layer_of(method, name) in adapted else (".weight", ".bias"))
-    ]
-    if unknown:
-        raise AdapterError(f"{path}: {len(unknown)} tensors belong to no layer: {', '.join(sorted(unknown)[:10])}")
-
-
-def _only(adapter: ArrayAdapter, other: ArrayAdapter) -> list[str]:
-    """Return the tensors that one adapter has and the other has not."""
-    return sorted(adapter.tensors.keys() - other.tensors.keys())
-
-
-def _activation(card: AdapterCard) -> str:
-    """Return the activation in its full form: `silu` or `relu:TARGETS`."""
-    targets = card.settings.relu_targets
-    return f"relu:{targets}" if targets else "silu"
-
-
-def _own(adapter: ArrayAdapter, layer: str) -> dict[str, NDArray[np.floating]]:
-    """Return the tensors of a layer that are its method's, by their short names."""
-    names = {name: method_tensor(layer, name) for name in adapter.card.settings.method.tensors}
-    return {name: adapter.tensors[full] for name, full in names.items() if full in adapter.tensors}
-
-
-def _fits(name: str, adapter: ArrayAdapter, method: Summable, reference: tuple[int, ...]) -> bool:
-    """Say whether a tensor has the shape of the first adapter's, or as one of a method's fits the others."""
-    tensor = adapter.tensors[name]
-    if tensor.ndim < 1 or not tensor.size:
-        return False
-    if not is_of_method(method, name):
-        return tensor.shape == reference
-    own = _own(adapter, layer_of(method, name))
-    try:
-        return {part: kept.shape for part, kept in own.items()} == method.shapes(method.weight_shape(own))
-    except ValueError:
-        return False
+def _sum(values: Sequence[Matrix], weights: Sequence[float]) -> Matrix:
+    """Return the weighted sum."""
+    return np.asarray(sum(weight * value for weight, value in zip(weights, values, strict=True)))
 
 
 def _mean(values: Sequence[Matrix], weights: Sequence[float]) -> Matrix:
@@ -293,4 +217,4 @@ def _mean(values: Sequence[Matrix], weights: Sequence[float]) -> Matrix:
     total = sum(weights)
     if total == 0:
         raise UsageError(f"--weights: expected a sum other than 0 for the class outputs, got {list(weights)}")
-    return np.asarray(sum(weight * value for weight, value in zip(weights, values, strict=True))) / total
+    return _sum(values, weights) / total

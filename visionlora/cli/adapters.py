@@ -100,6 +100,6 @@ def _out(parser: argparse.ArgumentParser) -> None:
 def _print(made: Any) -> None:
     worst = max(made.layers, key=made.layers.__getitem__)
     print(
-        f"{made.path}: {made.bytes / 1e6:.2f} MB, rank {made.rank}; the changes miss {made.error:.2%} of their norm, "
-        f"at most {made.layers[worst]:.2%} in {worst}"
+        f"{made.path}: {made.bytes / 1e6:.2f} MB, {made.method.name} {made.method.words}; the changes miss "
+        f"{made.error:.2%} of their norm, at most {made.layers[worst]:.2%} in {worst}"
     )
