@@ -149,6 +149,7 @@ def test_lying_shapes_are_refused(pair, tmp_path) -> None:
         ("conv.lora_B.weight", (12, 4, 2, 1)),
         ("conv.lora_A.weight", (4, 6)),
         ("conv.bias_delta", (12, 1)),
+        ("conv.bias_delta", (11,)),
         ("out.weight", (0,)),
         ("out.weight", (2, 1, 1, 1)),
     ]

@@ -28,34 +28,33 @@ def check_alike(paths: Sequence[Path | str], adapters: Sequence[ArrayAdapter]) -
             ("classes", first.card.names, other.card.names),
             ("image size", first.card.image_size, other.card.image_size),
             ("preprocessing", first.card.preprocessing, other.card.preprocessing),
-            ("method", first.card.settings.method.name, other.card.settings.method.name),
             ("activation", _activation(first.card), _activation(other.card)),
             ("base precision", first.card.settings.base_precision, other.card.settings.base_precision),
-            ("layers", _only(first, other), _only(other, first)),
+            ("tensors", *_apart(other_tensors(first), other_tensors(other))),
             ("targets", first.card.settings.targets, other.card.settings.targets),
         ):
-            if one != two:
-                raise AdapterError(
-                    f"{path}: expected the {what} of {paths[0]}, {one!s:.80}, got {two!s:.80}; "
-                    "only adapters that agree in it can be added"
-                )
+            _check_equal(path, paths[0], what, one, two, advice="only adapters that agree in it can be added")
 
 
 def check_fit(paths: Sequence[Path | str], adapters: Sequence[ArrayAdapter], methods: Sequence[Summable]) -> None:
-    """Refuse tensors that no adapter of such a card has, or that do not fit each other or those of the first adapter.
+    """Refuse adapters that cannot be added in the own form of their method, and tensors that no such adapter has.
 
     Raises:
-        AdapterError: there are such; they are named.
+        AdapterError: one is of another method or other layers than the first, or a tensor does not fit; it is named.
     """
-    first = adapters[0]
+    first, advice = adapters[0], "pass --model BASE to add them as a lora"
     for path, adapter, method in zip(paths, adapters, methods, strict=True):
+        _check_equal(path, paths[0], "method", methods[0].name, method.name, advice=advice)
+        _check_equal(path, paths[0], "layers", *_apart(layers_of(first), layers_of(adapter)), advice=advice)
         _check_names(path, adapter)
         for name, tensor in adapter.tensors.items():
+            layer = layer_of(method, name)
             if is_of_method(method, name):
-                layer = layer_of(method, name)
                 fits = _weight_shape(adapter, method, layer) == _weight_shape(first, methods[0], layer) != ()
             else:
                 fits = tensor.size > 0 and tensor.shape == first.tensors[name].shape
+                if name.endswith((BIAS, GAIN)) and method.tensors:
+                    fits = fits and tensor.shape == _weight_shape(adapter, method, layer)[:1]
             if not fits:
                 raise AdapterError(f"{path}: {name}: of shape {tensor.shape}, it does not fit its layer")
 
@@ -79,21 +78,29 @@ def other_tensors(adapter: ArrayAdapter) -> list[str]:
 
 def _check_names(path: Path | str, adapter: ArrayAdapter) -> None:
     """Refuse tensors that no adapter of such a card has."""
-    method, adapted = adapter.card.settings.method, set(layers_of(adapter))
+    method, names = adapter.card.settings.method, other_tensors(adapter)
+    if method.tensors:
+        adapted = set(layers_of(adapter))
+    else:  # biases alone say which layers
+        adapted = {layer_of(method, name) for name in names if name.endswith(BIAS)}
     vectors = (BIAS, GAIN) if adapter.card.settings.normalization == "live" else (BIAS,)
     unknown = [
         name
-        for name in other_tensors(adapter)
+        for name in names
         if not name.endswith(vectors if layer_of(method, name) in adapted else (".weight", ".bias"))
     ]
     if unknown:
         raise AdapterError(f"{path}: {len(unknown)} tensors belong to no layer: {', '.join(unknown[:10])}")
 
 
-def _only(adapter: ArrayAdapter, other: ArrayAdapter) -> list[str]:
-    """Return the layers and the further tensors that one adapter has and the other has not."""
-    has, lacks = ({*layers_of(each), *other_tensors(each)} for each in (adapter, other))
-    return sorted(has - lacks)
+def _check_equal(path: Path | str, first: Path | str, what: str, one: object, two: object, *, advice: str) -> None:
+    if one != two:
+        raise AdapterError(f"{path}: expected the {what} of {first}, {one!s:.80}, got {two!s:.80}; {advice}")
+
+
+def _apart(one: Sequence[str], two: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return what each has that the other has not."""
+    return sorted({*one} - {*two}), sorted({*two} - {*one})
 
 
 def _activation(card: AdapterCard) -> str:

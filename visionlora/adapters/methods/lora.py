@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visionlora.adapters.arithmetic import low_rank_delta
-from visionlora.adapters.methods.method import Arrays, Matrix
+from visionlora.adapters.methods.method import Arrays, Factor, Matrix
 from visionlora.adapters.methods.ranked import Ranked
 from visionlora.adapters.shapes import layer_rank
 from visionlora.errors import AdapterError, UsageError
@@ -102,7 +102,7 @@ class LoRA(Ranked):
         ranks, full = zip(*((method.rank, method.full) for method in (self, *others)), strict=True)
         return replace(self, rank=sum(ranks) if rank is None else rank, full=max(full))
 
-    def combined(self, parts: Sequence[tuple[float, LoRA, Arrays]]) -> dict[str, Matrix]:
+    def combined(self, parts: Sequence[tuple[Factor, LoRA, Arrays]]) -> dict[str, Matrix]:
         """Return the factors of this rank whose product is nearest to the sum (Eckart and Young), or the sum as D."""
         _, first, tensors = parts[0]
         shapes = self.shapes(first.weight_shape(tensors))
@@ -111,8 +111,20 @@ class LoRA(Ranked):
             return {_DELTA: total.reshape(shapes[_DELTA])}
         lefts, rights = zip(*(method._factors(own) for _, method, own in parts), strict=True)
         scaled = [factor * left for (factor, _, _), left in zip(parts, lefts, strict=True)]
+        return self._nearest(np.concatenate(scaled, axis=1), np.concatenate(rights), shapes)
+
+    def nearest(self, change: Matrix, weight: tuple[int, ...]) -> dict[str, Matrix]:
+        """Return the tensors for a weight of this shape whose change is nearest to `change`, (outputs, inputs)."""
+        shapes = self.shapes(weight)
+        if _DELTA in shapes:
+            return {_DELTA: change.reshape(weight)}
+        outputs, inputs = change.shape
+        left, right = (np.eye(outputs), change) if outputs < inputs else (change, np.eye(inputs))
+        return self._nearest(left, right, shapes)
+
+    def _nearest(self, left: Matrix, right: Matrix, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Matrix]:
         rank = shapes[_A][0]
-        left, right = _truncated(np.concatenate(scaled, axis=1), np.concatenate(rights), rank, self.scale(rank))
+        left, right = _truncated(left, right, rank, self.scale(rank))
         return {_A: right.reshape(shapes[_A]), _B: left.reshape(shapes[_B])}
 
     def _factors(self, tensors: Arrays) -> tuple[Matrix, Matrix]:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 Arrays = Mapping[str, NDArray[np.floating]]
 Matrix = NDArray[np.float64]
+Factor = float | Matrix
+"""How often a change counts: a number, or one for each output, (outputs, 1)."""
 
 
 class Method(Protocol):
@@ -101,7 +103,7 @@ class Summable(Method, Protocol):
         """
         ...
 
-    def combined(self, parts: Sequence[tuple[float, Any, Arrays]]) -> dict[str, Matrix]:
+    def combined(self, parts: Sequence[tuple[Factor, Any, Arrays]]) -> dict[str, Matrix]:
         """Return the tensors of a layer with these settings whose change is nearest to a weighted sum of changes.
 
         Args:
