@@ -7,6 +7,7 @@ from typing import Any
 
 import visionlora as vl
 from visionlora.cli.options import chosen, overwrite, trust, verb
+from visionlora.formats.text import size_words
 
 
 def add_adapters(verbs: Any) -> None:
@@ -111,6 +112,6 @@ def _print(made: Any) -> None:
     worst = max(made.layers, key=made.layers.__getitem__, default=None)
     missed = "" if worst is None else f", at most {made.layers[worst]:.2%} in {worst}"
     print(
-        f"{made.path}: {made.bytes / 1e6:.2f} MB, {made.method.name} {made.method.words}; the changes miss "
+        f"{made.path}: {size_words(made.bytes)}, {made.method.name} {made.method.words}; the changes miss "
         f"{made.error:.2%} of their norm{missed}"
     )

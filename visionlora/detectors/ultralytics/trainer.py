@@ -83,6 +83,7 @@ from visionlora.detectors.ultralytics.step import CAPTURE_OPTIONS, TrainingStep
 from visionlora.detectors.ultralytics.validating import RulerValidator
 from visionlora.errors import DataError, ModelError, UsageError, VisionLoraError
 from visionlora.fake_quant import GraphNetwork, RangeSpec
+from visionlora.formats.text import size_words
 from visionlora.progress import level, report
 from visionlora.trust import trusted
 
@@ -509,12 +510,12 @@ def describe(plan: AdapterPlan, model: nn.Module, parameters: int) -> str:
         f"adapter: {plan.words} (targets {plan.settings.targets}), "
         f"{len(plan.whole)} trained whole, {len(plan.skipped)} skipped",
         f"trainable: {trainable:,} parameters, {trainable / parameters:.1%} of the detector's {parameters:,}; "
-        f"adapter file about {2 * trainable / 1e6:.2f} MB",
+        f"adapter file about {size_words(2 * trainable)}",
     ]
     if plan.settings.base_precision != FLOAT32:
         kept = frozen_bytes(model)
         lines.append(
-            f"frozen base in {plan.settings.base_precision}: {kept / 1e6:.2f} MB, {kept / (4 * parameters):.2f} of "
+            f"frozen base in {plan.settings.base_precision}: {size_words(kept)}, {kept / (4 * parameters):.2f} of "
             f"float32; {len(plan.rounded)} layers rounded, small ones as they are"
         )
     reasons: dict[str, list[str]] = {}
