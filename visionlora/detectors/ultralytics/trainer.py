@@ -35,12 +35,10 @@ from ultralytics.utils.torch_utils import ModelEMA, unset_deterministic, unwrap_
 
 from visionlora.adapters import AdapterCard
 from visionlora.adapters.base_precision import FLOAT32
-from visionlora.adapters.factors import FactorTraining
 from visionlora.adapters.torch import (
     Adapter,
     AdapterPlan,
     adapter_tensors,
-    factored_layers,
     freeze_norms,
     frozen_bytes,
     frozen_weights,
@@ -81,7 +79,7 @@ from visionlora.detectors.ultralytics.squares import SquareDataset
 from visionlora.detectors.ultralytics.starting import BATCHES, start_from_gradients
 from visionlora.detectors.ultralytics.step import CAPTURE_OPTIONS, TrainingStep
 from visionlora.detectors.ultralytics.validating import RulerValidator
-from visionlora.errors import DataError, ModelError, UsageError, VisionLoraError
+from visionlora.errors import DataError, ModelError, VisionLoraError
 from visionlora.fake_quant import GraphNetwork, RangeSpec
 from visionlora.formats.text import size_words
 from visionlora.progress import level, report
@@ -200,8 +198,6 @@ class AdapterTrainer(DetectionTrainer):
         model = cast(DetectionModel, detector.model)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         detector.attach(None if self.job.start is None else load_adapter(self.job.start).tensors)
-        if self.job.factors != FactorTraining() and not factored_layers(model):
-            raise UsageError("--start, --lora-plus: no layer is adapted by factors; drop them, or lower --budget")
         if self.job.factors.start == "principal":
             start_factors(model, frozen_weights(model))
         if self.device.type == "cpu" and self.args.channels_last is not False:
