@@ -32,7 +32,6 @@ def base_weights(
     """
     family = family_of(model)
     base = family.load(model)
-    weights: dict[str, NDArray[np.float32]] = {}
     for path, adapter in zip(paths, adapters, strict=True):
         card = adapter.card
         try:
@@ -41,10 +40,9 @@ def base_weights(
             check_shapes(expected_shapes(adapted.model, adapted.plan), adapter.tensors)
         except AdapterError as error:
             raise AdapterError(f"{path}: {error}") from error
-        weights = {
-            layer.name: rounded_weight(
-                adapted.model.get_parameter(layer.weight).detach().numpy(), card.settings.base_precision
-            )
-            for layer in adapted.plan.adapted
-        }
-    return weights
+    return {
+        layer.name: rounded_weight(
+            adapted.model.get_parameter(layer.weight).detach().numpy(), card.settings.base_precision
+        )
+        for layer in adapted.plan.adapted
+    }
