@@ -16,7 +16,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from visionlora.adapters.combining import CombinedAdapter, merge_adapters, rank_adapter, scale_adapter
+    from visionlora.adapters.combining import CombinedAdapter
     from visionlora.benchmarking import Benchmark, bench
     from visionlora.bundling import Bundle, BundledModel, bundle, open_bundle, unbundle
     from visionlora.errors import (
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from visionlora.trust import trusted
     from visionlora.vision.detections import Detections
     from visionlora.workflows.adapting import AdaptedModel, BudgetMissed, adapt
+    from visionlora.workflows.combining import merge_adapters, rank_adapter, scale_adapter
     from visionlora.workflows.comparing import Comparison, compare
     from visionlora.workflows.demonstrating import Demonstration, demo
     from visionlora.workflows.evaluating import evaluate
@@ -105,7 +106,7 @@ _HOMES = {
     "import_adapter": "exporting",
     "inspect": "workflows.inspecting",
     "merge": "exporting",
-    "merge_adapters": "adapters.combining",
+    "merge_adapters": "workflows.combining",
     "open_bundle": "bundling",
     "patch": "patching",
     "plan": "training",
@@ -114,9 +115,9 @@ _HOMES = {
     "pull": "publishing",
     "push": "publishing",
     "quantize": "quantization",
-    "rank_adapter": "adapters.combining",
+    "rank_adapter": "workflows.combining",
     "rollback": "patching",
-    "scale_adapter": "adapters.combining",
+    "scale_adapter": "workflows.combining",
     "train": "training",
     "trusted": "trust",
     "unbundle": "bundling",

@@ -23,7 +23,8 @@ from visionlora.adapters.torch import (
     merge,
     plan_adapter,
 )
-from visionlora.errors import AdapterError, UsageError
+from visionlora.errors import UsageError
+from visionlora.vision.preprocess import read_image
 
 ALL = (
     LoRA(rank=2),
@@ -240,12 +241,13 @@ def test_a_method_goes_from_its_name_to_the_patched_int8_file(trained, checkpoin
     assert graph_bytes(patched) == graph_bytes(exported)
     shipped = vl.quantize(exported, surface, tmp_path / "int8.onnx").path
     assert graph_bytes(vl.patch(base, trained, tmp_path / "line8.onnx", int8=True).path) == graph_bytes(shipped)
-    for refused in (
-        lambda: vl.scale_adapter(trained, tmp_path / "half.safetensors", factor=0.5),
-        lambda: vl.merge_adapters([trained, trained], tmp_path / "sum.safetensors"),
-    ):
-        with pytest.raises(AdapterError, match=f"its method, {settings.method.name}, cannot be scaled, summed"):
-            refused()
+    bank = vl.AdapterBank(base)
+    bank.add("line", trained)
+    picture = read_image(next((surface.parent / "images" / "val").iterdir()))
+    got, expected = (each.predict(picture, confidence=0.001) for each in (bank.use("line"), vl.Detector(patched)))
+    assert len(expected) and got.boxes_xyxy.tobytes() == expected.boxes_xyxy.tobytes()
+    bundled = vl.open_bundle(vl.bundle(patched, tmp_path / "line").path)
+    assert bundled.detector().predict(picture, confidence=0.001).scores.tobytes() == expected.scores.tobytes()
 
 
 def test_a_method_is_resumed_and_of_part_of_the_layers(checkpoint, surface, tmp_path) -> None:

@@ -22,13 +22,13 @@ from visionlora.adapters import (
     read_folded_base,
     save_arrays,
 )
-from visionlora.adapters.combining import merge_adapters, rank_adapter, scale_adapter
 from visionlora.adapters.folded_base import ENTRY
 from visionlora.adapters.methods import LoRA
 from visionlora.adapters.torch import load_adapter
 from visionlora.cards import preprocessing_card
 from visionlora.errors import AdapterError, VisionLoraError
 from visionlora.tasks import DETECT
+from visionlora.workflows.combining import merge_adapters, rank_adapter, scale_adapter
 
 TENSORS = {
     "model.0.conv.lora_A.weight": np.ones((2, 3, 3, 3), np.float16),

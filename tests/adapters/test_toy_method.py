@@ -132,8 +132,9 @@ def test_it_goes_from_the_name_in_train_to_the_patched_file(trained, checkpoint,
 def test_what_it_cannot_do_is_refused_by_name(trained, checkpoint, surface, tmp_path) -> None:
     with pytest.raises(UsageError, match=r"--rank: the method scale has no such setting, only strength"):
         vl.train(checkpoint, surface, tmp_path / "run", method="scale", rank=4)
-    with pytest.raises(AdapterError, match=r"its method, scale, cannot be scaled, summed"):
+    with pytest.raises(AdapterError, match=r"its method, scale, changes a weight by what .*; pass --model BASE"):
         vl.scale_adapter(trained, tmp_path / "half.safetensors", factor=0.5)
+    assert vl.scale_adapter(trained, tmp_path / "half.safetensors", factor=0.5, model=checkpoint).error < 0.001
 
     adapter = load_arrays(trained)
     settings = dataclasses.replace(adapter.card.settings, method=Beside())

@@ -91,7 +91,7 @@ def test_what_it_cannot_write_is_refused_and_nothing_is_left(adapter, checkpoint
     with pytest.raises(UsageError, match="--format: expected peft or onnx-adapter, got 'gguf'"):
         vl.export_adapter(checkpoint, adapter, tmp_path / "peft", format="gguf")
     vl.export_adapter(checkpoint, adapter, tmp_path / "peft")
-    with pytest.raises(OutputError, match="exists; choose another --out, or pass --overwrite"):
+    with pytest.raises(OutputError, match="exists already; choose another --out or pass --overwrite"):
         vl.export_adapter(checkpoint, adapter, tmp_path / "peft")
     vl.export_adapter(checkpoint, adapter, tmp_path / "peft", overwrite=True)
 

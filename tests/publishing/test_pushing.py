@@ -42,6 +42,8 @@ def test_the_token_is_in_no_file_and_in_no_text(signed_in: Hub, run, tmp_path, c
     code = main(["push", str(run), "--to", "owner/steel"])
     said = "".join(capfd.readouterr())
     assert code == 0 and "hf://owner/steel: README.md" in said and TOKEN not in said
+    size = len(files_of(signed_in, "owner/steel")["README.md"])
+    assert size < 10_000 and f"README.md ({size:,} bytes)" in said
     vl.pull("hf://owner/steel", tmp_path / "steel")
     assert not any(TOKEN.encode() in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
 

@@ -10,12 +10,12 @@ import pytest
 import visionlora as vl
 from visionlora.adapters import MAP50_95, load_arrays, read_adapter_card
 from visionlora.adapters.base_precision import rounded_weight
-from visionlora.adapters.combining import merge_adapters, scale_adapter
 from visionlora.detectors.ultralytics import load_base
 from visionlora.errors import AdapterError, UsageError
 from visionlora.exporting import merge
 from visionlora.progress import progress_to
 from visionlora.training import train
+from visionlora.workflows.combining import merge_adapters, scale_adapter
 from visionlora.workflows.evaluating import evaluate
 
 QUICK = {"imgsz": 96, "batch": 4, "device": "cpu", "rank": 2, "lr0": 0.01, "epochs": 2, "base_precision": "nf4"}

@@ -46,7 +46,7 @@ def test_plain_checkpoint_is_described_without_its_classes(plain) -> None:
     assert found.kind == "checkpoint" and found.card["names"] == ["zebra", "rh\x1b[31mino"]
     assert found.card["training"] == {"imgsz": 320, "data": "a.yaml"} and found.bytes == plain.stat().st_size
     assert "names: zebra, rh\\x1b[31mino" in str(found) and "\x1b" not in str(found)
-    assert repr(found) == f"FileCard({str(plain)!r}, checkpoint, 0.00 MB)"
+    assert repr(found) == f"FileCard({str(plain)!r}, checkpoint, {plain.stat().st_size:,} bytes)"
 
 
 @pytest.mark.parametrize("protocol", range(6))

@@ -1,10 +1,10 @@
-"""Arithmetic on adapter files: scale one, add several, and bring the result to a rank; with the error that it costs."""
+"""Arithmetic on adapter files: a weighted sum, in the form of their method or through their base, with its error."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -12,17 +12,21 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from visionlora.adapters.agreement import check_alike, check_fit, layers_of, other_tensors, own_tensors
 from visionlora.adapters.card import AdapterCard
 from visionlora.adapters.file import ArrayAdapter, load_arrays, save_arrays
-from visionlora.adapters.methods import Summable
-from visionlora.adapters.shapes import BIAS, GAIN, is_of_method, layer_of, method_tensor
+from visionlora.adapters.methods import Arrays, Factor, LoRA, Matrix, Method, Summable
+from visionlora.adapters.shapes import BIAS, GAIN, method_tensor
 from visionlora.errors import AdapterError, UsageError
 from visionlora.files import refuse_existing, sha256_of
 from visionlora.formats.kinds import ADAPTER
 from visionlora.hub import local_file
 
 _LOGGER = logging.getLogger("visionlora")
-Matrix = NDArray[np.float64]
+BaseWeights = Callable[[Sequence[Path], Sequence[ArrayAdapter]], Mapping[str, NDArray[np.float32]]]
+"""Returns the weights of a base that adapters, given with their files, adapt, rounded as they are for these, by layer.
+
+An AdapterError says which of them does not fit the base."""
 
 
 @dataclass(frozen=True)
@@ -31,179 +35,176 @@ class CombinedAdapter:
 
     Attributes:
         path: the file.
-        rank: its rank.
+        method: its method, with the rank that it has.
         error: what the rank and the file's precision cost: the Frobenius norm of what the weights' changes miss, over
-            that of the changes, all layers together.
-        layers: the same for each layer.
+            that of the changes, all layers together. Of IA3, where a change is a factor of the weight, that of factors.
+        layers: the same for each layer; none where biases alone change.
         bytes: size of the file.
     """
 
     path: Path
-    rank: int
+    method: Method
     error: float
     layers: Mapping[str, float]
     bytes: int
 
 
-def scale_adapter(adapter: Path | str, out: Path | str, *, factor: float, overwrite: bool = False) -> CombinedAdapter:
-    """Write an adapter that changes the base `factor` times as much; class outputs trained whole stay.
-
-    Args:
-        adapter: the adapter file.
-        out: the file to write (.safetensors).
-        factor: 0 turns the changes off, 1 leaves them.
-        overwrite: replace an existing file.
-
-    Raises:
-        AdapterError: the file cannot be read, or the result does not fit its precision.
-        OutputError: `out` exists, or cannot be written.
-        UsageError: `factor` is not a finite number.
-
-    Example:
-        >>> import visionlora as vl
-        >>> vl.scale_adapter("a.safetensors", "half.safetensors", factor=0.5)  # doctest: +SKIP
-    """
-    return _combine([adapter], out, [factor], None, overwrite=overwrite)
-
-
-def rank_adapter(adapter: Path | str, out: Path | str, *, rank: int, overwrite: bool = False) -> CombinedAdapter:
-    """Write the adapter of this rank that is nearest to a given one (truncated singular values, Eckart and Young).
-
-    Args:
-        adapter: the adapter file.
-        out: the file to write (.safetensors).
-        rank: of the new adapter; lowered on layers too small for it.
-        overwrite: replace an existing file.
-
-    Raises:
-        AdapterError: the file cannot be read.
-        OutputError: `out` exists, or cannot be written.
-        UsageError: `rank` is below 1.
-
-    Example:
-        >>> import visionlora as vl
-        >>> vl.rank_adapter("a.safetensors", "small.safetensors", rank=4).error  # doctest: +SKIP
-        0.12
-    """
-    return _combine([adapter], out, [1.0], rank, overwrite=overwrite)
-
-
-def merge_adapters(
-    adapters: Sequence[Path | str],
+def combine(
+    paths: Sequence[Path | str],
     out: Path | str,
+    weights: Sequence[float],
+    rank: int | None,
     *,
-    weights: Sequence[float] | None = None,
-    rank: int | None = None,
-    overwrite: bool = False,
+    base: BaseWeights | None,
+    overwrite: bool,
 ) -> CombinedAdapter:
-    """Write the weighted sum of adapters of one base with the same classes.
-
-    The changes of weights and biases are added; of class outputs trained whole the weighted mean is taken.
+    """Write the adapter whose changes are the weighted sum of those of others, or nearest to it.
 
     Args:
-        adapters: the adapter files.
+        paths: the adapter files.
         out: the file to write (.safetensors).
-        weights: one number an adapter; None for their mean.
-        rank: of the result, by truncated singular values; None for the sum of the ranks, which loses nothing but on
-            layers too small for it.
+        weights: one number an adapter.
+        rank: of the result; None for one that loses nothing.
+        base: None for a sum in the form of the adapters' method; else what tells their base's weights, and the result
+            is a LoRA, at full rank where `rank` is None.
         overwrite: replace an existing file.
 
     Raises:
-        AdapterError: a file cannot be read, or they are of different bases, classes, preprocessing, layers,
-            activations or precisions of the base.
+        AdapterError: a file cannot be read, they do not agree, or their method has no such sum.
         OutputError: `out` exists, or cannot be written.
-        UsageError: the weights do not fit the adapters, or `rank` is below 1.
-
-    Example:
-        >>> import visionlora as vl
-        >>> vl.merge_adapters(["a.safetensors", "b.safetensors"], "ab.safetensors", rank=8)  # doctest: +SKIP
+        UsageError: the weights do not fit the adapters, or the rank not the method.
     """
-    if weights is None:
-        weights = [1 / max(len(adapters), 1)] * len(adapters)
-    return _combine(adapters, out, weights, rank, overwrite=overwrite)
-
-
-def _combine(
-    paths: Sequence[Path | str], out: Path | str, weights: Sequence[float], rank: int | None, *, overwrite: bool
-) -> CombinedAdapter:
     out = refuse_existing(out, overwrite=overwrite)
     ADAPTER.check_out(out)
-    paths = [local_file(path, ADAPTER) for path in paths]
-    if out.resolve() in {Path(path).resolve() for path in paths}:
+    files = [Path(local_file(path, ADAPTER)) for path in paths]
+    _check_call(files, out, weights, rank)
+    adapters = [load_arrays(path) for path in files]
+    _check_changes(files, adapters)
+    check_alike(files, adapters)
+    if base is None:
+        method, sums = _in_own_form(files, adapters, weights, rank)
+    else:
+        method, sums = _through_base(base(files, adapters), adapters, weights, rank)
+    precision = np.result_type(*(tensor.dtype for adapter in adapters for tensor in adapter.tensors.values()))
+    tensors: dict[str, NDArray[np.floating]] = {}
+    missed: dict[str, float] = {}
+    norms: dict[str, float] = {}
+    with np.errstate(over="ignore", invalid="ignore"):  # what is no number is refused
+        for layer, wanted, made in sums:
+            kept = {part: tensor.astype(precision) for part, tensor in made.items()}
+            tensors |= {method_tensor(layer, part): tensor for part, tensor in kept.items()}
+            missed[layer], norms[layer] = map(_norm, (method.change(kept) - wanted, wanted))
+            if not math.isfinite(missed[layer]):
+                raise AdapterError(f"{out}: {layer}: its change is not finite in {precision}; no file is written")
+        for name in other_tensors(adapters[0]):
+            values = [adapter.tensors[name].astype(np.float64) for adapter in adapters]
+            tensors[name] = (_sum if name.endswith((BIAS, GAIN)) else _mean)(values, weights).astype(precision)
+    card = AdapterCard(
+        settings=replace(adapters[0].card.settings, method=method),
+        names=adapters[0].card.names,
+        base=adapters[0].card.base,
+        preprocessing=adapters[0].card.preprocessing,
+        task=adapters[0].card.task,
+        training={"adapters": [sha256_of(path) for path in files], "weights": list(weights)},
+        version=version("visionlora"),
+    )
+    save_arrays(ArrayAdapter(card, tensors), out)
+    _warn_of_lost_recipe(out, adapters)
+    layers = {layer: missed[layer] / norms[layer] if norms[layer] else 0.0 for layer in missed}
+    total_missed, total_norm = (math.hypot(*each.values()) for each in (missed, norms))
+    return CombinedAdapter(out, method, total_missed / total_norm if total_norm else 0.0, layers, out.stat().st_size)
+
+
+def _check_call(paths: Sequence[Path], out: Path, weights: Sequence[float], rank: int | None) -> None:
+    if out.resolve() in {path.resolve() for path in paths}:
         raise UsageError(f"--out {out}: expected another file than the adapters; one would be replaced")
     if not paths or len(weights) != len(paths) or not all(map(math.isfinite, weights)):
         raise UsageError(f"--weights: expected a finite number for each of {len(paths)} adapters, got {list(weights)}")
     if rank is not None and rank < 1:
         raise UsageError(f"--rank: expected at least 1, got {rank}")
-    adapters = [load_arrays(path) for path in paths]
-    methods = _summable(paths, adapters, weights)
-    _check_alike(paths, adapters, methods)
-    method = methods[0].summed(methods[1:], rank)
-    settings = replace(adapters[0].card.settings, method=method)
-    precision = np.result_type(*(tensor.dtype for adapter in adapters for tensor in adapter.tensors.values()))
-    tensors: dict[str, NDArray[np.floating]] = {}
-    missed: dict[str, np.floating] = {}
-    norms: dict[str, np.floating] = {}
-    for name in sorted(adapters[0].tensors):
-        layer = layer_of(method, name)
-        if is_of_method(method, name):
-            if layer in missed:
-                continue
-            parts = [
-                (weight, own, _own(adapter, layer))
-                for weight, own, adapter in zip(weights, methods, adapters, strict=True)
-            ]
-            made = {part: tensor.astype(precision) for part, tensor in method.combined(parts).items()}
-            tensors |= {method_tensor(layer, part): tensor for part, tensor in made.items()}
-            wanted = np.asarray(sum(weight * own.change(kept) for weight, own, kept in parts))
-            missed[layer], norms[layer] = np.linalg.norm(method.change(made) - wanted), np.linalg.norm(wanted)
-        else:
-            values = [adapter.tensors[name].astype(np.float64) for adapter in adapters]
-            total = sum(weight * value for weight, value in zip(weights, values, strict=True))
-            tensors[name] = np.asarray(
-                total if name.endswith(BIAS) else _mean(values, weights), dtype=np.float64
-            ).astype(precision)
-    card = AdapterCard(
-        settings=settings,
-        names=adapters[0].card.names,
-        base=adapters[0].card.base,
-        preprocessing=adapters[0].card.preprocessing,
-        task=adapters[0].card.task,
-        training={"adapters": [sha256_of(path) for path in paths], "weights": list(weights), "rank": method.rank},
-        version=version("visionlora"),
-    )
-    save_arrays(ArrayAdapter(card, tensors), out)
-    _warn_of_lost_recipe(out, adapters)
-    layers = {layer: float(missed[layer] / norms[layer]) if norms[layer] else 0.0 for layer in missed}
-    total_norm = math.sqrt(sum(float(norm) ** 2 for norm in norms.values()))
-    total_missed = math.sqrt(sum(float(miss) ** 2 for miss in missed.values()))
-    return CombinedAdapter(
-        out, method.rank, total_missed / total_norm if total_norm else 0.0, layers, out.stat().st_size
-    )
 
 
-def _summable(
-    paths: Sequence[Path | str], adapters: Sequence[ArrayAdapter], weights: Sequence[float]
-) -> list[Summable]:
-    """Return the method of each adapter.
+Sums = Iterator[tuple[str, Matrix, Arrays]]
+"""Of each layer its name, the sum of changes as a matrix, and the tensors that come nearest to it."""
 
-    Raises:
-        AdapterError: it is none whose changes can be added.
-    """
+
+def _in_own_form(
+    paths: Sequence[Path], adapters: Sequence[ArrayAdapter], weights: Sequence[float], rank: int | None
+) -> tuple[Summable, Sums]:
+    """Return the method of the sum, and what it is."""
     methods = []
     for path, adapter in zip(paths, adapters, strict=True):
         method = adapter.card.settings.method
         if not isinstance(method, Summable):
             raise AdapterError(
-                f"{path}: its method, {method.name}, cannot be scaled, summed or brought to another rank; merge it "
-                "into its base instead"
-            )
-        if adapter.card.settings.normalization != "frozen" and list(weights) != [1.0]:
-            raise AdapterError(
-                f"{path}: its normalization was trained too, which cannot be scaled or summed; only its rank can change"
+                f"{path}: its method, {method.name}, changes a weight by what the base's is, which the file does not "
+                "hold; pass --model BASE, and the result is a lora"
             )
         methods.append(method)
-    return methods
+    check_fit(paths, adapters, methods)
+    total = methods[0].summed(methods[1:], rank)
+
+    def sums() -> Sums:
+        for layer in layers_of(adapters[0]):
+            own = [own_tensors(adapter, layer) for adapter in adapters]
+            factors = _factors(adapters, weights, layer)
+            changes = [method.change(tensors) for method, tensors in zip(methods, own, strict=True)]
+            yield layer, _sum(changes, factors), total.combined(list(zip(factors, methods, own, strict=True)))
+
+    return total, sums()
+
+
+def _through_base(
+    base: Mapping[str, NDArray[np.float32]],
+    adapters: Sequence[ArrayAdapter],
+    weights: Sequence[float],
+    rank: int | None,
+) -> tuple[LoRA, Sums]:
+    """Return LoRA of the rank, or at full rank, and what it is."""
+    lora = LoRA(full=max(weight.size for weight in base.values())) if rank is None else LoRA(rank)
+
+    def sums() -> Sums:
+        for layer, weight in base.items():
+            merged = [adapter.card.settings.method.merged(weight, own_tensors(adapter, layer)) for adapter in adapters]
+            changes = [(each.astype(np.float64) - weight).reshape(len(weight), -1) for each in merged]
+            change = _sum(changes, _factors(adapters, weights, layer))
+            yield layer, change, lora.nearest(change, weight.shape)
+
+    return lora, sums()
+
+
+def _factors(adapters: Sequence[ArrayAdapter], weights: Sequence[float], layer: str) -> list[Factor]:
+    """Return how often the change of each adapter counts in a layer: its weight, or a number for each output.
+
+    Where normalizations were trained too, an adapter changes W by (1 + g)(W + D) - W. A weighted sum of such changes is
+    one again: its g is the weighted sum of g, and its D that of D, each times its own 1 + g over that of the sum.
+
+    Raises:
+        AdapterError: the sum silences a channel.
+    """
+    name = f"{layer}{GAIN}"
+    if name not in adapters[0].tensors:
+        return list(weights)
+    gains = [adapter.tensors[name].astype(np.float64)[:, None] for adapter in adapters]
+    total = 1 + _sum(gains, weights)
+    if not total.all():
+        raise AdapterError(f"{layer}: the sum of what was trained of its normalization silences a channel")
+    return [weight * (1 + gain) / total for weight, gain in zip(weights, gains, strict=True)]
+
+
+def _check_changes(paths: Sequence[Path], adapters: Sequence[ArrayAdapter]) -> None:
+    """Refuse adapters that change no weight.
+
+    Raises:
+        AdapterError: there is one.
+    """
+    for path, adapter in zip(paths, adapters, strict=True):
+        method = adapter.card.settings.method
+        if not method.merges:
+            raise AdapterError(
+                f"{path}: its method, {method.name}, adds modules; what these compute is no change of a weight, so it "
+                "cannot be scaled, summed or brought to another rank"
+            )
 
 
 def _warn_of_lost_recipe(out: Path, adapters: Sequence[ArrayAdapter]) -> None:
@@ -215,75 +216,13 @@ def _warn_of_lost_recipe(out: Path, adapters: Sequence[ArrayAdapter]) -> None:
         )
 
 
-def _check_alike(paths: Sequence[Path | str], adapters: Sequence[ArrayAdapter], methods: Sequence[Summable]) -> None:
-    first = adapters[0]
-    for path, other in zip(paths[1:], adapters[1:], strict=True):
-        for what, one, two in (
-            ("base", first.card.base["fingerprint"], other.card.base["fingerprint"]),
-            ("classes", first.card.names, other.card.names),
-            ("image size", first.card.image_size, other.card.image_size),
-            ("preprocessing", first.card.preprocessing, other.card.preprocessing),
-            ("method", first.card.settings.method.name, other.card.settings.method.name),
-            ("activation", _activation(first.card), _activation(other.card)),
-            ("base precision", first.card.settings.base_precision, other.card.settings.base_precision),
-            ("layers", _only(first, other), _only(other, first)),
-            ("targets", first.card.settings.targets, other.card.settings.targets),
-        ):
-            if one != two:
-                raise AdapterError(
-                    f"{path}: expected the {what} of {paths[0]}, {one!s:.80}, got {two!s:.80}; "
-                    "only adapters that agree in it can be added"
-                )
-    for path, adapter, method in zip(paths, adapters, methods, strict=True):
-        _check_names(path, adapter, method)
-        for name, tensor in adapter.tensors.items():
-            if not _fits(name, adapter, method, first.tensors[name].shape):
-                raise AdapterError(f"{path}: {name}: of shape {tensor.shape}, it does not fit its layer")
+def _norm(matrix: Matrix) -> float:
+    return float(np.linalg.norm(matrix))
 
 
-def _check_names(path: Path | str, adapter: ArrayAdapter, method: Summable) -> None:
-    """Refuse tensors that no adapter of such a card has."""
-    adapted = {layer_of(method, name) for name in adapter.tensors if is_of_method(method, name)}
-    vectors = (BIAS, GAIN) if adapter.card.settings.normalization == "live" else (BIAS,)
-    unknown = [
-        name
-        for name in adapter.tensors
-        if not is_of_method(method, name)
-        and not name.endswith(vectors if layer_of(method, name) in adapted else (".weight", ".bias"))
-    ]
-    if unknown:
-        raise AdapterError(f"{path}: {len(unknown)} tensors belong to no layer: {', '.join(sorted(unknown)[:10])}")
-
-
-def _only(adapter: ArrayAdapter, other: ArrayAdapter) -> list[str]:
-    """Return the tensors that one adapter has and the other has not."""
-    return sorted(adapter.tensors.keys() - other.tensors.keys())
-
-
-def _activation(card: AdapterCard) -> str:
-    """Return the activation in its full form: `silu` or `relu:TARGETS`."""
-    targets = card.settings.relu_targets
-    return f"relu:{targets}" if targets else "silu"
-
-
-def _own(adapter: ArrayAdapter, layer: str) -> dict[str, NDArray[np.floating]]:
-    """Return the tensors of a layer that are its method's, by their short names."""
-    names = {name: method_tensor(layer, name) for name in adapter.card.settings.method.tensors}
-    return {name: adapter.tensors[full] for name, full in names.items() if full in adapter.tensors}
-
-
-def _fits(name: str, adapter: ArrayAdapter, method: Summable, reference: tuple[int, ...]) -> bool:
-    """Say whether a tensor has the shape of the first adapter's, or as one of a method's fits the others."""
-    tensor = adapter.tensors[name]
-    if tensor.ndim < 1 or not tensor.size:
-        return False
-    if not is_of_method(method, name):
-        return tensor.shape == reference
-    own = _own(adapter, layer_of(method, name))
-    try:
-        return {part: kept.shape for part, kept in own.items()} == method.shapes(method.weight_shape(own))
-    except ValueError:
-        return False
+def _sum(values: Sequence[Matrix], weights: Sequence[Factor]) -> Matrix:
+    """Return the weighted sum."""
+    return np.asarray(sum(weight * value for weight, value in zip(weights, values, strict=True)))
 
 
 def _mean(values: Sequence[Matrix], weights: Sequence[float]) -> Matrix:
@@ -293,4 +232,4 @@ def _mean(values: Sequence[Matrix], weights: Sequence[float]) -> Matrix:
     total = sum(weights)
     if total == 0:
         raise UsageError(f"--weights: expected a sum other than 0 for the class outputs, got {list(weights)}")
-    return np.asarray(sum(weight * value for weight, value in zip(weights, values, strict=True))) / total
+    return _sum(values, weights) / total

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from visionlora.adapters.methods import METHODS
+from visionlora.adapters.methods import METHODS, Method
 from visionlora.errors import UsageError
 
 STARTS = ("default", "principal", "gradient")
 """What A begins with. B is zero in each, so the adapted weight begins as the base's, and the file means the same."""
-FACTORED = tuple(name for name, method in METHODS.items() if {"lora_A", "lora_B"} <= set(method.tensors))
+_FACTORS = {"lora_A", "lora_B"}
+FACTORED = tuple(name for name, method in METHODS.items() if set(method.tensors) >= _FACTORS)
 """The methods that have such factors."""
 
 
@@ -48,3 +50,12 @@ class FactorTraining:
         ]
         if chosen and name not in FACTORED:
             raise UsageError(f"{chosen[0]}: only with --method {' or '.join(FACTORED)}, not {name}; drop one of them")
+
+    def check_layers(self, method: Method, weights: Iterable[tuple[int, ...]]) -> None:
+        """Refuse what would have no effect on layers with weights of these shapes.
+
+        Raises:
+            UsageError: none of them has factors A and B.
+        """
+        if self != FactorTraining() and not any(set(method.shapes(weight)) >= _FACTORS for weight in weights):
+            raise UsageError("--start, --lora-plus: no layer is adapted by factors; drop them, or lower --budget")

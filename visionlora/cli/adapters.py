@@ -7,6 +7,7 @@ from typing import Any
 
 import visionlora as vl
 from visionlora.cli.options import chosen, overwrite, trust, verb
+from visionlora.formats.text import size_words
 
 
 def add_adapters(verbs: Any) -> None:
@@ -14,7 +15,7 @@ def add_adapters(verbs: Any) -> None:
     parser = verbs.add_parser(
         "adapters",
         help="scale adapter files, add them, change their rank, write them for PEFT or onnxruntime",
-        description="Scale adapter files, add them, change their rank, without their base; write them for others.",
+        description="Scale adapter files, add them, change their rank; write them for other libraries.",
         epilog="example: visionlora adapters scale a.safetensors --factor 0.5 --out half.safetensors",
     )
     nested = parser.add_subparsers(dest="operation", required=True, metavar="OPERATION")
@@ -27,35 +28,39 @@ def add_adapters(verbs: Any) -> None:
 
 def _add_merge(verbs: Any) -> None:
     def run(options: argparse.Namespace) -> None:
-        _print(vl.merge_adapters(options.adapters, options.out, **chosen(options, "weights", "rank", "overwrite")))
+        arguments = chosen(options, "weights", "rank", "model", "overwrite")
+        _print(vl.merge_adapters(options.adapters, options.out, **arguments))
 
     example = "visionlora adapters merge a.safetensors b.safetensors --rank 8 --out ab.safetensors"
     parser = verb(verbs, "merge", run, "write the weighted sum of adapters of one base and the same classes", example)
     parser.add_argument("adapters", nargs="+", help="adapter files (.safetensors)")
     parser.add_argument("--weights", nargs="+", type=float, help="one number an adapter; their mean if not given")
-    parser.add_argument("--rank", type=int, help="of the result; the sum of the ranks if not given")
+    parser.add_argument("--rank", type=int, help="of the result; one that loses nothing if not given")
+    _base(parser)
     _out(parser)
 
 
 def _add_scale(verbs: Any) -> None:
     def run(options: argparse.Namespace) -> None:
-        _print(vl.scale_adapter(options.adapter, options.out, **chosen(options, "factor", "overwrite")))
+        _print(vl.scale_adapter(options.adapter, options.out, **chosen(options, "factor", "model", "overwrite")))
 
     example = "visionlora adapters scale a.safetensors --factor 0.5 --out half.safetensors"
     parser = verb(verbs, "scale", run, "write an adapter that changes the base more, or less", example)
     parser.add_argument("adapter", help="adapter file (.safetensors)")
     parser.add_argument("--factor", type=float, required=True, help="0 turns the changes off, 1 leaves them")
+    _base(parser)
     _out(parser)
 
 
 def _add_rank(verbs: Any) -> None:
     def run(options: argparse.Namespace) -> None:
-        _print(vl.rank_adapter(options.adapter, options.out, **chosen(options, "rank", "overwrite")))
+        _print(vl.rank_adapter(options.adapter, options.out, **chosen(options, "rank", "model", "overwrite")))
 
     example = "visionlora adapters rank a.safetensors --rank 4 --out small.safetensors"
-    parser = verb(verbs, "rank", run, "write the adapter of another rank that is nearest", example)
+    parser = verb(verbs, "rank", run, "write the adapter (lora) of another rank that is nearest", example)
     parser.add_argument("adapter", help="adapter file (.safetensors)")
     parser.add_argument("--rank", type=int, required=True, help="of the new adapter")
+    _base(parser)
     _out(parser)
 
 
@@ -92,14 +97,21 @@ def _add_import(verbs: Any) -> None:
     _out(parser)
 
 
+def _base(parser: argparse.ArgumentParser) -> None:
+    meaning = "base (.pt) that it was trained on: makes a lora of adapters of any method, which some methods need"
+    parser.add_argument("--model", help=meaning)
+    trust(parser)
+
+
 def _out(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, help="adapter file to write (.safetensors)")
     overwrite(parser)
 
 
 def _print(made: Any) -> None:
-    worst = max(made.layers, key=made.layers.__getitem__)
+    worst = max(made.layers, key=made.layers.__getitem__, default=None)
+    missed = "" if worst is None else f", at most {made.layers[worst]:.2%} in {worst}"
     print(
-        f"{made.path}: {made.bytes / 1e6:.2f} MB, rank {made.rank}; the changes miss {made.error:.2%} of their norm, "
-        f"at most {made.layers[worst]:.2%} in {worst}"
+        f"{made.path}: {size_words(made.bytes)}, {made.method.name} {made.method.words}; the changes miss "
+        f"{made.error:.2%} of their norm{missed}"
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 import visionlora as vl
 from visionlora.cli.options import chosen, overwrite, verb
+from visionlora.formats.text import size_words
 
 
 def add_patch(verbs: Any) -> None:
@@ -16,7 +17,7 @@ def add_patch(verbs: Any) -> None:
         made = vl.patch(options.model, options.adapter, options.out, **chosen(options, "int8", "overwrite"))
         kept = f"; the file before is {made.previous}" if made.previous else ""
         print(
-            f"{made.path}: {made.bytes / 1e6:.2f} MB, {len(made.names)} classes, tried on this machine, "
+            f"{made.path}: {size_words(made.bytes)}, {len(made.names)} classes, tried on this machine, "
             f"in {made.seconds:.2f} s{kept}"
         )
 
@@ -48,7 +49,7 @@ def add_bundle(verbs: Any) -> None:
         made = vl.bundle(options.model, options.out, **more)
         signed = "signed" if made.signed else "not signed"
         print(
-            f"{made.path}: {len(made.files)} files, {sum(made.files.values()) / 1e6:.2f} MB, {signed}; its self-test "
+            f"{made.path}: {len(made.files)} files, {size_words(sum(made.files.values()))}, {signed}; its self-test "
             "says OK here; on the device: python -I detect.py --self-test"
         )
 

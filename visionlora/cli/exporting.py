@@ -7,6 +7,7 @@ from typing import Any
 
 import visionlora as vl
 from visionlora.cli.options import chosen, overwrite, quantization_budget, trust, verb
+from visionlora.formats.text import size_words
 
 
 def add_merge(verbs: Any) -> None:
@@ -15,7 +16,7 @@ def add_merge(verbs: Any) -> None:
     def run(options: argparse.Namespace) -> None:
         merged = vl.merge(options.model, options.adapter, options.out, overwrite=options.overwrite)
         print(
-            f"{merged.path}: {merged.bytes / 1e6:.2f} MB, {len(merged.names)} classes; read back and compared: "
+            f"{merged.path}: {size_words(merged.bytes)}, {len(merged.names)} classes; read back and compared: "
             f"boxes within {merged.box_error:.1g} px, scores within {merged.score_error:.1g}"
         )
 
@@ -35,7 +36,7 @@ def add_export(verbs: Any) -> None:
         names = ["adapter", "format", "imgsz", "opset", "overwrite"]
         exported = vl.export(options.model, options.out, **chosen(options, *names))
         print(
-            f"{exported.path}: {exported.bytes / 1e6:.2f} MB, {exported.image_size} px, {len(exported.names)} classes; "
+            f"{exported.path}: {size_words(exported.bytes)}, {exported.image_size} px, {len(exported.names)} classes; "
             f"checked against torch: boxes within {exported.box_error:.1g} px, scores within {exported.score_error:.1g}"
         )
 
@@ -67,7 +68,7 @@ def add_quantize(verbs: Any) -> None:
         int4, trained = quantized.int4_convs, quantized.trained_ranges
         in_float = len(quantized.recipe.float_layers)
         print(
-            f"{quantized.path}: {quantized.bytes / 1e6:.2f} MB, {quantized.bytes / quantized.float_bytes:.2f} of the "
+            f"{quantized.path}: {size_words(quantized.bytes)}, {quantized.bytes / quantized.float_bytes:.2f} of the "
             f"float file; {quantized.int8_convs} of {quantized.convs} convolutions run in int8"
             f"{f', {int4} of them from int4 weights' if int4 else ''}"
             f"{f', {in_float} stay float within the budget' if in_float else ''}; ranges "

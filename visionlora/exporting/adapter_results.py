@@ -11,6 +11,7 @@ from torch import nn
 
 from visionlora.adapters import AdapterSettings
 from visionlora.adapters.torch import AdapterPlan
+from visionlora.formats.text import size_words
 
 Reader = Callable[
     [nn.Module, AdapterPlan, Callable[[AdapterSettings], AdapterPlan]],
@@ -42,7 +43,7 @@ class ExportedAdapter:
     def __str__(self) -> str:
         text = (
             f"{self.path}: {len(self.factors)} layers by factors, {len(self.whole)} modules whole, "
-            f"{self.bytes / 1e6:.2f} MB"
+            f"{size_words(self.bytes)}"
         )
         return text if self.graph is None else f"{text}, for {self.graph}"
 
@@ -64,4 +65,4 @@ class ImportedAdapter:
     bytes: int
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.settings.method.words}; {self.bytes / 1e6:.2f} MB, {len(self.names)} classes"
+        return f"{self.path}: {self.settings.method.words}; {size_words(self.bytes)}, {len(self.names)} classes"

@@ -11,9 +11,9 @@ from safetensors.torch import load, save
 from visionlora.adapters.base_precision import FLOAT32
 from visionlora.adapters.torch import from_peft, load_adapter, peft_adapter
 from visionlora.detectors import family_of
-from visionlora.errors import AdapterError, OutputError, UsageError
+from visionlora.errors import AdapterError, UsageError
 from visionlora.exporting.adapter_results import ExportedAdapter, Reader
-from visionlora.files import atomic_output
+from visionlora.files import atomic_output, refuse_existing
 from visionlora.formats.parsing import parse_json
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -34,8 +34,7 @@ def write_peft(model: Path | str, adapter: Path | str, out: Path | str, *, overw
     folder = Path(out)
     files = [folder / WEIGHTS, folder / CONFIG]
     for path in files:
-        if path.exists() and not overwrite:
-            raise OutputError(f"{path}: exists; choose another --out, or pass --overwrite")
+        refuse_existing(path, overwrite=overwrite)
     family = family_of(model)
     base, loaded = family.load(model), load_adapter(adapter)
     loaded.card.check_base(base.fingerprint, str(base.path), family=family.name)

@@ -1,4 +1,4 @@
-"""Text that comes from files: what a terminal, a spreadsheet and a font can take of it."""
+"""Text that comes from files: what a terminal, a spreadsheet and a font can take of it; sizes in words."""
 
 from __future__ import annotations
 
@@ -42,6 +42,16 @@ def printable(text: object, *, lines: bool = False) -> str:
         return found.encode("unicode_escape", "backslashreplace").decode("ascii")
 
     return _CONTROL.sub(escape, str(text))
+
+
+def size_words(size: int) -> str:
+    """Return bytes as a sentence says them: in MB (10^6 bytes), or as they are where that would be next to nothing.
+
+    Example:
+        >>> size_words(2_880_000), size_words(9_999)
+        ('2.88 MB', '9,999 bytes')
+    """
+    return f"{size / 1e6:.2f} MB" if size >= 10_000 else f"{size:,} bytes"
 
 
 def csv_cell(text: str) -> str:

@@ -9,9 +9,9 @@ from typing import Any
 import yaml
 
 from visionlora.adapters import MAP50, MAP50_95
-from visionlora.formats.text import printable
+from visionlora.formats.text import printable, size_words
 from visionlora.publishing.files import ADAPTER_FILE, CURVES, DETECTIONS, SCORES, AdapterFiles
-from visionlora.reporting import code, megabytes
+from visionlora.reporting import code
 
 _PIPELINES = {"detect": "object-detection"}
 """What the hub calls a task."""
@@ -86,9 +86,9 @@ def _result(files: AdapterFiles) -> dict[str, Any]:
 
 def _what_it_is(files: AdapterFiles) -> str:
     card = files.card
-    size = megabytes(len(files.content[ADAPTER_FILE]))
+    size = size_words(len(files.content[ADAPTER_FILE]))
     return (
-        f"An adapter ({card.settings.method.name}) of {size} MB that makes a detector of {len(card.names)} "
+        f"An adapter ({card.settings.method.name}) of {size} that makes a detector of {len(card.names)} "
         f"class{'es' * (len(card.names) != 1)} out of {code(card.base.get('name', _ANY_BASE))}. It belongs to "
         f"that base alone, the one whose weights have the fingerprint {code(card.base['fingerprint'])}, and is refused "
         "on any other. It is a safetensors file: reading it runs no code. Made with visionlora "

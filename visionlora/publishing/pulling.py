@@ -8,7 +8,7 @@ from pathlib import Path
 from visionlora.adapters import AdapterCard
 from visionlora.errors import HubError, UsageError
 from visionlora.files import atomic_output, exclusive, refuse_existing
-from visionlora.formats.text import printable
+from visionlora.formats.text import printable, size_words
 from visionlora.hub import fetch, listed, look_up, parse_hub_name
 from visionlora.publishing.files import ADAPTER_FILE, KNOWN, read_files
 
@@ -37,7 +37,7 @@ class PulledAdapter:
     def __str__(self) -> str:
         card, count = self.card, len(self.card.names)
         return (
-            f"{self.path}: {self.bytes / 1e6:.2f} MB, {count} class{'es' * (count != 1)}, "
+            f"{self.path}: {size_words(self.bytes)}, {count} class{'es' * (count != 1)}, "
             f"{card.image_size} px, for the base {printable(card.base.get('name', 'with its fingerprint'))}; "
             f"{len(self.files)} files of {self.name}"
         )

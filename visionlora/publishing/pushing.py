@@ -9,6 +9,7 @@ from pathlib import Path
 
 from visionlora.errors import AdapterError, HubError, OutputError, UsageError
 from visionlora.files import atomic_output
+from visionlora.formats.text import size_words
 from visionlora.hub import HubName, explaining, is_hub_name, look_up, parse_hub_name, typed, writing_api
 from visionlora.publishing.card import model_card
 from visionlora.publishing.files import ADAPTER_FILE, CARD_FILE, DETECTIONS, KNOWN, AdapterFiles, read_files
@@ -36,7 +37,7 @@ class PushedAdapter:
     files: Mapping[str, int]
 
     def __str__(self) -> str:
-        listed = ", ".join(f"{name} ({size / 1e6:.2f} MB)" for name, size in self.files.items())
+        listed = ", ".join(f"{name} ({size_words(size)})" for name, size in self.files.items())
         if self.folder is not None:
             return f"{self.folder}: {listed}; this would be uploaded to hf://{self.repository}"
         return f"hf://{self.repository}: {listed}; see {self.page}"

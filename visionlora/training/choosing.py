@@ -41,7 +41,7 @@ def under_recipe(
         begun: the record of the run to resume, whose recipe it is then; None begins a run.
 
     Raises:
-        UsageError: the targets match nothing, or the budget does not fit.
+        UsageError: the targets match nothing, the budget does not fit, or leaves no factors to train as asked.
     """
     choice, family, look, known = settings.recipe, settings.family, None, None
     before = None if begun is None else recipe_of(AdapterSettings.from_fields(begun["adapter"]))
@@ -59,6 +59,7 @@ def under_recipe(
         parameters = sum(parameter.numel() for parameter in base.model.parameters())
         settings = _within(settings, plan, choice.numbers(parameters))
         plan = replace(plan, settings=settings.adapter)
+    settings.factors.check_layers(settings.adapter.method, (layer.shape for layer in plan.adapted))
     name = recipe_of(settings.adapter).name
     record = {"name": name, **({} if look is None else asdict(look))} if known is None else dict(known)
     return settings, ChosenRecipe(_sentence(name, look, plan, auto=choice.name == AUTO), record)

@@ -21,7 +21,7 @@ from visionlora.detectors.family import Base
 from visionlora.errors import UsageError
 from visionlora.files import exclusive
 from visionlora.formats.kinds import ADAPTER, CHECKPOINT
-from visionlora.formats.text import is_unicode
+from visionlora.formats.text import is_unicode, size_words
 from visionlora.hub import local_file
 from visionlora.progress import LEVELS, level, report
 from visionlora.scoring import NEXT_TO_NOTHING
@@ -61,7 +61,7 @@ class TrainedAdapter:
 
     def __str__(self) -> str:
         scores = f"val mAP50-95 {self.map50_95:.3f}, mAP50 {self.map50:.3f}"
-        size = f"{self.bytes / 1e6:.2f} MB, {len(self.names)} classes"
+        size = f"{size_words(self.bytes)}, {len(self.names)} classes"
         return f"{self.path}: {size}, from epoch {self.epoch} with {scores}; {self.seconds:.0f} s"
 
     def __repr__(self) -> str:

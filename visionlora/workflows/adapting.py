@@ -18,6 +18,7 @@ from visionlora.errors import QuantizationError
 from visionlora.exporting import ExportedModel, MergedModel, export, merge
 from visionlora.files import exclusive
 from visionlora.formats.kinds import ADAPTER, CHECKPOINT
+from visionlora.formats.text import size_words
 from visionlora.hub import local_file
 from visionlora.progress import level, report
 from visionlora.quantization import QuantizedModel, int8_files
@@ -271,7 +272,7 @@ class _Way:
         )
 
     def _say(self, stage: str, path: Path, size: int, more: str = "") -> None:
-        report(stage, 1, 1, f"{stage}: {path}, {size / 1e6:.2f} MB{more}")
+        report(stage, 1, 1, f"{stage}: {path}, {size_words(size)}{more}")
 
 
 def _broken_limits(report: Report) -> str:

@@ -13,7 +13,7 @@ from visionlora.files import sha256_of
 from visionlora.formats.kinds import ADAPTER, BUNDLE, CHECKPOINT, EXPORTED, KINDS, ONNX, ONNX_ADAPTER
 from visionlora.formats.parsing import parse_json
 from visionlora.formats.pickled import Opaque, read_plain
-from visionlora.formats.text import class_names, printable
+from visionlora.formats.text import class_names, printable, size_words
 from visionlora.hub import local_file
 from visionlora.runtime import read_card
 
@@ -44,10 +44,10 @@ class FileCard:
     card: Mapping[str, Any]
 
     def __repr__(self) -> str:
-        return f"FileCard({str(self.path)!r}, {self.kind}, {self.bytes / 1e6:.2f} MB)"
+        return f"FileCard({str(self.path)!r}, {self.kind}, {size_words(self.bytes)})"
 
     def __str__(self) -> str:
-        lines = [f"{self.path}: {self.kind}, {self.bytes / 1e6:.2f} MB"]
+        lines = [f"{self.path}: {self.kind}, {size_words(self.bytes)}"]
         lines += [f"sha256: {self.sha256}"] if self.sha256 else []
         for name, value in self.card.items():
             if name == "quantization" and value:  # hundreds of ranges
@@ -111,7 +111,7 @@ def _folder(path: Path) -> FileCard:
         return FileCard(path, "report", total, sha256_of(path / "report.json"), _json(path / "report.json"))
     if "adapter.safetensors" not in files and "training.json" not in files:
         raise ModelError(f"{path}: expected the folder of a run, a bundle or a report, found none of their files")
-    card: dict[str, Any] = {"kind": "run", "files": [f"{name} ({size / 1e6:.2f} MB)" for name, size in files.items()]}
+    card: dict[str, Any] = {"kind": "run", "files": [f"{name} ({size_words(size)})" for name, size in files.items()]}
     if "adapter.safetensors" in files:
         card |= {name: value for name, value in _adapter(path / "adapter.safetensors").items() if name != "kind"}
     if "report.json" in files:
@@ -164,7 +164,7 @@ def _bundle(path: Path) -> dict[str, Any]:
         **manifest,
         "kind": "bundle",
         "model_kind": manifest["kind"],
-        "files": [f"{name} ({entry['bytes'] / 1e6:.2f} MB)" for name, entry in manifest["files"].items()],
+        "files": [f"{name} ({size_words(entry['bytes'])})" for name, entry in manifest["files"].items()],
         "selftest": f"{len(manifest['selftest']['detections'])} detections in {manifest['selftest']['picture']}",
         "signature": "not checked (visionlora unbundle --key)",
     }

@@ -12,7 +12,7 @@ from visionlora.adapters.methods.ia3 import IA3
 from visionlora.adapters.methods.loha import LoHa
 from visionlora.adapters.methods.lokr import LoKr
 from visionlora.adapters.methods.lora import LoRA
-from visionlora.adapters.methods.method import Arrays, Batch, Method, Summable
+from visionlora.adapters.methods.method import Arrays, Batch, Factor, Matrix, Method, Summable
 from visionlora.adapters.methods.mona import Mona
 from visionlora.adapters.methods.oft import OFT
 from visionlora.adapters.methods.prefix import Prefix
@@ -80,12 +80,14 @@ __all__ = [
     "BlockSite",
     "ConvAdapter",
     "DoRA",
+    "Factor",
     "FeaturePrompt",
     "InputSite",
     "LayerSite",
     "LoHa",
     "LoKr",
     "LoRA",
+    "Matrix",
     "Method",
     "Mona",
     "Prefix",

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from visionlora.adapters.methods.method import Arrays
+from visionlora.adapters.methods.method import Arrays, Factor, Matrix
+from visionlora.adapters.methods.ranked import refuse_rank
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +39,23 @@ class BitFit:
     def merged(self, weight: NDArray[np.float32], tensors: Arrays) -> NDArray[np.float32]:
         """Return W."""
         return weight
+
+    def weight_shape(self, tensors: Arrays) -> tuple[int, ...]:
+        """Return nothing: no tensor tells it."""
+        return ()
+
+    def change(self, tensors: Arrays) -> Matrix:
+        """Return nothing: biases alone add."""
+        return np.zeros((0, 0))
+
+    def summed(self, others: Sequence[BitFit], rank: int | None) -> BitFit:
+        """Return BitFit."""
+        refuse_rank(self.name, rank)
+        return self
+
+    def combined(self, parts: Sequence[tuple[Factor, BitFit, Arrays]]) -> dict[str, Matrix]:
+        """Return nothing."""
+        return {}
 
     def start(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return nothing."""

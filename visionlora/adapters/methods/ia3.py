@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visionlora.adapters.arithmetic import scaled_channels
-from visionlora.adapters.methods.method import Arrays
+from visionlora.adapters.methods.method import Arrays, Factor, Matrix
+from visionlora.adapters.methods.ranked import refuse_rank
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +43,25 @@ class IA3:
     def merged(self, weight: NDArray[np.float32], tensors: Arrays) -> NDArray[np.float32]:
         """Return (1 + s) W."""
         return scaled_channels(weight, tensors[_SCALE])
+
+    def weight_shape(self, tensors: Arrays) -> tuple[int, ...]:
+        """Return (outputs,): s does not tell the rest."""
+        if set(tensors) != {_SCALE} or tensors[_SCALE].ndim != 1:
+            raise ValueError(f"expected {_SCALE} with a number for each output")
+        return tensors[_SCALE].shape
+
+    def change(self, tensors: Arrays) -> Matrix:
+        """Return s as (outputs, 1): with W' - W = s W it adds where changes do, whatever W is."""
+        return tensors[_SCALE].astype(np.float64)[:, None]
+
+    def summed(self, others: Sequence[IA3], rank: int | None) -> IA3:
+        """Return IA3."""
+        refuse_rank(self.name, rank)
+        return self
+
+    def combined(self, parts: Sequence[tuple[Factor, IA3, Arrays]]) -> dict[str, Matrix]:
+        """Return the weighted sum of s."""
+        return {_SCALE: np.asarray(sum(factor * method.change(own) for factor, method, own in parts))[:, 0]}
 
     def start(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return s zero."""

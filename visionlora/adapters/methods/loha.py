@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from visionlora.adapters.arithmetic import ordered_product, rounded
 from visionlora.adapters.methods.lora import in_format_of
-from visionlora.adapters.methods.method import Arrays
-from visionlora.adapters.methods.ranked import Ranked
+from visionlora.adapters.methods.method import Arrays, Factor, Matrix
+from visionlora.adapters.methods.ranked import Ranked, refuse_sum
 from visionlora.adapters.shapes import layer_rank
 
 if TYPE_CHECKING:
@@ -56,6 +56,31 @@ class LoHa(Ranked):
         first, second = ordered_product(tensors[_B1], tensors[_A1]), ordered_product(tensors[_B2], tensors[_A2])
         scale = self.scale(len(tensors[_A1]))
         return weight + rounded(first * second * scale).reshape(weight.shape)
+
+    def weight_shape(self, tensors: Arrays) -> tuple[int, ...]:
+        """Return (outputs, numbers of an output): how inputs and kernel make these up the factors do not tell."""
+        given = {name: tensor.shape for name, tensor in tensors.items()}
+        if set(given) != set(self.tensors) or min(map(len, given.values())) < 2:
+            raise ValueError(f"expected {', '.join(self.tensors)}, got {', '.join(sorted(given)) or 'none'}")
+        weight = (given[_B1][0], given[_A1][1])
+        if self.shapes(weight) != given:
+            raise ValueError(f"expected {self.shapes(weight)}, got {given}")
+        return weight
+
+    def change(self, tensors: Arrays) -> Matrix:
+        """Return scale (B1 @ A1) * (B2 @ A2)."""
+        own = {name: tensor.astype(np.float64) for name, tensor in tensors.items()}
+        return self.scale(len(own[_A1])) * (own[_B1] @ own[_A1]) * (own[_B2] @ own[_A2])
+
+    def summed(self, others: Sequence[LoHa], rank: int | None) -> LoHa:
+        """Return LoHa where one adapter is scaled."""
+        refuse_sum(self.name, others, rank)
+        return self
+
+    def combined(self, parts: Sequence[tuple[Factor, LoHa, Arrays]]) -> dict[str, Matrix]:
+        """Return the tensors with B1 multiplied."""
+        ((factor, _, own),) = parts
+        return {name: tensor.astype(np.float64) * (factor if name == _B1 else 1) for name, tensor in own.items()}
 
     def start(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return B2 zero, the others normal, with the deviations of LyCORIS."""

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from visionlora.adapters.arithmetic import ordered_product, rounded
 from visionlora.adapters.methods.lora import in_format_of
-from visionlora.adapters.methods.method import Arrays
-from visionlora.adapters.methods.ranked import Ranked
+from visionlora.adapters.methods.method import Arrays, Factor, Matrix
+from visionlora.adapters.methods.ranked import Ranked, refuse_sum
 from visionlora.adapters.shapes import layer_rank
+from visionlora.errors import UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -59,6 +60,34 @@ class LoKr(Ranked):
         large = large * (self.scale(len(tensors[_A])))
         change = small[:, None, :, None] * large[None, :, None, :]
         return weight + rounded(change).reshape(weight.shape)
+
+    def weight_shape(self, tensors: Arrays) -> tuple[int, ...]:
+        """Return (outputs, numbers of an output): how inputs and kernel make these up the factors do not tell."""
+        given = {name: tensor.shape for name, tensor in tensors.items()}
+        if set(given) != set(self.tensors) or {*map(len, given.values())} != {2}:
+            raise ValueError(f"expected {', '.join(self.tensors)}, got {', '.join(sorted(given)) or 'none'}")
+        (small_out, small_in), (large_out, rank), (own_rank, inputs) = given[_C], given[_B], given[_A]
+        outputs, expected = small_out * large_out, layer_rank(self.rank, large_out, inputs)
+        if split(outputs) != given[_C][:1] + given[_B][:1] or not rank == own_rank == expected:
+            raise ValueError(f"expected factors of {outputs} outputs, of rank {expected}, got {given}")
+        return outputs, small_in * inputs
+
+    def change(self, tensors: Arrays) -> Matrix:
+        """Return scale C (x) (B @ A)."""
+        own = {name: tensor.astype(np.float64) for name, tensor in tensors.items()}
+        return self.scale(len(own[_A])) * np.kron(own[_C], own[_B] @ own[_A]).astype(np.float64)
+
+    def summed(self, others: Sequence[LoKr], rank: int | None) -> LoKr:
+        """Return LoKr where one adapter is scaled."""
+        refuse_sum(self.name, others, rank)
+        return self
+
+    def combined(self, parts: Sequence[tuple[Factor, LoKr, Arrays]]) -> dict[str, Matrix]:
+        """Return the tensors with C multiplied."""
+        ((factor, _, own),) = parts
+        if isinstance(factor, np.ndarray):
+            raise UsageError("--model: expected the base: with its normalization trained too, it becomes a lora")
+        return {name: tensor.astype(np.float64) * (factor if name == _C else 1) for name, tensor in own.items()}
 
     def start(self, weight: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return C and A uniform (Kaiming), B zero."""

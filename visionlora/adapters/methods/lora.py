@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visionlora.adapters.arithmetic import low_rank_delta
-from visionlora.adapters.methods.method import Arrays, Method
+from visionlora.adapters.methods.method import Arrays, Factor, Matrix
 from visionlora.adapters.methods.ranked import Ranked
 from visionlora.adapters.shapes import layer_rank
 from visionlora.errors import AdapterError, UsageError
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 _A, _B, _DELTA = "lora_A", "lora_B", "delta"
 _LARGEST = 1e100
 """Change of a weight above which arithmetic in float64 says nothing any more."""
-Matrix = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -67,14 +66,6 @@ class LoRA(Ranked):
         rank = layer_rank(self.rank, outputs, math.prod(rest))
         return {_A: (rank, *rest), _B: (outputs, rank, *(1 for _ in rest[1:]))}
 
-    def weight_shape(self, tensors: Arrays) -> tuple[int, ...]:
-        """Return the shape of the weight that A and B, or D, belong to."""
-        if set(tensors) == {_DELTA}:
-            return tensors[_DELTA].shape
-        if set(tensors) != {_A, _B} or min(tensor.ndim for tensor in tensors.values()) < 2:
-            raise ValueError(f"expected the factors {_A} and {_B}, got {', '.join(sorted(tensors)) or 'none'}")
-        return (len(tensors[_B]), *tensors[_A].shape[1:])
-
     # -- in NumPy, one order of operations
 
     def merged(self, weight: NDArray[np.float32], tensors: Arrays) -> NDArray[np.float32]:
@@ -84,32 +75,61 @@ class LoRA(Ranked):
         delta = low_rank_delta(tensors[_B], tensors[_A], self.scale(len(tensors[_A])))
         return weight + delta.reshape(weight.shape)
 
+    # -- arithmetic on adapters
+
+    def weight_shape(self, tensors: Arrays) -> tuple[int, ...]:
+        """Return the shape of the weight that A and B, or D, belong to."""
+        given = {name: tensor.shape for name, tensor in tensors.items()}
+        if set(given) == {_DELTA}:
+            weight = given[_DELTA]
+        elif set(given) == {_A, _B} and min(map(len, given.values())) >= 2:
+            weight = (given[_B][0], *given[_A][1:])
+        else:
+            raise ValueError(f"expected the factors {_A} and {_B}, got {', '.join(sorted(given)) or 'none'}")
+        if self.shapes(weight) != given:
+            raise ValueError(f"expected {self.shapes(weight)}, got {given}")
+        return weight
+
     def change(self, tensors: Arrays) -> Matrix:
         """Return scale * B @ A, or D."""
         if _DELTA in tensors:
             return _matrix(tensors[_DELTA])
-        return self.scale(len(tensors[_A])) * _matrix(tensors[_B]) @ _matrix(tensors[_A])
+        left, right = self._factors(tensors)
+        return left @ right
 
-    def summed(self, others: Sequence[Method], rank: int | None) -> LoRA:
-        """Return LoRA of a rank; of all ranks together where none is given."""
-        ranks = [method.rank for method in (self, *others) if isinstance(method, LoRA)]
-        return replace(self, rank=sum(ranks) if rank is None else rank)
+    def summed(self, others: Sequence[LoRA], rank: int | None) -> LoRA:
+        """Return LoRA of a rank, or of all ranks together; what is at full rank in one is so in the sum."""
+        ranks, full = zip(*((method.rank, method.full) for method in (self, *others)), strict=True)
+        return replace(self, rank=sum(ranks) if rank is None else rank, full=max(full))
 
-    def combined(self, parts: Sequence[tuple[float, Method, Arrays]]) -> dict[str, Matrix]:
+    def combined(self, parts: Sequence[tuple[Factor, LoRA, Arrays]]) -> dict[str, Matrix]:
         """Return the factors of this rank whose product is nearest to the sum (Eckart and Young), or the sum as D."""
-        weight = parts[0][1].weight_shape(parts[0][2]) if isinstance(parts[0][1], LoRA) else ()
+        _, first, tensors = parts[0]
+        shapes = self.shapes(first.weight_shape(tensors))
+        if _DELTA in shapes:
+            total = np.asarray(sum(factor * method.change(own) for factor, method, own in parts))
+            return {_DELTA: total.reshape(shapes[_DELTA])}
+        lefts, rights = zip(*(method._factors(own) for _, method, own in parts), strict=True)
+        scaled = [factor * left for (factor, _, _), left in zip(parts, lefts, strict=True)]
+        return self._nearest(np.concatenate(scaled, axis=1), np.concatenate(rights), shapes)
+
+    def nearest(self, change: Matrix, weight: tuple[int, ...]) -> dict[str, Matrix]:
+        """Return the tensors for a weight of this shape whose change is nearest to `change`, (outputs, inputs)."""
         shapes = self.shapes(weight)
         if _DELTA in shapes:
-            changes = [factor * method.change(own) for factor, method, own in parts if isinstance(method, LoRA)]
-            return {_DELTA: np.asarray(sum(changes)).reshape(weight)}
-        lefts, rights = [], []
-        for factor, method, tensors in parts:
-            assert isinstance(method, LoRA)
-            lefts.append(factor * method.scale(len(tensors[_A])) * _matrix(tensors[_B]))
-            rights.append(_matrix(tensors[_A]))
+            return {_DELTA: change.reshape(weight)}
+        outputs, inputs = change.shape
+        left, right = (np.eye(outputs), change) if outputs < inputs else (change, np.eye(inputs))
+        return self._nearest(left, right, shapes)
+
+    def _nearest(self, left: Matrix, right: Matrix, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Matrix]:
         rank = shapes[_A][0]
-        left, right = _truncated(np.concatenate(lefts, axis=1), np.concatenate(rights), rank, self.scale(rank))
+        left, right = _truncated(left, right, rank, self.scale(rank))
         return {_A: right.reshape(shapes[_A]), _B: left.reshape(shapes[_B])}
+
+    def _factors(self, tensors: Arrays) -> tuple[Matrix, Matrix]:
+        """Return scale * B, (outputs, rank), and A, (rank, inputs)."""
+        return self.scale(len(tensors[_A])) * _matrix(tensors[_B]), _matrix(tensors[_A])
 
     # -- in torch, for training
 

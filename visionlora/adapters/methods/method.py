@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     import torch
 
 Arrays = Mapping[str, NDArray[np.floating]]
+Matrix = NDArray[np.float64]
+Factor = float | Matrix
+"""How often a change counts: a number, or one for each output, (outputs, 1)."""
 
 
 class Method(Protocol):
@@ -74,34 +77,37 @@ class Method(Protocol):
 
 @runtime_checkable
 class Summable(Method, Protocol):
-    """A method whose tensors add to the weight, so that adapters can be scaled, summed and brought to a rank."""
-
-    @property
-    def rank(self) -> int:
-        """Bound of the rank of what is added."""
-        ...
+    """A method whose adapters can be scaled, and may be added, in its own form, whatever the base's weights are."""
 
     def weight_shape(self, tensors: Arrays) -> tuple[int, ...]:
-        """Return the shape of the weight that the tensors of one layer belong to.
+        """Return the shape of the weight that the tensors of one layer belong to, as far as they tell it.
 
         Raises:
-            ValueError: they do not fit each other.
+            ValueError: they do not fit each other, or these settings.
         """
         ...
 
-    def change(self, tensors: Arrays) -> NDArray[np.float64]:
-        """Return what the tensors add to a weight seen as a matrix, (outputs, inputs)."""
+    def change(self, tensors: Arrays) -> Matrix:
+        """Return what adds up where adapters do, as a matrix of a row for each output."""
         ...
 
-    def summed(self, others: Sequence[Method], rank: int | None) -> Summable:
-        """Return the settings of a sum of adapters, the first of this method: of that rank, or of a lossless one."""
-        ...
-
-    def combined(self, parts: Sequence[tuple[float, Method, Arrays]]) -> dict[str, NDArray[np.float64]]:
-        """Return this method's tensors for a layer whose change is nearest to a weighted sum of changes.
+    def summed(self, others: Sequence[Any], rank: int | None) -> Summable:
+        """Return the settings of a weighted sum of adapters, the first of these settings, the others of this method.
 
         Args:
-            parts: factor, method and tensors of each adapter; all of one class, whatever their settings.
+            others: settings of the others; empty where one adapter is scaled.
+            rank: of the sum; None for whatever loses nothing.
+
+        Raises:
+            UsageError: the method has no such form.
+        """
+        ...
+
+    def combined(self, parts: Sequence[tuple[Factor, Any, Arrays]]) -> dict[str, Matrix]:
+        """Return the tensors of a layer with these settings whose change is nearest to a weighted sum of changes.
+
+        Args:
+            parts: factor, settings and tensors of each adapter.
         """
         ...
 

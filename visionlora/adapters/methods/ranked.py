@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from visionlora.errors import UsageError
@@ -32,6 +33,27 @@ class Ranked:
     def scale(self, rank: int) -> float:
         """Return the factor of the product in a layer of this rank."""
         return self.alpha / math.sqrt(rank)
+
+
+def refuse_rank(name: str, rank: int | None) -> None:
+    """Refuse to bring adapters to a rank whose method, called `name`, has none.
+
+    Raises:
+        UsageError: a rank is asked for.
+    """
+    if rank is not None:
+        raise UsageError(f"--rank: the method {name} has none to change; pass --model BASE for a lora of that rank")
+
+
+def refuse_sum(name: str, others: Sequence[object], rank: int | None) -> None:
+    """Refuse what is no adapter of a method called `name` in general; one that is only scaled is.
+
+    Raises:
+        UsageError: there are others to be added, or a rank is asked for.
+    """
+    if others or rank is not None:
+        what = "a sum" if others else "one brought to another rank"
+        raise UsageError(f"--model: expected the base, since of adapters of {name} {what} is none: it becomes a lora")
 
 
 def check_rank(rank: object) -> None:

@@ -35,12 +35,10 @@ from ultralytics.utils.torch_utils import ModelEMA, unset_deterministic, unwrap_
 
 from visionlora.adapters import AdapterCard
 from visionlora.adapters.base_precision import FLOAT32
-from visionlora.adapters.factors import FactorTraining
 from visionlora.adapters.torch import (
     Adapter,
     AdapterPlan,
     adapter_tensors,
-    factored_layers,
     freeze_norms,
     frozen_bytes,
     frozen_weights,
@@ -81,8 +79,9 @@ from visionlora.detectors.ultralytics.squares import SquareDataset
 from visionlora.detectors.ultralytics.starting import BATCHES, start_from_gradients
 from visionlora.detectors.ultralytics.step import CAPTURE_OPTIONS, TrainingStep
 from visionlora.detectors.ultralytics.validating import RulerValidator
-from visionlora.errors import DataError, ModelError, UsageError, VisionLoraError
+from visionlora.errors import DataError, ModelError, VisionLoraError
 from visionlora.fake_quant import GraphNetwork, RangeSpec
+from visionlora.formats.text import size_words
 from visionlora.progress import level, report
 from visionlora.trust import trusted
 
@@ -199,8 +198,6 @@ class AdapterTrainer(DetectionTrainer):
         model = cast(DetectionModel, detector.model)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         detector.attach(None if self.job.start is None else load_adapter(self.job.start).tensors)
-        if self.job.factors != FactorTraining() and not factored_layers(model):
-            raise UsageError("--start, --lora-plus: no layer is adapted by factors; drop them, or lower --budget")
         if self.job.factors.start == "principal":
             start_factors(model, frozen_weights(model))
         if self.device.type == "cpu" and self.args.channels_last is not False:
@@ -509,12 +506,12 @@ def describe(plan: AdapterPlan, model: nn.Module, parameters: int) -> str:
         f"adapter: {plan.words} (targets {plan.settings.targets}), "
         f"{len(plan.whole)} trained whole, {len(plan.skipped)} skipped",
         f"trainable: {trainable:,} parameters, {trainable / parameters:.1%} of the detector's {parameters:,}; "
-        f"adapter file about {2 * trainable / 1e6:.2f} MB",
+        f"adapter file about {size_words(2 * trainable)}",
     ]
     if plan.settings.base_precision != FLOAT32:
         kept = frozen_bytes(model)
         lines.append(
-            f"frozen base in {plan.settings.base_precision}: {kept / 1e6:.2f} MB, {kept / (4 * parameters):.2f} of "
+            f"frozen base in {plan.settings.base_precision}: {size_words(kept)}, {kept / (4 * parameters):.2f} of "
             f"float32; {len(plan.rounded)} layers rounded, small ones as they are"
         )
     reasons: dict[str, list[str]] = {}

@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 from visionlora.data import LabelledImage
-from visionlora.formats.text import printable
+from visionlora.formats.text import printable, size_words
 from visionlora.reporting.formatting import (
     FEWEST_OBJECTS,
     NO_DIFFERENCE,
@@ -212,7 +212,7 @@ def _facts(report: Report) -> list[tuple[str, str, str]]:
     versus = reference if reference is not None and reference is not last and reference.kind != "adapter" else None
     to = shortened(versus.label, 130, 12) if versus else ""
     size = f"{last.bytes / versus.bytes:.2f} of {to}" if versus else "of the file"
-    facts.append(("size", f"{megabytes(last.bytes)} MB", size))
+    facts.append(("size", size_words(last.bytes), size))
     time, _, noisy = milliseconds(last)
     facts.append(("time", f"{'~' * noisy}{time} ms", speed_words(last).replace("`", "") or "per image, network alone"))
     return facts
