@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import os
 import statistics
 import sys
 import tempfile
@@ -66,7 +67,7 @@ class Timed:
     """Mixed into a trainer: repeats real batches, takes the time of each step, and stops without validating."""
 
     steps, threads, first_peak, parts = 60, 2, 0, False
-    turn: Path | None = None
+    turns: Path | None = None
     made: ClassVar[list] = []
 
     def get_dataloader(self, *args, **options):
@@ -86,8 +87,8 @@ class Timed:
     def begin(self) -> None:
         """Take the threads, and the turn, which ends with the process: others load and set up meanwhile."""
         torch.set_num_threads(Timed.threads)
-        if self.turn is not None:
-            self.held = self.turn.open("w")
+        if self.turns is not None:
+            self.held = (self.turns / os.environ.get("CUDA_VISIBLE_DEVICES", "any")).open("w")
             fcntl.flock(self.held, fcntl.LOCK_EX)
 
     def preprocess_batch(self, batch):
@@ -165,11 +166,13 @@ def main() -> None:
     parser.add_argument(
         "--parts", action="store_true", help="wait for the GPU between the parts of a step, timed apart"
     )
-    parser.add_argument("--turn", type=Path, help="a file; of the processes given it, one at a time takes its steps")
+    parser.add_argument(
+        "--turns", type=Path, help="folder; of the processes given it, one at a time takes its steps on each GPU"
+    )
     parser.add_argument("--label")
     options = parser.parse_args()
     Timed.steps = options.steps
-    Timed.threads, Timed.parts, Timed.turn = options.threads, options.parts, options.turn
+    Timed.threads, Timed.parts, Timed.turns = options.threads, options.parts, options.turns
     ways = {"qalora": "lora", "full-qat": "full"}
     way = ways.get(options.method, options.method)
     with tempfile.TemporaryDirectory() as folder:
