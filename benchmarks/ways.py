@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import zip_longest
 from typing import Any
 
 from injected import INJECTED
@@ -27,17 +28,19 @@ in."""
 PARTS = ("full", "freeze10", "head")
 RIVALS = (*PARTS, *INJECTED)
 
-COMPARED = (
-    *INJECTED,
+_RIVALS = (*(name for name in INJECTED if name != "lycoris-locon"), "lycoris-locon")  # which computes what `peft` does
+_METHODS = (
     "lora",
-    "lora-principal",
-    "lora-gradient",
-    "lora-plus",
     *(name for name in METHODS if name not in ("lora", "conv-adapter")),
     "conv-adapter",
     "conv-adapter-serial",
+    "lora-principal",
+    "lora-gradient",
+    "lora-plus",
 )
-"""What the benchmark of methods compares, beside `full`: those first whose steps take longest."""
+COMPARED = tuple(way for pair in zip_longest(_METHODS, _RIVALS) for way in pair if way is not None)
+"""What the benchmark of methods compares, beside `full`: in turns, since others' steps wait for the CPU, ours for the
+GPU."""
 
 
 def own_settings(way: str) -> dict[str, Any]:

@@ -45,7 +45,7 @@ RATES: Mapping[str, tuple[float | None, ...]] = {
     "loha": (0.001, 0.002),
     "lokr": (0.002, 0.004),
     "oft": (0.0002, 0.0005),
-    "ia3": (0.005, 0.02),
+    "ia3": (0.002, 0.005),
     "bitfit": (0.002, 0.01),
     "conv-adapter": (0.001, 0.002),
     "conv-adapter-serial": (0.001, 0.002),
@@ -61,13 +61,13 @@ RATES: Mapping[str, tuple[float | None, ...]] = {
     "peft-lokr": (0.002, 0.004),
     "peft-oft": (0.0005, 0.002),
     "peft-boft": (0.002,),
-    "peft-ia3": (0.005, 0.02),
+    "peft-ia3": (0.005, 0.01),
     "lycoris-locon": (0.001, 0.002),
     "lycoris-dora": (0.001, 0.002),
-    "lycoris-loha": (0.001, 0.002),
+    "lycoris-loha": (0.0005, 0.001),
     "lycoris-lokr": (0.002, 0.004),
     "lycoris-oft": (0.0005, 0.002),
-    "lycoris-ia3": (0.005, 0.02),
+    "lycoris-ia3": (0.005, 0.01),
 }
 
 
@@ -130,7 +130,7 @@ SUITES: Mapping[str, tuple[tuple[str, str, int | None], ...]] = {  # data set, m
     "methods": tuple(
         (data, way, 8 if is_ranked(way) else None)
         for data in ("wildlife", "steel", "boards")
-        for way in (*(way for way in COMPARED if way != "lora"), "auto" if data == "boards" else "lora")
+        for way in ("auto" if (data, way) == ("boards", "lora") else way for way in COMPARED)
         if (data, way) != ("wildlife", "peft")  # in the suite `rivals`
     ),
     "qlora": tuple((data, way, 8) for data in ("wildlife", "steel") for way in ("lora", "lora-int8", "lora-nf4")),
