@@ -22,27 +22,28 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from accuracy.run import SEEDS, Run
 from jobs import Job, ResultsFile, run_jobs, visible
 from provenance import provenance
-from table import counted_runs, draw, table, trained_as
+from table import counted_runs, draw, step_of, table, trained_as
 from ways import COMPARED, OWN
 
 HERE = Path(__file__).parent
 STEP = HERE.parent / "training" / "step.py"
 EARLIER = HERE.parent / "accuracy" / "results.json"
 ACCURACY, STEPS, INT8 = "accuracy.json", "steps.json", "int8.json"
-TIMED = ("full", *COMPARED)
+TIMED = ("full", *(way for way in COMPARED if step_of(way) == way))
 AHEAD = 3
 """Processes on a GPU: one takes its steps while the others import and load."""
 
 
 def measure_steps(options: argparse.Namespace) -> None:
-    """Time the step of every method that is not in the file, one at a time on each GPU."""
+    """Time the step of every method that is not in the file nor refused, one at a time on each GPU."""
     results = ResultsFile(options.folder / STEPS, [])
+    refused = {run["method"] for run in accuracy_runs(options.folder) if "refused" in run}
     with tempfile.TemporaryDirectory() as turns:
         words = ["--model", options.model, "--data", str(options.steps), "--imgsz", options.imgsz, "--batch"]
         words += [options.batch, "--steps", "40", "--device", visible(options.devices[0]), "--turns", turns]
 
         def wanted(ended: Set[str]) -> list[Job]:
-            done = {found["method"] for found in results.content}
+            done = {found["method"] for found in results.content} | refused
             left = [way for way in TIMED if way not in done]
             return [Job(way, [sys.executable, str(STEP), "--method", way, *words], results.add) for way in left]
 

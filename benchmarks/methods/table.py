@@ -20,6 +20,11 @@ def trained_as(data: str, way: str) -> str:
     return SAME.get((data, way), way)
 
 
+def step_of(way: str) -> str:
+    """Return the way whose training step a way has: how LoRA's factors are trained changes none."""
+    return "lora" if way.startswith("lora-") else way
+
+
 def counted_runs(runs: list[dict], data: str, way: str) -> list[dict]:
     """Return the runs that count of a row of the table on a data set, by seed."""
     return kept_runs(runs, data, trained_as(data, way), 8 if is_ranked(way) else None)
@@ -30,7 +35,7 @@ def table(runs: list[dict], steps: list[dict], int8: list[dict]) -> str:
     head = ["method", "trained", "file, kB", *SETS, *(f"INT8, {data}" for data in SETS), "ms a step", "memory, GiB"]
     lines = [_line(head), _line(["---", *["---:"] * (len(head) - 1)])]
     for way in ROWS:
-        step = next((found for found in steps if found["method"] == way and "refused" not in found), None)
+        step = next((found for found in steps if found["method"] == step_of(way)), None)
         cells = [way, f"{step['trainable']:,}" if step else "-", _kilobytes(runs, way)]
         cells += [_score(runs, data, way) for data in SETS] + [_lost(int8, data, way) for data in SETS]
         cells += [f"{step['ms']:.1f}", f"{step['memory_gib'] or 0:.2f}"] if step else ["-", "-"]

@@ -85,11 +85,12 @@ class Timed:
         super()._do_train()
 
     def begin(self) -> None:
-        """Take the threads, and the turn, which ends with the process: others load and set up meanwhile."""
+        """Take the threads, and the turn until the epoch ends: others load and set up meanwhile."""
         torch.set_num_threads(Timed.threads)
         if self.turns is not None:
-            self.held = (self.turns / os.environ.get("CUDA_VISIBLE_DEVICES", "any")).open("w")
-            fcntl.flock(self.held, fcntl.LOCK_EX)
+            held = (self.turns / os.environ.get("CUDA_VISIBLE_DEVICES", "any")).open("w")
+            fcntl.flock(held, fcntl.LOCK_EX)
+            self.add_callback("on_train_epoch_end", lambda trainer: held.close())
 
     def preprocess_batch(self, batch):
         """Return the batch on the device."""
