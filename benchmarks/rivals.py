@@ -1,4 +1,4 @@
-"""What visionlora is compared with, trained by Ultralytics' own trainer: everything, parts of it, and PEFT's LoRA."""
+"""What visionlora is compared with, trained by Ultralytics' own trainer: everything, parts of it, others' adapters."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import ultralytics.engine.trainer as ultralytics_trainer
+from injected import INJECTED, inject
 from torch import nn
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.utils.torch_utils import unwrap_model
@@ -27,23 +28,21 @@ class RivalTrainer(DetectionTrainer):
         return {}
 
 
-class PeftTrainer(RivalTrainer):
-    """PEFT's LoRA on the convolutions: a low-rank convolution beside each, the class outputs trained whole.
+class InjectedTrainer(RivalTrainer):
+    """Another library's adapter on the convolutions, the class outputs trained whole.
 
-    The base and its batch normalization are frozen, as PEFT's users do it; the optimizer sees what is trained alone.
+    The base and its batch normalization are frozen, as users of these libraries do it; the optimizer sees what is
+    trained alone.
     """
 
-    rank = 8
-    alpha = 4.0
+    method = "peft"
 
     def setup_model(self) -> Any:
-        """Load the model as usual, then inject PEFT's layers."""
-        from peft import LoraConfig, inject_adapter_in_model
-
+        """Load the model as usual, then put the adapter into it."""
         checkpoint = super().setup_model()
         last = len(self.model.model) - 1
         whole = re.compile(rf"model\.{last}\.(one2one_)?cv3\.\d+\.2")
-        names = [
+        layers = [
             name
             for name, module in self.model.named_modules()
             if isinstance(module, nn.Conv2d)
@@ -51,13 +50,8 @@ class PeftTrainer(RivalTrainer):
             and ".dfl" not in name
             and not whole.fullmatch(name)
         ]
-        config = LoraConfig(r=self.rank, lora_alpha=self.alpha, use_rslora=True, target_modules=names)
-        inject_adapter_in_model(config, self.model)
-        self.trained = {
-            name
-            for name, _ in self.model.named_parameters()
-            if "lora_" in name or whole.fullmatch(name.rpartition(".")[0])
-        }
+        outputs = {name for name, _ in self.model.named_parameters() if whole.fullmatch(name.rpartition(".")[0])}
+        self.trained = outputs | inject(self.method, self.model, layers)
         return checkpoint
 
     def build_optimizer(self, model, *args, **options):
@@ -84,7 +78,7 @@ class PeftTrainer(RivalTrainer):
 
 
 def rival(method: str, overrides: Mapping[str, Any], base: type = RivalTrainer) -> Any:
-    """Return the trainer of `method`: full, freeze10, head or peft.
+    """Return the trainer of `method`: full, freeze10, head or one of `INJECTED`.
 
     Args:
         method: its name.
@@ -93,8 +87,8 @@ def rival(method: str, overrides: Mapping[str, Any], base: type = RivalTrainer) 
     """
     # its own check downloads a checkpoint; this is what it answers on a sound GPU and on a CPU
     ultralytics_trainer.check_amp = lambda model: next(model.parameters()).device.type == "cuda"
-    own = PeftTrainer if method == "peft" else RivalTrainer
-    kind = type("Rival", (base, own), {}) if base is not RivalTrainer else own
+    own = InjectedTrainer if method in INJECTED else RivalTrainer
+    kind = type("Rival", (base, own) if base is not RivalTrainer else (own,), {"method": method})
     freeze = FREEZE.get(method, 0)
     return kind(overrides={**overrides, "plots": False, "exist_ok": True, **({"freeze": freeze} if freeze else {})})
 

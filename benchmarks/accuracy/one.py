@@ -11,18 +11,17 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from injected import INJECTED, Refusal
 from jobs import report
 from rivals import rival
+from ways import OWN, RIVALS, is_ranked, own_settings
 
-from visionlora.adapters.base_precision import FLOAT32, PRECISIONS
-from visionlora.adapters.methods import METHODS, setting_names
 from visionlora.data import load_dataset
 from visionlora.detectors.ultralytics import TorchNetwork
 from visionlora.progress import level
@@ -30,23 +29,10 @@ from visionlora.scoring import coco_scores, find_objects
 from visionlora.tasks import DETECT
 from visionlora.training import training
 
-OWN = tuple(name for name in METHODS if name != "lora")
-ROUNDED = tuple(f"lora-{name}" for name in PRECISIONS)
-TRAINED: Mapping[str, Mapping[str, Any]] = {
-    "lora-principal": {"start": "principal"},
-    "lora-gradient": {"start": "gradient"},
-    "lora-plus": {"lora_plus": 4.0},
-    "lora-plus16": {"lora_plus": 16.0},
-    "lora-gradient-plus": {"start": "gradient", "lora_plus": 4.0},
-}
-WAYS = ("lora", *ROUNDED, *TRAINED, "auto", *OWN, "full", "freeze10", "head", "peft")
-"""`lora` has the recipe `near`, as has `lora-nf4`, on a base in NF4, and so on, and those whose factors are trained as
-`TRAINED` says; `auto` is LoRA with the recipe that the pictures ask for, as all other methods have."""
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__)
-    parser.add_argument("--method", choices=WAYS, required=True)
+    parser.add_argument("--method", choices=(*OWN, *RIVALS), required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -67,32 +53,7 @@ def main() -> None:
     where = {"image_size": args.imgsz, "device": args.device.split(",")[0]}
     extra = {"workers": args.workers, "val": False, **args.set}
     started = time.monotonic()
-    near = ("lora", *ROUNDED, *TRAINED)
-    method = "lora" if args.method in (*near, "auto") else args.method
-    ranked = args.method == "peft" or (method in METHODS and "rank" in setting_names(METHODS[method]))
-    if method in METHODS:
-        rate = {"lr0": args.lr0} if args.lr0 else {}
-        precision = args.method.removeprefix("lora-") if args.method in ROUNDED else FLOAT32
-        settings = {"recipe": "near" if args.method in near else "auto", "method": method}
-        settings = {**settings, "base_precision": precision, **TRAINED.get(args.method, {}), **args.adapter}
-        settings = {"rank": args.rank, **settings} if ranked else settings
-        path = training.train(
-            args.model, args.data, args.out, hyperparameters=extra, overwrite=True, **settings, **rate, **run
-        ).path
-        network = TorchNetwork(args.model, adapter=path, **where)
-    else:
-        chosen = {"optimizer": "AdamW", "momentum": 0.9, "lr0": args.lr0, "warmup_bias_lr": 0.0} if args.lr0 else {}
-        options = {"model": args.model, "data": args.data, "cache": "ram", "save_dir": str(args.out)}
-        trainer = rival(args.method, {**options, **run, **chosen, **extra})
-        trainer.train()
-        path = trainer.best if extra["val"] else trainer.last
-        network = trained_network(trainer, args) if args.method == "peft" else TorchNetwork(path, **where)
-    seconds = time.monotonic() - started
-    dataset = load_dataset(args.data, splits=("val",))
-    images = dataset.split("val")
-    with level("quiet"):
-        found = find_objects(network, images, dataset.names, batch=64)
-    scores = coco_scores(found.detections, images, dataset.names, classes=found.classes, task=DETECT)
+    ranked = is_ranked(args.method)
     result = {
         "method": args.method,
         "rank": args.rank if ranked else None,
@@ -103,28 +64,61 @@ def main() -> None:
         "lr0": args.lr0,
         "set": args.set,
         "adapter": args.adapter,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "torch": torch.__version__,
+    }
+    if args.method in OWN:
+        rate = {"lr0": args.lr0} if args.lr0 else {}
+        settings = {**({"rank": args.rank} if ranked else {}), **own_settings(args.method), **args.adapter}
+        path = training.train(
+            args.model, args.data, args.out, hyperparameters=extra, overwrite=True, **settings, **rate, **run
+        ).path
+        network = TorchNetwork(args.model, adapter=path, **where)
+    else:
+        chosen = {"optimizer": "AdamW", "momentum": 0.9, "lr0": args.lr0, "warmup_bias_lr": 0.0} if args.lr0 else {}
+        options = {"model": args.model, "data": args.data, "cache": "ram", "save_dir": str(args.out)}
+        trainer = rival(args.method, {**options, **run, **chosen, **extra})
+        try:
+            trainer.train()
+        except Refusal as refusal:
+            report({**result, "refused": str(refusal)})
+            return
+        path = trainer.best if extra["val"] else trainer.last
+        if args.method in INJECTED:
+            network, path = trained_network(trainer, args), saved_adapter(trainer, args.out)
+        else:
+            network = TorchNetwork(path, **where)
+    seconds = time.monotonic() - started
+    dataset = load_dataset(args.data, splits=("val",))
+    images = dataset.split("val")
+    with level("quiet"):
+        found = find_objects(network, images, dataset.names, batch=64)
+    scores = coco_scores(found.detections, images, dataset.names, classes=found.classes, task=DETECT)
+    result |= {
         "map50_95": round(scores.map50_95, 4),
         "map50": round(scores.map50, 4),
         "per_class": {entry.name: round(entry.ap50_95, 4) for entry in scores.per_class},
         "bytes": path.stat().st_size if path.exists() else None,
         "seconds": round(seconds, 1),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "torch": torch.__version__,
     }
     report(result)
 
 
 def trained_network(trainer, args) -> TorchNetwork:
-    """Return the averaged model of PEFT's trainer, its adapter merged, as a network to judge."""
+    """Return the averaged model of an injected trainer as a network to judge."""
     network = TorchNetwork(args.model, image_size=args.imgsz, device=args.device)
-    model = trainer.ema.ema.eval()
-    for module in model.modules():
-        if hasattr(module, "merge") and hasattr(module, "get_base_layer"):
-            module.merge()
     network.names = tuple(trainer.data["names"].values())
-    model.model[-1].export = True
-    network.detector.model = model
+    network.detector.model = trainer.ema.ema.eval()
+    network.detector.model.model[-1].export = True
     return network
+
+
+def saved_adapter(trainer, out: Path) -> Path:
+    """Save what an injected trainer trained, averaged and in half precision as visionlora's files are."""
+    path = out / "trained.safetensors"
+    average = dict(trainer.ema.ema.named_parameters())
+    save_file({name: average[name].detach().half().cpu().contiguous() for name in sorted(trainer.trained)}, path)
+    return path
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 import sys
 import tempfile
@@ -20,13 +21,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from jobs import Job, ResultsFile, run_jobs, visible
+from ways import COMPARED, RIVALS, is_ranked
 
-from visionlora.adapters.methods import METHODS, setting_names
+from visionlora.detectors.job import ADAPTER_FILE
 
 ONE = Path(__file__).with_name("one.py")
 SEEDS = (0, 1, 2)
 BATCH = 16
-SHOWN = ("data", "method", "rank", "lr0", "seed", "map50_95", "seconds")
+SHOWN = ("data", "method", "rank", "lr0", "seed", "map50_95", "seconds", "refused")
 RATES: Mapping[str, tuple[float | None, ...]] = {
     "full": (None, 0.0005, 0.001),  # None: Ultralytics' automatic choice, updates every 64 images
     "lora": (0.001, 0.002),  # the recipe `near`
@@ -40,19 +42,32 @@ RATES: Mapping[str, tuple[float | None, ...]] = {
     "lora-gradient-plus": (0.0005, 0.001),
     "auto": (None,),  # all of `train` at its defaults
     "dora": (0.001, 0.002),
-    "loha": (0.001, 0.002, 0.004),
-    "lokr": (0.001, 0.002, 0.004),
-    "oft": (0.0002, 0.0005, 0.001),
-    "ia3": (0.002, 0.005, 0.02),
-    "bitfit": (0.002, 0.005, 0.02),
-    "conv-adapter": (0.001, 0.002, 0.004),
-    "mona": (0.001, 0.002, 0.004),
-    "feature-prompt": (0.001, 0.002, 0.004),
-    "prompt": (0.002, 0.005, 0.02),
-    "prefix": (0.002, 0.005, 0.02),
+    "loha": (0.001, 0.002),
+    "lokr": (0.002, 0.004),
+    "oft": (0.0002, 0.0005),
+    "ia3": (0.002, 0.005),
+    "bitfit": (0.002, 0.01),
+    "conv-adapter": (0.001, 0.002),
+    "conv-adapter-serial": (0.001, 0.002),
+    "mona": (0.001, 0.002),
+    "feature-prompt": (0.001, 0.004),
+    "prompt": (0.005, 0.02),
+    "prefix": (0.005, 0.02),
     "freeze10": (0.0005, 0.001),
     "head": (0.001, 0.002),
     "peft": (0.001, 0.002),
+    "peft-dora": (0.001, 0.002),
+    "peft-loha": (0.002, 0.004),
+    "peft-lokr": (0.002, 0.004),
+    "peft-oft": (0.0005, 0.002),
+    "peft-boft": (0.002,),
+    "peft-ia3": (0.005, 0.01),
+    "lycoris-locon": (0.001, 0.002),
+    "lycoris-dora": (0.001, 0.002),
+    "lycoris-loha": (0.0005, 0.001),
+    "lycoris-lokr": (0.002, 0.004),
+    "lycoris-oft": (0.0005, 0.002),
+    "lycoris-ia3": (0.005, 0.01),
 }
 
 
@@ -101,6 +116,11 @@ class Run:
         """The same for people."""
         return " ".join(str(part) for part in self.key if part is not None)
 
+    @property
+    def file(self) -> str:
+        """The same as the name of a file or folder."""
+        return self.name.replace(" ", "-")
+
 
 SUITES: Mapping[str, tuple[tuple[str, str, int | None], ...]] = {  # data set, method, rank
     "main": tuple((data, *side) for data in tuple(SETS)[:4] for side in (("full", None), ("lora", 8))),
@@ -108,10 +128,10 @@ SUITES: Mapping[str, tuple[tuple[str, str, int | None], ...]] = {  # data set, m
     "ranks": tuple(("wildlife", "lora", rank) for rank in (2, 4, 16, 32, 64)),
     "few": tuple((data, *side) for data in tuple(SETS)[4:7] for side in (("full", None), ("lora", 8))),
     "methods": tuple(
-        (data, name, 8 if "rank" in setting_names(method) else None)
+        (data, way, 8 if is_ranked(way) else None)
         for data in ("wildlife", "steel", "boards")
-        for name, method in METHODS.items()
-        if name != "lora"
+        for way in ("auto" if (data, way) == ("boards", "lora") else way for way in COMPARED)
+        if (data, way) != ("wildlife", "peft")  # in the suite `rivals`
     ),
     "qlora": tuple((data, way, 8) for data in ("wildlife", "steel") for way in ("lora", "lora-int8", "lora-nf4")),
     "starts": tuple(
@@ -149,10 +169,19 @@ def rest(cases: Iterable[tuple[str, str, int | None]], results: list[dict]) -> l
     """Return the runs with the other seeds, at the learning rate that was best with the first."""
     runs = []
     for data, method, rank in cases:
-        found = [run for run in results if (run["data"], run["method"], run["rank"]) == (data, method, rank)]
+        found = scored(results, data, method, rank)
         if any(run["seed"] == SEEDS[0] for run in found):  # none where every rate diverged
             runs += [Run(data, method, best_rate(found), seed, rank) for seed in SEEDS[1:]]
     return runs
+
+
+def scored(results: list[dict], data: str, method: str, rank: int | None) -> list[dict]:
+    """Return the runs of one method on one data set, but for those that its library refused."""
+    return [
+        run
+        for run in results
+        if (run["data"], run["method"], run["rank"]) == (data, method, rank) and "refused" not in run
+    ]
 
 
 def best_rate(runs: list[dict]) -> float | None:
@@ -165,7 +194,7 @@ def kept_runs(results: list[dict], data: str, method: str, rank: int | None) -> 
 
     Those at the learning rate with the most seeds; among equals, at the one that was best with the first seed.
     """
-    runs = [run for run in results if (run["data"], run["method"], run["rank"]) == (data, method, rank)]
+    runs = scored(results, data, method, rank)
     if not any(run["seed"] == SEEDS[0] for run in runs):
         return []
     best = best_rate(runs)
@@ -177,21 +206,23 @@ def kept_runs(results: list[dict], data: str, method: str, rank: int | None) -> 
 def job_of(run: Run, data: Path, folder: Path, options: argparse.Namespace, results: ResultsFile) -> Job:
     """Return the process that trains one run."""
     command = [sys.executable, str(ONE), "--method", run.method, "--model", options.model, "--data", str(data)]
-    command += ["--out", str(folder / run.name.replace(" ", "-")), "--seed", str(run.seed)]
+    out = folder / run.file
+    command += ["--out", str(out), "--seed", str(run.seed)]
     command += ["--epochs", str(max(1, round(options.scale * SETS[run.data].epochs)))]
     command += ["--batch", str(BATCH), "--device", visible(options.devices[0]), "--workers", str(options.workers)]
     if run.lr0 is not None:
         command += ["--lr0", str(run.lr0)]
-        command += (
-            [] if run.method.partition("-")[0] in METHODS else ["--set", json.dumps({"nbs": BATCH})]
-        )  # an update every batch
+        command += ["--set", json.dumps({"nbs": BATCH})] if run.method in RIVALS else []  # an update every batch
     if run.rank:
         command += ["--rank", str(run.rank)]
 
     def keep(result: dict) -> None:
         found = {"data": run.data, **result}
         results.add(found)
-        print({name: found[name] for name in SHOWN}, flush=True)
+        print({name: found[name] for name in SHOWN if name in found}, flush=True)
+        if options.keep is not None and (out / ADAPTER_FILE).exists():
+            options.keep.mkdir(parents=True, exist_ok=True)
+            shutil.copy(out / ADAPTER_FILE, options.keep / f"{run.file}.safetensors")
 
     return Job(run.name, command, keep)
 
@@ -203,7 +234,7 @@ def summary(results: list[dict]) -> str:
         "| --- | --- | --- | ---: | ---: | --- | ---: | ---: |",
     ]
     for data, method, rank in dict.fromkeys((run["data"], run["method"], run["rank"]) for run in results):
-        runs = [run for run in results if (run["data"], run["method"], run["rank"]) == (data, method, rank)]
+        runs = scored(results, data, method, rank)
         swept = {run["lr0"]: run["map50_95"] for run in runs if run["seed"] == SEEDS[0]}
         rates = ", ".join(f"{rate or 'auto'}: {score:.3f}" for rate, score in swept.items())
         kept = kept_runs(results, data, method, rank)
@@ -239,6 +270,7 @@ def main() -> None:
     parser.add_argument(
         "--workers", type=int, default=4, help="of the loader of each process; with fewer the GPU waits"
     )
+    parser.add_argument("--keep", type=Path, help="folder for the adapter files of visionlora's methods")
     parser.add_argument("--minutes", type=float, help="begin nothing new after so many")
     parser.add_argument("--scale", type=float, default=1.0, help="factor of all epochs, to try the command")
     options = parser.parse_args()
@@ -246,7 +278,8 @@ def main() -> None:
     cases, extra = cases_of(options.suites, options.sets), grid(options.suites, options.sets)
 
     with tempfile.TemporaryDirectory() as folder:
-        paths = {name: made_set(name, options, Path(folder)) for name in {run.data for run in [*sweep(cases), *extra]}}
+        used = dict.fromkeys(run.data for run in [*sweep(cases), *extra])
+        paths = {name: made_set(name, options, Path(folder)) for name in used}
 
         def wanted(ended: Set[str]) -> list[Job]:
             done = {key_of(found) for found in results.content}
@@ -256,6 +289,7 @@ def main() -> None:
                 complete = all(run.key in done or run.name in ended for run in swept)
                 runs += rest([case], results.content) if complete else swept
             left = [run for run in dict.fromkeys([*runs, *extra]) if run.key not in done]
+            left.sort(key=lambda run: (list(paths).index(run.data), run.seed))  # first something of every method
             return [job_of(run, paths[run.data], Path(folder), options, results) for run in left]
 
         run_jobs(wanted, devices=options.devices, at_once=options.jobs, minutes=options.minutes)

@@ -7,6 +7,8 @@ replaced by one that repeats a few real batches from memory, and nothing is vali
 from __future__ import annotations
 
 import argparse
+import fcntl
+import os
 import statistics
 import sys
 import tempfile
@@ -18,8 +20,10 @@ import torch
 from ultralytics.utils.torch_utils import unwrap_model
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from injected import Refusal
 from jobs import report
 from rivals import rival, write_untrained
+from ways import OWN, RIVALS, is_ranked, own_settings
 
 from visionlora.adapters.torch import frozen_bytes
 from visionlora.detectors.ultralytics import trainer as adapter_trainer
@@ -63,6 +67,7 @@ class Timed:
     """Mixed into a trainer: repeats real batches, takes the time of each step, and stops without validating."""
 
     steps, threads, first_peak, parts = 60, 2, 0, False
+    turns: Path | None = None
     made: ClassVar[list] = []
 
     def get_dataloader(self, *args, **options):
@@ -76,8 +81,16 @@ class Timed:
         self.spent: list[dict[str, float]] = [{}]
         Timed.made.append(self)
         self.add_callback("on_train_batch_end", lambda trainer: trainer.tick())
-        self.add_callback("on_train_start", lambda trainer: torch.set_num_threads(Timed.threads))
+        self.add_callback("on_train_start", lambda trainer: trainer.begin())
         super()._do_train()
+
+    def begin(self) -> None:
+        """Take the threads, and the turn until the epoch ends: others load and set up meanwhile."""
+        torch.set_num_threads(Timed.threads)
+        if self.turns is not None:
+            held = (self.turns / os.environ.get("CUDA_VISIBLE_DEVICES", "any")).open("w")
+            fcntl.flock(held, fcntl.LOCK_EX)
+            self.add_callback("on_train_epoch_end", lambda trainer: held.close())
 
     def preprocess_batch(self, batch):
         """Return the batch on the device."""
@@ -135,20 +148,18 @@ class TimedAdapterTrainer(Timed, AdapterTrainer):
 
 def main() -> None:
     parser = argparse.ArgumentParser(allow_abbrev=False, description=__doc__)
-    parser.add_argument(
-        "--method", choices=("full", "freeze10", "head", "peft", "lora", "qalora", "full-qat"), required=True
-    )
+    parser.add_argument("--method", choices=(*OWN, *RIVALS, "qalora", "full-qat"), required=True)
     parser.add_argument("--model", required=True, help="checkpoint, or a description such as yolo11s.yaml")
     parser.add_argument("--data", required=True)
     parser.add_argument("--imgsz", type=int, default=640)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--targets", default="all")
-    parser.add_argument("--recipe", default="near", help="of lora: near or far")
+    parser.add_argument("--recipe", default="near", help="of visionlora: near or far")
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--device", default="0")
     parser.add_argument("--threads", type=int, default=2, help="of the CPU, where that trains")
-    parser.add_argument("--base-precision", default="float32", help="of lora: float32, fp16, int8 or nf4")
+    parser.add_argument("--base-precision", default="float32", help="of visionlora: float32, fp16, int8 or nf4")
     parser.add_argument("--lean", action="store_true")
     parser.add_argument("--eager", action="store_true", help="without a CUDA graph")
     parser.add_argument("--adapter", help="float adapter that qalora goes on with")
@@ -156,16 +167,21 @@ def main() -> None:
     parser.add_argument(
         "--parts", action="store_true", help="wait for the GPU between the parts of a step, timed apart"
     )
+    parser.add_argument(
+        "--turns", type=Path, help="folder; of the processes given it, one at a time takes its steps on each GPU"
+    )
     parser.add_argument("--label")
     options = parser.parse_args()
     Timed.steps = options.steps
-    Timed.threads, Timed.parts = options.threads, options.parts
+    Timed.threads, Timed.parts, Timed.turns = options.threads, options.parts, options.turns
+    ways = {"qalora": "lora", "full-qat": "full"}
+    way = ways.get(options.method, options.method)
     with tempfile.TemporaryDirectory() as folder:
         model = options.model
         if model.endswith(".yaml"):
             model = str(write_untrained(model, Path(folder) / f"{Path(model).stem}.pt"))
         shared = {"epochs": 1, "imgsz": options.imgsz, "batch": options.batch, "device": options.device}
-        if options.method in ("lora", "qalora"):
+        if way in OWN:
 
             class ChosenStep(adapter_trainer.TrainingStep):
                 def __init__(self, module, *, graph: bool, **settings) -> None:
@@ -178,23 +194,27 @@ def main() -> None:
             phase.draw_curves = lambda *args: None
             extra = {"workers": 2, "warmup_epochs": 0, "close_mosaic": 0}
             int8 = {"quantize": "int8", "qat_epochs": 1, "adapter": options.adapter, "distill": options.distill}
+            settings = {"base_precision": options.base_precision, **own_settings(way), "recipe": options.recipe}
             training.train(
                 model,
                 options.data,
                 Path(folder) / "run",
-                rank=options.rank,
                 targets=options.targets,
-                recipe=options.recipe,
-                base_precision=options.base_precision,
                 lean=options.lean,
                 hyperparameters=extra,
+                **settings,
+                **({"rank": options.rank} if is_ranked(way) else {}),
                 **shared,
                 **(int8 if options.method == "qalora" else {}),
             )
         else:
             extra = {"model": model, "data": options.data, "workers": 2, "cache": "ram", "save_dir": f"{folder}/run"}
             extra = {**extra, "quantize": 8} if options.method == "full-qat" else extra
-            rival(options.method.removesuffix("-qat"), {**shared, **extra, "close_mosaic": 0}, Timed).train()
+            try:
+                rival(way, {**shared, **extra, "close_mosaic": 0}, Timed).train()
+            except Refusal as refusal:
+                report({"label": options.label or options.method, "method": options.method, "refused": str(refusal)})
+                return
     (trainer,) = Timed.made
     times = [1000 * (b - a) for a, b in zip(trainer.ends[WARM:], trainer.ends[WARM + 1 :], strict=False)]
     cuda = options.device != "cpu"
@@ -210,12 +230,12 @@ def main() -> None:
         "model": Path(options.model).stem,
         "imgsz": options.imgsz,
         "batch": options.batch,
-        "rank": options.rank if options.method in ("lora", "peft", "qalora") else None,
+        "rank": options.rank if is_ranked(way) else None,
         "ms": round(statistics.median(times), 2),
         "ms_quartiles": [round(quartile, 2) for quartile in statistics.quantiles(times, n=4)[::2]],
         "steps": len(times),
         "trainable": trained,
-        "frozen_mb": round(frozen_bytes(network) / 1e6, 2) if options.method == "lora" else None,
+        "frozen_mb": round(frozen_bytes(network) / 1e6, 2) if options.method in OWN else None,
         "memory_gib": round(peak / 2**30, 3) if cuda else None,
         "capture_gib": round(Timed.first_peak / 2**30, 3) if cuda else None,
         "graph": graphed,
