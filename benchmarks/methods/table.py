@@ -31,16 +31,19 @@ def counted_runs(runs: list[dict], data: str, way: str) -> list[dict]:
 
 
 def table(runs: list[dict], steps: list[dict], int8: list[dict]) -> str:
-    """Return all of it as Markdown, a row each method; a dash is what was not measured."""
+    """Return all of it as Markdown, a row each method that was trained; a dash is what was not measured."""
     head = ["method", "trained", "file, kB", *SETS, *(f"INT8, {data}" for data in SETS), "ms a step", "memory, GiB"]
     lines = [_line(head), _line(["---", *["---:"] * (len(head) - 1)])]
     for way in ROWS:
         step = next((found for found in steps if found["method"] == step_of(way)), None)
-        cells = [way, f"{step['trainable']:,}" if step else "-", _kilobytes(runs, way)]
-        cells += [_score(runs, data, way) for data in SETS] + [_lost(int8, data, way) for data in SETS]
-        cells += [f"{step['ms']:.1f}", f"{step['memory_gib'] or 0:.2f}"] if step else ["-", "-"]
-        if len(set(cells[1:])) > 1:
-            lines.append(_line(cells))
+        scores = [_score(runs, data, way) for data in SETS]
+        if set(scores) == {"-"}:
+            continue
+        cells = [way, f"{step['trainable']:,}" if step else "-", _kilobytes(runs, way), *scores]
+        cells += [_lost(int8, data, way) for data in SETS]
+        cells += [f"{step['ms']:.1f}" if step else "-"]
+        cells += [f"{step['memory_gib']:.2f}" if step and step["memory_gib"] else "-"]
+        lines.append(_line(cells))
     return "\n".join([*lines, "", *_refusals(runs)])
 
 
