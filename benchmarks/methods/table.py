@@ -11,6 +11,7 @@ from ways import COMPARED, OWN, is_ranked
 
 SETS = ("wildlife", "steel", "boards")
 ROWS = ("full", *(way for way in COMPARED if way in OWN), *(way for way in COMPARED if way not in OWN))
+TICKS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 SAME = {("boards", "lora"): "auto"}
 """LoRA with the recipe that the pictures ask for, where that is not `near`."""
 
@@ -99,6 +100,8 @@ def draw(runs: list[dict], out: Path) -> None:
             axis.annotate(way, place, (5, 3), textcoords="offset points", fontsize=7)
         axis.set_title(data, fontsize=10)
         axis.set_xscale("log")
+        axis.set_xticks(TICKS, [f"{tick:g}" for tick in TICKS])
+        axis.xaxis.minorticks_off()
         axis.set_xlabel("file, MB")
         axis.grid(color="#e5e8ec")
         axis.margins(x=0.15)
