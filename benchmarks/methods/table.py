@@ -11,6 +11,7 @@ from ways import COMPARED, OWN, is_ranked
 
 SETS = ("wildlife", "steel", "boards")
 ROWS = ("full", *(way for way in COMPARED if way in OWN), *(way for way in COMPARED if way not in OWN))
+TICKS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 SAME = {("boards", "lora"): "auto"}
 """LoRA with the recipe that the pictures ask for, where that is not `near`."""
 
@@ -31,16 +32,19 @@ def counted_runs(runs: list[dict], data: str, way: str) -> list[dict]:
 
 
 def table(runs: list[dict], steps: list[dict], int8: list[dict]) -> str:
-    """Return all of it as Markdown, a row each method; a dash is what was not measured."""
+    """Return all of it as Markdown, a row each method that was trained; a dash is what was not measured."""
     head = ["method", "trained", "file, kB", *SETS, *(f"INT8, {data}" for data in SETS), "ms a step", "memory, GiB"]
     lines = [_line(head), _line(["---", *["---:"] * (len(head) - 1)])]
     for way in ROWS:
         step = next((found for found in steps if found["method"] == step_of(way)), None)
-        cells = [way, f"{step['trainable']:,}" if step else "-", _kilobytes(runs, way)]
-        cells += [_score(runs, data, way) for data in SETS] + [_lost(int8, data, way) for data in SETS]
-        cells += [f"{step['ms']:.1f}", f"{step['memory_gib'] or 0:.2f}"] if step else ["-", "-"]
-        if len(set(cells[1:])) > 1:
-            lines.append(_line(cells))
+        scores = [_score(runs, data, way) for data in SETS]
+        if set(scores) == {"-"}:
+            continue
+        cells = [way, f"{step['trainable']:,}" if step else "-", _kilobytes(runs, way), *scores]
+        cells += [_lost(int8, data, way) for data in SETS]
+        cells += [f"{step['ms']:.1f}" if step else "-"]
+        cells += [f"{step['memory_gib']:.2f}" if step and step["memory_gib"] else "-"]
+        lines.append(_line(cells))
     return "\n".join([*lines, "", *_refusals(runs)])
 
 
@@ -96,6 +100,8 @@ def draw(runs: list[dict], out: Path) -> None:
             axis.annotate(way, place, (5, 3), textcoords="offset points", fontsize=7)
         axis.set_title(data, fontsize=10)
         axis.set_xscale("log")
+        axis.set_xticks(TICKS, [f"{tick:g}" for tick in TICKS])
+        axis.xaxis.minorticks_off()
         axis.set_xlabel("file, MB")
         axis.grid(color="#e5e8ec")
         axis.margins(x=0.15)

@@ -90,7 +90,7 @@ class Timed:
         if self.turns is not None:
             held = (self.turns / os.environ.get("CUDA_VISIBLE_DEVICES", "any")).open("w")
             fcntl.flock(held, fcntl.LOCK_EX)
-            self.add_callback("on_train_epoch_end", lambda trainer: held.close())
+            self.add_callback("on_train_epoch_end", lambda trainer: fcntl.flock(held, fcntl.LOCK_UN))
 
     def preprocess_batch(self, batch):
         """Return the batch on the device."""
