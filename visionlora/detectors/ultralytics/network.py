@@ -15,7 +15,7 @@ from ultralytics.nn.tasks import DetectionModel
 from visionlora.adapters.torch import Adapter, load_adapter
 from visionlora.detectors.device import check_device
 from visionlora.detectors.family import Base
-from visionlora.detectors.ultralytics.checkpoint import load_base, quiet
+from visionlora.detectors.ultralytics.checkpoint import as_outputs, load_base, quiet
 from visionlora.detectors.ultralytics.layout import adapted
 from visionlora.errors import AdapterError, UsageError
 
@@ -23,7 +23,8 @@ from visionlora.errors import AdapterError, UsageError
 class RawDetector(nn.Module):
     """A detector without its framework: images in, the raw prediction of its one-to-many head out.
 
-    Input (n, 3, S, S) RGB in [0, 1]; output (n, rows, anchors), the raw prediction of its task. Batch
+    Input (n, 3, S, S) RGB in [0, 1]; output the raw prediction of its task: (n, rows, anchors), with segmentation
+    (n, coefficients, S / 4, S / 4) beside it, always as a tuple. Batch
     normalization is folded; it is already where an adapter adds modules, which Ultralytics' own folding would lose.
     Suppression of overlapping boxes is left to the caller, for heads with an end-to-end branch too, as Ultralytics does
     by default.
@@ -38,9 +39,9 @@ class RawDetector(nn.Module):
         self.model.model[-1].export = True
         self.eval()
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return the raw prediction for `images`."""
-        return self.model(images)
+        return as_outputs(self.model(images))
 
 
 class TorchNetwork:
@@ -89,9 +90,10 @@ class TorchNetwork:
         self.detector = RawDetector(base.model).to(self.device)
 
     @torch.inference_mode()
-    def __call__(self, batch: np.ndarray) -> np.ndarray:
-        """Return the raw prediction (n, rows, anchors) for a batch (n, 3, S, S) float32 in [0, 1]."""
-        return self.detector(torch.from_numpy(batch).to(self.device)).float().cpu().numpy()
+    def __call__(self, batch: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Return the raw prediction, an array an output, for a batch (n, 3, S, S) float32 in [0, 1]."""
+        outputs = self.detector(torch.from_numpy(batch).to(self.device))
+        return tuple(output.float().cpu().numpy() for output in outputs)
 
     def adapter_off(self) -> TorchNetwork:
         """Return the detector without its adapter, from the base's weights that this one was made from."""
