@@ -16,7 +16,7 @@ from ultralytics.nn.modules.head import OBB, Detect, Pose, Segment, v10Detect
 from ultralytics.nn.tasks import DetectionModel, OBBModel, PoseModel, SegmentationModel
 
 from visionlora.errors import UsageError
-from visionlora.tasks import TASKS, Task, task_of
+from visionlora.tasks import Task, task_of
 from visionlora.tasks.pose import Pose as Keypoints
 from visionlora.tasks.segment import Segment as Masks
 
@@ -79,26 +79,6 @@ def with_task(model: DetectionModel, task: Task) -> tuple[DetectionModel, tuple[
     if getattr(head, "one2one_cv2", None) is not None:
         raise UsageError(f"--task {task.name}: expected a base such as yolo11n.pt, got one with an end-to-end head")
     return _extended(model, task)
-
-
-def task_asked(own: Task, asked: str | None, kpt_shape: tuple[int, int] | None, where: Any) -> Task:
-    """Return what is to be found: a base's task, or the one that was asked for, with a data set's keypoints.
-
-    Args:
-        own: of the base.
-        asked: by name; None for the base's.
-        kpt_shape: keypoints and their dimensions, as a data.yaml says them; None where it does not.
-        where: the data set, for the message.
-
-    Raises:
-        UsageError: there is no such task.
-    """
-    if asked is not None and asked not in TASKS:
-        raise UsageError(f"--task: expected {', '.join(TASKS)}, got {asked!r}")
-    name = asked or own.name
-    if name == "pose" and kpt_shape is not None:
-        return task_of(name, where, {"keypoints": kpt_shape[0], "dims": kpt_shape[1]})
-    return own if name == own.name else TASKS[name]
 
 
 @torch.no_grad()

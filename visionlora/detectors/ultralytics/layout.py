@@ -18,7 +18,6 @@ from visionlora.detectors.ultralytics.classes import set_classes
 from visionlora.detectors.ultralytics.heads import with_task
 from visionlora.detectors.ultralytics.sites import sites_of
 from visionlora.errors import UsageError
-from visionlora.tasks import Task
 
 
 def adapted(
@@ -26,7 +25,6 @@ def adapted(
     names: Sequence[str],
     settings: AdapterSettings,
     *,
-    task: Task | None = None,
     relu: Callable[[], nn.Module] = nn.ReLU,
 ) -> AdaptedDetector:
     """Return a copy of `base` with the task, classes and activations that an adapter has, and its plan (see `Family`).
@@ -34,7 +32,7 @@ def adapted(
     Raises:
         UsageError: the settings match no layer, or the base cannot have the task.
     """
-    model, new = with_task(cast(DetectionModel, copy.deepcopy(base.model)), base.task if task is None else task)
+    model, new = with_task(cast(DetectionModel, copy.deepcopy(base.model)), base.task)
     whole = (*new, *set_classes(model, names))
     plan = plan_detector(model, settings, whole=whole)
     set_activations(model, settings, kind=relu)
