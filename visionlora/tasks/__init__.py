@@ -8,12 +8,16 @@ from typing import Any
 
 from visionlora.errors import ModelError
 from visionlora.tasks.detect import DETECT
-from visionlora.tasks.task import SLACK, Task, difference
+from visionlora.tasks.label_lines import SLACK
+from visionlora.tasks.obb import OrientedBoxes
+from visionlora.tasks.pose import Pose
+from visionlora.tasks.segment import Segment
+from visionlora.tasks.task import Task, difference
 
 TASKS: Mapping[str, Task] = {"detect": DETECT}
 """All tasks by the names that Ultralytics and the files have for them."""
 
-__all__ = ["DETECT", "SLACK", "TASKS", "Task", "difference", "task_of"]
+__all__ = ["DETECT", "SLACK", "TASKS", "OrientedBoxes", "Pose", "Segment", "Task", "difference", "task_of"]
 
 
 def task_of(name: Any, where: Path | str) -> Task:

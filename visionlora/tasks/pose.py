@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from visionlora.tasks.label_lines import BOX_COLUMNS, box_of, check_fraction
+
+_BOX = BOX_COLUMNS - 1
+_DIMS = (2, 3)
+_VISIBILITIES = (0, 1, 2)
+_VISIBLE = 2
+_OBJECT_IN_BOX = 0.53
+"""How much of its box a person covers; for data sets that label no area, as in Ultralytics' `PoseValidator`, which has
+it of jin-s13/xtcocoapi, cocoeval.py."""
 
 
 @dataclass(frozen=True)
@@ -13,9 +27,45 @@ class Pose:
     """
 
     name: ClassVar[str] = "pose"
+    truth: ClassVar[str] = "keypoints"
     keypoints: int = 17
     dims: int = 3
 
     # -- predictions
 
     # -- ground truth
+
+    def check_columns(self, columns: int, most: int) -> None:
+        """Refuse a line that is no box with keypoints."""
+        expected = BOX_COLUMNS + self.keypoints * self.dims
+        if columns != expected:
+            raise ValueError(
+                f"expected {expected} columns (class, x, y, width, height, and {self.dims} for each of "
+                f"{self.keypoints} keypoints), got {columns}; data.yaml says kpt_shape: [{self.keypoints}, {self.dims}]"
+            )
+
+    def label_box(self, values: Sequence[float]) -> NDArray[np.float64]:
+        """Return the clipped (4,) xyxy of x, y, width, height; the keypoints are checked."""
+        points = np.reshape(values[_BOX:], (self.keypoints, self.dims)).tolist()
+        for number, (x, y, *visibility) in enumerate(points, start=1):
+            check_fraction(f"x of keypoint {number}", x)
+            check_fraction(f"y of keypoint {number}", y)
+            if visibility and visibility[0] not in _VISIBILITIES:
+                raise ValueError(
+                    f"expected visibility 0 (not labelled), 1 (hidden) or 2 (visible) of keypoint {number}, got "
+                    f"{visibility[0]:g}; labels hold no confidence"
+                )
+        return box_of(values[:_BOX])
+
+    def label_fields(self, rows: Sequence[Sequence[float]], size_wh: tuple[int, int]) -> dict[str, Any]:
+        """Return `keypoints`, (N, K, 3), and the areas that objects are taken to have in their boxes.
+
+        With `dims` 2 a keypoint is visible but where a coordinate is negative, as in Ultralytics' `verify_image_label`.
+        """
+        values = np.asarray(rows, dtype=np.float64).reshape(len(rows), _BOX + self.keypoints * self.dims)
+        points = values[:, _BOX:].reshape(len(rows), self.keypoints, self.dims)
+        visibility = points[..., 2] if self.dims == _DIMS[1] else np.where((points < 0).any(axis=-1), 0, _VISIBLE)
+        keypoints = np.concatenate([points[..., :2] * size_wh, visibility[..., None]], axis=-1)
+        boxes = np.array([self.label_box(row) for row in rows]).reshape(-1, _BOX) * np.array(size_wh * 2)
+        sides = boxes[:, 2:] - boxes[:, :2]
+        return {"keypoints": keypoints.astype(np.float32), "areas": _OBJECT_IN_BOX * sides.prod(axis=1)}

@@ -13,9 +13,6 @@ from visionlora.vision.detections import IOU_THRESHOLD, MAX_DETECTIONS, PREDICTI
 from visionlora.vision.drawing import Painter
 from visionlora.vision.preprocess import Placement
 
-SLACK = 0.01
-"""How far a coordinate may lie outside [0, 1]: the tolerance of Ultralytics' `verify_image_label`."""
-
 
 class Task(Protocol):
     """What a detector finds: how its labels, raw predictions and COCO annotations are laid out, and how it is drawn.
@@ -26,6 +23,7 @@ class Task(Protocol):
     Attributes:
         name: as Ultralytics and the files call it.
         iou_type: pycocotools' word for what it compares.
+        truth: the field of `LabelledImage` that holds what is found beside boxes; empty where there is nothing.
         binned: how many numbers of a geometry a head may give as logits over bins, to take their mean (arXiv
             2006.04388, eq. 5). INT8 keeps this tail of the graph in float, and computes it in a cheaper order.
         final_columns: how many numbers a final detection has, where a file suppresses by itself; fewer than the
@@ -34,6 +32,7 @@ class Task(Protocol):
 
     name: ClassVar[str]
     iou_type: ClassVar[str]
+    truth: ClassVar[str]
     binned: ClassVar[int]
     final_columns: ClassVar[int]
 
@@ -139,6 +138,15 @@ class Task(Protocol):
         """
         ...
 
+    def label_fields(self, rows: Sequence[Sequence[float]], size_wh: tuple[int, int]) -> dict[str, Any]:
+        """Return what lines say beside the box, as fields of `LabelledImage`: in pixels, one entry a line.
+
+        Args:
+            rows: the columns of each line behind the class; `label_box` has taken them.
+            size_wh: width and height of the image in pixels.
+        """
+        ...
+
 
 def best_candidates(
     scores: NDArray[np.float32], confidence: float | Sequence[float], limit: int
@@ -170,29 +178,6 @@ def difference(task: Task, got: Any, expected: Any) -> tuple[float, float]:
     """
     geometry, scores = task.split(abs(got - expected))
     return float(geometry.max()), float(scores.max())
-
-
-def check_fraction(name: str, value: float) -> None:
-    """Refuse a label's coordinate, `x...`, `y...`, `width` or `height`, outside the image by more than the tolerance.
-
-    Raises:
-        ValueError: it is outside.
-    """
-    if not -SLACK <= value <= 1 + SLACK:
-        axis = "height" if name.startswith(("y", "height")) else "width"
-        raise ValueError(f"expected {name} in [0, 1], got {value:g}; coordinates are fractions of the image {axis}")
-
-
-def clip_box(box_xyxy: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the part of a (4,) box inside the image, in fractions of it.
-
-    Raises:
-        ValueError: there is none.
-    """
-    clipped = np.clip(box_xyxy, 0, 1)
-    if not (clipped[:2] < clipped[2:]).all():
-        raise ValueError(f"expected a box inside the image, got {box_xyxy.round(6).tolist()}; delete the line")
-    return clipped
 
 
 def _best(scores: NDArray[np.float32], limit: int) -> NDArray[np.intp]:
