@@ -71,6 +71,7 @@ def adapt(
     data: Path | str,
     out: Path | str,
     *,
+    task: str | None = None,
     method: str = "lora",
     rank: int | None = None,
     alpha: float | None = None,
@@ -147,6 +148,7 @@ def adapt(
         images=images,
         recipe=RecipeChoice(recipe, alpha=alpha, lr0=lr0, budget=budget),
         auto_batch=batch == AUTO_BATCH,
+        task=task,
     )
     folder = RunFolder(Path(out))
     way = _Way(model, data, folder, settings, call, limits)

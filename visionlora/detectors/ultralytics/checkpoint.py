@@ -60,7 +60,7 @@ def refusal(path: Path) -> str:
 
 
 def load_base(path: Path | str) -> Base:
-    """Load the checkpoint of an Ultralytics detector; a bare name such as `yolo11n.pt` is downloaded as Ultralytics does.
+    """Load an Ultralytics checkpoint of a detector; a bare name such as `yolo11n.pt` is downloaded as Ultralytics does.
 
     The code in the file is not run, unless the caller is inside `visionlora.trusted()`.
 

@@ -1,7 +1,7 @@
 """The heads of the tasks: what a checkpoint's head finds, and giving a detector the head of another task.
 
-A head has towers of convolutions for boxes (`cv2`) and classes (`cv3`); those of other tasks than detection have a third
-(`cv4`) for mask factors, keypoints or the angle, and that of segmentation makes prototypes (`proto`).
+A head has towers of convolutions for boxes (`cv2`) and classes (`cv3`); where its task is not detection, it has a third
+(`cv4`) for mask factors, keypoints or the angle, and for segmentation it makes prototypes (`proto`).
 """
 
 from __future__ import annotations

@@ -30,8 +30,8 @@ class SquareDataset(Dataset):
     """Checked pictures, letterboxed as `visionlora eval` does, with their labels for the loss.
 
     A sample holds `img` (3, S, S) uint8 RGB, `cls` (n, 1), `bboxes` (n, 4) centres and sizes as fractions of the
-    square, `batch_idx` (n,), `index` and `placement` of the picture; and of other tasks than detection what Ultralytics'
-    `Format` makes of their labels.
+    square, `batch_idx` (n,), `index` and `placement` of the picture; where the task is not detection, what
+    Ultralytics' `Format` makes of its labels.
 
     Args:
         images: the pictures with their labels.
