@@ -112,7 +112,7 @@ def test_oriented_boxes_are_the_rectangles_of_their_corners(tmp_path: Path) -> N
     ids=["segment", "pose", "obb"],
 )
 def test_what_is_labelled_beside_boxes_counts_as_content_and_goes_with_its_object(tmp_path, task, text, extra) -> None:
-    two = f"{text}\n{text.replace('.5', '.52', 1)}"
+    two = f"{text}\n{text.replace('.5', '.52')}"
     image = read(labelled(tmp_path, two, extra), task)
     values = getattr(image, task.truth)
     moved = replace(image, **{task.truth: values[::-1]})
