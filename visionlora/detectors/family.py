@@ -214,7 +214,7 @@ class Family(Protocol):
         ...
 
     def with_adapter(self, base: Base, adapter: Adapter) -> Base:
-        """Return the base with the adapter's classes and weights in a copy of its model, and the modules that it adds.
+        """Return the base with the adapter's task, classes and weights in a copy of its model, with its modules.
 
         Raises:
             AdapterError: the adapter belongs to another base, or does not fit.

@@ -166,7 +166,7 @@ def _write(
             **({"opset": opset} if format in ("onnx", "openvino") else {}),
             **data_hashes((base.card or {}).get("settings")),
         },
-        task=base.task.name,
+        task=base.task,
         family=base.family,
     )
     stride = base.stride

@@ -90,8 +90,8 @@ class TorchNetwork:
         self.detector = RawDetector(base.model).to(self.device)
 
     @torch.inference_mode()
-    def __call__(self, batch: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Return the raw prediction, an array an output, for a batch (n, 3, S, S) float32 in [0, 1]."""
+    def __call__(self, batch: np.ndarray) -> RawPrediction:
+        """Return the raw prediction of its task for a batch (n, 3, S, S) float32 in [0, 1]."""
         outputs = self.detector(torch.from_numpy(batch).to(self.device))
         return tuple(output.float().cpu().numpy() for output in outputs)
 
@@ -104,16 +104,17 @@ class TorchNetwork:
 
 
 def with_adapter(base: Base, adapter: Adapter) -> Base:
-    """Return the base with the adapter's classes and weights in a copy of its model, and the modules that it adds.
+    """Return the base with the adapter's task, classes and weights in a copy of its model, and the modules that it adds.
 
     Raises:
         AdapterError: the adapter belongs to another base, or its tensors do not fit.
     """
     adapter.card.check_base(base.fingerprint, str(base.path), family=base.family)
+    base = replace(base, task=adapter.card.sized_task)
     try:
         detector = adapted(base, adapter.card.names, adapter.card.settings)
     except UsageError as error:
-        raise AdapterError(f"the adapter's targets do not fit {base.path}: {error}") from error
+        raise AdapterError(f"the adapter's task and targets do not fit {base.path}: {error}") from error
     detector.finish(adapter.tensors)
     return replace(base, model=detector.model, names=adapter.card.names, card=None)
 
