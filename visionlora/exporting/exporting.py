@@ -31,7 +31,7 @@ from visionlora.hub import local_file
 from visionlora.int8.decode import simplify_decode
 from visionlora.int8.float_model import lift_constants
 from visionlora.runtime import OpenVinoNetwork, open_exported
-from visionlora.tasks import DETECT, Task, difference
+from visionlora.tasks import DETECT, Pose, Task, difference
 from visionlora.vision.inference import Network
 from visionlora.vision.preprocess import letterbox, read_image
 
@@ -241,6 +241,7 @@ def ultralytics_metadata(card: Mapping[str, Any], stride: int, task: Task) -> di
         "imgsz": str([image_size, image_size]),
         "names": str(dict(enumerate(card["names"]))),
         "end2end": "False",
+        **({"kpt_shape": str([task.keypoints, task.dims])} if isinstance(task, Pose) else {}),
         "license": "AGPL-3.0",
         "visionlora": json.dumps(card, sort_keys=True),
     }

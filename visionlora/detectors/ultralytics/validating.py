@@ -108,7 +108,7 @@ class RulerValidator(DetectionValidator):
     def _detections(self, prediction: tuple[np.ndarray, ...], placement: Placement) -> Detections:
         """Return what the raw prediction of one picture finds, in pixels of the picture."""
         return self.task.decode(
-            (prediction,),
+            prediction,
             nms=True,
             confidence=EVALUATION_CONFIDENCE,
             iou_threshold=IOU_THRESHOLD,
