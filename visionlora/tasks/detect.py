@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from visionlora.errors import UsageError
 from visionlora.tasks.label_lines import BOX_COLUMNS, box_of, check_box_columns, check_polygon_columns, polygon_box
-from visionlora.tasks.task import best_candidates
+from visionlora.tasks.task import best_candidates, box_fields
 from visionlora.vision.boxes import nms as suppress  # `decode` has a flag of that name
 from visionlora.vision.detections import (
     IOU_THRESHOLD,
@@ -35,6 +35,8 @@ class Detect:
 
     name: ClassVar[str] = "detect"
     iou_type: ClassVar[str] = "bbox"
+    noun: ClassVar[str] = "boxes"
+    similarity: ClassVar[str] = "IoU"
     truth: ClassVar[str] = ""
     binned: ClassVar[int] = 4  # the distances of the sides from the anchor
     final_columns: ClassVar[int] = 6
@@ -121,11 +123,9 @@ class Detect:
 
     # -- ground truth
 
-    def coco_fields(self, objects: Any) -> dict[str, NDArray[np.float64]]:
+    def coco_fields(self, objects: Any) -> dict[str, Any]:
         """Return `bbox`, (N, 4) left, top, width, height, and its `area`, (N,), in pixels of the image."""
-        boxes = objects.boxes_xyxy.astype(np.float64)
-        sizes = boxes[:, 2:] - boxes[:, :2]
-        return {"bbox": np.concatenate([boxes[:, :2], sizes], axis=1), "area": sizes.prod(axis=1)}
+        return box_fields(objects)
 
     def check_columns(self, columns: int, most: int) -> None:
         """Refuse a line that is no box, or no polygon in a file of polygons; a file holds one or the other."""

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visionlora.tasks.label_lines import BOX_COLUMNS, points_of, polygon_box
+from visionlora.tasks.task import box_fields
 
 _CORNER_COLUMNS = 9  # class and four points
 _DEGREES = 1e-6
@@ -24,11 +25,19 @@ class OrientedBoxes:
     """
 
     name: ClassVar[str] = "obb"
+    iou_type: ClassVar[str] = "obb"
+    noun: ClassVar[str] = "oriented boxes"
+    similarity: ClassVar[str] = "IoU"
     truth: ClassVar[str] = "obb"
 
     # -- predictions
 
     # -- ground truth
+
+    def coco_fields(self, objects: Any) -> dict[str, Any]:
+        """Return `obb`, (N, 5), and its area, beside `bbox`."""
+        obb = objects.obb.astype(np.float64)
+        return {**box_fields(objects), "obb": obb, "area": obb[:, 2] * obb[:, 3]}
 
     def check_columns(self, columns: int, most: int) -> None:
         """Refuse a line that is not a class and four corners."""

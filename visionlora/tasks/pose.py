@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visionlora.tasks.label_lines import BOX_COLUMNS, box_of, check_fraction
+from visionlora.tasks.task import box_fields
 
 _BOX = BOX_COLUMNS - 1
 _DIMS = (2, 3)
@@ -27,6 +28,9 @@ class Pose:
     """
 
     name: ClassVar[str] = "pose"
+    iou_type: ClassVar[str] = "keypoints"
+    noun: ClassVar[str] = "keypoints"
+    similarity: ClassVar[str] = "OKS"
     truth: ClassVar[str] = "keypoints"
     keypoints: int = 17
     dims: int = 3
@@ -34,6 +38,12 @@ class Pose:
     # -- predictions
 
     # -- ground truth
+
+    def coco_fields(self, objects: Any) -> dict[str, Any]:
+        """Return `keypoints`, (N, 3 K), and how many are labelled or found, beside `bbox` and `area` of the box."""
+        points = objects.keypoints.astype(np.float64)
+        flat = points.reshape(len(points), points.shape[1] * points.shape[2])
+        return {**box_fields(objects), "keypoints": flat, "num_keypoints": (points[..., 2] > 0).sum(axis=1)}
 
     def check_columns(self, columns: int, most: int) -> None:
         """Refuse a line that is no box with keypoints."""

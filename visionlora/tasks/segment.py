@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visionlora.tasks.label_lines import check_polygon_columns, points_of, polygon_box
+from visionlora.tasks.task import box_fields
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,22 @@ class Segment:
     """
 
     name: ClassVar[str] = "segment"
+    iou_type: ClassVar[str] = "segm"
+    noun: ClassVar[str] = "masks"
+    similarity: ClassVar[str] = "IoU"
     truth: ClassVar[str] = "segments"
     coefficients: int = 32
 
     # -- predictions
 
     # -- ground truth
+
+    def coco_fields(self, objects: Any) -> dict[str, Any]:
+        """Return `segmentation`, an RLE or flat polygons each, beside `bbox` and `area` of the box."""
+        masks = getattr(objects, "masks", None)
+        if masks is not None:
+            return {**box_fields(objects), "segmentation": [masks.rle(index) for index in range(len(masks))]}
+        return {**box_fields(objects), "segmentation": [coco_segmentation(one) for one in objects.segments or ()]}
 
     def check_columns(self, columns: int, most: int) -> None:
         """Refuse a line that is no polygon."""
@@ -43,3 +54,8 @@ class Segment:
         polygons = [np.clip(points_of(row, size_wh), 0, size_wh) for row in rows]
         areas = np.array([cv2.contourArea(polygon.astype(np.float32)) for polygon in polygons])
         return {"segments": tuple((polygon,) for polygon in polygons), "areas": areas}
+
+
+def coco_segmentation(segment: Any) -> Any:
+    """Return one of a `LabelledImage`'s segments as COCO writes it: an RLE as it is, polygons as flat lists."""
+    return segment if isinstance(segment, dict) else [polygon.ravel().tolist() for polygon in segment]
