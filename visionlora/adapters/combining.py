@@ -20,6 +20,7 @@ from visionlora.errors import AdapterError, UsageError
 from visionlora.files import refuse_existing, sha256_of
 from visionlora.formats.kinds import ADAPTER
 from visionlora.hub import local_file
+from visionlora.tasks import task_fields
 
 _LOGGER = logging.getLogger("visionlora")
 Matrix = NDArray[np.float64]
@@ -168,7 +169,7 @@ def _combine(
         names=adapters[0].card.names,
         base=adapters[0].card.base,
         preprocessing=adapters[0].card.preprocessing,
-        task=adapters[0].card.task,
+        **task_fields(adapters[0].card.sized_task),
         training={"adapters": [sha256_of(path) for path in paths], "weights": list(weights), "rank": method.rank},
         version=version("visionlora"),
     )

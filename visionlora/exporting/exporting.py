@@ -157,7 +157,7 @@ def _write(
             **({"opset": opset} if format in ("onnx", "openvino") else {}),
             **data_hashes((base.card or {}).get("settings")),
         },
-        task=base.task.name,
+        task=base.task,
         family=base.family,
     )
     stride = base.stride
@@ -266,7 +266,7 @@ def _compare(detector: nn.Module, network: Network, pictures: Sequence[Path], ou
     """Run both on real pictures; return the largest difference of boxes and of scores."""
     batch = np.stack([letterbox(read_image(path), network.image_size)[0] for path in pictures])
     expected = torch.cat([detector(torch.from_numpy(picture)[None]) for picture in batch]).numpy()
-    box_error, score_error = difference(network.task, network(batch), expected)
+    box_error, score_error = difference(network.task, network(batch), (expected,))
     if not (box_error <= BOX_TOLERANCE and score_error <= SCORE_TOLERANCE):  # NaN fails too
         raise ExportError(
             f"{out}: the exported graph does not give torch's output: boxes differ by {box_error:.3g} px "

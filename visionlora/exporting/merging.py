@@ -105,7 +105,7 @@ def with_adapter(family: Family, base: Base, loaded: Adapter, path: Path | str) 
             "base": base.path.name,
             **data_hashes(loaded.card.training),
         },
-        task=adapted.task.name,
+        task=adapted.task,
         family=family.name,
     )
     if loaded.card.quantization:
@@ -124,7 +124,7 @@ def _verify(family: Family, base: Base, adapter: Adapter, written: Path, out: Pa
     except ModelError as error:  # it names the temporary file
         raise ModelError(f"{str(error).replace(str(written), str(out))}; no file is kept") from error
     expected, got = (family.raw_prediction(each, probe) for each in (adapted.model.eval(), reread.model))
-    box_error, score_error = difference(reread.task, got, expected)
+    box_error, score_error = difference(reread.task, (got,), (expected,))
     if not (box_error <= BOX_TOLERANCE and score_error <= SCORE_TOLERANCE):  # NaN fails too
         raise ModelError(
             f"{out}: the merged checkpoint does not reproduce the adapted base: boxes differ by {box_error:.3g} px "

@@ -379,7 +379,7 @@ def build_int8(
             **data_hashes((network.metadata or {}).get("settings")),
             **(settings or {}),
         },
-        task=network.task.name,
+        task=network.task,
         family=family_in(network.metadata),
     )
     card["nms"] = network.nms

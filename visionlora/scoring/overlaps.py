@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
-from pycocotools.cocoeval import Params
+from pycocotools.cocoeval import COCOeval, Params
 
 from visionlora.data import LabelledImage
 from visionlora.tasks import Task
@@ -65,7 +65,7 @@ def oks_matrix(keypoints: Matrix, image: LabelledImage) -> NDArray[np.float64]:
     low, high = (boxes[:, :2] - sizes)[:, None], (boxes[:, 2:] + sizes)[:, None]
     labelled = truth[..., 2] > 0  # (1, G, K)
     outside = np.maximum(low - found[..., :2], 0) + np.maximum(found[..., :2] - high, 0)
-    some = labelled.any(axis=-1, keepdims=True)
+    some: NDArray[np.bool_] = labelled.any(axis=-1)[..., None]
     distances = np.where(some[..., None], found[..., :2] - truth[..., :2], outside)  # (N, G, K, 2)
     spread = (2 * sigmas_of(image, truth.shape[2])) ** 2
     areas = image.object_areas[:, None] + np.spacing(1)
@@ -100,6 +100,21 @@ def oriented_iou(a: Matrix, b: Matrix) -> tuple[NDArray[np.float64], NDArray[np.
     shared = np.minimum(shared, np.minimum(own[:, None], other[None]))
     union = own[:, None] + other[None] - shared
     return shared / np.maximum(union, _EPS), shared / np.maximum(own[:, None], _EPS)
+
+
+class OrientedEval(COCOeval):  # type: ignore[misc]
+    """pycocotools' evaluation of annotations that hold oriented boxes, (5,), under `obb`."""
+
+    def computeIoU(self, imgId: int, catId: int) -> Any:  # noqa: N802, N803
+        """Return what the matching is by: detections, best first, by objects; of a crowd the share inside of it."""
+        truth, found = self._gts[imgId, catId], self._dts[imgId, catId]
+        if not truth or not found:
+            return []
+        order = np.argsort([-one["score"] for one in found], kind="mergesort")[: self.params.maxDets[-1]]
+        iou, share = oriented_iou(
+            np.array([found[index]["obb"] for index in order]), np.array([one["obb"] for one in truth])
+        )
+        return np.where([one["iscrowd"] for one in truth], share, iou)
 
 
 def _shared_area(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:

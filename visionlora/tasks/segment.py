@@ -10,17 +10,29 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from visionlora.errors import UsageError
 from visionlora.tasks.label_lines import check_polygon_columns, points_of, polygon_box
+from visionlora.tasks.rows import Rows, box_overlap, check_count
 from visionlora.tasks.task import box_fields
+from visionlora.vision.detections import Detections
+from visionlora.vision.drawing import draw_boxes
+from visionlora.vision.masks import PrototypeMasks
+from visionlora.vision.preprocess import Placement
+
+PROTOTYPE_STRIDE = 4
+"""Pixels of the input per pixel of a prototype, in the heads of Ultralytics."""
 
 
 @dataclass(frozen=True)
-class Segment:
+class Segment(Rows):
     """Masks. Raw predictions are two arrays, of anchors and of prototypes (arXiv 1904.02689).
 
     The rows of the first, (n, rows, anchors), are centre x, centre y, width, height, a score for each class, and
     `coefficients` factors; the second is (n, coefficients, S / 4, S / 4). A mask is where the sum of factors times
     prototypes is above 0, inside the box.
+
+    Raises:
+        UsageError: `coefficients` is no number above 0.
     """
 
     name: ClassVar[str] = "segment"
@@ -28,9 +40,54 @@ class Segment:
     noun: ClassVar[str] = "masks"
     similarity: ClassVar[str] = "IoU"
     truth: ClassVar[str] = "segments"
+    binned: ClassVar[int] = 4  # the distances of the sides from the anchor
+    outputs: ClassVar[int] = 2
+    draw = staticmethod(draw_boxes)
     coefficients: int = 32
 
+    def __post_init__(self) -> None:
+        check_count("coefficients", self.coefficients)
+
     # -- predictions
+
+    @property
+    def extras(self) -> int:
+        """How many rows lie behind the scores."""
+        return self.coefficients
+
+    def overlap(self, a: Sequence[NDArray[np.float32]], b: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
+        """Return the IoU of each anchor's box times the cosine between its sums of prototypes, which is 0 at least.
+
+        The sums of all anchors are never made: the products of prototypes with each other say their lengths.
+        """
+        (one, other), factors = (a[1], b[1]), (a[0][-self.coefficients :], b[0][-self.coefficients :])
+        flat = [prototypes.reshape(len(prototypes), -1).astype(np.float64) for prototypes in (one, other)]
+        shared, *squares = (
+            np.einsum("ca,cd,da->a", factors[i], flat[i] @ flat[j].T, factors[j], optimize=True)
+            for i, j in ((0, 1), (0, 0), (1, 1))
+        )
+        length = np.sqrt(squares[0] * squares[1])
+        cosine = np.divide(shared, length, out=np.zeros_like(shared), where=length > 0)
+        return box_overlap(a[0][:4], b[0][:4]) * np.clip(cosine, 0, 1)
+
+    def _found(
+        self,
+        outputs: Sequence[NDArray[np.float32]],
+        anchors: NDArray[np.intp],
+        boxes: NDArray[np.float32],
+        scores: NDArray[np.float32],
+        class_ids: NDArray[np.int64],
+        placement: Placement | None,
+    ) -> Detections:
+        first, prototypes = outputs
+        if prototypes.ndim != 3 or len(prototypes) != self.coefficients:
+            raise UsageError(f"decode: expected prototypes ({self.coefficients}, S / 4, S / 4), got {prototypes.shape}")
+        side = PROTOTYPE_STRIDE * prototypes.shape[2]
+        placement = Placement((1.0, 1.0), (0, 0), (side, side)) if placement is None else placement
+        boxes = placement.to_original(boxes)
+        coefficients = first[-self.coefficients :, anchors].T
+        masks = PrototypeMasks(coefficients, prototypes, boxes, placement, side)
+        return Detections(boxes, scores, class_ids, painter=self.draw, masks=masks)
 
     # -- ground truth
 

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from visionlora.errors import UsageError
 from visionlora.formats.text import printable
 from visionlora.vision.drawing import Painter, class_colour, draw_boxes
+from visionlora.vision.masks import Masks
 
 EVALUATION_CONFIDENCE = 0.001
 """Lowest score that counts in an evaluation: average precision needs the low scores too."""
@@ -62,9 +63,15 @@ class Detections:
         names: the network's class names; empty where it is not known which network it was.
         timing: how long it took; None where nobody measured.
         painter: what draws them.
+        masks: of each object, in pixels of the original image; None where the task finds none, as of the two below.
+        keypoints: (N, K, 3) float32, x and y in pixels of the original image, and how surely each is visible, in
+            [0, 1], which is 1 where the network does not say.
+        obb: (N, 5) float32, rotated boxes: centre x, centre y, width, height in pixels of the original image, and the
+            angle in radians in [0, pi / 2) from the x axis to the y axis, which points down. `boxes_xyxy` are the
+            upright boxes around them.
 
     Raises:
-        UsageError: the three arrays are not of these shapes, or a class id has no name.
+        UsageError: the arrays are not of these shapes, or a class id has no name.
 
     Example:
         >>> found = Detections([[0, 0, 9, 9], [5, 5, 7, 7]], [0.4, 0.9], [0, 1], names=("scratch", "pit"))
@@ -82,6 +89,9 @@ class Detections:
     names: tuple[str, ...] = ()
     timing: Timing | None = None
     painter: Painter = draw_boxes
+    masks: Masks | None = None
+    keypoints: NDArray[np.float32] | None = None
+    obb: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         boxes = np.asarray(self.boxes_xyxy, dtype=np.float32)
@@ -94,11 +104,25 @@ class Detections:
                 "Detections: expected boxes (N, 4), scores (N,) and class ids (N,), "
                 f"got {boxes.shape}, {scores.shape} and {class_ids.shape}"
             )
+        self._check_shapes(count)
         if self.names and count and not 0 <= class_ids.min() <= class_ids.max() < len(self.names):
             raise UsageError(f"Detections: expected class ids from 0 to {len(self.names) - 1}, got {class_ids}")
         object.__setattr__(self, "boxes_xyxy", boxes)
         object.__setattr__(self, "scores", scores)
         object.__setattr__(self, "class_ids", class_ids)
+
+    def _check_shapes(self, count: int) -> None:
+        if self.masks is not None and len(self.masks) != count:
+            raise UsageError(f"Detections: expected {count} masks, got {len(self.masks)}")
+        for name, width, axes in (("keypoints", 3, 3), ("obb", 5, 2)):
+            given = getattr(self, name)
+            if given is None:
+                continue
+            array = np.asarray(given, dtype=np.float32)
+            if array.ndim != axes or len(array) != count or array.shape[-1] != width:
+                shape = f"({count}, K, 3)" if axes == 3 else f"({count}, {width})"
+                raise UsageError(f"Detections: expected {name} {shape}, got {array.shape}")
+            object.__setattr__(self, name, array)
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -221,7 +245,13 @@ class Detections:
 
     def _at(self, index: NDArray[np.intp]) -> Detections:
         return replace(
-            self, boxes_xyxy=self.boxes_xyxy[index], scores=self.scores[index], class_ids=self.class_ids[index]
+            self,
+            boxes_xyxy=self.boxes_xyxy[index],
+            scores=self.scores[index],
+            class_ids=self.class_ids[index],
+            masks=None if self.masks is None else self.masks[index],
+            keypoints=None if self.keypoints is None else self.keypoints[index],
+            obb=None if self.obb is None else self.obb[index],
         )
 
 

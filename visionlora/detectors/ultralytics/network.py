@@ -18,6 +18,7 @@ from visionlora.detectors.family import Base
 from visionlora.detectors.ultralytics.checkpoint import load_base, quiet
 from visionlora.detectors.ultralytics.layout import adapted
 from visionlora.errors import AdapterError, UsageError
+from visionlora.tasks import RawPrediction
 
 
 class RawDetector(nn.Module):
@@ -89,9 +90,9 @@ class TorchNetwork:
         self.detector = RawDetector(base.model).to(self.device)
 
     @torch.inference_mode()
-    def __call__(self, batch: np.ndarray) -> np.ndarray:
-        """Return the raw prediction (n, rows, anchors) for a batch (n, 3, S, S) float32 in [0, 1]."""
-        return self.detector(torch.from_numpy(batch).to(self.device)).float().cpu().numpy()
+    def __call__(self, batch: np.ndarray) -> RawPrediction:
+        """Return the raw prediction of its task for a batch (n, 3, S, S) float32 in [0, 1]."""
+        return (self.detector(torch.from_numpy(batch).to(self.device)).float().cpu().numpy(),)
 
     def adapter_off(self) -> TorchNetwork:
         """Return the detector without its adapter, from the base's weights that this one was made from."""

@@ -66,7 +66,7 @@ def amp_is_sound(model: nn.Module) -> bool:
     exact = model(images)[0]
     with torch.autocast("cuda"):
         half = model(images)[0].float()
-    sound = difference(TASKS[str(model.task)], half, exact)[1] < 0.05  # false for NaN too
+    sound = difference(TASKS[str(model.task)], (half,), (exact,))[1] < 0.05  # false for NaN too
     if not sound:
         LOGGER.warning("AMP: half precision changes this model's scores on this GPU; training in float32")
     return sound

@@ -84,6 +84,7 @@ from visionlora.detectors.ultralytics.validating import RulerValidator
 from visionlora.errors import DataError, ModelError, UsageError, VisionLoraError
 from visionlora.fake_quant import GraphNetwork, RangeSpec
 from visionlora.progress import level, report
+from visionlora.tasks import task_fields
 from visionlora.trust import trusted
 
 _JOB = "visionlora_job"  # Ultralytics hands callbacks, and nothing else of ours, to its DDP processes
@@ -413,7 +414,7 @@ class AdapterTrainer(DetectionTrainer):
             preprocessing=self.job.preprocessing,
             training={**self.job.training, "epoch": self.epoch + 1, "lr0_halved": self._fallback.halvings},
             scores=scores,
-            task=self.task.name,
+            **task_fields(self.task),
             version=version("visionlora"),
             quantization=self._recipe(),
         )

@@ -106,7 +106,7 @@ class RulerValidator(DetectionValidator):
     def _detections(self, prediction: np.ndarray, placement: Placement) -> Detections:
         """Return what a raw prediction (rows, anchors) finds, in pixels of the picture."""
         return self.task.decode(
-            prediction,
+            (prediction,),
             nms=True,
             confidence=EVALUATION_CONFIDENCE,
             iou_threshold=IOU_THRESHOLD,
