@@ -44,6 +44,8 @@ class Squares:
 
     name: ClassVar[str] = "square"
     iou_type: ClassVar[str] = "bbox"
+    noun: ClassVar[str] = "squares"
+    similarity: ClassVar[str] = "IoU"
     truth: ClassVar[str] = ""
     binned: ClassVar[int] = 3
     final_columns: ClassVar[int] = 5

@@ -48,6 +48,7 @@ def run_cocoeval(
     *,
     task: Task,
     sizes: int = len(SIZE_RANGES),
+    boxes: bool = False,
 ) -> CocoResult:
     """Run pycocotools on one model's detections.
 
@@ -58,18 +59,23 @@ def run_cocoeval(
         names: of all classes of the data set.
         task: what is compared, and how COCO writes it.
         sizes: how many of `SIZE_RANGES` to score, the first ones; each takes as long as any other.
+        boxes: compare upright boxes, whatever the task.
     """
+    iou_type = "bbox" if boxes else task.iou_type
+    fields_of = task.coco_fields if iou_type == task.iou_type else box_fields
     scored = tuple(names[class_id] for class_id in class_ids)
     if not images or not class_ids:
         shape = (len(IOU_THRESHOLDS), len(RECALLS), len(class_ids), sizes)
         nothing = -np.ones(shape)
         return CocoResult(nothing, nothing[:, 0], _matches([], np.zeros((len(images), len(class_ids))), scored))
-    truth = _annotations([_columns(task, image, iscrowd=image.is_crowd, area=image.object_areas) for image in images])
-    found = _annotations([_columns(task, objects, score=objects.scores) for objects in detections])
+    wanted = set(class_ids)
+    truth = _annotations([_columns(fields_of(image), image, wanted) for image in images])
+    found = _annotations([_columns(fields_of(objects), objects, wanted) for objects in detections])
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-        evaluation = COCOeval(
-            _index(truth, len(images), class_ids), _index(found, len(images), class_ids), task.iou_type
-        )
+        indexed = _index(truth, images, class_ids), _index(found, images, class_ids)
+        evaluation = OrientedEval(*indexed) if iou_type == "obb" else COCOeval(*indexed, iou_type)
+        if iou_type == "keypoints":
+            evaluation.params.kpt_oks_sigmas = _sigmas(images)
         # One limit is all that is read; summarize() would want its own three.
         evaluation.params.maxDets = [MAX_DETECTIONS]
         evaluation.params.areaRng = [list(limits) for limits in SIZE_RANGES[:sizes]]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from visionlora.tasks.label_lines import BOX_COLUMNS, box_of, check_box_columns, check_polygon_columns, polygon_box
 from visionlora.tasks.rows import Rows, box_overlap
+from visionlora.tasks.task import box_fields
 from visionlora.vision.drawing import draw_boxes
 
 
@@ -24,6 +25,8 @@ class Detect(Rows):
 
     name: ClassVar[str] = "detect"
     iou_type: ClassVar[str] = "bbox"
+    noun: ClassVar[str] = "boxes"
+    similarity: ClassVar[str] = "IoU"
     truth: ClassVar[str] = ""
     binned: ClassVar[int] = 4  # the distances of the sides from the anchor
     draw = staticmethod(draw_boxes)
@@ -36,11 +39,9 @@ class Detect(Rows):
 
     # -- ground truth
 
-    def coco_fields(self, objects: Any) -> dict[str, NDArray[np.float64]]:
+    def coco_fields(self, objects: Any) -> dict[str, Any]:
         """Return `bbox`, (N, 4) left, top, width, height, and its `area`, (N,), in pixels of the image."""
-        boxes = objects.boxes_xyxy.astype(np.float64)
-        sizes = boxes[:, 2:] - boxes[:, :2]
-        return {"bbox": np.concatenate([boxes[:, :2], sizes], axis=1), "area": sizes.prod(axis=1)}
+        return box_fields(objects)
 
     def check_columns(self, columns: int, most: int) -> None:
         """Refuse a line that is no box, or no polygon in a file of polygons; a file holds one or the other."""

@@ -13,24 +13,27 @@ from numpy.typing import NDArray
 
 from visionlora.tasks.label_lines import BOX_COLUMNS, points_of, polygon_box
 from visionlora.tasks.rows import Rows
+from visionlora.tasks.task import box_fields
 from visionlora.vision.detections import Detections
 from visionlora.vision.drawing import draw_boxes
 from visionlora.vision.preprocess import Placement
 from visionlora.vision.rotated import probiou, regularized, rotated_nms, upright
 
 _CORNER_COLUMNS = 9  # class and four points
-_DEGREES = 1e-6
 
 
 @dataclass(frozen=True)
 class OrientedBoxes(Rows):
     """Rotated boxes.
 
-    The rows of a raw prediction are centre x, centre y, width, height, a score for each class, and the angle in
-    radians. A final detection is centre x, centre y, width, height, score, class, angle.
+    The rows of a raw prediction are centre x, centre y, width, height, a score for each class, and the angle in radians.
+    A final detection is centre x, centre y, width, height, score, class, angle.
     """
 
     name: ClassVar[str] = "obb"
+    iou_type: ClassVar[str] = "obb"
+    noun: ClassVar[str] = "oriented boxes"
+    similarity: ClassVar[str] = "IoU"
     truth: ClassVar[str] = "obb"
     binned: ClassVar[int] = 4  # the distances of the sides from the anchor
     draw = staticmethod(draw_boxes)
@@ -74,6 +77,11 @@ class OrientedBoxes(Rows):
 
     # -- ground truth
 
+    def coco_fields(self, objects: Any) -> dict[str, Any]:
+        """Return `obb`, (N, 5), and its area, beside `bbox`."""
+        obb = objects.obb.astype(np.float64)
+        return {**box_fields(objects), "obb": obb, "area": obb[:, 2] * obb[:, 3]}
+
     def check_columns(self, columns: int, most: int) -> None:
         """Refuse a line that is not a class and four corners."""
         if columns != _CORNER_COLUMNS:
@@ -89,24 +97,16 @@ class OrientedBoxes(Rows):
 
     def label_fields(self, rows: Sequence[Sequence[float]], size_wh: tuple[int, int]) -> dict[str, Any]:
         """Return `obb`, (N, 5), the smallest rectangles around the corners, and their areas."""
-        rectangles = [rectangle_around(points_of(row, size_wh)) for row in rows]
-        obb = np.array(rectangles, dtype=np.float64).reshape(-1, 5)
-        return {"obb": obb.astype(np.float32), "areas": obb[:, 2] * obb[:, 3]}
+        obb = np.array([rectangle_around(points_of(row, size_wh)) for row in rows]).reshape(-1, 5)
+        return {"obb": obb, "areas": obb[:, 2].astype(np.float64) * obb[:, 3]}
 
 
-def rectangle_around(points: NDArray[np.floating]) -> tuple[float, float, float, float, float]:
-    """Return the smallest rectangle around (P, 2) points: centre x, y, width, height, and the angle in [0, pi / 2).
-
-    The width lies along the direction that the angle, in radians clockwise on the picture, says.
+def rectangle_around(points: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Return the smallest rectangle (5,) around (P, 2) points: centre x, y, width, height, angle in [0, pi / 2).
 
     Example:
-        >>> rectangle_around(np.array([[0, 0], [4, 0], [4, 2], [0, 2]]))
-        (2.0, 1.0, 4.0, 2.0, 0.0)
+        >>> rectangle_around(np.array([[0, 0], [4, 0], [4, 2], [0, 2]])).tolist()
+        [2.0, 1.0, 4.0, 2.0, 0.0]
     """
-    (x, y), (width, height), degrees = cv2.minAreaRect(points.astype(np.float32))
-    turns, rest = divmod(degrees, 90)
-    if rest > 90 - _DEGREES:  # a rounded 90 is a turn more
-        turns, rest = turns + 1, 0.0
-    if turns % 2:
-        width, height = height, width
-    return x, y, width, height, math.radians(rest)
+    centre, size, degrees = cv2.minAreaRect(points.astype(np.float32))
+    return regularized([[*centre, *size, math.radians(degrees)]])[0]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from visionlora.errors import UsageError
 from visionlora.tasks.label_lines import BOX_COLUMNS, box_of, check_fraction
 from visionlora.tasks.rows import Rows, box_overlap, check_count
+from visionlora.tasks.task import box_fields
 from visionlora.vision.detections import Detections
 from visionlora.vision.drawing import draw_boxes
 from visionlora.vision.preprocess import Placement
@@ -23,6 +24,7 @@ _VISIBLE = 2
 _OBJECT_IN_BOX = 0.53
 """How much of its box a person covers; for data sets that label no area, as in Ultralytics' `PoseValidator`, which has
 it of jin-s13/xtcocoapi, cocoeval.py."""
+
 _FALLOFF = 0.1  # between COCO's of eyes, 0.05, and of hips, 0.2
 
 
@@ -30,14 +32,17 @@ _FALLOFF = 0.1  # between COCO's of eyes, 0.05, and of hips, 0.2
 class Pose(Rows):
     """Keypoints.
 
-    The rows of a raw prediction are centre x, centre y, width, height, a score for each class, and for each keypoint
-    x, y and, with `dims` 3, how surely it is visible, in [0, 1].
+    The rows of a raw prediction are centre x, centre y, width, height, a score for each class, and for each keypoint x, y
+    and, with `dims` 3, how surely it is visible, in [0, 1].
 
     Raises:
         UsageError: `keypoints` is no number above 0, or `dims` is neither 2 nor 3.
     """
 
     name: ClassVar[str] = "pose"
+    iou_type: ClassVar[str] = "keypoints"
+    noun: ClassVar[str] = "keypoints"
+    similarity: ClassVar[str] = "OKS"
     truth: ClassVar[str] = "keypoints"
     binned: ClassVar[int] = 4  # the distances of the sides from the anchor
     draw = staticmethod(draw_boxes)
@@ -88,6 +93,12 @@ class Pose(Rows):
         return Detections(boxes, scores, class_ids, painter=self.draw, keypoints=keypoints)
 
     # -- ground truth
+
+    def coco_fields(self, objects: Any) -> dict[str, Any]:
+        """Return `keypoints`, (N, 3 K), and how many are labelled or found, beside `bbox` and `area` of the box."""
+        points = objects.keypoints.astype(np.float64)
+        flat = points.reshape(len(points), points.shape[1] * points.shape[2])
+        return {**box_fields(objects), "keypoints": flat, "num_keypoints": (points[..., 2] > 0).sum(axis=1)}
 
     def check_columns(self, columns: int, most: int) -> None:
         """Refuse a line that is no box with keypoints."""

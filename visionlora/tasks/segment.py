@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from visionlora.errors import UsageError
 from visionlora.tasks.label_lines import check_polygon_columns, points_of, polygon_box
 from visionlora.tasks.rows import Rows, box_overlap, check_count
+from visionlora.tasks.task import box_fields
 from visionlora.vision.detections import Detections
 from visionlora.vision.drawing import draw_boxes
 from visionlora.vision.masks import PrototypeMasks
@@ -35,6 +36,9 @@ class Segment(Rows):
     """
 
     name: ClassVar[str] = "segment"
+    iou_type: ClassVar[str] = "segm"
+    noun: ClassVar[str] = "masks"
+    similarity: ClassVar[str] = "IoU"
     truth: ClassVar[str] = "segments"
     binned: ClassVar[int] = 4  # the distances of the sides from the anchor
     outputs: ClassVar[int] = 2
@@ -87,6 +91,13 @@ class Segment(Rows):
 
     # -- ground truth
 
+    def coco_fields(self, objects: Any) -> dict[str, Any]:
+        """Return `segmentation`, an RLE or flat polygons each, beside `bbox` and `area` of the box."""
+        masks = getattr(objects, "masks", None)
+        if masks is not None:
+            return {**box_fields(objects), "segmentation": [masks.rle(index) for index in range(len(masks))]}
+        return {**box_fields(objects), "segmentation": [coco_segmentation(one) for one in objects.segments or ()]}
+
     def check_columns(self, columns: int, most: int) -> None:
         """Refuse a line that is no polygon."""
         check_polygon_columns(columns, "a mask is labelled by a polygon, and this line is a box: use a task of boxes")
@@ -100,3 +111,8 @@ class Segment(Rows):
         polygons = [np.clip(points_of(row, size_wh), 0, size_wh) for row in rows]
         areas = np.array([cv2.contourArea(polygon.astype(np.float32)) for polygon in polygons])
         return {"segments": tuple((polygon,) for polygon in polygons), "areas": areas}
+
+
+def coco_segmentation(segment: Any) -> Any:
+    """Return one of a `LabelledImage`'s segments as COCO writes it: an RLE as it is, polygons as flat lists."""
+    return segment if isinstance(segment, dict) else [polygon.ravel().tolist() for polygon in segment]

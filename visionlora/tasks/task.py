@@ -25,7 +25,9 @@ class Task(Protocol):
 
     Attributes:
         name: as Ultralytics and the files call it.
-        iou_type: pycocotools' word for what it compares.
+        iou_type: pycocotools' word for what it compares; `obb` for oriented boxes, which pycocotools does not know.
+        noun: what that is, in words, in the plural.
+        similarity: what one and another are compared by, in words.
         truth: the field of `LabelledImage` that holds what is found beside boxes; empty where there is nothing.
         binned: how many numbers of a geometry a head may give as logits over bins, to take their mean (arXiv
             2006.04388, eq. 5). INT8 keeps this tail of the graph in float, and computes it in a cheaper order.
@@ -36,6 +38,8 @@ class Task(Protocol):
 
     name: ClassVar[str]
     iou_type: ClassVar[str]
+    noun: ClassVar[str]
+    similarity: ClassVar[str]
     truth: ClassVar[str]
     binned: ClassVar[int]
     outputs: ClassVar[int]
@@ -131,8 +135,8 @@ class Task(Protocol):
         """
         ...
 
-    def coco_fields(self, objects: Any) -> dict[str, NDArray[np.float64]]:
-        """Return COCO's fields of geometry, `area` among them, a row an object.
+    def coco_fields(self, objects: Any) -> dict[str, Any]:
+        """Return COCO's fields of geometry, `bbox` and `area` among them: arrays or lists with a row an object.
 
         Args:
             objects: `Detections`, or what is labelled in an image.
@@ -167,6 +171,17 @@ class Task(Protocol):
             size_wh: width and height of the image in pixels.
         """
         ...
+
+
+def box_fields(objects: Any) -> dict[str, Any]:
+    """Return `bbox`, (N, 4) left, top, width, height, and its `area`, (N,), in pixels of the image.
+
+    Args:
+        objects: `Detections`, or what is labelled in an image.
+    """
+    boxes = objects.boxes_xyxy.astype(np.float64)
+    sizes = boxes[:, 2:] - boxes[:, :2]
+    return {"bbox": np.concatenate([boxes[:, :2], sizes], axis=1), "area": sizes.prod(axis=1)}
 
 
 def best_candidates(
