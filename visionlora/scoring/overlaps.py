@@ -105,7 +105,7 @@ def oriented_iou(a: Matrix, b: Matrix) -> tuple[NDArray[np.float64], NDArray[np.
 class OrientedEval(COCOeval):  # type: ignore[misc]
     """pycocotools' evaluation of annotations that hold oriented boxes, (5,), under `obb`."""
 
-    def computeIoU(self, imgId: int, catId: int) -> Any:
+    def computeIoU(self, imgId: int, catId: int) -> Any:  # noqa: N802, N803
         """Return what the matching is by: detections, best first, by objects; of a crowd the share inside of it."""
         truth, found = self._gts[imgId, catId], self._dts[imgId, catId]
         if not truth or not found:

@@ -18,6 +18,7 @@ from visionlora.detectors.family import Base
 from visionlora.detectors.ultralytics.checkpoint import as_outputs, load_base, quiet
 from visionlora.detectors.ultralytics.layout import adapted
 from visionlora.errors import AdapterError, UsageError
+from visionlora.tasks import RawPrediction
 
 
 class RawDetector(nn.Module):
@@ -104,7 +105,7 @@ class TorchNetwork:
 
 
 def with_adapter(base: Base, adapter: Adapter) -> Base:
-    """Return the base with the adapter's task, classes and weights in a copy of its model, and the modules that it adds.
+    """Return the base with the adapter's task, classes and weights in a copy of its model, and the modules it adds.
 
     Raises:
         AdapterError: the adapter belongs to another base, or its tensors do not fit.
