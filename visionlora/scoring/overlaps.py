@@ -9,10 +9,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
-from pycocotools.cocoeval import COCOeval, Params
+from pycocotools.cocoeval import Params
 
 from visionlora.data import LabelledImage
-from visionlora.tasks import Task
 from visionlora.vision.boxes import iou_matrix
 from visionlora.vision.detections import Detections
 
@@ -20,18 +19,21 @@ Matrix: TypeAlias = NDArray[np.floating[Any]]
 _EPS = np.finfo(np.float64).eps
 
 
-def overlap_of(task: Task, detections: Detections, image: LabelledImage) -> tuple[Matrix, Matrix]:
+def overlap_of(iou_type: str, detections: Detections, image: LabelledImage) -> tuple[Matrix, Matrix]:
     """Return how much each detection is each object, and which share of it lies in each, were that a crowd.
 
     Args:
-        task: what is compared.
+        iou_type: what is compared, as a task says.
         detections: N of them.
         image: the ground truth, with G objects.
 
     Returns:
         IoU, or OKS of keypoints, (N, G), and the shares, (N, G); both in [0, 1].
     """
-    return _OVERLAPS[task.iou_type](detections, image)
+    if not len(detections) or not len(image.class_ids):
+        nothing = np.zeros((len(detections), len(image.class_ids)))
+        return nothing, nothing
+    return _OVERLAPS[iou_type](detections, image)
 
 
 def sigmas_of(image: LabelledImage, keypoints: int) -> NDArray[np.float64]:
@@ -65,7 +67,7 @@ def oks_matrix(keypoints: Matrix, image: LabelledImage) -> NDArray[np.float64]:
     low, high = (boxes[:, :2] - sizes)[:, None], (boxes[:, 2:] + sizes)[:, None]
     labelled = truth[..., 2] > 0  # (1, G, K)
     outside = np.maximum(low - found[..., :2], 0) + np.maximum(found[..., :2] - high, 0)
-    some: NDArray[np.bool_] = labelled.any(axis=-1)[..., None]
+    some = np.any(labelled, axis=-1, keepdims=True)
     distances = np.where(some[..., None], found[..., :2] - truth[..., :2], outside)  # (N, G, K, 2)
     spread = (2 * sigmas_of(image, truth.shape[2])) ** 2
     areas = image.object_areas[:, None] + np.spacing(1)
@@ -102,21 +104,6 @@ def oriented_iou(a: Matrix, b: Matrix) -> tuple[NDArray[np.float64], NDArray[np.
     return shared / np.maximum(union, _EPS), shared / np.maximum(own[:, None], _EPS)
 
 
-class OrientedEval(COCOeval):  # type: ignore[misc]
-    """pycocotools' evaluation of annotations that hold oriented boxes, (5,), under `obb`."""
-
-    def computeIoU(self, imgId: int, catId: int) -> Any:  # noqa: N802, N803
-        """Return what the matching is by: detections, best first, by objects; of a crowd the share inside of it."""
-        truth, found = self._gts[imgId, catId], self._dts[imgId, catId]
-        if not truth or not found:
-            return []
-        order = np.argsort([-one["score"] for one in found], kind="mergesort")[: self.params.maxDets[-1]]
-        iou, share = oriented_iou(
-            np.array([found[index]["obb"] for index in order]), np.array([one["obb"] for one in truth])
-        )
-        return np.where([one["iscrowd"] for one in truth], share, iou)
-
-
 def _shared_area(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     """Return what two oriented boxes have in common, in square pixels."""
     # Around the first one's centre and size: OpenCV computes in float32.
@@ -137,9 +124,6 @@ def _boxes(detections: Detections, image: LabelledImage) -> tuple[Matrix, Matrix
 
 def _masks(detections: Detections, image: LabelledImage) -> tuple[Matrix, Matrix]:
     assert detections.masks is not None and image.segments is not None
-    if not len(detections) or not len(image.class_ids):
-        nothing = np.zeros((len(detections), len(image.class_ids)))
-        return nothing, nothing
     found = [detections.masks.rle(index) for index in range(len(detections))]
     truth = [segment_rle(segment, image.size_wh) for segment in image.segments]
     ious, shares = (coco_mask.iou(found, truth, [crowd] * len(truth)) for crowd in (0, 1))
@@ -158,6 +142,11 @@ def segment_rle(segment: Any, size_wh: tuple[int, int]) -> dict[str, Any]:
         coco_mask.frPyObjects([polygon.ravel().tolist() for polygon in segment], height, width)
     )
     return merged
+
+
+def decode_mask(segment: Any, size_wh: tuple[int, int]) -> NDArray[np.bool_]:
+    """Return one of a `LabelledImage`'s segments as a mask (H, W)."""
+    return np.asarray(coco_mask.decode(segment_rle(segment, size_wh)), dtype=np.bool_)
 
 
 def _keypoints(detections: Detections, image: LabelledImage) -> tuple[Matrix, Matrix]:

@@ -21,7 +21,7 @@ _BOX = BOX_COLUMNS - 1
 _DIMS = (2, 3)
 _VISIBILITIES = (0, 1, 2)
 _VISIBLE = 2
-_OBJECT_IN_BOX = 0.53
+OBJECT_IN_BOX = 0.53
 """How much of its box a person covers; for data sets that label no area, as in Ultralytics' `PoseValidator`, which has
 it of jin-s13/xtcocoapi, cocoeval.py."""
 
@@ -133,4 +133,4 @@ class Pose(Rows):
         keypoints = np.concatenate([points[..., :2] * size_wh, visibility[..., None]], axis=-1)
         boxes = np.array([self.label_box(row) for row in rows]).reshape(-1, _BOX) * np.array(size_wh * 2)
         sides = boxes[:, 2:] - boxes[:, :2]
-        return {"keypoints": keypoints.astype(np.float32), "areas": _OBJECT_IN_BOX * sides.prod(axis=1)}
+        return {"keypoints": keypoints.astype(np.float32), "areas": OBJECT_IN_BOX * sides.prod(axis=1)}

@@ -93,10 +93,11 @@ class Segment(Rows):
 
     def coco_fields(self, objects: Any) -> dict[str, Any]:
         """Return `segmentation`, an RLE or flat polygons each, beside `bbox` and `area` of the box."""
-        masks = getattr(objects, "masks", None)
-        if masks is not None:
-            return {**box_fields(objects), "segmentation": [masks.rle(index) for index in range(len(masks))]}
-        return {**box_fields(objects), "segmentation": [coco_segmentation(one) for one in objects.segments or ()]}
+        if hasattr(objects, "segments"):
+            segments = [coco_segmentation(segment) for segment in objects.segments]
+        else:
+            segments = [objects.masks.rle(index) for index in range(len(objects.masks))]
+        return {**box_fields(objects), "segmentation": segments}
 
     def check_columns(self, columns: int, most: int) -> None:
         """Refuse a line that is no polygon."""
