@@ -113,7 +113,7 @@ def test_keypoints_of_other_sizes_are_trained_whole_and_those_of_the_same_are_ad
 
 
 def test_a_base_of_another_task_or_with_two_heads_is_refused(bases) -> None:
-    with pytest.raises(UsageError, match="--task pose: expected a base of that task or of detection, got .* segment"):
+    with pytest.raises(UsageError, match=r"--task pose: expected a base of that task or of detection, got .* segment"):
         with_task(copy.deepcopy(bases["segment"].model), POSE)
     end_to_end = DetectionModel("yolo26n.yaml", nc=2, verbose=False)
     end_to_end.task = "detect"
