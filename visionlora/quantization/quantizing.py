@@ -26,6 +26,7 @@ from visionlora.formats.seal import seal
 from visionlora.hub import local_file, refuse_hub_name
 from visionlora.int8 import QuantizationRecipe, Scheme, apply_recipe, attach_recipe
 from visionlora.int8.adapter_recipe import check_adapter_of
+from visionlora.int8.plan import beside_boxes_and_scores
 from visionlora.int8.recipe import IMAGES
 from visionlora.int8.scheme import X86, scheme_for
 from visionlora.quantization.accuracy import SENSITIVITY_IMAGES, AccuracyTarget, keep_budget
@@ -37,6 +38,7 @@ from visionlora.quantization.report import QuantizationReport, is_report
 from visionlora.reporting import list_words
 from visionlora.runtime import OnnxNetwork
 from visionlora.scoring import Budget, Keep, load_split
+from visionlora.tasks import DETECT
 from visionlora.vision.detections import PREDICTION_CONFIDENCE
 from visionlora.vision.preprocess import letterbox, read_image
 
@@ -317,7 +319,10 @@ def calibrate_detector(
 
 def _calibrate(source: FloatDetector, inputs: _Inputs, scheme: Scheme) -> QuantizationRecipe:
     warn_of_blank_images(inputs.images)
-    return calibrate(source.model, inputs, scheme)
+    recipe = calibrate(source.model, inputs, scheme)
+    if source.network.task == DETECT:
+        return recipe
+    return replace(recipe, float_layers=beside_boxes_and_scores(source.model.graph))
 
 
 def trained_recipe(
