@@ -120,8 +120,8 @@ def plan_quantization(
 def beside_boxes_and_scores(graph: onnx.GraphProto) -> tuple[str, ...]:
     """Return the last convolutions whose outputs are neither scores nor bins of which a mean is taken.
 
-    They give mask factors, prototypes, keypoints or angles, numbers that 256 levels are few for. They are a hundredth
-    of a network, so nearly nothing is lost where they stay float (docs/quantization.md).
+    They give mask factors, prototypes, keypoints or angles. They are a hundredth of a network, so next to no time is
+    lost where they stay float.
 
     Args:
         graph: as for `plan_quantization`.

@@ -38,10 +38,11 @@ from visionlora.quantization.report import QuantizationReport, is_report
 from visionlora.reporting import list_words
 from visionlora.runtime import OnnxNetwork
 from visionlora.scoring import Budget, Keep, load_split
-from visionlora.tasks import DETECT
 from visionlora.vision.detections import PREDICTION_CONFIDENCE
 from visionlora.vision.preprocess import letterbox, read_image
 
+_FINE = ("pose", "obb")
+"""Tasks whose keypoints or angles 256 levels are few for; mask factors and prototypes they are enough for."""
 _LOGGER = logging.getLogger("visionlora")
 _BEST_SUFFIX = f".best{ONNX.suffix}"
 """Of the file that comes nearest to a budget that cannot be kept."""
@@ -320,7 +321,7 @@ def calibrate_detector(
 def _calibrate(source: FloatDetector, inputs: _Inputs, scheme: Scheme) -> QuantizationRecipe:
     warn_of_blank_images(inputs.images)
     recipe = calibrate(source.model, inputs, scheme)
-    if source.network.task == DETECT:
+    if source.network.task.name not in _FINE:
         return recipe
     return replace(recipe, float_layers=beside_boxes_and_scores(source.model.graph))
 
