@@ -20,8 +20,8 @@ from visionlora.vision.rotated import probiou, regularized, rotated_nms, upright
 class OrientedBoxes(Rows):
     """Rotated boxes.
 
-    The rows of a raw prediction are centre x, centre y, width, height, a score for each class, and the angle in radians.
-    A final detection is centre x, centre y, width, height, score, class, angle.
+    The rows of a raw prediction are centre x, centre y, width, height, a score for each class, and the angle in
+    radians. A final detection is centre x, centre y, width, height, score, class, angle.
     """
 
     name: ClassVar[str] = "obb"

@@ -22,8 +22,8 @@ _FALLOFF = 0.1  # between COCO's of eyes, 0.05, and of hips, 0.2
 class Pose(Rows):
     """Keypoints.
 
-    The rows of a raw prediction are centre x, centre y, width, height, a score for each class, and for each keypoint x, y
-    and, with `dims` 3, how surely it is visible, in [0, 1].
+    The rows of a raw prediction are centre x, centre y, width, height, a score for each class, and for each keypoint x,
+    y and, with `dims` 3, how surely it is visible, in [0, 1].
 
     Raises:
         UsageError: `keypoints` is no number above 0, or `dims` is neither 2 nor 3.
