@@ -119,7 +119,7 @@ def test_stated_final_boxes_are_verified_when_they_come(tmp_path, column):
     rows = np.array([[ROW, [0, 0, 8, 8, 0.4, 0]]])
     rows[0, 1, column] = 1.5
     network = OnnxNetwork(write_constant(tmp_path / "a.onnx", rows, {**STOCK, "end2end": "True"}))
-    with pytest.raises(ModelError, match=r"a\.onnx: expected rows of left, top, right, bottom"):
+    with pytest.raises(ModelError, match=r"a\.onnx: expected rows of a box"):
         network(np.zeros((1, 3, 64, 64), np.float32))
 
 

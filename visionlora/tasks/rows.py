@@ -121,7 +121,7 @@ class Rows:
         if len(outputs) != self.outputs or outputs[0].ndim != 2 or len(outputs[0]) < least:
             shapes = ", ".join(str(output.shape) for output in outputs)
             raise UsageError(
-                f"decode: expected {self.outputs} outputs, the first of shape (rows, anchors) with at least {least} "
+                f"decode: expected {self.outputs} output(s), the first of shape (rows, anchors) with at least {least} "
                 f"rows, got {shapes}"
             )
         first = outputs[0]
