@@ -23,7 +23,8 @@ from visionlora.quantization.sensitivity import prediction_error
 from visionlora.runtime import OnnxNetwork
 from visionlora.scoring import coco_scores, find_objects, load_split
 from visionlora.tasks import DETECT, TASKS
-from visionlora.tasks.task import best_candidates, check_fraction, clip_box, difference
+from visionlora.tasks.label_lines import check_fraction, clip_box
+from visionlora.tasks.task import best_candidates, difference
 from visionlora.vision.detections import Detections
 from visionlora.vision.inference import detect
 from visionlora.vision.preprocess import Placement, letterbox
@@ -43,6 +44,9 @@ class Squares:
 
     name: ClassVar[str] = "square"
     iou_type: ClassVar[str] = "bbox"
+    noun: ClassVar[str] = "squares"
+    similarity: ClassVar[str] = "IoU"
+    truth: ClassVar[str] = ""
     binned: ClassVar[int] = 3
     outputs: ClassVar[int] = 1
     final_columns: ClassVar[int] = 5
@@ -116,6 +120,9 @@ class Squares:
         check_fraction("x", x)
         check_fraction("y", y)
         return clip_box(np.array([x - side / 2, y - side / 2, x + side / 2, y + side / 2]))
+
+    def label_fields(self, rows: Sequence[Sequence[float]], size_wh: tuple[int, int]) -> dict[str, Any]:
+        return {}
 
 
 @pytest.fixture

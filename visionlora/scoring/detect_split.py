@@ -104,7 +104,8 @@ def find_objects(
                 iou_threshold=IOU_THRESHOLD,
                 max_detections=MAX_DETECTIONS,
             ):
-                found.append(replace(detections, class_ids=to_data_set[detections.class_ids]))
+                masks = None if detections.masks is None else detections.masks.kept()  # prototypes take megabytes
+                found.append(replace(detections, class_ids=to_data_set[detections.class_ids], masks=masks))
             advance(len(placed))
     return SplitDetections(tuple(found), shared, network.task)
 

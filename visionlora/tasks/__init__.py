@@ -9,16 +9,18 @@ from typing import Any
 
 from visionlora.errors import ModelError, UsageError
 from visionlora.tasks.detect import DETECT
+from visionlora.tasks.label_lines import SLACK
 from visionlora.tasks.obb import OrientedBoxes
-from visionlora.tasks.pose import Pose
+from visionlora.tasks.pose import OBJECT_IN_BOX, Pose
 from visionlora.tasks.segment import Segment
-from visionlora.tasks.task import SLACK, RawPrediction, Task, difference, one_image
+from visionlora.tasks.task import RawPrediction, Task, box_fields, difference, one_image
 
 TASKS: Mapping[str, Task] = {task.name: task for task in (DETECT, Segment(), Pose(), OrientedBoxes())}
 """All tasks by the names that Ultralytics and the files have for them, with the sizes that are usual."""
 
 __all__ = [
     "DETECT",
+    "OBJECT_IN_BOX",
     "SLACK",
     "TASKS",
     "OrientedBoxes",
@@ -26,6 +28,7 @@ __all__ = [
     "RawPrediction",
     "Segment",
     "Task",
+    "box_fields",
     "difference",
     "one_image",
     "task_fields",

@@ -9,13 +9,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from visionlora.tasks.label_lines import BOX_COLUMNS, box_of, check_box_columns, check_polygon_columns, polygon_box
 from visionlora.tasks.rows import Rows, box_overlap
-from visionlora.tasks.task import SLACK, check_fraction, clip_box
+from visionlora.tasks.task import box_fields
 from visionlora.vision.drawing import draw_boxes
-
-_BOX_COLUMNS = 5
-_POLYGON_COLUMNS = 7  # class and three points
-_BOX_NAMES = ("x centre", "y centre", "width", "height")
 
 
 @dataclass(frozen=True)
@@ -28,6 +25,9 @@ class Detect(Rows):
 
     name: ClassVar[str] = "detect"
     iou_type: ClassVar[str] = "bbox"
+    noun: ClassVar[str] = "boxes"
+    similarity: ClassVar[str] = "IoU"
+    truth: ClassVar[str] = ""
     binned: ClassVar[int] = 4  # the distances of the sides from the anchor
     draw = staticmethod(draw_boxes)
 
@@ -39,51 +39,24 @@ class Detect(Rows):
 
     # -- ground truth
 
-    def coco_fields(self, objects: Any) -> dict[str, NDArray[np.float64]]:
+    def coco_fields(self, objects: Any) -> dict[str, Any]:
         """Return `bbox`, (N, 4) left, top, width, height, and its `area`, (N,), in pixels of the image."""
-        boxes = objects.boxes_xyxy.astype(np.float64)
-        sizes = boxes[:, 2:] - boxes[:, :2]
-        return {"bbox": np.concatenate([boxes[:, :2], sizes], axis=1), "area": sizes.prod(axis=1)}
+        return box_fields(objects)
 
     def check_columns(self, columns: int, most: int) -> None:
         """Refuse a line that is no box, or no polygon in a file of polygons; a file holds one or the other."""
-        polygons = most > _BOX_COLUMNS + 1
-        if polygons and (columns < _POLYGON_COLUMNS or columns % 2 == 0):
-            hint = "this file holds polygons, which cannot be mixed with boxes" if columns == _BOX_COLUMNS else ""
-            hint = hint or "a polygon has at least 3 points of two columns each"
-            raise ValueError(
-                f"expected a class and an even number of at least 6 coordinates, got {columns} columns; {hint}"
-            )
-        if not polygons and columns != _BOX_COLUMNS:
-            hint = "labels hold no confidence" if columns == _BOX_COLUMNS + 1 else "write one object a line"
-            raise ValueError(f"expected 5 columns (class, x, y, width, height), got {columns}; {hint}")
+        if most <= BOX_COLUMNS + 1:
+            check_box_columns(columns)
+        else:
+            check_polygon_columns(columns, "this file holds polygons, which cannot be mixed with boxes")
 
     def label_box(self, values: Sequence[float]) -> NDArray[np.float64]:
         """Return the clipped (4,) xyxy of x, y, width, height, or around a polygon's points."""
-        return _box(values) if len(values) < _BOX_COLUMNS else _polygon_box(values)
+        return box_of(values) if len(values) < BOX_COLUMNS else polygon_box(values)
+
+    def label_fields(self, rows: Sequence[Sequence[float]], size_wh: tuple[int, int]) -> dict[str, Any]:
+        """Return nothing: a box is all."""
+        return {}
 
 
 DETECT = Detect()
-
-
-def _box(values: Sequence[float]) -> NDArray[np.float64]:
-    """Return x, y, width, height as a clipped (4,) xyxy, or raise ValueError."""
-    for name, value in zip(_BOX_NAMES, values, strict=True):
-        check_fraction(name, max(value, 0) if name in _BOX_NAMES[2:] else value)  # a negative size: see below
-    for name, value in zip(_BOX_NAMES[2:], values[2:], strict=True):
-        if value <= 0:
-            raise ValueError(f"expected {name} above 0, got {value:g}; delete the line or draw the box again")
-    x, y, width, height = values
-    return clip_box(np.array([x - width / 2, y - height / 2, x + width / 2, y + height / 2]))
-
-
-def _polygon_box(values: Sequence[float]) -> NDArray[np.float64]:
-    """Return the clipped (4,) xyxy around a polygon's points, or raise ValueError."""
-    for index, value in enumerate(values):
-        check_fraction(f"{'xy'[index % 2]} of point {index // 2 + 1}", value)
-    points = np.array(values, dtype=np.float32).reshape(-1, 2)
-    low, high = points.min(axis=0), points.max(axis=0)
-    for name, extent in zip(_BOX_NAMES[2:], high - low, strict=True):
-        if not 0 < extent <= 1 + SLACK:
-            raise ValueError(f"expected a polygon with {name} in (0, 1], got {extent:g}; draw it again")
-    return clip_box(np.concatenate([low, high]).astype(np.float64))

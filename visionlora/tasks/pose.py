@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from visionlora.errors import UsageError
+from visionlora.tasks.label_lines import BOX_COLUMNS, box_of, check_fraction
 from visionlora.tasks.rows import Rows, box_overlap, check_count
+from visionlora.tasks.task import box_fields
 from visionlora.vision.detections import Detections
 from visionlora.vision.drawing import draw_boxes
 from visionlora.vision.preprocess import Placement
+
+_BOX = BOX_COLUMNS - 1
+_DIMS = (2, 3)
+_VISIBILITIES = (0, 1, 2)
+_VISIBLE = 2
+OBJECT_IN_BOX = 0.53
+"""How much of its box a person covers; for data sets that label no area, as in Ultralytics' `PoseValidator`, which has
+it of jin-s13/xtcocoapi, cocoeval.py."""
 
 _FALLOFF = 0.1  # between COCO's of eyes, 0.05, and of hips, 0.2
 
@@ -30,6 +40,10 @@ class Pose(Rows):
     """
 
     name: ClassVar[str] = "pose"
+    iou_type: ClassVar[str] = "keypoints"
+    noun: ClassVar[str] = "keypoints"
+    similarity: ClassVar[str] = "OKS"
+    truth: ClassVar[str] = "keypoints"
     binned: ClassVar[int] = 4  # the distances of the sides from the anchor
     draw = staticmethod(draw_boxes)
     keypoints: int = 17
@@ -79,3 +93,44 @@ class Pose(Rows):
         return Detections(boxes, scores, class_ids, painter=self.draw, keypoints=keypoints)
 
     # -- ground truth
+
+    def coco_fields(self, objects: Any) -> dict[str, Any]:
+        """Return `keypoints`, (N, 3 K), and how many are labelled or found, beside `bbox` and `area` of the box."""
+        points = objects.keypoints.astype(np.float64)
+        flat = points.reshape(len(points), points.shape[1] * points.shape[2])
+        return {**box_fields(objects), "keypoints": flat, "num_keypoints": (points[..., 2] > 0).sum(axis=1)}
+
+    def check_columns(self, columns: int, most: int) -> None:
+        """Refuse a line that is no box with keypoints."""
+        expected = BOX_COLUMNS + self.keypoints * self.dims
+        if columns != expected:
+            raise ValueError(
+                f"expected {expected} columns (class, x, y, width, height, and {self.dims} for each of "
+                f"{self.keypoints} keypoints), got {columns}; data.yaml says kpt_shape: [{self.keypoints}, {self.dims}]"
+            )
+
+    def label_box(self, values: Sequence[float]) -> NDArray[np.float64]:
+        """Return the clipped (4,) xyxy of x, y, width, height; the keypoints are checked."""
+        points = np.reshape(values[_BOX:], (self.keypoints, self.dims)).tolist()
+        for number, (x, y, *visibility) in enumerate(points, start=1):
+            check_fraction(f"x of keypoint {number}", x)
+            check_fraction(f"y of keypoint {number}", y)
+            if visibility and visibility[0] not in _VISIBILITIES:
+                raise ValueError(
+                    f"expected visibility 0 (not labelled), 1 (hidden) or 2 (visible) of keypoint {number}, got "
+                    f"{visibility[0]:g}; labels hold no confidence"
+                )
+        return box_of(values[:_BOX])
+
+    def label_fields(self, rows: Sequence[Sequence[float]], size_wh: tuple[int, int]) -> dict[str, Any]:
+        """Return `keypoints`, (N, K, 3), and the areas that objects are taken to have in their boxes.
+
+        With `dims` 2 a keypoint is visible but where a coordinate is negative, as in Ultralytics' `verify_image_label`.
+        """
+        values = np.asarray(rows, dtype=np.float64).reshape(len(rows), _BOX + self.keypoints * self.dims)
+        points = values[:, _BOX:].reshape(len(rows), self.keypoints, self.dims)
+        visibility = points[..., 2] if self.dims == _DIMS[1] else np.where((points < 0).any(axis=-1), 0, _VISIBLE)
+        keypoints = np.concatenate([points[..., :2] * size_wh, visibility[..., None]], axis=-1)
+        boxes = np.array([self.label_box(row) for row in rows]).reshape(-1, _BOX) * np.array(size_wh * 2)
+        sides = boxes[:, 2:] - boxes[:, :2]
+        return {"keypoints": keypoints.astype(np.float32), "areas": OBJECT_IN_BOX * sides.prod(axis=1)}

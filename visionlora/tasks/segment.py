@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from visionlora.errors import UsageError
+from visionlora.tasks.label_lines import check_polygon_columns, points_of, polygon_box
 from visionlora.tasks.rows import Rows, box_overlap, check_count
+from visionlora.tasks.task import box_fields
 from visionlora.vision.detections import Detections
 from visionlora.vision.drawing import draw_boxes
 from visionlora.vision.masks import PrototypeMasks
@@ -33,6 +36,10 @@ class Segment(Rows):
     """
 
     name: ClassVar[str] = "segment"
+    iou_type: ClassVar[str] = "segm"
+    noun: ClassVar[str] = "masks"
+    similarity: ClassVar[str] = "IoU"
+    truth: ClassVar[str] = "segments"
     binned: ClassVar[int] = 4  # the distances of the sides from the anchor
     outputs: ClassVar[int] = 2
     draw = staticmethod(draw_boxes)
@@ -83,3 +90,30 @@ class Segment(Rows):
         return Detections(boxes, scores, class_ids, painter=self.draw, masks=masks)
 
     # -- ground truth
+
+    def coco_fields(self, objects: Any) -> dict[str, Any]:
+        """Return `segmentation`, an RLE or flat polygons each, beside `bbox` and `area` of the box."""
+        if hasattr(objects, "segments"):
+            segments = [coco_segmentation(segment) for segment in objects.segments]
+        else:
+            segments = [objects.masks.rle(index) for index in range(len(objects.masks))]
+        return {**box_fields(objects), "segmentation": segments}
+
+    def check_columns(self, columns: int, most: int) -> None:
+        """Refuse a line that is no polygon."""
+        check_polygon_columns(columns, "a mask is labelled by a polygon, and this line is a box: use a task of boxes")
+
+    def label_box(self, values: Sequence[float]) -> NDArray[np.float64]:
+        """Return the clipped (4,) xyxy around the points of a polygon."""
+        return polygon_box(values)
+
+    def label_fields(self, rows: Sequence[Sequence[float]], size_wh: tuple[int, int]) -> dict[str, Any]:
+        """Return `segments`, a polygon (P, 2) within the image a line, and its area."""
+        polygons = [np.clip(points_of(row, size_wh), 0, size_wh) for row in rows]
+        areas = np.array([cv2.contourArea(polygon.astype(np.float32)) for polygon in polygons])
+        return {"segments": tuple((polygon,) for polygon in polygons), "areas": areas}
+
+
+def coco_segmentation(segment: Any) -> Any:
+    """Return one of a `LabelledImage`'s segments as COCO writes it: an RLE as it is, polygons as flat lists."""
+    return segment if isinstance(segment, dict) else [polygon.ravel().tolist() for polygon in segment]

@@ -15,8 +15,6 @@ from visionlora.vision.preprocess import Placement
 
 RawPrediction: TypeAlias = tuple[NDArray[np.float32], ...]
 """What a network gives: an array for each output of its graph, batch first; see `Task`."""
-SLACK = 0.01
-"""How far a coordinate may lie outside [0, 1]: the tolerance of Ultralytics' `verify_image_label`."""
 
 
 class Task(Protocol):
@@ -27,7 +25,10 @@ class Task(Protocol):
 
     Attributes:
         name: as Ultralytics and the files call it.
-        iou_type: pycocotools' word for what it compares.
+        iou_type: pycocotools' word for what it compares; `obb` for oriented boxes, which pycocotools does not know.
+        noun: what that is, in words, in the plural.
+        similarity: what one and another are compared by, in words.
+        truth: the field of `LabelledImage` that holds what is found beside boxes; empty where there is nothing.
         binned: how many numbers of a geometry a head may give as logits over bins, to take their mean (arXiv
             2006.04388, eq. 5). INT8 keeps this tail of the graph in float, and computes it in a cheaper order.
         outputs: how many arrays a raw prediction has.
@@ -37,6 +38,9 @@ class Task(Protocol):
 
     name: ClassVar[str]
     iou_type: ClassVar[str]
+    noun: ClassVar[str]
+    similarity: ClassVar[str]
+    truth: ClassVar[str]
     binned: ClassVar[int]
     outputs: ClassVar[int]
 
@@ -131,8 +135,8 @@ class Task(Protocol):
         """
         ...
 
-    def coco_fields(self, objects: Any) -> dict[str, NDArray[np.float64]]:
-        """Return COCO's fields of geometry, `area` among them, a row an object.
+    def coco_fields(self, objects: Any) -> dict[str, Any]:
+        """Return COCO's fields of geometry, `bbox` and `area` among them: arrays or lists with a row an object.
 
         Args:
             objects: `Detections`, or what is labelled in an image.
@@ -158,6 +162,26 @@ class Task(Protocol):
             ValueError: a number cannot be meant, or nothing lies inside the image.
         """
         ...
+
+    def label_fields(self, rows: Sequence[Sequence[float]], size_wh: tuple[int, int]) -> dict[str, Any]:
+        """Return what lines say beside the box, as fields of `LabelledImage`: in pixels, one entry a line.
+
+        Args:
+            rows: the columns of each line behind the class; `label_box` has taken them.
+            size_wh: width and height of the image in pixels.
+        """
+        ...
+
+
+def box_fields(objects: Any) -> dict[str, Any]:
+    """Return `bbox`, (N, 4) left, top, width, height, and its `area`, (N,), in pixels of the image.
+
+    Args:
+        objects: `Detections`, or what is labelled in an image.
+    """
+    boxes = objects.boxes_xyxy.astype(np.float64)
+    sizes = boxes[:, 2:] - boxes[:, :2]
+    return {"bbox": np.concatenate([boxes[:, :2], sizes], axis=1), "area": sizes.prod(axis=1)}
 
 
 def best_candidates(
@@ -198,29 +222,6 @@ def difference(task: Task, got: Sequence[Any], expected: Sequence[Any]) -> tuple
     geometry, scores = task.split(apart)
     largest = [float(part.max()) for part in (geometry, *apart[1:])]
     return float(np.max(largest)), float(scores.max())
-
-
-def check_fraction(name: str, value: float) -> None:
-    """Refuse a label's coordinate, `x...`, `y...`, `width` or `height`, outside the image by more than the tolerance.
-
-    Raises:
-        ValueError: it is outside.
-    """
-    if not -SLACK <= value <= 1 + SLACK:
-        axis = "height" if name.startswith(("y", "height")) else "width"
-        raise ValueError(f"expected {name} in [0, 1], got {value:g}; coordinates are fractions of the image {axis}")
-
-
-def clip_box(box_xyxy: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the part of a (4,) box inside the image, in fractions of it.
-
-    Raises:
-        ValueError: there is none.
-    """
-    clipped = np.clip(box_xyxy, 0, 1)
-    if not (clipped[:2] < clipped[2:]).all():
-        raise ValueError(f"expected a box inside the image, got {box_xyxy.round(6).tolist()}; delete the line")
-    return clipped
 
 
 def _best(scores: NDArray[np.float32], limit: int) -> NDArray[np.intp]:

@@ -153,11 +153,11 @@ class Detections:
 
     def top(self, n: int) -> Detections:
         """Return the `n` best detections, best first; equal scores keep their order."""
-        return self._at(np.argsort(-self.scores, kind="stable")[: max(n, 0)])
+        return self.at(np.argsort(-self.scores, kind="stable")[: max(n, 0)])
 
     def above(self, score: float) -> Detections:
         """Return the detections whose score is greater than `score`, in the same order."""
-        return self._at(np.flatnonzero(self.scores > score))
+        return self.at(np.flatnonzero(self.scores > score))
 
     def of(self, *classes: str | int) -> Detections:
         """Return the detections of these classes, in the same order.
@@ -173,7 +173,7 @@ class Detections:
         if unknown:
             raise UsageError(f"classes: expected some of {', '.join(self.names)}, got {', '.join(map(str, unknown))}")
         wanted = [self.names.index(given) if isinstance(given, str) else given for given in classes]
-        return self._at(np.flatnonzero(np.isin(self.class_ids, wanted)))
+        return self.at(np.flatnonzero(np.isin(self.class_ids, wanted)))
 
     def within(self, region: ArrayLike) -> Detections:
         """Return the detections whose centre lies in a region or on its edge, in the same order.
@@ -191,7 +191,7 @@ class Detections:
             raise UsageError(f"region: expected a box (4,) or a polygon (K, 2) of at least 3 corners, got {region!r}")
         centres = ((self.boxes_xyxy[:, :2] + self.boxes_xyxy[:, 2:]) / 2).tolist()
         inside = [cv2.pointPolygonTest(corners, centre, measureDist=False) >= 0 for centre in centres]
-        return self._at(np.flatnonzero(inside))
+        return self.at(np.flatnonzero(inside))
 
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON can hold: boxes to 0.01 pixel, scores to 0.0001, and the milliseconds where measured."""
@@ -243,7 +243,8 @@ class Detections:
         self.painter(canvas, self, labels, [class_colour(i) for i in self.class_ids.tolist()])
         return canvas
 
-    def _at(self, index: NDArray[np.intp]) -> Detections:
+    def at(self, index: NDArray[np.intp]) -> Detections:
+        """Return some of them, by their indices, in that order."""
         return replace(
             self,
             boxes_xyxy=self.boxes_xyxy[index],
