@@ -199,6 +199,11 @@ def decode_rle(rle: Mapping[str, Any]) -> NDArray[np.bool_]:
     return np.repeat(on, runs).reshape(width, height).T
 
 
+def rle_area(rle: Mapping[str, Any]) -> int:
+    """Return how many pixels a compressed RLE has."""
+    return int(_from_text(rle["counts"])[1::2].sum())
+
+
 def _to_text(runs: NDArray[np.integer]) -> str:
     """Write runs as pycocotools' `rleToString`: from the fourth on, what differs from the one before last.
 
