@@ -199,9 +199,7 @@ def data(tmp_path) -> Path:
 @pytest.mark.parametrize("on_card", [False, True], ids=["metadata", "card"])
 def test_a_file_says_its_task_and_is_refused_where_nobody_knows_it(tmp_path, monkeypatch, on_card) -> None:
     path = write_squares(tmp_path / "a.onnx", on_card=on_card)
-    with pytest.raises(
-        ModelError, match=r"a\.onnx: expected a model of task detect or .* obb, got one of task 'square'"
-    ):
+    with pytest.raises(ModelError, match=r"a\.onnx: expected a model of task detect or .* obb, got .* 'square'"):
         OnnxNetwork(path)
     monkeypatch.setitem(TASKS, "square", Squares())
 

@@ -105,8 +105,8 @@ def predict(
         imgsz: side of the input in pixels; None takes what the model says.
         device: `cpu`, or `0`... for a GPU; for ONNX files any provider of onnxruntime, such as `openvino`.
         formats: some of `json`, `jsonl` (a line a frame), `coco`, `csv` (a row an object), `labels` (YOLO label files)
-            and `images` (pictures with what was found drawn; JPEG and PNG stay what they are, others become PNG). None for
-            json and images, of a video for json, of a camera or a watched folder for jsonl.
+            and `images` (pictures with what was found drawn; JPEG and PNG stay what they are, others become PNG). None
+            for json and images, of a video for json, of a camera or a watched folder for jsonl.
         video: whether to write a video or a camera with the boxes drawn, as `annotated.mp4`.
         watch: stay at the folder `source` and take the pictures that come into it.
         overwrite: replace an earlier result.

@@ -77,6 +77,7 @@ class OrientedBoxes(Rows):
 
     def label_rows(self, found: Detections, size_wh: tuple[int, int]) -> list[list[float]]:
         """Return the four corners of each box as fractions of the image, clipped to it."""
+        assert found.obb is not None
         corners = np.clip(corners_of(found.obb).astype(np.float64) / size_wh, 0, 1)
         return corners.reshape(len(found), 8).tolist()
 

@@ -94,7 +94,7 @@ class Pose(Rows):
         return Detections(boxes, scores, class_ids, painter=self.draw, keypoints=keypoints)
 
     def label_rows(self, found: Detections, size_wh: tuple[int, int]) -> list[list[float]]:
-        """Return the box and the keypoints of each object as fractions of the image; visibility is 2, or 0 below 0.5."""
+        """Return box and keypoints of each object as fractions of the image; visibility is 2, or 0 below 0.5."""
         assert found.keypoints is not None
         points = found.keypoints.astype(np.float64) / (*size_wh, 1)
         points[..., 2] = np.where(points[..., 2] < _SURE, 0, _VISIBLE)

@@ -58,7 +58,7 @@ def draw_keypoints(
     scale: float = 1.0,
     offset_xy: tuple[int, int] = (0, 0),
 ) -> None:
-    """Draw the keypoints of objects, joined by the limbs of a person where they are COCO's 17, with boxes and labels."""
+    """Draw the keypoints of objects, joined to limbs where they are COCO's 17 of a person, with boxes and labels."""
     boxes = boxes_on_canvas(canvas, objects, scale=scale, offset_xy=offset_xy)
     for box, points, colour in reversed(list(zip(boxes, objects.keypoints, colours, strict=True))):
         cv2.rectangle(canvas, box[:2], box[2:], colour, 1, cv2.LINE_AA)
@@ -112,7 +112,7 @@ def mask_contours(region: Sequence[int], inside: NDArray[np.bool_]) -> list[NDAr
     if not inside.any():
         return []
     found, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    return [each[:, 0].astype(np.float32) + np.float32(region[:2]) + np.float32(0.5) for each in found]
+    return [each[:, 0].astype(np.float32) + np.array(region[:2], dtype=np.float32) + np.float32(0.5) for each in found]
 
 
 def _fine(points: NDArray[np.floating]) -> NDArray[np.int32]:
