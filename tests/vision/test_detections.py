@@ -183,7 +183,7 @@ def test_decode_keeps_the_first_of_equal_scores_when_there_are_too_many():
 
 @pytest.mark.parametrize("shape", [(4, 10), (1, 84, 10), (84,)])
 def test_decode_refuses_another_shape(shape):
-    with pytest.raises(UsageError, match="expected 1 output.* the first of shape"):
+    with pytest.raises(UsageError, match=r"expected 1 output.* the first of shape"):
         DETECT.decode([np.zeros(shape, dtype=np.float32)], nms=True)
 
 

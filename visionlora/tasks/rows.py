@@ -152,6 +152,12 @@ class Rows:
         """Return the detections of these anchors, whose boxes `_boxes` gave."""
         return Detections(boxes if placement is None else placement.to_original(boxes), scores, class_ids)
 
+    def label_rows(self, found: Detections, size_wh: tuple[int, int]) -> list[list[float]]:
+        """Return centre x, centre y, width, height of each box as fractions of the image."""
+        boxes = found.boxes_xyxy.astype(np.float64) / (size_wh * 2)
+        low, high = boxes[:, :2], boxes[:, 2:]
+        return np.concatenate([(low + high) / 2, high - low], axis=1).tolist()
+
 
 def corners(boxes_cxcywh: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the corners (N, 4) of centres and sizes (4, N)."""
