@@ -16,7 +16,7 @@ from visionlora.vision.rotated import corners_of
 _FILL = 0.45
 """Share of the colour in the inside of a mask."""
 _SHIFT = 4  # OpenCV takes coordinates in sixteenths of a pixel
-_SEEN = 0.5
+SEEN = 0.5
 """Keypoints that are less surely visible are not drawn."""
 _FACE, _LEFT, _RIGHT, _TRUNK = (255, 190, 60), (90, 210, 70), (60, 140, 255), (230, 110, 200)
 COCO_SKELETON: tuple[tuple[int, int, Colour], ...] = (
@@ -63,7 +63,7 @@ def draw_keypoints(
     for box, points, colour in reversed(list(zip(boxes, objects.keypoints, colours, strict=True))):
         cv2.rectangle(canvas, box[:2], box[2:], colour, 1, cv2.LINE_AA)
         places = _fine(points[:, :2] * np.float32(scale) + offset_xy)
-        seen = points[:, 2] >= _SEEN
+        seen = points[:, 2] >= SEEN
         thickness = int(np.clip((box[3] - box[1]) / 80, 1, 4))
         for start, end, limb in COCO_SKELETON if len(points) == 17 else ():
             if seen[start] and seen[end]:
