@@ -18,7 +18,6 @@ from visionlora.scoring.detect_split import SplitDetections, find_objects, share
 from visionlora.scoring.matches import IOU_THRESHOLDS, RECALLS, Matches, precision_at_recalls
 from visionlora.scoring.model_scores import ClassChange, Difference, ModelScores, difference, judge
 from visionlora.scoring.operating import MATCHING_IOU, OperatingPoint, Outcome, outcome_of
-from visionlora.scoring.overlaps import decode_mask
 from visionlora.scoring.score_calibration import Calibration
 from visionlora.scoring.split import DataUsed, EvaluationSplit, check_split, load_split
 from visionlora.scoring.thresholds import Keep, Refit, refit_thresholds
@@ -55,7 +54,6 @@ __all__ = [
     "check_budget",
     "check_split",
     "coco_scores",
-    "decode_mask",
     "difference",
     "find_objects",
     "judge",

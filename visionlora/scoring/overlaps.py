@@ -144,11 +144,6 @@ def segment_rle(segment: Any, size_wh: tuple[int, int]) -> dict[str, Any]:
     return merged
 
 
-def decode_mask(segment: Any, size_wh: tuple[int, int]) -> NDArray[np.bool_]:
-    """Return one of a `LabelledImage`'s segments as a mask (H, W)."""
-    return np.asarray(coco_mask.decode(segment_rle(segment, size_wh)), dtype=np.bool_)
-
-
 def _keypoints(detections: Detections, image: LabelledImage) -> tuple[Matrix, Matrix]:
     assert detections.keypoints is not None
     likeness = oks_matrix(detections.keypoints, image)

@@ -15,9 +15,9 @@ from visionlora.tasks.label_lines import BOX_COLUMNS, points_of, polygon_box
 from visionlora.tasks.rows import Rows
 from visionlora.tasks.task import box_fields
 from visionlora.vision.detections import Detections
-from visionlora.vision.drawing import draw_boxes
+from visionlora.vision.painters import draw_rotated_boxes
 from visionlora.vision.preprocess import Placement
-from visionlora.vision.rotated import probiou, regularized, rotated_nms, upright
+from visionlora.vision.rotated import corners_of, probiou, regularized, rotated_nms, upright
 
 _CORNER_COLUMNS = 9  # class and four points
 
@@ -26,8 +26,8 @@ _CORNER_COLUMNS = 9  # class and four points
 class OrientedBoxes(Rows):
     """Rotated boxes.
 
-    The rows of a raw prediction are centre x, centre y, width, height, a score for each class, and the angle in radians.
-    A final detection is centre x, centre y, width, height, score, class, angle.
+    The rows of a raw prediction are centre x, centre y, width, height, a score for each class, and the angle in
+    radians. A final detection is centre x, centre y, width, height, score, class, angle.
     """
 
     name: ClassVar[str] = "obb"
@@ -36,7 +36,7 @@ class OrientedBoxes(Rows):
     similarity: ClassVar[str] = "IoU"
     truth: ClassVar[str] = "obb"
     binned: ClassVar[int] = 4  # the distances of the sides from the anchor
-    draw = staticmethod(draw_boxes)
+    draw = staticmethod(draw_rotated_boxes)
 
     # -- predictions
 
@@ -74,6 +74,12 @@ class OrientedBoxes(Rows):
             obb[:, :2] = placement.points_to_original(obb[:, :2], clip=False)
             obb[:, 2:4] /= np.float32(np.sqrt(np.prod(placement.scale_xy)))  # the two differ by rounding
         return Detections(around, scores, class_ids, painter=self.draw, obb=obb)
+
+    def label_rows(self, found: Detections, size_wh: tuple[int, int]) -> list[list[float]]:
+        """Return the four corners of each box as fractions of the image, clipped to it."""
+        assert found.obb is not None
+        corners = np.clip(corners_of(found.obb).astype(np.float64) / size_wh, 0, 1)
+        return corners.reshape(len(found), 8).tolist()
 
     # -- ground truth
 

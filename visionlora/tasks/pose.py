@@ -14,7 +14,7 @@ from visionlora.tasks.label_lines import BOX_COLUMNS, box_of, check_fraction
 from visionlora.tasks.rows import Rows, box_overlap, check_count
 from visionlora.tasks.task import box_fields
 from visionlora.vision.detections import Detections
-from visionlora.vision.drawing import draw_boxes
+from visionlora.vision.painters import draw_keypoints
 from visionlora.vision.preprocess import Placement
 
 _BOX = BOX_COLUMNS - 1
@@ -25,6 +25,7 @@ OBJECT_IN_BOX = 0.53
 """How much of its box a person covers; for data sets that label no area, as in Ultralytics' `PoseValidator`, which has
 it of jin-s13/xtcocoapi, cocoeval.py."""
 
+_SURE = 0.5
 _FALLOFF = 0.1  # between COCO's of eyes, 0.05, and of hips, 0.2
 
 
@@ -32,8 +33,8 @@ _FALLOFF = 0.1  # between COCO's of eyes, 0.05, and of hips, 0.2
 class Pose(Rows):
     """Keypoints.
 
-    The rows of a raw prediction are centre x, centre y, width, height, a score for each class, and for each keypoint x, y
-    and, with `dims` 3, how surely it is visible, in [0, 1].
+    The rows of a raw prediction are centre x, centre y, width, height, a score for each class, and for each keypoint x,
+    y and, with `dims` 3, how surely it is visible, in [0, 1].
 
     Raises:
         UsageError: `keypoints` is no number above 0, or `dims` is neither 2 nor 3.
@@ -45,7 +46,7 @@ class Pose(Rows):
     similarity: ClassVar[str] = "OKS"
     truth: ClassVar[str] = "keypoints"
     binned: ClassVar[int] = 4  # the distances of the sides from the anchor
-    draw = staticmethod(draw_boxes)
+    draw = staticmethod(draw_keypoints)
     keypoints: int = 17
     dims: int = 3
 
@@ -91,6 +92,14 @@ class Pose(Rows):
             boxes = placement.to_original(boxes)
             keypoints[..., :2] = placement.points_to_original(keypoints[..., :2])
         return Detections(boxes, scores, class_ids, painter=self.draw, keypoints=keypoints)
+
+    def label_rows(self, found: Detections, size_wh: tuple[int, int]) -> list[list[float]]:
+        """Return box and keypoints of each object as fractions of the image; visibility is 2, or 0 below 0.5."""
+        assert found.keypoints is not None
+        points = found.keypoints.astype(np.float64) / (*size_wh, 1)
+        points[..., 2] = np.where(points[..., 2] < _SURE, 0, _VISIBLE)
+        flat = points[..., : self.dims].reshape(len(found), self.extras).tolist()
+        return [box + row for box, row in zip(super().label_rows(found, size_wh), flat, strict=True)]
 
     # -- ground truth
 

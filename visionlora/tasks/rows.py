@@ -121,7 +121,7 @@ class Rows:
         if len(outputs) != self.outputs or outputs[0].ndim != 2 or len(outputs[0]) < least:
             shapes = ", ".join(str(output.shape) for output in outputs)
             raise UsageError(
-                f"decode: expected {self.outputs} outputs, the first of shape (rows, anchors) with at least {least} "
+                f"decode: expected {self.outputs} output(s), the first of shape (rows, anchors) with at least {least} "
                 f"rows, got {shapes}"
             )
         first = outputs[0]
@@ -151,6 +151,12 @@ class Rows:
     ) -> Detections:
         """Return the detections of these anchors, whose boxes `_boxes` gave."""
         return Detections(boxes if placement is None else placement.to_original(boxes), scores, class_ids)
+
+    def label_rows(self, found: Detections, size_wh: tuple[int, int]) -> list[list[float]]:
+        """Return centre x, centre y, width, height of each box as fractions of the image."""
+        boxes = found.boxes_xyxy.astype(np.float64) / (size_wh * 2)
+        low, high = boxes[:, :2], boxes[:, 2:]
+        return np.concatenate([(low + high) / 2, high - low], axis=1).tolist()
 
 
 def corners(boxes_cxcywh: NDArray[np.float32]) -> NDArray[np.float32]:

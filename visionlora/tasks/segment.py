@@ -15,8 +15,8 @@ from visionlora.tasks.label_lines import check_polygon_columns, points_of, polyg
 from visionlora.tasks.rows import Rows, box_overlap, check_count
 from visionlora.tasks.task import box_fields
 from visionlora.vision.detections import Detections
-from visionlora.vision.drawing import draw_boxes
 from visionlora.vision.masks import PrototypeMasks
+from visionlora.vision.painters import draw_masks, mask_contours
 from visionlora.vision.preprocess import Placement
 
 PROTOTYPE_STRIDE = 4
@@ -42,7 +42,7 @@ class Segment(Rows):
     truth: ClassVar[str] = "segments"
     binned: ClassVar[int] = 4  # the distances of the sides from the anchor
     outputs: ClassVar[int] = 2
-    draw = staticmethod(draw_boxes)
+    draw = staticmethod(draw_masks)
     coefficients: int = 32
 
     def __post_init__(self) -> None:
@@ -88,6 +88,16 @@ class Segment(Rows):
         coefficients = first[-self.coefficients :, anchors].T
         masks = PrototypeMasks(coefficients, prototypes, boxes, placement, side)
         return Detections(boxes, scores, class_ids, painter=self.draw, masks=masks)
+
+    def label_rows(self, found: Detections, size_wh: tuple[int, int]) -> list[list[float]]:
+        """Return the points of the largest outline of each mask as fractions of the image; none of an empty mask."""
+        rows = []
+        for index in range(len(found)):
+            assert found.masks is not None
+            outlines = [each for each in mask_contours(*found.masks.crop(index)) if len(each) > 2]
+            largest = max(outlines, key=cv2.contourArea, default=np.empty((0, 2), dtype=np.float32))
+            rows.append((largest.astype(np.float64) / size_wh).ravel().tolist())
+        return rows
 
     # -- ground truth
 

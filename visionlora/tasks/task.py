@@ -108,6 +108,15 @@ class Task(Protocol):
         """
         ...
 
+    def label_rows(self, found: Detections, size_wh: tuple[int, int]) -> list[list[float]]:
+        """Return the columns of a label line behind the class for each detection; none for one that has no line.
+
+        Args:
+            found: in an image.
+            size_wh: width and height of the image in pixels.
+        """
+        ...
+
     def encode(
         self,
         geometry: NDArray[np.float32],

@@ -16,6 +16,7 @@ from visionlora.errors import UsageError
 from visionlora.formats.text import printable
 from visionlora.vision.drawing import Painter, class_colour, draw_boxes
 from visionlora.vision.masks import Masks
+from visionlora.vision.rotated import corners_of
 
 EVALUATION_CONFIDENCE = 0.001
 """Lowest score that counts in an evaluation: average precision needs the low scores too."""
@@ -194,16 +195,28 @@ class Detections:
         return self.at(np.flatnonzero(inside))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what JSON can hold: boxes to 0.01 pixel, scores to 0.0001, and the milliseconds where measured."""
-        rows = zip(self.boxes_xyxy.tolist(), self.scores.tolist(), self.class_ids.tolist(), self.labels, strict=True)
+        """Return what JSON can hold: boxes to 0.01 pixel, scores to 0.0001, and the milliseconds where measured.
+
+        Where there are some, also `segmentation`, a mask as COCO's compressed RLE; `keypoints`, [x, y, visible] each;
+        and `obb`, centre x, centre y, width, height, and the angle in radians.
+        """
+        rows = zip(
+            self.boxes_xyxy.tolist(),
+            self.scores.tolist(),
+            self.class_ids.tolist(),
+            self.labels,
+            self._beside_boxes(),
+            strict=True,
+        )
         detections = [
             {
                 "box_xyxy": [round(side, 2) for side in box],
                 "score": round(score, 4),
                 "class_id": class_id,
                 "name": name,
+                **beside,
             }
-            for box, score, class_id, name in rows
+            for box, score, class_id, name, beside in rows
         ]
         if self.timing is None:
             return {"detections": detections}
@@ -211,16 +224,43 @@ class Detections:
         return {"detections": detections, "milliseconds": times}
 
     def to_coco(self, image_id: int) -> list[dict[str, Any]]:
-        """Return COCO results: image id, category id (the class id, from 0), box as x, y, width, height, and score."""
+        """Return COCO results: image id, category id (the class id, from 0), box as x, y, width, height, and score.
+
+        Where there are some, also `segmentation`, an RLE; `keypoints`, x, y and how surely it is visible in turns; and
+        `obb`, which COCO does not have.
+        """
         sides = np.concatenate([self.boxes_xyxy[:, :2], self.boxes_xyxy[:, 2:] - self.boxes_xyxy[:, :2]], axis=1)
-        rows = zip(sides.tolist(), self.scores.tolist(), self.class_ids.tolist(), strict=True)
-        return [
+        results: list[dict[str, Any]] = [
             {"image_id": image_id, "category_id": class_id, "bbox": bbox, "score": score}
-            for bbox, score, class_id in rows
+            for bbox, score, class_id in zip(sides.tolist(), self.scores.tolist(), self.class_ids.tolist(), strict=True)
         ]
+        for index, result in enumerate(results):
+            if self.masks is not None:
+                result["segmentation"] = self.masks.rle(index)
+            if self.keypoints is not None:
+                result["keypoints"] = self.keypoints[index].ravel().tolist()
+            if self.obb is not None:
+                result["obb"] = self.obb[index].tolist()
+        return results
+
+    def _beside_boxes(self) -> list[dict[str, Any]]:
+        """What JSON holds of each detection beside its box."""
+        entries: list[dict[str, Any]] = [{} for _ in range(len(self))]
+        for index, entry in enumerate(entries):
+            if self.masks is not None:
+                entry["segmentation"] = self.masks.rle(index)
+            if self.keypoints is not None:
+                points = self.keypoints[index].tolist()
+                entry["keypoints"] = [[round(x, 2), round(y, 2), round(visible, 4)] for x, y, visible in points]
+            if self.obb is not None:
+                *sides, angle = self.obb[index].tolist()
+                entry["obb"] = [*(round(side, 2) for side in sides), round(angle, 4)]
+        return entries
 
     def to_supervision(self) -> Any:
         """Return them as `supervision.Detections`, with the class names under `class_name`.
+
+        Masks are its masks; the corners of rotated boxes are under `xyxyxyxy`. Keypoints are `supervision.KeyPoints`.
 
         Raises:
             UsageError: supervision is not installed.
@@ -229,11 +269,28 @@ class Detections:
             import supervision
         except ModuleNotFoundError as error:
             raise UsageError("supervision is not installed; pip install supervision") from error
+        data: dict[str, Any] = {"class_name": np.array(self.labels, dtype=np.str_)}
+        if self.keypoints is not None:
+            return supervision.KeyPoints(
+                xy=self.keypoints[..., :2].copy(),
+                keypoint_confidence=self.keypoints[..., 2].copy(),
+                detection_confidence=self.scores.copy(),
+                class_id=self.class_ids.copy(),
+                data=data,
+            )
+        mask = None
+        if self.masks is not None:
+            mask = np.zeros((len(self), *self.masks.size_wh[::-1]), dtype=np.bool_)
+            for index in range(len(self)):
+                mask[index] = self.masks.dense(index)
+        if self.obb is not None:
+            data["xyxyxyxy"] = corners_of(self.obb)
         return supervision.Detections(
             xyxy=self.boxes_xyxy.copy(),
+            mask=mask,
             confidence=self.scores.copy(),
             class_id=self.class_ids.copy(),
-            data={"class_name": np.array(self.labels, dtype=np.str_)},
+            data=data,
         )
 
     def draw(self, image_bgr: NDArray[np.uint8]) -> NDArray[np.uint8]:

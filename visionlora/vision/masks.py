@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import cv2
@@ -92,28 +93,38 @@ class PrototypeMasks(Masks):
             self.coefficients[index], self.prototypes, self.boxes_xyxy[index], self.placement, self.image_size
         )
 
+    @cached_property
+    def _places(self) -> tuple[list[list[int]], list[list[int]], NDArray[np.float64]]:
+        """Of each object: its region in the image, that of the prototypes which it needs, and how to map them.
+
+        All at once: in small arrays, numpy takes longer to begin than to compute.
+        """
+        _, rows, columns = self.prototypes.shape
+        # A pixel counts by its left top corner, as in Ultralytics' `crop_mask`.
+        regions = np.clip(np.ceil(self.boxes_xyxy), 0, self.size_wh * 2).astype(np.int64)
+        # Of prototypes, by pixels of the image: place = steps * pixel + shift, both counted from centres of pixels.
+        cells = np.array([columns, rows]) / self.image_size
+        steps = np.array(self.placement.scale_xy) * cells
+        shift = steps * 0.5 + np.array(self.placement.offset_xy) * cells - 0.5
+        low, high = steps * regions[:, :2] + shift, steps * (regions[:, 2:] - 1) + shift
+        first = np.clip(np.floor(low), 0, (columns - 1, rows - 1)).astype(np.int64)
+        end = np.clip(np.floor(high).astype(np.int64) + 2, first + 1, (columns, rows))
+        back = np.zeros((len(regions), 2, 3))
+        back[:, (0, 1), (0, 1)] = steps
+        back[:, :, 2] = low - first
+        return regions.tolist(), np.concatenate([first, end], axis=1).tolist(), back
+
     def crop(self, index: int) -> tuple[Region, NDArray[np.bool_]]:
         """Return the region around an object, inside the image, and its mask (height, width) there."""
-        (width, height), box = self.size_wh, np.ceil(self.boxes_xyxy[index])  # a pixel counts by its left top corner
-        left, right = np.clip(box[[0, 2]], 0, width).astype(int).tolist()
-        top, bottom = np.clip(box[[1, 3]], 0, height).astype(int).tolist()
+        regions, needed, back = self._places
+        (left, top, right, bottom), (x, y, x_end, y_end) = regions[index], needed[index]
         if left >= right or top >= bottom:
             return (left, top, left, top), np.zeros((0, 0), dtype=np.bool_)
-        _, rows, columns = self.prototypes.shape
-        # Of prototypes, by pixels of the image: source = step * pixel + shift, both counted from centres of pixels.
-        steps = np.array(self.placement.scale_xy) * (columns / self.image_size, rows / self.image_size)
-        shifts = np.array(self.placement.offset_xy) * (columns / self.image_size, rows / self.image_size)
-        shifts = steps * 0.5 + shifts - 0.5
-        first = np.floor(steps * (left, top) + shifts).astype(int)
-        last = np.floor(steps * (right - 1, bottom - 1) + shifts).astype(int) + 2
-        x, y = np.clip(first, 0, (columns - 1, rows - 1)).tolist()
-        x_end, y_end = np.clip(last, (x + 1, y + 1), (columns, rows)).tolist()
         part = self.prototypes[:, y:y_end, x:x_end]
         logits = (self.coefficients[index] @ part.reshape(len(part), -1)).reshape(part.shape[1:])
-        back = np.diag([*steps, 1.0])[:2]
-        back[:, 2] = steps * (left, top) + shifts - (x, y)
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        large = cv2.warpAffine(logits, back, (right - left, bottom - top), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+        size = right - left, bottom - top
+        large = cv2.warpAffine(logits, back[index], size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
         return (left, top, right, bottom), np.asarray(large > 0)
 
     def rle(self, index: int) -> dict[str, Any]:
@@ -197,6 +208,11 @@ def decode_rle(rle: Mapping[str, Any]) -> NDArray[np.bool_]:
         raise UsageError(f"RLE: expected runs of {height} x {width} pixels together, got {int(runs.sum())}")
     on = np.arange(len(runs)) % 2 == 1
     return np.repeat(on, runs).reshape(width, height).T
+
+
+def rle_area(rle: Mapping[str, Any]) -> int:
+    """Return how many pixels a compressed RLE has."""
+    return int(_from_text(rle["counts"])[1::2].sum())
 
 
 def _to_text(runs: NDArray[np.integer]) -> str:

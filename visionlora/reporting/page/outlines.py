@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
@@ -13,13 +11,11 @@ from numpy.typing import NDArray
 
 from visionlora.data import LabelledImage
 from visionlora.reporting.page.svg import element, join
-from visionlora.scoring import decode_mask
 from visionlora.vision.detections import Detections
+from visionlora.vision.painters import SEEN, contours_of
 from visionlora.vision.rotated import corners_of
 
 _POINT = 2.5  # radius in the drawing's pixels
-_SURE = 0.25
-"""Visibility above which a found keypoint is drawn, as in Ultralytics' `Annotator.kpts`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,35 +48,18 @@ def outlines(objects: Detections | LabelledImage, scale: float) -> list[Outline]
         objects: detections, or what is labelled in an image.
         scale: the drawing's pixels per pixel of the image.
     """
-    count = len(objects.class_ids)
     if objects.obb is not None:
         return [Outline((corners * scale,)) for corners in corners_of(objects.obb)]
     if objects.keypoints is not None:
-        least = 0 if isinstance(objects, LabelledImage) else _SURE
-        return [Outline(points=one[one[:, 2] > least, :2] * scale) for one in objects.keypoints]
-    if isinstance(objects, LabelledImage):
-        if objects.segments is None:
-            return [Outline()] * count
-        return [Outline(tuple(line * scale for line in _lines_of(one, objects.size_wh))) for one in objects.segments]
-    if objects.masks is None:
-        return [Outline()] * count
-    shapes = []
-    for index in range(count):
-        (left, top, _, _), inside = objects.masks.crop(index)
-        shapes.append(Outline(tuple((line + np.array((left, top))) * scale for line in contours(inside))))
-    return shapes
+        return [Outline(points=one[one[:, 2] >= SEEN, :2] * scale) for one in objects.keypoints]
+    if getattr(objects, "segments", None) is None and getattr(objects, "masks", None) is None:
+        return [Outline()] * len(objects.class_ids)
+    return [Outline(tuple(_few(line) * scale for line in shape)) for shape in contours_of(objects)]
 
 
-def contours(mask: NDArray[np.bool_]) -> list[NDArray[np.floating]]:
-    """Return the lines (P, 2) around the parts of a mask (H, W) and around their holes, in its pixels."""
-    if not mask.size:
-        return []
-    found, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_TC89_L1)
-    return [line.reshape(-1, 2) + 0.5 for line in found]  # through the centres of pixels
-
-
-def _lines_of(segment: Any, size_wh: tuple[int, int]) -> Sequence[NDArray[np.floating]]:
-    return contours(decode_mask(segment, size_wh)) if isinstance(segment, dict) else segment
+def _few(line: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return a line without the points that lie within half a pixel of the line through the others."""
+    return np.asarray(cv2.approxPolyDP(line[:, None], 0.5, True)[:, 0], dtype=np.float32)
 
 
 def _lines(name: str, **attributes: object) -> Markup:
