@@ -94,7 +94,8 @@ def outcome_of(detections: Detections, image: LabelledImage, *, confidence: floa
 
     Each detection takes the object of its class that it overlaps most of those left. Detections that are left over then
     take objects of other classes that are left, in the same way: those are confusions. A detection that found nothing
-    of its class and lies by half or more in a crowd of it counts for nothing.
+    of its class and lies by half or more in a crowd of it counts for nothing; nor does one on an object without a
+    labelled keypoint, where keypoints are compared.
 
     Args:
         detections: class ids index the data set's names.
@@ -106,9 +107,10 @@ def outcome_of(detections: Detections, image: LabelledImage, *, confidence: floa
     overlap, share = overlap_of(task.iou_type, seen, image)  # (N, G)
     left_out = ~judged_objects(image, task.iou_type)
     same_class = seen.class_ids[:, None] == image.class_ids[None, :]
-    in_crowd = (share >= MATCHING_IOU) & same_class & left_out
+    in_crowd = ((share >= MATCHING_IOU) & same_class & image.is_crowd).any(axis=1)
     taken_for = _match(overlap, same_class, np.full(len(seen), _NONE), left_out)
-    counted = (taken_for != _NONE) | ~in_crowd.any(axis=1)
+    aside = _match(overlap, same_class & left_out, taken_for, image.is_crowd)  # on what has no labelled keypoint
+    counted = (taken_for != _NONE) | (aside == _NONE) & ~in_crowd
     seen, overlap, same_class = seen.at(np.flatnonzero(counted)), overlap[counted], same_class[counted]
     taken_for = _match(overlap, ~same_class, taken_for[counted], left_out)
     right = np.zeros(len(seen), dtype=bool)
