@@ -26,7 +26,7 @@ from visionlora.detectors.ultralytics.qat_detector import QatDetector
 from visionlora.detectors.ultralytics.sampling import SeededDataset, keypoint_entries, training_label
 from visionlora.detectors.ultralytics.squares import SquareDataset
 from visionlora.errors import DataError, UsageError
-from visionlora.exporting import write_graph
+from visionlora.exporting import export, write_graph
 from visionlora.fake_quant import fake_quant_spec
 from visionlora.int8 import apply_recipe
 from visionlora.quantization import calibrate_detector, load_float_detector
@@ -144,6 +144,17 @@ def test_a_detection_base_is_given_keypoints_of_the_data(checkpoint, made, tmp_p
         train(checkpoint, made["pose"][1], tmp_path / "other", **TRAINED)
     with pytest.raises(UsageError, match="--task: expected"):
         train(checkpoint, made["pose"][1], tmp_path / "other", **TRAINED, task="classify")
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [("segment", {"method": "conv-adapter"}), ("pose", {"base_precision": "nf4"}), ("obb", {"recipe": "far"})],
+    ids=["conv-adapter", "nf4", "far"],
+)
+def test_other_ways_to_adapt_serve_a_task_too(made, name: str, how: dict[str, str], tmp_path) -> None:
+    trained = train(*made[name], tmp_path / "run", **{**TRAINED, **how})
+    file = export(made[name][0], tmp_path / "model.onnx", adapter=trained.path)
+    assert file.box_error < 0.1 and read_adapter_card(trained.path).sized_task == load_base(made[name][0]).task
 
 
 def test_what_is_of_another_task_is_refused(made, tmp_path) -> None:

@@ -22,6 +22,7 @@ from visionlora.detectors.ultralytics.checkpoint import raw_prediction
 from visionlora.detectors.ultralytics.heads import task_of_model, with_task
 from visionlora.errors import AdapterError, UsageError
 from visionlora.exporting import export, merge
+from visionlora.patching import patch
 from visionlora.tasks import DETECT, TASKS, OrientedBoxes, Pose, Segment, Task, task_fields
 
 KINDS = {"yolov8n-seg": SegmentationModel, "yolo11n-pose": PoseModel, "yolo12n-obb": OBBModel}
@@ -125,6 +126,12 @@ def test_an_adapter_of_a_task_that_its_base_cannot_have_is_refused(bases, tmp_pa
     path = trained(bases["detect"], DETECT, tmp_path / "a.safetensors", of=bases["pose"])
     with pytest.raises(AdapterError, match="do not fit"):
         merge(bases["pose"].path, path, tmp_path / "merged.pt")
+
+
+def test_an_adapter_that_gives_another_task_is_not_patched(merged, exported, tmp_path) -> None:
+    path = trained(load_base(merged.path), POSE, tmp_path / "a.safetensors")
+    with pytest.raises(AdapterError, match="a patch does not change its outputs"):
+        patch(exported.path, path, tmp_path / "patched.onnx")
 
 
 def test_tensors_of_a_new_head_go_in_and_out_of_an_adapter(bases) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -133,12 +133,12 @@ def _extended(model: DetectionModel, task: Task) -> tuple[DetectionModel, tuple[
 
 def _begin(model: nn.Module, name: str) -> None:
     """Start a layer so that its outputs are as large as its inputs, with a norm behind it that changes nothing."""
-    layer = model.get_submodule(name)
+    layer = cast("nn.Conv2d | nn.ConvTranspose2d", model.get_submodule(name))
     parent = model.get_submodule(name.rpartition(".")[0])
     norm = getattr(parent, "bn", None)
     if isinstance(norm, nn.BatchNorm2d):
         nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-        norm.running_var.fill_(1 - norm.eps)
+        cast(torch.Tensor, norm.running_var).fill_(1 - norm.eps)
     elif isinstance(layer, nn.ConvTranspose2d):
         nn.init.normal_(layer.weight, std=layer.in_channels**-0.5)  # one input position an output, at stride = kernel
-        nn.init.zeros_(layer.bias)
+        nn.init.zeros_(cast(torch.Tensor, layer.bias))
