@@ -35,8 +35,7 @@ from visionlora.errors import ModelError
 from visionlora.formats.kinds import CHECKPOINT
 from visionlora.formats.pickled import read_plain
 from visionlora.formats.text import class_names
-from visionlora.tasks import TASKS, Task
-from visionlora.tasks.segment import Segment
+from visionlora.tasks import TASKS, Segment, Task
 from visionlora.trust import is_trusted
 
 FAMILY = "ultralytics"

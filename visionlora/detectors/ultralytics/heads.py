@@ -16,9 +16,9 @@ from ultralytics.nn.modules.head import OBB, Detect, Pose, Segment, v10Detect
 from ultralytics.nn.tasks import DetectionModel, OBBModel, PoseModel, SegmentationModel
 
 from visionlora.errors import UsageError
+from visionlora.tasks import Pose as Keypoints
+from visionlora.tasks import Segment as Masks
 from visionlora.tasks import Task, task_of
-from visionlora.tasks.pose import Pose as Keypoints
-from visionlora.tasks.segment import Segment as Masks
 
 HEADS: Mapping[str, tuple[type[Detect], ...]] = {
     "detect": (Detect, v10Detect),
