@@ -15,8 +15,9 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantiz
 from tests.tiny_onnx import NAMES, own_metadata, write_constant, write_detector
 from visionlora.errors import ModelError, UsageError
 from visionlora.runtime import OnnxNetwork
-from visionlora.tasks import DETECT
+from visionlora.tasks import DETECT, OrientedBoxes, Pose, Segment
 from visionlora.vision.inference import Network, detect
+from visionlora.vision.rotated import regularized
 
 pytestmark = pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 STOCK = {"task": "detect", "names": str(dict(enumerate(NAMES))), "imgsz": "[64, 64]"}
@@ -257,9 +258,45 @@ def test_a_stock_export_with_nms_inside_is_read_as_final_detections(stock_export
     assert ((prediction[0, 4:] > 0).sum(axis=0) <= 1).all() and (prediction[0, 4:] > 0).any()
 
 
-def test_a_stock_export_of_another_task_is_refused(stock_export):
-    with pytest.raises(ModelError, match="task 'segment'"):
-        OnnxNetwork(stock_export("yolo11n-seg.yaml")[0])
+def test_a_stock_export_of_keypoints_gives_the_predictions_of_torch(stock_export):
+    path, model = stock_export("yolo11n-pose.yaml")
+    network = OnnxNetwork(path)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(pictures(2)))[0].numpy()
+    (output,) = network(pictures(2))
+
+    assert (network.task, network.nms) == (Pose(17, 3), True)
+    np.testing.assert_allclose(output, expected, rtol=1e-4, atol=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "task"), [("yolo26n-seg.yaml", Segment(32)), ("yolo26n-obb.yaml", OrientedBoxes())]
+)
+def test_a_stock_end_to_end_export_of_another_task_gives_the_detections_of_torch(stock_export, architecture, task):
+    path, model = stock_export(architecture, nms=False)
+    network = OnnxNetwork(path)
+    model.end2end = True
+    with torch.no_grad():
+        given = model(torch.from_numpy(pictures(1)))[0]
+    rows, *prototypes = (each[0].numpy() for each in (given if isinstance(given, tuple) else (given,)))
+    outputs = network(pictures(1))
+    found = task.decode([each[0] for each in outputs], nms=False, confidence=0)
+    gaps = -np.diff(rows[:, 4], prepend=2, append=-1)
+    clear = (gaps[:-1] > 1e-5) & (gaps[1:] > 1e-5)
+
+    assert (network.task, network.nms) == (task, False) and clear.sum() > 3
+    np.testing.assert_array_equal(found.class_ids[clear], rows[clear, 5])
+    if prototypes:
+        np.testing.assert_allclose(outputs[1][0], prototypes[0], atol=1e-3)
+        np.testing.assert_allclose(found.masks.coefficients[clear], rows[clear, 6:], atol=1e-3)
+    else:
+        boxes = regularized(np.concatenate([rows[clear, :4], rows[clear, 6:]], axis=1))
+        np.testing.assert_allclose(found.obb[clear], boxes, atol=5e-3)
+
+
+def test_a_stock_export_of_a_task_that_there_is_not_is_refused(tmp_path):
+    with pytest.raises(ModelError, match="one of task 'classify'"):
+        OnnxNetwork(write_detector(tmp_path / "a.onnx", properties={**STOCK, "task": "classify"}))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are Unicode")

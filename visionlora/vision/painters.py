@@ -111,7 +111,7 @@ def mask_contours(region: Sequence[int], inside: NDArray[np.bool_]) -> list[NDAr
     """Return the outlines (P, 2) of a mask that lies at a region, through the centres of its outermost pixels."""
     if not inside.any():
         return []
-    found, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    found, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     return [each[:, 0].astype(np.float32) + np.array(region[:2], dtype=np.float32) + np.float32(0.5) for each in found]
 
 
