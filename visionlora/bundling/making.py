@@ -118,8 +118,8 @@ def bundle(
         raise ModelError(f"{model}: expected an ONNX file that visionlora wrote, got one of another maker")
     if detector.network.task != DETECT:
         raise ModelError(
-            f"{model}: expected a detector of boxes, got one of task {detector.network.task.name!r}; {RUNNER} of a bundle "
-            "runs boxes alone for now: copy the file and open it with visionlora.Detector"
+            f"{model}: expected a detector of boxes, got one of task {detector.network.task.name!r}; a bundle's "
+            f"{RUNNER} is for boxes alone: copy the file itself, and open it with visionlora.Detector"
         )
     if not is_plain_name(model.name):
         raise UsageError(f"{model.name}: expected a file name of letters, digits, dots and dashes")

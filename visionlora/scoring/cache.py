@@ -85,7 +85,7 @@ def load_found(key: str, task: Task) -> SplitDetections | None:
     with np.load(io.BytesIO(content), allow_pickle=False) as kept:
         arrays = {name: kept[name] for name in kept.files}
     ends = np.cumsum(arrays["counts"])[:-1]
-    fields = {name: np.split(arrays[name], ends) for name in _ARRAYS if name in arrays}
+    fields: dict[str, Any] = {name: np.split(arrays[name], ends) for name in _ARRAYS if name in arrays}
     if "rles" in arrays:
         texts = iter(arrays["rles"].tobytes().decode("ascii").split("\n"))
         pairs = zip(arrays["counts"].tolist(), arrays["sizes"].tolist(), strict=True)
