@@ -90,11 +90,6 @@ def scene(task: Task, seed: int = 0) -> tuple[list[LabelledImage], list[Detectio
 def pycocotools_scores(task: Task, images, detections, folder: Path, sigmas=None) -> list[float]:
     """mAP50-95, mAP50, mAP75, small, medium, large and AR of files, as pycocotools reads and scores them."""
     truth = to_coco(images, NAMES)
-    fields = [task.coco_fields(image) for image in images]
-    flat = {name: [one for each in fields for one in np_list(each[name])] for name in fields[0]}
-    for index, annotation in enumerate(truth["annotations"]):
-        kept = ("segmentation", "keypoints", "num_keypoints")
-        annotation.update({name: values[index] for name, values in flat.items() if name in kept})
     results = []
     for index, one in enumerate(detections, start=1):
         columns = {name: np_list(values) for name, values in task.coco_fields(one).items()}
