@@ -60,7 +60,13 @@ def test_who_takes_detection_for_granted_reads_or_writes_what_names_no_task() ->
     writers = ("bundling/making.py", "data/preparing.py", "detectors/ultralytics/toy_base.py")
     tables = ("tasks/__init__.py", "tasks/detect.py", "publishing/card.py")
     training = ("training/record.py", "training/target.py")  # detection bases serve other tasks; records left it out
-    room = ("checkpoint.py", "heads.py", "measuring.py", "squares.py")  # whose heads and batches differ by task
+    room = (
+        "checkpoint.py",
+        "heads.py",
+        "measuring.py",
+        "squares.py",
+        "step.py",
+    )  # whose heads and batches differ by task
     extending = (*training, *(f"detectors/ultralytics/{name}" for name in room), "exporting/exporting.py")
     assert named == {PACKAGE / name for name in (*readers, *writers, *tables, *extending)}
 
