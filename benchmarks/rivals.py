@@ -11,6 +11,9 @@ import ultralytics.engine.trainer as ultralytics_trainer
 from injected import INJECTED, inject
 from torch import nn
 from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.models.yolo.obb import OBBTrainer
+from ultralytics.models.yolo.pose import PoseTrainer
+from ultralytics.models.yolo.segment import SegmentationTrainer
 from ultralytics.utils.torch_utils import unwrap_model
 
 FREEZE = {
@@ -18,6 +21,9 @@ FREEZE = {
     "freeze10": 10,
     "head": 23,
 }  # modules that Ultralytics' `freeze` leaves as they are; the head is 23
+
+
+TRAINERS = {"segment": SegmentationTrainer, "pose": PoseTrainer, "obb": OBBTrainer}
 
 
 class RivalTrainer(DetectionTrainer):
@@ -77,17 +83,20 @@ class InjectedTrainer(RivalTrainer):
                 module.eval()
 
 
-def rival(method: str, overrides: Mapping[str, Any], base: type = RivalTrainer) -> Any:
+def rival(method: str, overrides: Mapping[str, Any], base: type = RivalTrainer, *, task: str = "detect") -> Any:
     """Return the trainer of `method`: full, freeze10, head or one of `INJECTED`.
 
     Args:
         method: its name.
         overrides: Ultralytics' hyperparameters.
         base: a class to mix in before the trainer's own, to measure it.
+        task: what is trained.
     """
     # its own check downloads a checkpoint; this is what it answers on a sound GPU and on a CPU
     ultralytics_trainer.check_amp = lambda model: next(model.parameters()).device.type == "cuda"
     own = InjectedTrainer if method in INJECTED else RivalTrainer
+    if task != "detect":
+        own = type("TaskRival", (own, TRAINERS[task]), {})
     kind = type("Rival", (base, own) if base is not RivalTrainer else (own,), {"method": method})
     freeze = FREEZE.get(method, 0)
     return kind(overrides={**overrides, "plots": False, "exist_ok": True, **({"freeze": freeze} if freeze else {})})

@@ -76,6 +76,7 @@ class Detector:
         try:
             metadata = json.loads(properties["visionlora"])
             version, preprocessing = metadata["format"], dict(metadata["preprocessing"])
+            task = metadata.get("task", "detect")
             self.names, self.nms, self.image_size = metadata["names"], metadata["nms"], preprocessing.pop("image_size")
             self.thresholds = [float(x) for x in metadata.get("thresholds", [CONFIDENCE] * len(self.names))]
             "".join(self.names).encode("utf-8")
@@ -83,6 +84,10 @@ class Detector:
                 raise ValueError("one threshold a class, or a whole image_size")
         except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"{path}: expected a file that visionlora exported, its metadata lacks {error}") from error
+        if task != "detect":
+            raise ValueError(
+                f"{path}: expected a detector of boxes, got task {task!r}; open it with visionlora.Detector"
+            )
         if version != 1 or preprocessing != PREPROCESSING:
             raise ValueError(f"{path}: expected format 1 with {PREPROCESSING}, got {version} with {preprocessing}")
         self.takes_pixels = self.session.get_inputs()[0].type == "tensor(uint8)"

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
+from visionlora.tasks import Task, task_fields
 from visionlora.vision.preprocess import PADDING
 
 FORMAT = 1
@@ -51,7 +52,7 @@ def make_card(
     image_size: int,
     parents: Mapping[str, str],
     settings: Mapping[str, Any],
-    task: str,
+    task: Task,
     family: str | None,
 ) -> dict[str, Any]:
     """Return the card of a detector file.
@@ -62,13 +63,13 @@ def make_card(
         image_size: side of the square input in pixels.
         parents: SHA-256 by role of what the file was made from.
         settings: the settings that made it.
-        task: what the detector finds, by the name in `visionlora.tasks.TASKS`.
+        task: what the detector finds; its sizes are named where it has some.
         family: name of the family of detectors that it is of; None leaves it out.
     """
     return {
         "format": FORMAT,
         "kind": kind,
-        "task": task,
+        **task_fields(task),
         **({} if family is None else {"family": family}),
         "names": list(names),
         "preprocessing": preprocessing_card(image_size),

@@ -23,10 +23,10 @@ from rivals import rival
 from ways import OWN, RIVALS, is_ranked, own_settings
 
 from visionlora.data import load_dataset
-from visionlora.detectors.ultralytics import TorchNetwork
+from visionlora.detectors.ultralytics import TorchNetwork, load_base
 from visionlora.progress import level
-from visionlora.scoring import coco_scores, find_objects
-from visionlora.tasks import DETECT
+from visionlora.scoring import coco_scores, find_objects, mean_precision
+from visionlora.tasks import DETECT, TASKS
 from visionlora.training import training
 
 
@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--task", choices=TASKS, help="the model's if not given; another one of a detection model")
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--imgsz", type=int, default=320)
@@ -70,6 +71,7 @@ def main() -> None:
     if args.method in OWN:
         rate = {"lr0": args.lr0} if args.lr0 else {}
         settings = {**({"rank": args.rank} if ranked else {}), **own_settings(args.method), **args.adapter}
+        settings |= {} if args.task is None else {"task": args.task}
         path = training.train(
             args.model, args.data, args.out, hyperparameters=extra, overwrite=True, **settings, **rate, **run
         ).path
@@ -77,7 +79,12 @@ def main() -> None:
     else:
         chosen = {"optimizer": "AdamW", "momentum": 0.9, "lr0": args.lr0, "warmup_bias_lr": 0.0} if args.lr0 else {}
         options = {"model": args.model, "data": args.data, "cache": "ram", "save_dir": str(args.out)}
-        trainer = rival(args.method, {**options, **run, **chosen, **extra})
+        own = load_base(args.model).task.name
+        task = args.task or own
+        if task != own:  # a detection model's weights by name in a description of the task
+            description = f"{Path(args.model).stem}-{task.replace('segment', 'seg')}.yaml"
+            options |= {"model": description, "pretrained": args.model}
+        trainer = rival(args.method, {**options, **run, **chosen, **extra}, task=task)
         try:
             trainer.train()
         except Refusal as refusal:
@@ -89,14 +96,16 @@ def main() -> None:
         else:
             network = TorchNetwork(path, **where)
     seconds = time.monotonic() - started
-    dataset = load_dataset(args.data, splits=("val",))
+    dataset = load_dataset(args.data, splits=("val",), task=network.task)
     images = dataset.split("val")
     with level("quiet"):
         found = find_objects(network, images, dataset.names, batch=64)
-    scores = coco_scores(found.detections, images, dataset.names, classes=found.classes, task=DETECT)
+    scores = coco_scores(found.detections, images, dataset.names, classes=found.classes, task=network.task)
+    boxes = mean_precision(found.detections, images, dataset.names, task=DETECT)
     result |= {
         "map50_95": round(scores.map50_95, 4),
         "map50": round(scores.map50, 4),
+        **({} if network.task == DETECT else {"task": network.task.name, "box_map50_95": round(boxes.map50_95, 4)}),
         "per_class": {entry.name: round(entry.ap50_95, 4) for entry in scores.per_class},
         "bytes": path.stat().st_size if path.exists() else None,
         "seconds": round(seconds, 1),

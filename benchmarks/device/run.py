@@ -41,7 +41,7 @@ def measure(model: str, adapters: list[str], image_size: int, folder: Path) -> d
         exported = vl.export(merged, folder / f"{number}.onnx", imgsz=image_size).path
         patched = vl.patch(base, adapter, folder / f"{number}.patched.onnx").path
         noise = np.random.default_rng(number).random((1, 3, image_size, image_size), dtype=np.float32)
-        errors.append(float(np.abs(OnnxNetwork(patched)(noise) - OnnxNetwork(exported)(noise)).max()))
+        errors.append(float(np.abs(OnnxNetwork(patched)(noise)[0] - OnnxNetwork(exported)(noise)[0]).max()))
     bank, small = vl.AdapterBank(base), vl.AdapterBank(base, limit=1)
     for number, adapter in enumerate(adapters):
         small.add(str(number), adapter)

@@ -8,9 +8,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
 
 from visionlora.data import content_hash, load_coco, to_coco
 from visionlora.errors import DataError
+from visionlora.tasks import OrientedBoxes, Pose, Segment
 
 
 def _write(folder: Path, annotations: list[dict], *, images: str = "images", name: str = "a.png") -> Path:
@@ -236,3 +238,67 @@ def test_size_is_that_of_the_picture_as_displayed(tmp_path, write_image, width, 
     else:
         with pytest.raises(DataError, match="before the picture is turned as its EXIF orientation says"):
             load_coco(tmp_path / "a.json")
+
+
+def _dense(segment, size_wh=(64, 48)) -> np.ndarray:
+    """A mask as pycocotools decodes it."""
+    rle = coco_mask.frPyObjects(segment, *size_wh[::-1]) if isinstance(segment["counts"], list) else segment
+    return coco_mask.decode(rle)
+
+
+def test_masks_are_read_as_polygons_and_runs_with_their_areas(tmp_path) -> None:
+    mask = np.zeros((48, 64), dtype=np.uint8, order="F")
+    mask[5:9, 10:20] = 1
+    packed = {**(rle := coco_mask.encode(mask)), "counts": rle["counts"].decode()}
+    runs = {"size": [48, 64], "counts": [10 * 48 + 5, *[4, 44] * 9, 4, 64 * 48 - 19 * 48 - 9]}
+    polygons = [[1, 1, 11, 1, 11, 21], [30, 30, 40, 30, 40, 40]]
+    path = _write(tmp_path, [_one([4, 6, 10, 20], segmentation=one) for one in (polygons, packed, runs)])
+    dataset = load_coco(path, task=Segment())
+    (image,) = dataset.split("val")
+
+    assert image.object_areas.tolist() == [150, 40, 40]
+    assert [polygon.ravel().tolist() for polygon in image.segments[0]] == polygons
+    assert all(np.array_equal(_dense(one), mask) for one in image.segments[1:])
+    again = path.with_name("again.json")
+    again.write_text(json.dumps(to_coco(dataset.split("val"), dataset.names)))
+    assert content_hash(load_coco(again, task=Segment()).split("val")) == content_hash([image])
+
+
+def test_keypoints_are_read_and_written(tmp_path) -> None:
+    points = [4, 6, 2, 5, 7, 1, 0, 0, 0]
+    dataset = load_coco(_write(tmp_path, [_one([4, 6, 10, 20], keypoints=points)]), task=Pose(3, 3))
+    (image,) = dataset.split("val")
+
+    assert image.keypoints.ravel().tolist() == points and image.object_areas.tolist() == [0.53 * 200]
+    written = to_coco(dataset.split("val"), dataset.names)["annotations"][0]
+    assert (written["keypoints"], written["num_keypoints"]) == (points, 2)
+
+
+WRONG_MORE = {
+    "no mask": (Segment(), {}, "expected segmentation with polygons"),
+    "two points": (Segment(), {"segmentation": [[1, 1, 2, 2]]}, "expected segmentation with polygons"),
+    "runs of other size": (Segment(), {"segmentation": {"size": [48, 64], "counts": [7]}}, "expected an RLE with size"),
+    "no text of runs": (Segment(), {"segmentation": {"size": [48, 64], "counts": "~"}}, "expected an RLE with size"),
+    "of another picture": (
+        Segment(),
+        {"segmentation": {"size": [2, 2], "counts": [4]}},
+        "expected an RLE of size [48, 64], got [2, 2]",
+    ),
+    "no keypoints": (Pose(3, 3), {}, "expected keypoints [x1, y1, v1, ...] of 3, as the model has them, 9 numbers"),
+    "other keypoints": (Pose(3, 3), {"keypoints": [1, 1, 2]}, "9 numbers, got 3 numbers"),
+    "a confidence": (Pose(1, 3), {"keypoints": [1, 1, 0.5]}, "expected visibility 0, 1 or 2 of each keypoint"),
+}
+
+
+@pytest.mark.parametrize(("task", "more", "message"), WRONG_MORE.values(), ids=WRONG_MORE.keys())
+def test_wrong_masks_and_keypoints_are_told_with_their_annotation(tmp_path, task, more, message) -> None:
+    path = _write(tmp_path, [_one([4, 6, 10, 20], **more)])
+    with pytest.raises(DataError) as caught:
+        load_coco(path, task=task)
+    assert "annotation 1 of a.png: " in str(caught.value) and message in str(caught.value)
+    assert len(load_coco(path).split("val")[0].class_ids) == 1  # boxes do not mind
+
+
+def test_oriented_boxes_are_not_looked_for_in_coco(tmp_path) -> None:
+    with pytest.raises(DataError, match=r"val\.json: expected a data\.yaml, got COCO, which knows no oriented boxes"):
+        load_coco(_write(tmp_path, [_one([4, 6, 10, 20])]), task=OrientedBoxes())

@@ -36,7 +36,21 @@ WRONG = {
     "a null byte in path": ('path: "a\\0b"\nnames: [a]\n', "expected 'path' to be a folder"),
     "list with a gap": ("train: [a, null]\nnames: [a]\n", "expected 'train' to be a path or a list of paths"),
     "path a list": (SPLITS + "path: [a]\nnames: [a]\n", "expected 'path' to be a folder, got ['a']"),
-    "pose": (SPLITS + "names: [a]\nkpt_shape: [17, 3]\n", "expected a detection data set, got 'kpt_shape'"),
+    "kpt_shape of other dims": (
+        SPLITS + "names: [a]\nkpt_shape: [17, 4]\n",
+        "expected 'kpt_shape' to be [K, 2] or [K, 3",
+    ),
+    "kpt_shape a word": (SPLITS + "names: [a]\nkpt_shape: all\n", "for K keypoints, got 'all'"),
+    "flip_idx too short": (
+        SPLITS + "names: [a]\nkpt_shape: [3, 2]\nflip_idx: [1, 0]\n",
+        "expected 'flip_idx' to pair keypoints 0 to 2",
+    ),
+    "flip_idx in a circle": (SPLITS + "names: [a]\nkpt_shape: [3, 2]\nflip_idx: [1, 2, 0]\n", "got ['1', '2', '0']"),
+    "sigmas too few": (
+        SPLITS + "names: [a]\nkpt_shape: [2, 2]\nkpt_oks_sigmas: [0.1]\n",
+        "expected 'kpt_oks_sigmas' to be 2 numbers above 0",
+    ),
+    "a sigma of 0": (SPLITS + "names: [a]\nkpt_shape: [1, 2]\nkpt_oks_sigmas: [0]\n", "to be 1 numbers above 0"),
     "grey images": (SPLITS + "names: [a]\nchannels: 1\n", "expected images of 3 channels, got 'channels: 1'"),
     "syntax": ("train: images\nnames: [a\nval: b\n", "data.yaml:3: expected YAML, got a syntax error"),
     "empty file": (

@@ -36,7 +36,7 @@ def test_other_format_gives_the_onnx_files_output(other, exported) -> None:
     batch = np.random.default_rng(0).random((2, 3, 96, 96), np.float32)
     # OpenVINO computes in bfloat16 where the processor can: what that does to scores is a claim of its own, below.
     network = OpenVinoNetwork(file.path, float32=True) if name == "openvino" else open_exported(file.path, name)
-    expected, found = OnnxNetwork(exported.path)(batch), network(batch)
+    (expected,), (found,) = OnnxNetwork(exported.path)(batch), network(batch)
     atol = {"ncnn": 2.0}.get(name, 0.1)  # ncnn may compute in half precision
     np.testing.assert_allclose(found[:, :4], expected[:, :4], atol=atol)
     np.testing.assert_allclose(found[:, 4:], expected[:, 4:], atol=0.03 if name == "ncnn" else 1e-3)

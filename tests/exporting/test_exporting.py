@@ -16,7 +16,7 @@ from visionlora.runtime import OnnxNetwork
 
 def test_exported_graph_gives_the_checkpoints_output(exported, merged) -> None:
     images = torch.rand(2, 3, 96, 96).numpy()
-    got, expected = OnnxNetwork(exported.path)(images), TorchNetwork(merged.path)(images)
+    (got,), (expected,) = OnnxNetwork(exported.path)(images), TorchNetwork(merged.path)(images)
     torch.testing.assert_close(got, expected, atol=1e-3, rtol=1e-3)
 
 

@@ -89,8 +89,8 @@ def test_one_graph_computes_what_each_patched_detector_does(kind, base_onnx, ada
     made = written(base_onnx, adapters[kind], folder)
     patched = OnnxNetwork(vl.patch(base_onnx, adapters[kind], tmp_path / "line.onnx").path)
     got = session(made.graph).run(None, {"images": PICTURE}, active(made.path))[0]
-    assert_near(got, patched(PICTURE))
-    assert np.abs(got[:, :4] - OnnxNetwork(base_onnx)(PICTURE)[:, :4]).max() > 0.1
+    assert_near(got, patched(PICTURE)[0])
+    assert np.abs(got[:, :4] - OnnxNetwork(base_onnx)(PICTURE)[0][:, :4]).max() > 0.1
     card = vl.inspect(made.path)
     assert card.kind == "onnx-adapter" and tuple(card.card["names"]) == patched.names == made.names
     assert made.bytes == made.path.stat().st_size + made.path.with_suffix(".json").stat().st_size
@@ -107,9 +107,9 @@ def test_adapters_change_from_run_to_run_and_without_one_it_is_the_base(base_onn
     for again, result in zip(results[3:], results[:3], strict=True):
         np.testing.assert_array_equal(again, result)
     assert [result.shape[1] for result in results[:3]] == [4 + 2, 4 + 20, 4 + len(base.names)]
-    assert_near(results[2], base(PICTURE))
+    assert_near(results[2], base(PICTURE)[0])
     assert OnnxNetwork(first.graph).names == base.names
-    assert_near(OnnxNetwork(first.graph)(PICTURE), base(PICTURE))
+    assert_near(OnnxNetwork(first.graph)(PICTURE)[0], base(PICTURE)[0])
 
 
 def test_a_checkpoint_gives_what_its_export_gives(checkpoint, base_onnx, adapters, folder, tmp_path) -> None:
@@ -129,7 +129,7 @@ def test_the_example_of_the_page_runs(base_onnx, adapters, tmp_path, monkeypatch
     block = next(each for each in re.findall(r"```python\n(.*?)```", page, re.S) if "onnxruntime" in each)
     ran: dict = {}
     exec(compile(block, "methods.md", "exec"), ran)
-    assert_near(ran["prediction"], OnnxNetwork(vl.patch(base_onnx, near, "line.onnx").path)(ran["picture"]))
+    assert_near(ran["prediction"], OnnxNetwork(vl.patch(base_onnx, near, "line.onnx").path)(ran["picture"])[0])
 
 
 def test_a_graph_of_the_same_base_stays_and_another_is_refused(checkpoint, base_onnx, adapters, tmp_path) -> None:
@@ -143,7 +143,7 @@ def test_a_graph_of_the_same_base_stays_and_another_is_refused(checkpoint, base_
         vl.export_adapter(base_onnx, adapters["bitfit"], out, format="onnx-adapter")
     assert not out.exists() and made.graph.read_bytes() == base_onnx.read_bytes()
     vl.export_adapter(base_onnx, adapters["bitfit"], out, format="onnx-adapter", overwrite=True)
-    assert_near(session(made.graph).run(None, {"images": PICTURE})[0], OnnxNetwork(base_onnx)(PICTURE))
+    assert_near(session(made.graph).run(None, {"images": PICTURE})[0], OnnxNetwork(base_onnx)(PICTURE)[0])
 
 
 def test_onnxruntime_refuses_an_adapter_of_another_base(base_onnx, adapters, folder) -> None:

@@ -78,7 +78,7 @@ def run(path: Path) -> np.ndarray:
     from visionlora.runtime import OnnxNetwork
 
     picture = np.random.default_rng(1).random((1, 3, IMAGE_SIZE, IMAGE_SIZE), dtype=np.float32)
-    return OnnxNetwork(path)(picture)
+    return OnnxNetwork(path)(picture)[0]
 
 
 def write_random(family: str, path: Path) -> Path:

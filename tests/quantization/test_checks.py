@@ -24,8 +24,8 @@ class Constant:
     def __init__(self, score: float) -> None:
         self._output = np.full((1, 6, 9), score, dtype=np.float32)
 
-    def __call__(self, batch: np.ndarray) -> np.ndarray:
-        return self._output
+    def __call__(self, batch: np.ndarray) -> tuple[np.ndarray, ...]:
+        return (self._output,)
 
 
 def test_a_file_that_is_not_much_smaller_is_refused(tmp_path):

@@ -15,9 +15,9 @@ from visionlora.quantization.sensitivity import group_errors, prediction_error
 from visionlora.tasks import DETECT
 
 
-def prediction(*anchors: tuple[float, ...]) -> np.ndarray:
-    """(1, 4 + classes, anchors) of rows of centre, size and scores."""
-    return np.array(anchors, dtype=np.float32).T[None]
+def prediction(*anchors: tuple[float, ...]) -> tuple[np.ndarray, ...]:
+    """One output (1, 4 + classes, anchors) of rows of centre, size and scores."""
+    return (np.array(anchors, dtype=np.float32).T[None],)
 
 
 def test_equal_predictions_have_no_error() -> None:

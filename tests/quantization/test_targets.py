@@ -34,7 +34,7 @@ def test_every_target_sees_what_the_float_model_sees(target, model, data, tmp_pa
     made = quantize(model, data, tmp_path / "int8.onnx", images=8, target=target)
 
     tensor, _ = letterbox(read_image(data.parent / "images/train/03.png"), IMAGE_SIZE)
-    wanted, got = (OnnxNetwork(path)(tensor[None])[0] for path in (model, made.path))
+    wanted, got = (OnnxNetwork(path)(tensor[None])[0][0] for path in (model, made.path))
     assert (made.int8_convs, made.convs) == (4, 4)
     assert np.abs(got - wanted).mean(axis=1)[4:].mean() < 0.07 * wanted[4:].std()
     assert np.abs(got - wanted)[:4].mean() < 0.07 * wanted[:4].std()
@@ -161,13 +161,13 @@ def test_activations_with_an_outlier_still_give_the_float_scores(data, tmp_path)
         tensors[name].CopyFrom(onnx.numpy_helper.from_array(array, name))
     path = save(graph, tmp_path / "model.onnx")
     picture, _ = letterbox(read_image(data.parent / "images/train/03.png"), IMAGE_SIZE)
-    wanted = OnnxNetwork(path)(picture[None])[0, 4:]
+    wanted = OnnxNetwork(path)(picture[None])[0][0, 4:]
 
     def error(method: str) -> float:
         out = tmp_path / f"{method}.onnx"
         return float(
             np.abs(
-                OnnxNetwork(quantize(path, data, out, images=8, method=method).path)(picture[None])[0, 4:] - wanted
+                OnnxNetwork(quantize(path, data, out, images=8, method=method).path)(picture[None])[0][0, 4:] - wanted
             ).mean()
         )
 

@@ -43,7 +43,7 @@ class ColourNetwork:
         self.image_size = image_size
         self.batches: list[int] = []
 
-    def __call__(self, batch: np.ndarray, /) -> np.ndarray:
+    def __call__(self, batch: np.ndarray, /) -> tuple[np.ndarray, ...]:
         self.batches.append(len(batch))
         prediction = np.zeros((len(batch), 4 + len(self.names), 21), dtype=np.float32)
         for image, output in zip(batch, prediction, strict=True):
@@ -54,7 +54,7 @@ class ColourNetwork:
                     left, right, top, bottom = columns.min(), columns.max() + 1, rows.min(), rows.max() + 1
                     output[:4, class_id] = (left + right) / 2, (top + bottom) / 2, right - left, bottom - top
                     output[4 + class_id, class_id] = 0.9 - 0.1 * class_id
-        return prediction
+        return (prediction,)
 
 
 @pytest.fixture(autouse=True)

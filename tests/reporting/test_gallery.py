@@ -9,6 +9,7 @@ import numpy as np
 from visionlora.data import LabelledImage
 from visionlora.reporting.page.gallery import Shift, choose_images, shift_between
 from visionlora.scoring.operating import outcome_of
+from visionlora.tasks import DETECT
 from visionlora.vision.detections import Detections
 
 LEFT, RIGHT, AWAY = (0, 0, 20, 20), (50, 50, 80, 80), (100, 0, 120, 9)
@@ -17,7 +18,7 @@ IMAGE = LabelledImage(Path("a.png"), (200, 200), np.array([LEFT, RIGHT]), np.arr
 
 def _outcome(*objects: tuple[int, tuple[int, ...]]):
     found = Detections([box for _, box in objects], [0.9] * len(objects), [class_id for class_id, _ in objects])
-    return outcome_of(found, IMAGE, confidence=0.25)
+    return outcome_of(found, IMAGE, confidence=0.25, task=DETECT)
 
 
 def test_found_lost_and_new_false_alarms_are_told_apart() -> None:

@@ -15,8 +15,9 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantiz
 from tests.tiny_onnx import NAMES, own_metadata, write_constant, write_detector
 from visionlora.errors import ModelError, UsageError
 from visionlora.runtime import OnnxNetwork
-from visionlora.tasks import DETECT
+from visionlora.tasks import DETECT, OrientedBoxes, Pose, Segment
 from visionlora.vision.inference import Network, detect
+from visionlora.vision.rotated import regularized
 
 pytestmark = pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 STOCK = {"task": "detect", "names": str(dict(enumerate(NAMES))), "imgsz": "[64, 64]"}
@@ -45,7 +46,7 @@ def test_the_metadata_says_whether_nms_is_needed(tmp_path, nms):
 def test_the_output_is_that_of_onnxruntime(tmp_path):
     network = OnnxNetwork(write_detector(tmp_path / "a.onnx"), threads=1)
     batch = pictures(1)
-    output = network(batch)
+    (output,) = network(batch)
     assert output.shape == (1, 4 + len(NAMES), 64) and output.dtype == np.float32
     np.testing.assert_array_equal(output, network.session.run(None, {"images": batch})[0])
 
@@ -55,14 +56,14 @@ def test_the_output_is_that_of_onnxruntime(tmp_path):
 def test_any_number_of_pictures_goes_through_any_file(tmp_path, batch, count):
     network = OnnxNetwork(write_detector(tmp_path / "a.onnx", batch=batch, properties={**STOCK}))
     single = OnnxNetwork(write_detector(tmp_path / "single.onnx"))
-    expected = np.concatenate([single(one[None]) for one in pictures(count)])
-    np.testing.assert_allclose(network(pictures(count)), expected, rtol=1e-5)
+    expected = np.concatenate([single(one[None])[0] for one in pictures(count)])
+    np.testing.assert_allclose(network(pictures(count))[0], expected, rtol=1e-5)
 
 
 def test_a_picture_in_another_memory_order_gives_the_same(tmp_path):
     network = OnnxNetwork(write_detector(tmp_path / "a.onnx"))
     strided = np.asfortranarray(pictures(1)).astype(np.float64)
-    np.testing.assert_array_equal(network(strided), network(pictures(1)))
+    np.testing.assert_array_equal(network(strided)[0], network(pictures(1))[0])
 
 
 def test_a_quantized_file_runs_like_its_float_file(tmp_path):
@@ -76,7 +77,7 @@ def test_a_quantized_file_runs_like_its_float_file(tmp_path):
     quantize_static(path, tmp_path / "int8.onnx", Calibration(), QuantFormat.QDQ, ["Conv"], per_channel=True)
     network = OnnxNetwork(tmp_path / "int8.onnx")
     assert network.metadata == own_metadata() and network.names == NAMES
-    difference = np.abs(network(pictures(1)) - OnnxNetwork(path)(pictures(1)))[0]
+    difference = np.abs(network(pictures(1))[0] - OnnxNetwork(path)(pictures(1))[0])[0]
     assert 0 < difference[:4].max() < 3 and 0 < difference[4:].max() < 0.05
 
 
@@ -90,7 +91,7 @@ def test_final_detections_become_scores_of_each_class(tmp_path):
     network = OnnxNetwork(write_constant(tmp_path / "end.onnx", rows, STOCK))
     expected = [[20, 4, 0], [40, 4, 0], [20, 8, 0], [40, 8, 0], [0, 0.4, 0], [0, 0, 0], [0.9, 0, 0]]
     assert network.nms is False
-    np.testing.assert_allclose(network(pictures(1))[0], expected, rtol=1e-6)
+    np.testing.assert_allclose(network(pictures(1))[0][0], expected, rtol=1e-6)
     (found,) = detect(network, [np.zeros((64, 64, 3), dtype=np.uint8)], confidence=0.1)
     np.testing.assert_allclose(found.boxes_xyxy, rows[0, :2, :4])
     assert found.class_ids.tolist() == [2, 0]
@@ -227,7 +228,7 @@ def test_a_stock_export_gives_the_predictions_of_torch(stock_export, architectur
     model.end2end = False
     with torch.no_grad():
         expected = model(torch.from_numpy(pictures(2)))[0].numpy()
-    output = network(pictures(2))
+    (output,) = network(pictures(2))
     assert expected[:, 4:].std() > 0.02
     np.testing.assert_allclose(output[:, :4], expected[:, :4], atol=5e-3)  # pixels
     np.testing.assert_allclose(output[:, 4:], expected[:, 4:], atol=1e-4)
@@ -241,7 +242,7 @@ def test_a_stock_end_to_end_export_gives_the_detections_of_torch(stock_export, d
     model.end2end = True
     with torch.no_grad():
         rows = model(torch.from_numpy(pictures(1)))[0][0].numpy()  # (boxes, 6), best first
-    found = DETECT.decode(network(pictures(1))[0], nms=False, confidence=0)
+    found = DETECT.decode([network(pictures(1))[0][0]], nms=False, confidence=0)
     gaps = -np.diff(rows[:, 4], prepend=2, append=-1)
     clear = (gaps[:-1] > 1e-5) & (gaps[1:] > 1e-5)  # their rank is no accident of rounding
     assert len(found) == len(rows) and clear.sum() > 5
@@ -252,14 +253,50 @@ def test_a_stock_end_to_end_export_gives_the_detections_of_torch(stock_export, d
 
 def test_a_stock_export_with_nms_inside_is_read_as_final_detections(stock_export):
     network = OnnxNetwork(stock_export("yolo11n.yaml", nms=True, conf=1e-6)[0])
-    prediction = network(pictures(1))
+    (prediction,) = network(pictures(1))
     assert network.nms is False and prediction.shape == (1, 84, 300)
     assert ((prediction[0, 4:] > 0).sum(axis=0) <= 1).all() and (prediction[0, 4:] > 0).any()
 
 
-def test_a_stock_export_of_another_task_is_refused(stock_export):
-    with pytest.raises(ModelError, match="task 'segment'"):
-        OnnxNetwork(stock_export("yolo11n-seg.yaml")[0])
+def test_a_stock_export_of_keypoints_gives_the_predictions_of_torch(stock_export):
+    path, model = stock_export("yolo11n-pose.yaml")
+    network = OnnxNetwork(path)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(pictures(2)))[0].numpy()
+    (output,) = network(pictures(2))
+
+    assert (network.task, network.nms) == (Pose(17, 3), True)
+    np.testing.assert_allclose(output, expected, rtol=1e-4, atol=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "task"), [("yolo26n-seg.yaml", Segment(32)), ("yolo26n-obb.yaml", OrientedBoxes())]
+)
+def test_a_stock_end_to_end_export_of_another_task_gives_the_detections_of_torch(stock_export, architecture, task):
+    path, model = stock_export(architecture, nms=False)
+    network = OnnxNetwork(path)
+    model.end2end = True
+    with torch.no_grad():
+        given = model(torch.from_numpy(pictures(1)))[0]
+    rows, *prototypes = (each[0].numpy() for each in (given if isinstance(given, tuple) else (given,)))
+    outputs = network(pictures(1))
+    found = task.decode([each[0] for each in outputs], nms=False, confidence=0)
+    gaps = -np.diff(rows[:, 4], prepend=2, append=-1)
+    clear = (gaps[:-1] > 1e-5) & (gaps[1:] > 1e-5)
+
+    assert (network.task, network.nms) == (task, False) and clear.sum() > 3
+    np.testing.assert_array_equal(found.class_ids[clear], rows[clear, 5])
+    if prototypes:
+        np.testing.assert_allclose(outputs[1][0], prototypes[0], atol=1e-3)
+        np.testing.assert_allclose(found.masks.coefficients[clear], rows[clear, 6:], atol=1e-3)
+    else:
+        boxes = regularized(np.concatenate([rows[clear, :4], rows[clear, 6:]], axis=1))
+        np.testing.assert_allclose(found.obb[clear], boxes, atol=5e-3)
+
+
+def test_a_stock_export_of_a_task_that_there_is_not_is_refused(tmp_path):
+    with pytest.raises(ModelError, match="one of task 'classify'"):
+        OnnxNetwork(write_detector(tmp_path / "a.onnx", properties={**STOCK, "task": "classify"}))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are Unicode")

@@ -33,7 +33,7 @@ def test_output_is_that_of_onnxruntime(tmp_path, batch, count) -> None:
     network = OpenVinoNetwork(_converted(onnx))
     pictures = np.random.default_rng(0).random((count, 3, 64, 64), dtype=np.float32)
 
-    expected, found = OnnxNetwork(onnx)(pictures), network(pictures)
+    (expected,), (found,) = OnnxNetwork(onnx)(pictures), network(pictures)
 
     assert (network.names, network.image_size, network.nms) == (NAMES, 64, True)
     np.testing.assert_allclose(found[:, :4], expected[:, :4], atol=0.7)  # may run in bfloat16
@@ -42,7 +42,7 @@ def test_output_is_that_of_onnxruntime(tmp_path, batch, count) -> None:
 
 def test_outputs_are_not_overwritten_by_the_next_call(tmp_path) -> None:
     network = OpenVinoNetwork(_converted(write_detector(tmp_path / "a.onnx")))
-    first = network(np.zeros((1, 3, 64, 64), np.float32))
+    (first,) = network(np.zeros((1, 3, 64, 64), np.float32))
     kept = first.copy()
 
     network(np.ones((1, 3, 64, 64), np.float32))
@@ -57,7 +57,7 @@ def test_final_detections_need_no_suppression(tmp_path) -> None:
 
     assert network.nms is False
     np.testing.assert_allclose(
-        network(np.zeros((1, 3, 64, 64), np.float32))[0, :, 0], [12, 18, 16, 24, 0, 0, 0.9], rtol=0.01
+        network(np.zeros((1, 3, 64, 64), np.float32))[0][0, :, 0], [12, 18, 16, 24, 0, 0, 0.9], rtol=0.01
     )
 
 
@@ -110,7 +110,7 @@ def test_onnx_file_is_read_with_its_own_description(tmp_path) -> None:
     onnx = write_detector(tmp_path / "a.onnx")
     network, pictures = OpenVinoNetwork(onnx, threads=1), np.full((1, 3, 64, 64), 0.5, np.float32)
 
-    np.testing.assert_allclose(network(pictures)[:, 4:], OnnxNetwork(onnx)(pictures)[:, 4:], atol=0.01)
+    np.testing.assert_allclose(network(pictures)[0][:, 4:], OnnxNetwork(onnx)(pictures)[0][:, 4:], atol=0.01)
     assert (network.names, network.image_size, network.metadata["kind"]) == (NAMES, 64, "onnx")
     stock = {"names": str(dict(enumerate(NAMES))), "imgsz": "[64, 64]"}
     assert OpenVinoNetwork(write_detector(tmp_path / "b.onnx", properties=stock)).metadata is None

@@ -31,7 +31,9 @@ def _found(*objects: tuple[int, tuple[int, ...], float]) -> Detections:
 
 
 def _point(found: list[Detections], images: list[LabelledImage], confidence: float = 0.25):
-    outcomes = [outcome_of(one, image, confidence=confidence) for one, image in zip(found, images, strict=True)]
+    outcomes = [
+        outcome_of(one, image, confidence=confidence, task=DETECT) for one, image in zip(found, images, strict=True)
+    ]
     return operating_point(
         outcomes, images, NAMES, score_and_match(found, images, NAMES, task=DETECT)[1], confidence=confidence
     )

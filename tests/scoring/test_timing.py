@@ -85,7 +85,7 @@ def test_networks_take_turns_backwards_every_other_round(images, colour_network,
             super().__init__()
             self.label, self.seconds, self.batch = label, seconds, batch
 
-        def __call__(self, batch: np.ndarray, /) -> np.ndarray:
+        def __call__(self, batch: np.ndarray, /) -> tuple[np.ndarray, ...]:
             assert batch.shape == (self.batch or 1, 3, 64, 64)
             calls.append(self.label)
             now[0] += self.seconds
@@ -101,7 +101,7 @@ def test_networks_take_turns_backwards_every_other_round(images, colour_network,
 
 def test_real_clock_gives_the_order_of_magnitude(images, colour_network) -> None:
     class Sleepy(colour_network):
-        def __call__(self, batch: np.ndarray, /) -> np.ndarray:
+        def __call__(self, batch: np.ndarray, /) -> tuple[np.ndarray, ...]:
             time.sleep(0.05)
             return super().__call__(batch)
 

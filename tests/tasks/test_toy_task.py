@@ -23,7 +23,8 @@ from visionlora.quantization.sensitivity import prediction_error
 from visionlora.runtime import OnnxNetwork
 from visionlora.scoring import coco_scores, find_objects, load_split
 from visionlora.tasks import DETECT, TASKS
-from visionlora.tasks.task import best_candidates, check_fraction, clip_box, difference
+from visionlora.tasks.label_lines import check_fraction, clip_box
+from visionlora.tasks.task import best_candidates, difference
 from visionlora.vision.detections import Detections
 from visionlora.vision.inference import detect
 from visionlora.vision.preprocess import Placement, letterbox
@@ -43,25 +44,32 @@ class Squares:
 
     name: ClassVar[str] = "square"
     iou_type: ClassVar[str] = "bbox"
+    noun: ClassVar[str] = "squares"
+    similarity: ClassVar[str] = "IoU"
+    truth: ClassVar[str] = ""
     binned: ClassVar[int] = 3
+    outputs: ClassVar[int] = 1
     final_columns: ClassVar[int] = 5
+
+    def settings(self) -> dict[str, int]:
+        return {}
 
     def rows(self, classes: int) -> int:
         return 3 + classes
 
-    def split(self, prediction: Any) -> tuple[Any, Any]:
-        return prediction[..., :3, :], prediction[..., 3:, :]
+    def split(self, outputs: Sequence[Any]) -> tuple[Any, Any]:
+        return outputs[0][..., :3, :], outputs[0][..., 3:, :]
 
     def split_final(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         (x, y, side), scores, class_ids = np.moveaxis(rows[..., :3], -1, 0), rows[..., 3], rows[..., 4]
         return np.stack([x - side / 2, y - side / 2, x + side / 2, y + side / 2], axis=-1), scores, class_ids
 
-    def rows_of(self, class_ids: Sequence[int]) -> list[int]:
+    def rows_of(self, class_ids: Sequence[int], *, classes: int) -> list[int]:
         return [0, 1, 2, *(3 + class_id for class_id in class_ids)]
 
     def decode(
         self,
-        prediction: np.ndarray,
+        outputs: Sequence[np.ndarray],
         *,
         nms: bool,
         confidence: float | Sequence[float] = 0.25,
@@ -70,22 +78,26 @@ class Squares:
         agnostic: bool = False,
         placement: Placement | None = None,
     ) -> Detections:
-        squares, scores = self.split(prediction)
+        squares, scores = self.split(outputs)
         scores, class_ids, anchors = best_candidates(scores, confidence, max_detections)
         x, y, side = squares[:, anchors]
         boxes = np.stack([x - side / 2, y - side / 2, x + side / 2, y + side / 2], axis=1)
         boxes = boxes if placement is None else placement.to_original(boxes)
         return Detections(boxes, scores, class_ids, painter=self.draw)
 
-    def encode(self, boxes_xyxy: np.ndarray, scores: np.ndarray, class_ids: np.ndarray, *, classes: int) -> np.ndarray:
-        left, top, right, bottom = np.moveaxis(boxes_xyxy, -1, 0)
+    def label_rows(self, found: Detections, size_wh: tuple[int, int]) -> list[list[float]]:
+        boxes = found.boxes_xyxy / (size_wh * 2)
+        return np.column_stack([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2] - boxes[:, 0]]).tolist()
+
+    def encode(self, geometry: np.ndarray, scores: np.ndarray, class_ids: np.ndarray, *, classes: int) -> np.ndarray:
+        left, top, right, bottom = np.moveaxis(geometry, -1, 0)
         by_class = np.zeros((*scores.shape, classes), dtype=np.float32)
         np.put_along_axis(by_class, class_ids[..., None], scores[..., None], axis=-1)
         rows = [(left + right) / 2, (top + bottom) / 2, right - left, *np.moveaxis(by_class, -1, 0)]
         return np.stack(rows, axis=1).astype(np.float32)
 
-    def overlap(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return (np.minimum(a[2], b[2]) / np.maximum(a[2], b[2])).astype(np.float64)
+    def overlap(self, a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> np.ndarray:
+        return (np.minimum(a[0][2], b[0][2]) / np.maximum(a[0][2], b[0][2])).astype(np.float64)
 
     def draw(
         self,
@@ -112,6 +124,9 @@ class Squares:
         check_fraction("x", x)
         check_fraction("y", y)
         return clip_box(np.array([x - side / 2, y - side / 2, x + side / 2, y + side / 2]))
+
+    def label_fields(self, rows: Sequence[Sequence[float]], size_wh: tuple[int, int]) -> dict[str, Any]:
+        return {}
 
 
 @pytest.fixture
@@ -184,7 +199,7 @@ def data(tmp_path) -> Path:
 @pytest.mark.parametrize("on_card", [False, True], ids=["metadata", "card"])
 def test_a_file_says_its_task_and_is_refused_where_nobody_knows_it(tmp_path, monkeypatch, on_card) -> None:
     path = write_squares(tmp_path / "a.onnx", on_card=on_card)
-    with pytest.raises(ModelError, match=r"a\.onnx: expected a model of task detect, got one of task 'square'"):
+    with pytest.raises(ModelError, match=r"a\.onnx: expected a model of task detect or .* obb, got .* 'square'"):
         OnnxNetwork(path)
     monkeypatch.setitem(TASKS, "square", Squares())
 

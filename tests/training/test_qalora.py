@@ -196,7 +196,7 @@ def test_integer_kernels_find_what_training_saw(simulated, files, surface) -> No
     x = picture(surface)
     with torch.no_grad():
         expected = simulated(torch.from_numpy(x))[0].numpy()
-    got = OnnxNetwork(files / "model.int8.onnx")(x)
+    (got,) = OnnxNetwork(files / "model.int8.onnx")(x)
     assert np.abs(got[:, 4:] - expected[:, 4:]).mean() < 2e-3
     assert np.abs(got[:, :4] - expected[:, :4]).mean() < 1.0  # pixels
 

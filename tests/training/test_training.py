@@ -289,7 +289,7 @@ def test_overwriting_a_run_does_not_remove_its_base(checkpoint, surface, tmp_pat
         ({"amp": "bf16"}, "--set amp=bf16: not on --device cpu: bfloat16 autocast requires CUDA .*; use amp=true or"),
         ({"amp": "BF16"}, "--set amp=bf16: not on --device cpu"),
         ({"momentum": 1.0}, "--set momentum: expected one below 1 for optimizer AdamW, got 1.0"),
-        ({"copy_paste_mode": "flip"}, "copy_paste_mode: it needs the outlines of objects; labels are boxes here"),
+        ({"copy_paste_mode": "flip"}, "copy_paste_mode: it needs the outlines of objects, which task segment has"),
         ({"cache": "disk"}, "cache: expected one of True, False, ram, got 'disk'"),
         ({"compile": "quick"}, "compile: expected one of"),
         ({"workers": -1}, "workers: expected at least 0, got -1"),

@@ -131,7 +131,7 @@ def test_decode_equals_the_validator_of_ultralytics(confidence):
     (expected,) = non_max_suppression(
         torch.from_numpy(prediction)[None].clone(), confidence, 0.7, multi_label=True, max_det=300
     )
-    found = DETECT.decode(prediction, nms=True, confidence=confidence, iou_threshold=0.7, max_detections=300)
+    found = DETECT.decode([prediction], nms=True, confidence=confidence, iou_threshold=0.7, max_detections=300)
     assert len(found) == len(expected) > 0
     np.testing.assert_allclose(found.boxes_xyxy, expected[:, :4], atol=1e-3)
     np.testing.assert_array_equal(found.scores, expected[:, 4])
@@ -140,14 +140,14 @@ def test_decode_equals_the_validator_of_ultralytics(confidence):
 
 def test_decode_gives_an_anchor_all_its_classes():
     prediction = np.array([[50], [50], [20], [10], [0.9], [0.1], [0.8]], dtype=np.float32)
-    found = DETECT.decode(prediction, nms=True)
+    found = DETECT.decode([prediction], nms=True)
     assert found.class_ids.tolist() == [0, 2]
     assert found.boxes_xyxy.tolist() == [[40, 45, 60, 55]] * 2
 
 
 def test_decode_of_an_end_to_end_head_takes_the_best_pairs():
     prediction = random_prediction(5, 60, np.random.default_rng(3))
-    found = DETECT.decode(prediction, nms=False, confidence=0.001, max_detections=10)
+    found = DETECT.decode([prediction], nms=False, confidence=0.001, max_detections=10)
     best = np.argsort(prediction[4:], axis=None)[::-1][:10]
     np.testing.assert_array_equal(found.scores, prediction[4:].flat[best])
     np.testing.assert_array_equal(found.class_ids, best // 60)
@@ -157,34 +157,34 @@ def test_decode_of_an_end_to_end_head_takes_the_best_pairs():
 
 def test_decode_of_an_end_to_end_head_removes_nothing():
     prediction = np.array([[50, 50], [50, 50], [20, 20], [20, 20], [0.8, 0.9]], dtype=np.float32)
-    assert len(DETECT.decode(prediction, nms=False)) == 2
-    assert len(DETECT.decode(prediction, nms=True)) == 1
+    assert len(DETECT.decode([prediction], nms=False)) == 2
+    assert len(DETECT.decode([prediction], nms=True)) == 1
 
 
 def test_decode_gives_nothing_below_the_confidence():
     prediction = np.array([[50], [50], [20], [20], [0.25]], dtype=np.float32)
-    assert len(DETECT.decode(prediction, nms=True, confidence=0.25)) == 0
-    assert len(DETECT.decode(prediction, nms=False, confidence=0.25)) == 0
+    assert len(DETECT.decode([prediction], nms=True, confidence=0.25)) == 0
+    assert len(DETECT.decode([prediction], nms=False, confidence=0.25)) == 0
 
 
 def test_decode_ignores_scores_that_are_no_numbers():
     prediction = np.array([[50, 9], [50, 9], [20, 4], [20, 4], [np.nan, 0.5]], dtype=np.float32)
-    assert DETECT.decode(prediction, nms=True).scores.tolist() == [0.5]
+    assert DETECT.decode([prediction], nms=True).scores.tolist() == [0.5]
 
 
 def test_decode_keeps_the_first_of_equal_scores_when_there_are_too_many():
     count = MAX_CANDIDATES + 50
     prediction = np.ones((5, count), dtype=np.float32)
     prediction[0] = np.arange(count) * 10  # apart, so that none is removed
-    found = DETECT.decode(prediction, nms=True, max_detections=3)
+    found = DETECT.decode([prediction], nms=True, max_detections=3)
     assert found.boxes_xyxy[:, 0].tolist() == [-0.5, 9.5, 19.5]
-    assert DETECT.decode(prediction, nms=False, max_detections=3).boxes_xyxy[:, 0].tolist() == [-0.5, 9.5, 19.5]
+    assert DETECT.decode([prediction], nms=False, max_detections=3).boxes_xyxy[:, 0].tolist() == [-0.5, 9.5, 19.5]
 
 
 @pytest.mark.parametrize("shape", [(4, 10), (1, 84, 10), (84,)])
 def test_decode_refuses_another_shape(shape):
-    with pytest.raises(UsageError, match="expected a prediction of shape"):
-        DETECT.decode(np.zeros(shape, dtype=np.float32), nms=True)
+    with pytest.raises(UsageError, match=r"expected 1 output.* the first of shape"):
+        DETECT.decode([np.zeros(shape, dtype=np.float32)], nms=True)
 
 
 def test_wrong_thresholds_are_listed_together():
@@ -343,10 +343,10 @@ def test_boxes_are_drawn_on_a_copy_of_any_picture(boxes, size_wh):
 
 def test_each_class_has_its_own_threshold():
     raw = np.array([[50] * 3, [50, 150, 250], [20] * 3, [20] * 3, [0.9, 0.3, 0.2], [0.1, 0.6, 0.8]], dtype=np.float32)
-    assert DETECT.decode(raw, nms=True, confidence=[0.25, 0.7]).class_ids.tolist() == [0, 1, 0]
-    one_number = DETECT.decode(raw, nms=True, confidence=[0.25, 0.25])
-    np.testing.assert_array_equal(one_number.scores, DETECT.decode(raw, nms=True, confidence=0.25).scores)
+    assert DETECT.decode([raw], nms=True, confidence=[0.25, 0.7]).class_ids.tolist() == [0, 1, 0]
+    one_number = DETECT.decode([raw], nms=True, confidence=[0.25, 0.25])
+    np.testing.assert_array_equal(one_number.scores, DETECT.decode([raw], nms=True, confidence=0.25).scores)
     with pytest.raises(UsageError, match="expected 2 numbers, one a class, got 3"):
-        DETECT.decode(raw, nms=True, confidence=[0.1, 0.2, 0.3])
+        DETECT.decode([raw], nms=True, confidence=[0.1, 0.2, 0.3])
     with pytest.raises(UsageError, match=r"confidence: expected a number in \[0, 1\]"):
-        DETECT.decode(raw, nms=True, confidence=[0.1, 1.2])
+        DETECT.decode([raw], nms=True, confidence=[0.1, 1.2])

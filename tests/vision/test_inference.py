@@ -25,7 +25,7 @@ class BrightSpot:
         for row, picture in zip(prediction, batch[:, 0], strict=True):
             y, x = np.unravel_index(picture.argmax(), picture.shape)
             row[:5, 0] = x + 0.5, y + 0.5, 8, 8, picture.max()
-        return prediction
+        return (prediction,)
 
 
 def picture(width: int, height: int, x: int, y: int) -> np.ndarray:
@@ -63,7 +63,7 @@ def test_the_confidence_is_heeded():
 def test_the_network_says_whether_duplicates_are_removed(nms, expected):
     class Twice(BrightSpot):
         def __call__(self, batch, /):
-            return np.repeat(super().__call__(batch), 2, axis=2)
+            return (np.repeat(super().__call__(batch)[0], 2, axis=2),)
 
     assert len(detect(Twice(nms=nms), [picture(64, 64, 9, 9)])[0]) == expected
 
@@ -74,7 +74,7 @@ def test_the_number_of_detections_is_heeded():
             prediction = np.full((len(batch), 6, 20), 0.9, dtype=np.float32)
             prediction[:, :2] = np.arange(20) * 3
             prediction[:, 2:4] = 1
-            return prediction
+            return (prediction,)
 
     assert len(detect(Everywhere(), [picture(64, 64, 9, 9)], max_detections=7)[0]) == 7
 

@@ -25,6 +25,7 @@ def check_alike(paths: Sequence[Path | str], adapters: Sequence[ArrayAdapter]) -
     for path, other in zip(paths[1:], adapters[1:], strict=True):
         for what, one, two in (
             ("base", first.card.base["fingerprint"], other.card.base["fingerprint"]),
+            ("task", first.card.sized_task, other.card.sized_task),
             ("classes", first.card.names, other.card.names),
             ("image size", first.card.image_size, other.card.image_size),
             ("preprocessing", first.card.preprocessing, other.card.preprocessing),

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, cast
 from visionlora.adapters.base_precision import FLOAT32, NAMES
 from visionlora.adapters.methods import METHODS, LoRA, Method, method_of, setting_names
 from visionlora.cards import PREPROCESSING
-from visionlora.errors import AdapterError, UsageError
+from visionlora.errors import AdapterError, ModelError, UsageError
 from visionlora.formats.parsing import parse_json
 from visionlora.formats.text import class_names, printable
-from visionlora.tasks import DETECT, TASKS
+from visionlora.tasks import DETECT, TASKS, Task, task_of
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -23,6 +23,7 @@ NORMALIZATIONS = ("frozen", "live")
 """What becomes of the batch normalization behind adapted layers."""
 MAP50, MAP50_95 = "metrics/mAP50(B)", "metrics/mAP50-95(B)"
 """Names of an adapter's scores in its card and in its run's `results.csv`, whatever its family."""
+_OPTIONAL = ("quantization", "task_settings")  # earlier versions do not know them
 _FIRST_FAMILY = "ultralytics"  # of files that name none
 
 
@@ -110,6 +111,7 @@ class AdapterCard:
         scores: what the run measured on its validation images.
         version: visionlora's version.
         quantization: how its merged model becomes int8 (docs/files.md); empty where nobody has calibrated it.
+        task_settings: the sizes of the task; empty where it has none.
     """
 
     settings: AdapterSettings
@@ -121,6 +123,12 @@ class AdapterCard:
     scores: Mapping[str, float] = field(default_factory=dict)
     version: str = ""
     quantization: Mapping[str, Any] = field(default_factory=dict)
+    task_settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def sized_task(self) -> Task:
+        """The task with its sizes."""
+        return task_of(self.task, "the adapter", self.task_settings)
 
     @property
     def image_size(self) -> int:
@@ -128,8 +136,11 @@ class AdapterCard:
         return int(self.preprocessing["image_size"])
 
     def to_json(self) -> str:
-        """Return the card as one JSON object, with `format` and `kind`; `quantization` only where there is some."""
-        own = {name: value for name, value in vars(self).items() if name != "quantization" or value}
+        """Return the card as one JSON object, with `format` and `kind`.
+
+        `quantization` and `task_settings` are there where they are not empty.
+        """
+        own = {name: value for name, value in vars(self).items() if name not in _OPTIONAL or value}
         return json.dumps(
             {"format": FORMAT, "kind": "adapter", **own, "settings": self.settings.to_fields()}, sort_keys=True
         )
@@ -180,10 +191,17 @@ class AdapterCard:
                 f"but {where} has weights {fingerprint}; pass the base that the adapter was trained on as --model"
             )
 
+    def _check_task_settings(self) -> None:
+        try:
+            task_of(self.task, "the adapter", self.task_settings)
+        except ModelError as error:
+            raise ValueError(str(error)) from error
+
     def _check_types(self) -> None:
         """Raise a ValueError where a file lies about what it holds, or holds what nobody here can use."""
         if not isinstance(self.task, str) or self.task not in TASKS:
             raise ValueError(f"task: expected {' or '.join(TASKS)}, got {self.task!r:.80}")
+        self._check_task_settings()
         base, given = self.base, self.preprocessing
         if not isinstance(base, dict) or not all(isinstance(text, str) for text in base.values()):
             raise ValueError(f"base: expected a name and a fingerprint, got {base!r:.80}")

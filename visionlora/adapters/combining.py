@@ -21,6 +21,7 @@ from visionlora.errors import AdapterError, UsageError
 from visionlora.files import refuse_existing, sha256_of
 from visionlora.formats.kinds import ADAPTER
 from visionlora.hub import local_file
+from visionlora.tasks import task_fields
 
 _LOGGER = logging.getLogger("visionlora")
 BaseWeights = Callable[[Sequence[Path], Sequence[ArrayAdapter]], Mapping[str, NDArray[np.float32]]]
@@ -104,7 +105,7 @@ def combine(
         names=adapters[0].card.names,
         base=adapters[0].card.base,
         preprocessing=adapters[0].card.preprocessing,
-        task=adapters[0].card.task,
+        **task_fields(adapters[0].card.sized_task),
         training={"adapters": [sha256_of(path) for path in files], "weights": list(weights)},
         version=version("visionlora"),
     )

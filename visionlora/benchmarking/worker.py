@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from visionlora.detectors import family_of
 from visionlora.errors import VisionLoraError
+from visionlora.tasks import one_image
 from visionlora.trust import trusted
 from visionlora.vision.detections import IOU_THRESHOLD
 from visionlora.vision.preprocess import Placement, letterbox, letterbox_pixels, read_image
@@ -67,10 +68,10 @@ class Stage:
         picture, placement = self._placed(pixels)
         filled = self._filled(picture)
         times.append(time.perf_counter())
-        prediction = self.run(filled)[0]
+        outputs = self.run(filled)
         times.append(time.perf_counter())
         self.network.task.decode(
-            prediction,
+            one_image(outputs, 0),
             nms=self.network.nms,
             confidence=self.confidence,
             iou_threshold=IOU_THRESHOLD,

@@ -39,6 +39,7 @@ from visionlora.formats.kinds import BUNDLE, CHECKPOINT, ONNX
 from visionlora.hub import local_file
 from visionlora.machine import this_machine
 from visionlora.runtime import Detector
+from visionlora.tasks import DETECT
 from visionlora.vision.preprocess import IMAGE_SUFFIXES, read_image
 
 RUNNER = "detect.py"
@@ -91,7 +92,8 @@ def bundle(
             there, is refused.
 
     Raises:
-        ModelError: the model cannot be used, or the runner does not find what it should.
+        ModelError: the model cannot be used, is of another task than detection, or the runner does not find what it
+            should.
         DataError: the picture cannot be read.
         OutputError: `out` exists, is a folder that is no bundle, or cannot be written.
         UsageError: the key cannot be used, or the model finds nothing at all in the picture.
@@ -114,6 +116,11 @@ def bundle(
     card = detector.network.metadata
     if card is None:
         raise ModelError(f"{model}: expected an ONNX file that visionlora wrote, got one of another maker")
+    if detector.network.task != DETECT:
+        raise ModelError(
+            f"{model}: expected a detector of boxes, got one of task {detector.network.task.name!r}; a bundle's "
+            f"{RUNNER} is for boxes alone: copy the file itself, and open it with visionlora.Detector"
+        )
     if not is_plain_name(model.name):
         raise UsageError(f"{model.name}: expected a file name of letters, digits, dots and dashes")
     name, content = _picture(picture, detector.image_size)

@@ -17,6 +17,7 @@ from visionlora.adapters.methods import FORMS, METHODS
 from visionlora.cli.options import chosen, overwrite, print_report, quantization_budget, trust, verb
 from visionlora.errors import UsageError
 from visionlora.formats.text import printable
+from visionlora.tasks import TASKS
 from visionlora.training.recipes import NAMES
 
 
@@ -54,12 +55,13 @@ def add_plan(verbs: Any) -> None:
     """Add `visionlora plan`."""
 
     def run(options: argparse.Namespace) -> None:
-        print(vl.plan(options.model, options.data, **chosen(options, "imgsz", "batch", "memory", "device")))
+        print(vl.plan(options.model, options.data, **chosen(options, "task", "imgsz", "batch", "memory", "device")))
 
     example = "visionlora plan --model yolo11n.pt --data data.yaml --imgsz 320"
     parser = verb(verbs, "plan", run, "measure what each way to train costs here, and recommend one", example)
     parser.add_argument("--model", required=True, help="base: a checkpoint (.pt), or a name such as yolo11n.pt")
     parser.add_argument("--data", required=True, help="data.yaml with train")
+    _task(parser)
     parser.add_argument("--imgsz", type=int, default=640, help="side of the square input in pixels")
     parser.add_argument(
         "--batch", type=_batch, default=16, help="images a step; auto: the largest that fits, for each way to train"
@@ -84,6 +86,7 @@ def _training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="base: a checkpoint (.pt), or a name such as yolo11n.pt")
     parser.add_argument("--data", required=True, help="data.yaml with train and val")
     parser.add_argument("--out", required=True, help="folder of the run")
+    _task(parser)
     _adapter_options(parser.add_argument_group("how the base is adapted"))
     _schedule_options(parser.add_argument_group("how it is trained"))
     _quantization_options(parser.add_argument_group("quantization and activations"))
@@ -94,6 +97,10 @@ def _training_options(parser: argparse.ArgumentParser) -> None:
     overwrite(parser)
     parser.add_argument("--verbose", action="store_true", help="print all that Ultralytics says too")
     parser.add_argument("--quiet", action="store_true", help="print no progress, only warnings and the result")
+
+
+def _task(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--task", choices=TASKS, help="what to find; the model's if not given, any for a detection one")
 
 
 def _adapter_options(group: argparse._ArgumentGroup) -> None:
@@ -176,6 +183,7 @@ def _quantization_options(group: argparse._ArgumentGroup) -> None:
 
 def _training_arguments(options: argparse.Namespace) -> dict[str, Any]:
     names = [
+        "task",
         "method",
         "rank",
         "alpha",

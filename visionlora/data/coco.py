@@ -13,7 +13,8 @@ def to_coco(images: Sequence[LabelledImage], names: Sequence[str]) -> dict[str, 
     """Return images and their objects as a COCO detection ground truth.
 
     Category ids are class ids (from 0), image ids are 1 to n in the order given, annotation ids start at 1 (pycocotools
-    takes an annotation 0 for none). Boxes are x, y, width, height in pixels.
+    takes an annotation 0 for none). Boxes are x, y, width, height in pixels. Masks and keypoints, where they are
+    labelled, are written as COCO has them; oriented boxes are not.
 
     Raises:
         UsageError: a class id has no name.
@@ -28,7 +29,8 @@ def to_coco(images: Sequence[LabelledImage], names: Sequence[str]) -> dict[str, 
     annotations: list[dict[str, Any]] = []
     for image_id, image in enumerate(images, start=1):
         columns = (image.boxes_xyxy, image.class_ids, image.is_crowd, image.object_areas)
-        for box, class_id, crowd, area in zip(*(column.tolist() for column in columns), strict=True):
+        more = _more(image)
+        for index, (box, class_id, crowd, area) in enumerate(zip(*(each.tolist() for each in columns), strict=True)):
             if not 0 <= class_id < len(names):
                 raise UsageError(f"{image.path}: expected class ids from 0 to {len(names) - 1}, got {class_id}")
             left, top, right, bottom = box
@@ -40,6 +42,7 @@ def to_coco(images: Sequence[LabelledImage], names: Sequence[str]) -> dict[str, 
                     "bbox": [left, top, right - left, bottom - top],
                     "area": area,
                     "iscrowd": int(crowd),
+                    **{name: values[index] for name, values in more.items()},
                 }
             )
     return {
@@ -50,3 +53,17 @@ def to_coco(images: Sequence[LabelledImage], names: Sequence[str]) -> dict[str, 
         "annotations": annotations,
         "categories": [{"id": class_id, "name": name} for class_id, name in enumerate(names)],
     }
+
+
+def _more(image: LabelledImage) -> dict[str, list[Any]]:
+    """Return COCO's fields of masks and keypoints, an entry an object."""
+    more: dict[str, list[Any]] = {}
+    if image.segments is not None:
+        more["segmentation"] = [
+            segment if isinstance(segment, dict) else [polygon.ravel().tolist() for polygon in segment]
+            for segment in image.segments
+        ]
+    if image.keypoints is not None:
+        more["keypoints"] = [points.ravel().tolist() for points in image.keypoints]
+        more["num_keypoints"] = (image.keypoints[..., 2] > 0).sum(axis=1).tolist()
+    return more

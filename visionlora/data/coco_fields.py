@@ -9,14 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from visionlora.data.problems import excerpt, raise_problems, shown
 from visionlora.data.reading import read_bytes
-from visionlora.errors import DataError
+from visionlora.errors import DataError, UsageError
 from visionlora.formats.parsing import parse_json
 from visionlora.formats.text import class_names
+from visionlora.tasks import Pose, Task
+from visionlora.vision.masks import decode_rle
 
 MAX_COCO_BYTES = 4 << 30
 _LARGEST = 1e12  # of a coordinate or an area: beyond any picture, and far from where float64 loses pixels
+_MOST_SIDE = 1 << 16  # pixels of a picture
 _FIELDS = {
     "images": ("id", "file_name"),
     "annotations": ("image_id", "category_id", "bbox"),
@@ -34,6 +40,8 @@ class CocoObject:
         class_id: index into the names.
         area: in square pixels, of the object rather than its box; None where the file does not say.
         crowd: whether it is `iscrowd` or `ignore`.
+        segmentation: polygons (P, 2) in pixels or an RLE, where masks are asked for.
+        keypoints: (K, 3) x, y in pixels and visibility, where keypoints are asked for.
     """
 
     where: str
@@ -41,6 +49,8 @@ class CocoObject:
     class_id: int
     area: float | None
     crowd: bool
+    segmentation: Any = None
+    keypoints: Any = None
 
 
 @dataclass(frozen=True)
@@ -73,8 +83,8 @@ class CocoTruth:
     problems: tuple[str, ...]
 
 
-def read_coco(path: Path, *, option: str = "--data") -> CocoTruth:
-    """Read a file's classes, pictures and annotations; only boxes matter, not masks and not keypoints.
+def read_coco(path: Path, *, option: str = "--data", task: Task | None = None) -> CocoTruth:
+    """Read a file's classes, pictures and annotations: boxes, and the masks or keypoints that a task asks for.
 
     `option` names the file on the command line.
 
@@ -89,7 +99,7 @@ def read_coco(path: Path, *, option: str = "--data") -> CocoTruth:
     _check_images(images, problems)
     raise_problems([f"{shown(path)}: {problem}" for problem in problems])
     class_of = {category["id"]: index for index, category in enumerate(categories)}
-    objects = _objects(shown(path), fields["annotations"], class_of, images, problems)
+    objects = _objects(shown(path), fields["annotations"], class_of, images, problems, task)
     pictures = [
         CocoPicture(image["file_name"], (image.get("width"), image.get("height")), tuple(objects[image["id"]]))
         for image in sorted(images, key=lambda image: image["file_name"])
@@ -178,6 +188,7 @@ def _objects(
     class_of: Mapping[int, int],
     images: list[dict[str, Any]],
     problems: list[str],
+    task: Task | None,
 ) -> Mapping[Any, list[CocoObject]]:
     """Return the annotations by the id of their picture; add what is wrong to `problems`."""
     file_names = {image["id"]: image["file_name"] for image in images}
@@ -198,7 +209,7 @@ def _objects(
         else:
             where = f"{where} of {file_names[image_id]}"
             try:
-                objects[image_id].append(_object(annotation, class_of, known, where))
+                objects[image_id].append(_object(annotation, class_of, known, where, task))
             except ValueError as error:
                 problems.append(f"{where}: {error}")
     if strangers:
@@ -206,7 +217,9 @@ def _objects(
     return objects
 
 
-def _object(annotation: Mapping[str, Any], class_of: Mapping[int, int], known: str, where: str) -> CocoObject:
+def _object(
+    annotation: Mapping[str, Any], class_of: Mapping[int, int], known: str, where: str, task: Task | None
+) -> CocoObject:
     """Return one annotation, or raise ValueError; `known` are the ids of the classes in a message."""
     box, category, area = annotation["bbox"], annotation["category_id"], annotation.get("area")
     numbers = isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))
@@ -218,9 +231,72 @@ def _object(annotation: Mapping[str, Any], class_of: Mapping[int, int], known: s
         raise ValueError(f"expected area in square pixels, got {excerpt(area)}; it may be left out")
     crowd = [_flag(annotation, name) for name in ("iscrowd", "ignore")]
     x, y, width, height = map(float, box)
+    truth = task.truth if task else ""
     return CocoObject(
-        where, (x, y, width, height), class_of[category], None if area is None else float(area), any(crowd)
+        where,
+        (x, y, width, height),
+        class_of[category],
+        None if area is None else float(area),
+        any(crowd),
+        _segmentation(annotation) if truth == "segments" else None,
+        _keypoints(annotation, task.keypoints) if isinstance(task, Pose) else None,
     )
+
+
+def _segmentation(annotation: Mapping[str, Any]) -> Any:
+    """Return an annotation's polygons, (P, 2) each, or its RLE; raise ValueError where it has neither."""
+    value = annotation.get("segmentation")
+    if isinstance(value, dict):
+        if not _is_rle(value):
+            raise ValueError(
+                f"expected an RLE with size [height, width] and counts of its pixels, got {excerpt(value)}"
+            )
+        return {"size": value["size"], "counts": value["counts"]}
+    right = (
+        isinstance(value, list)
+        and value
+        and all(
+            isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0 and all(map(_is_number, polygon))
+            for polygon in value
+        )
+    )
+    if not right:
+        raise ValueError(
+            "expected segmentation with polygons [[x1, y1, x2, y2, x3, y3, ...]] or an RLE, got "
+            f"{excerpt(value)}; a task of masks needs one for each object"
+        )
+    assert isinstance(value, list)
+    return tuple(np.array(polygon, dtype=np.float64).reshape(-1, 2) for polygon in value)
+
+
+def _is_rle(value: Mapping[str, Any]) -> bool:
+    """Whether runs, as numbers or compressed, can be read, and fill their size."""
+    size, counts = value.get("size"), value.get("counts")
+    sides = (
+        isinstance(size, list) and len(size) == 2 and all(_is_whole(side) and 0 < side < _MOST_SIDE for side in size)
+    )
+    if not sides or not isinstance(size, list):
+        return False
+    if isinstance(counts, list):
+        return all(_is_whole(run) and run >= 0 for run in counts) and sum(counts) == size[0] * size[1]
+    try:
+        return isinstance(counts, str) and bool(decode_rle(value).size)
+    except (UsageError, ValueError):
+        return False
+
+
+def _keypoints(annotation: Mapping[str, Any], count: int) -> NDArray[np.float64]:
+    """Return an annotation's keypoints (K, 3), or raise ValueError."""
+    value = annotation.get("keypoints")
+    if not isinstance(value, list) or len(value) != 3 * count or not all(map(_is_number, value)):
+        got = f"{len(value)} numbers" if isinstance(value, list) and all(map(_is_number, value)) else excerpt(value)
+        raise ValueError(
+            f"expected keypoints [x1, y1, v1, ...] of {count}, as the model has them, {3 * count} numbers, got {got}"
+        )
+    points = np.array(value, dtype=np.float64).reshape(-1, 3)
+    if not np.isin(points[:, 2], (0, 1, 2)).all():
+        raise ValueError(f"expected visibility 0, 1 or 2 of each keypoint, got {excerpt(points[:, 2].tolist())}")
+    return points
 
 
 def _flag(annotation: Mapping[str, Any], name: str) -> bool:

@@ -6,21 +6,25 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
+from numpy.typing import NDArray
 
-from visionlora.data.coco_fields import CocoPicture, read_coco
-from visionlora.data.dataset import Dataset, LabelledImage
+from visionlora.data.coco_fields import CocoObject, CocoPicture, read_coco
+from visionlora.data.dataset import Dataset, LabelledImage, Segmentation
 from visionlora.data.images import image_size
 from visionlora.data.problems import excerpt, raise_problems, shown
 from visionlora.errors import DataError
-from visionlora.tasks import SLACK
+from visionlora.tasks import DETECT, OBJECT_IN_BOX, SLACK, Pose, Task
+from visionlora.vision.masks import decode_rle
 
 _FOLDERS = (".", "images", "..", "../images")
 
 
-def load_coco(path: Path | str, *, split: str = "val") -> Dataset:
-    """Load a COCO detection ground truth; its pictures lie beside it.
+def load_coco(path: Path | str, *, split: str = "val", task: Task = DETECT) -> Dataset:
+    """Load a COCO ground truth; its pictures lie beside it.
 
     A picture's `file_name` counts from the folder of the file, from `images` in it, from the folder above, or from
     `images` in that, or, as in COCO's own layout, from a folder in one of these that is named like the end of the file:
@@ -28,11 +32,13 @@ def load_coco(path: Path | str, *, split: str = "val") -> Dataset:
 
     Boxes are clipped to the picture. `iscrowd` or `ignore` makes a box a crowd. `area`, where it is given, decides
     whether an object is small, medium or large. Where `width` and `height` are given, they must be the picture's.
-    The category ids are put in order; class ids count from 0.
+    The category ids are put in order; class ids count from 0. A task of masks needs `segmentation` of each object, one
+    of keypoints `keypoints`; COCO knows no oriented boxes.
 
     Args:
         path: the .json file.
         split: what to call its only split.
+        task: what is read of an annotation beside its box.
 
     Raises:
         DataError: the file is no COCO ground truth, a picture is missing, broken or of another size, or a box is wrong;
@@ -43,13 +49,15 @@ def load_coco(path: Path | str, *, split: str = "val") -> Dataset:
         (640, 426)
     """
     path = Path(path)
-    truth = read_coco(path)
+    if task.truth == "obb":
+        raise DataError(f"{shown(path)}: expected a data.yaml, got COCO, which knows no oriented boxes; convert it")
+    truth = read_coco(path, task=task)
     folder = _folder(path, [picture.file_name for picture in truth.pictures])
     problems, images, hint = list(truth.problems), [], ""
     for picture in truth.pictures:
         place = folder / picture.file_name
         if os.path.isfile(place):
-            images += _images(place, picture, shown(path), problems)
+            images += _images(place, picture, shown(path), problems, task)
         else:
             problems.append(f"{shown(place)}: expected a picture, got no file")
             hint = f"pictures of {shown(path)} are looked for in {', '.join(map(shown, _places(path)))}"
@@ -73,7 +81,7 @@ def _folder(path: Path, file_names: Sequence[str]) -> Path:
     return max(places, key=lambda folder: sum(os.path.isfile(folder / name) for name in file_names))
 
 
-def _images(path: Path, picture: CocoPicture, file: str, problems: list[str]) -> list[LabelledImage]:
+def _images(path: Path, picture: CocoPicture, file: str, problems: list[str], task: Task) -> list[LabelledImage]:
     """Return the image with its boxes, or none; add what is wrong with them to `problems`."""
     try:
         size_wh = image_size(path)
@@ -99,10 +107,37 @@ def _images(path: Path, picture: CocoPicture, file: str, problems: list[str]) ->
             "by the picture's width and height"
         )
     class_ids, crowd = np.array([entry.class_id for entry in objects]), np.array([entry.crowd for entry in objects])
-    image = LabelledImage(path, size_wh, clipped, class_ids, crowd)
-    own = image.object_areas
+    image = LabelledImage(path, size_wh, clipped, class_ids, crowd, **_more(objects, size_wh, task, problems))
+    own = _areas(image, task)
     areas = np.array([mine if one.area is None else one.area for one, mine in zip(objects, own.tolist(), strict=True)])
-    return [image if np.array_equal(areas, own) else replace(image, areas=areas)]
+    return [image if np.array_equal(areas, image.object_areas) else replace(image, areas=areas)]
+
+
+def _areas(image: LabelledImage, task: Task) -> NDArray[np.float64]:
+    """Return the areas that objects have where the file does not say: of their masks, else by their boxes."""
+    if image.segments is None:
+        return image.object_areas * (OBJECT_IN_BOX if isinstance(task, Pose) else 1)
+    return np.array([_area(segment) for segment in image.segments], dtype=np.float64)
+
+
+def _area(segment: Segmentation) -> float:
+    if not isinstance(segment, dict):
+        return sum(cv2.contourArea(polygon.astype(np.float32)) for polygon in segment)
+    counts = segment["counts"]
+    return sum(counts[1::2]) if isinstance(counts, list) else int(decode_rle(segment).sum())
+
+
+def _more(objects: Sequence[CocoObject], size_wh: tuple[int, int], task: Task, problems: list[str]) -> dict[str, Any]:
+    """Return what the task asks for beside boxes, as fields of the image; add what is wrong to `problems`."""
+    if isinstance(task, Pose):
+        return {"keypoints": np.array([entry.keypoints for entry in objects]).reshape(-1, task.keypoints, 3)}
+    if task.truth != "segments":
+        return {}
+    for one in objects:
+        rle = one.segmentation
+        if isinstance(rle, dict) and rle["size"] != [size_wh[1], size_wh[0]]:
+            problems.append(f"{one.where}: expected an RLE of size {[size_wh[1], size_wh[0]]}, got {rle['size']}")
+    return {"segments": tuple(entry.segmentation for entry in objects)}
 
 
 def _other_size(path: Path, picture: CocoPicture, size_wh: tuple[int, int], file: str) -> str:

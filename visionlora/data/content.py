@@ -8,19 +8,22 @@ from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from visionlora.data.dataset import LabelledImage
+from visionlora.data.dataset import LabelledImage, Segmentation
 from visionlora.data.problems import shown
 from visionlora.errors import DataError
 from visionlora.files import sha256_of
 
 _THREADS = 8
+_HASH_NUMBERS = 8  # of four bytes each
 
 
 def content_hash(images: Sequence[LabelledImage]) -> str:
-    """Return the SHA-256 of a split's image bytes, boxes and class ids as 64 hexadecimal digits.
+    """Return the SHA-256 of a split's image bytes, boxes, class ids, and what is labelled beside, as 64 hex digits.
 
     Names and places of files, the order of images and the order of boxes do not count.
 
@@ -68,8 +71,34 @@ def _image_hash(image: LabelledImage) -> str:
         objects = np.column_stack([objects, image.is_crowd, image.areas]).astype("<f8")
     elif image.is_crowd.any():
         objects = np.column_stack([objects, image.is_crowd]).astype("<f8")
+    objects = np.column_stack([objects, *_more(image)]).astype("<f8")
     objects = objects[np.lexsort(objects.T)]
     return hashlib.sha256(_file_hash(image.path).encode() + objects.tobytes()).hexdigest()
+
+
+def _more(image: LabelledImage) -> list[NDArray[Any]]:
+    """Return what is labelled beside boxes, a row an object."""
+    count, more = len(image.class_ids), []
+    if image.keypoints is not None:
+        more.append(image.keypoints.reshape(count, image.keypoints.shape[1] * image.keypoints.shape[2]))
+    if image.sigmas is not None:
+        more.append(np.tile(image.sigmas, (count, 1)))
+    if image.obb is not None:
+        more.append(image.obb)
+    if image.segments is not None:
+        more.append(np.array([_segment_hash(segment) for segment in image.segments]).reshape(count, _HASH_NUMBERS))
+    return more
+
+
+def _segment_hash(segment: Segmentation) -> NDArray[np.uint32]:
+    """Hash a mask, as numbers that float64 can hold."""
+    digest = hashlib.sha256()
+    if isinstance(segment, dict):
+        digest.update(f"{segment['size']} {segment['counts']}".encode())
+    else:
+        for polygon in segment:
+            digest.update(f"{len(polygon)} ".encode() + np.asarray(polygon, dtype="<f8").tobytes())
+    return np.frombuffer(digest.digest(), dtype="<u4")
 
 
 def _file_hash(path: Path) -> str:

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from visionlora.data.description import Description, read_description
+from visionlora.data.description import Description, KeypointLayout, read_description
 from visionlora.data.images import image_size
 from visionlora.data.labels import Labels, label_path, read_labels
 from visionlora.data.listing import list_pictures
 from visionlora.data.problems import raise_problems, shown
 from visionlora.errors import DataError, UsageError
-from visionlora.tasks import DETECT, Task
+from visionlora.tasks import DETECT, Pose, Task
 from visionlora.vision.preprocess import IMAGE_SUFFIXES, read_image, refuse_special
 
 _THREADS = 8
+Segmentation: TypeAlias = tuple[NDArray[np.float64], ...] | dict[str, Any]
+"""One mask, as polygons or as an RLE."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +38,13 @@ class LabelledImage:
             nothing is found in it, nor a false alarm where something is. None means that no box is.
         areas: (N,) float64, square pixels of the objects themselves, where a ground truth says more than the box does:
             they decide what is small, medium or large. None means the areas of the boxes.
+        segments: N masks, each a tuple of polygons (P, 2) in pixels, or an RLE as COCO has it: a dict of `size`, height
+            and width, and `counts`. None where no masks are labelled.
+        keypoints: (N, K, 3) float32, x and y in pixels, and 0 (not labelled), 1 (hidden) or 2 (visible). None where no
+            keypoints are labelled.
+        sigmas: (K,) float64, COCO's sigma of each keypoint; None where the data set does not say.
+        obb: (N, 5) float32, oriented boxes: centre x, y, width and height in pixels, and the angle in radians, in
+            [0, pi / 2). None where none are labelled.
 
     Raises:
         UsageError: the arrays are not of these shapes.
@@ -46,6 +56,10 @@ class LabelledImage:
     class_ids: NDArray[np.int64]
     crowd: NDArray[np.bool_] | None = None
     areas: NDArray[np.float64] | None = None
+    segments: tuple[Segmentation, ...] | None = None
+    keypoints: NDArray[np.float32] | None = None
+    sigmas: NDArray[np.float64] | None = None
+    obb: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         boxes = np.asarray(self.boxes_xyxy, dtype=np.float32).reshape(-1, 4)
@@ -64,6 +78,29 @@ class LabelledImage:
             if len(areas) != len(boxes):
                 raise UsageError(f"{self.path}: expected an area for each box, got {len(areas)} for {len(boxes)}")
             object.__setattr__(self, "areas", areas)
+        if self.segments is not None and len(self.segments) != len(boxes):
+            raise UsageError(f"{self.path}: expected {len(boxes)} segments, got {len(self.segments)}")
+        for name, dimensions, columns in (("keypoints", 3, 3), ("obb", 2, 5)):
+            if getattr(self, name) is None:
+                continue
+            values = np.asarray(getattr(self, name), dtype=np.float32)
+            if values.ndim != dimensions or len(values) != len(boxes) or values.shape[-1] != columns:
+                raise UsageError(f"{self.path}: expected {name} of {len(boxes)} objects, got shape {values.shape}")
+            object.__setattr__(self, name, values)
+
+    def at(self, kept: NDArray[np.bool_] | NDArray[np.intp]) -> LabelledImage:
+        """Return the image with some of its objects alone, by a mask or by indices."""
+        index = np.arange(len(self.class_ids))[kept]
+        return replace(
+            self,
+            boxes_xyxy=self.boxes_xyxy[index],
+            class_ids=self.class_ids[index],
+            crowd=self.is_crowd[index],
+            areas=self.object_areas[index],
+            segments=None if self.segments is None else tuple(self.segments[i] for i in index),
+            keypoints=None if self.keypoints is None else self.keypoints[index],
+            obb=None if self.obb is None else self.obb[index],
+        )
 
     @property
     def is_crowd(self) -> NDArray[np.bool_]:
@@ -87,13 +124,16 @@ class Dataset:
         yaml_path: the data.yaml.
         names: class names; a class id is an index into them.
         splits: the images of each loaded split, ordered by path.
-        polygons: how many objects of a split its label files have as polygons or oriented boxes.
+        polygons: how many objects of a split its label files have as polygons or oriented boxes, where boxes are asked
+            for.
+        keypoints: of a pose data set; None for any other.
     """
 
     yaml_path: Path
     names: tuple[str, ...]
     splits: Mapping[str, tuple[LabelledImage, ...]]
     polygons: Mapping[str, int] = field(default_factory=dict)
+    keypoints: KeypointLayout | None = None
 
     def split(self, name: str) -> tuple[LabelledImage, ...]:
         """Return the images of a split.
@@ -150,6 +190,7 @@ def load_dataset(yaml_path: Path | str, *, splits: Sequence[str] = ("train", "va
         360
     """
     description = read_description(yaml_path)
+    check_keypoints(description.keypoints, task, shown(description.path))
     problems: list[str] = []
     loaded, polygons, highest = {}, {}, -1
     for split in splits:
@@ -158,7 +199,7 @@ def load_dataset(yaml_path: Path | str, *, splits: Sequence[str] = ("train", "va
         except DataError as error:
             problems += str(error).splitlines()
             continue
-        images, labels, found = _load_images(paths, len(description.names), task)
+        images, labels, found = _load_images(paths, description, task)
         highest = max(highest, *(each.highest_class for each in labels))
         polygons[split] = sum(each.polygons for each in labels) if task.name == DETECT.name else 0
         if not found and not any(len(image.class_ids) for image in images):
@@ -169,7 +210,34 @@ def load_dataset(yaml_path: Path | str, *, splits: Sequence[str] = ("train", "va
         problems += found
         loaded[split] = images
     raise_problems(problems, hint=_class_hint(description, highest))
-    return Dataset(description.path, description.names, loaded, polygons)
+    return Dataset(description.path, description.names, loaded, polygons, description.keypoints)
+
+
+def check_keypoints(layout: KeypointLayout | None, task: Task, where: str) -> None:
+    """Refuse a data set whose objects do not have the keypoints of a task, or have keypoints that it knows nothing of.
+
+    Args:
+        layout: what the data set says.
+        task: what a model finds.
+        where: the data set, in messages.
+
+    Raises:
+        DataError: they do not fit.
+    """
+    if not isinstance(task, Pose):
+        if layout is not None:
+            raise DataError(
+                f"{where}: expected a data set of task {task.name}, got 'kpt_shape' (a pose data set); take a model of "
+                "task pose, or a data.yaml and labels without keypoints"
+            )
+        return
+    wanted = f"kpt_shape: [{task.keypoints}, {task.dims}], as the model has it"
+    if layout is None:
+        raise DataError(f"{where}: expected {wanted}, got no kpt_shape; take a pose data set, or a model of its task")
+    if (layout.count, layout.dims) != (task.keypoints, task.dims):
+        raise DataError(
+            f"{where}: expected {wanted}, got [{layout.count}, {layout.dims}]; take a model of its keypoints"
+        )
 
 
 def read_labelled(image: LabelledImage) -> NDArray[np.uint8]:
@@ -205,17 +273,17 @@ def image_paths(yaml_path: Path | str, split: str) -> tuple[Path, ...]:
 
 
 def _load_images(
-    paths: Sequence[Path], class_count: int, task: Task
+    paths: Sequence[Path], description: Description, task: Task
 ) -> tuple[tuple[LabelledImage, ...], list[Labels], list[str]]:
     """Return the images that are right, the labels of all, and what is wrong with the others."""
     with ThreadPoolExecutor(_THREADS) as pool:
-        results = list(pool.map(lambda path: _load_image(path, class_count, task), paths))
+        results = list(pool.map(lambda path: _load_image(path, description, task), paths))
     images = tuple(image for image, _, _ in results if image is not None)
     problems = [problem for _, _, problems in results for problem in problems]
     return images, [labels for _, labels, _ in results], problems
 
 
-def _load_image(path: Path, class_count: int, task: Task) -> tuple[LabelledImage | None, Labels, list[str]]:
+def _load_image(path: Path, description: Description, task: Task) -> tuple[LabelledImage | None, Labels, list[str]]:
     """Return an image with its labels, these as they are, and what is wrong: then there is no image."""
     problems = []
     size_wh = (1, 1)
@@ -228,12 +296,18 @@ def _load_image(path: Path, class_count: int, task: Task) -> tuple[LabelledImage
             size_wh = image_size(path)
         except DataError as error:
             problems.append(str(error))
-    labels = _labels_of(path, class_count, task)
+    labels = _labels_of(path, len(description.names), task)
     problems += labels.problems
     image = None
     if not problems:
-        image = LabelledImage(path, size_wh, labels.boxes_xyxy * np.array(size_wh * 2), labels.class_ids)
+        boxes, fields = labels.boxes_xyxy * np.array(size_wh * 2), task.label_fields(labels.rows, size_wh)
+        image = LabelledImage(path, size_wh, boxes, labels.class_ids, sigmas=_sigmas(description), **fields)
     return image, labels, problems
+
+
+def _sigmas(description: Description) -> NDArray[np.float64] | None:
+    layout = description.keypoints
+    return None if layout is None or layout.sigmas is None else np.array(layout.sigmas)
 
 
 def _labels_of(path: Path, class_count: int, task: Task) -> Labels:

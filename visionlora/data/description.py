@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Mapping
@@ -17,8 +18,26 @@ from visionlora.formats.yaml_text import MAX_YAML_BYTES, parse_yaml
 
 SPLITS = ("train", "val", "test")
 """The splits that a data.yaml may have."""
+_MOST_KEYPOINTS = 1000
 _KEYS = 100
 """Class ids that a message shows."""
+
+
+@dataclass(frozen=True)
+class KeypointLayout:
+    """The keypoints that each object of a pose data set has.
+
+    Attributes:
+        count: how many.
+        dims: 3 where a label says of each whether it is visible, else 2.
+        flip: which keypoint each becomes in a mirrored picture; None where the data set does not say.
+        sigmas: how far each may lie from its label, as a share of the object's size (COCO's OKS); None: the usual ones.
+    """
+
+    count: int
+    dims: int
+    flip: tuple[int, ...] | None = None
+    sigmas: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -30,12 +49,14 @@ class Description:
         root: the folder that the splits are relative to.
         names: class names; a class id is an index into them.
         splits: for each split that the file names, its folders or list files as written.
+        keypoints: of a pose data set; None for any other.
     """
 
     path: Path
     root: Path
     names: tuple[str, ...]
     splits: Mapping[str, tuple[str, ...]]
+    keypoints: KeypointLayout | None = None
 
     def sources(self, split: str) -> tuple[Path, ...]:
         """Return the folders and list files of a split, resolved.
@@ -73,11 +94,12 @@ def read_description(yaml_path: Path | str, *, option: str = "--data") -> Descri
     Class names are text as written: `no` and `007` are no boolean and no number, though YAML 1.1 would have them so.
 
     Keys: `names` (list, or mapping from 0 to n - 1), `train`, `val`, `test` (a folder, a .txt list of images, or a list
-    of those), optionally `path` (their root; a relative one counts from the folder of the file) and `nc`.
+    of those), optionally `path` (their root; a relative one counts from the folder of the file) and `nc`; of a pose
+    data set `kpt_shape`, and optionally `flip_idx` and `kpt_oks_sigmas`.
     `option` names the file on the command line.
 
     Raises:
-        DataError: the file is missing, no YAML, or wrong in one of these keys, or of another task than detection.
+        DataError: the file is missing, no YAML, or wrong in one of these keys.
     """
     path = Path(yaml_path)
     raw = _load(path, option)
@@ -90,13 +112,12 @@ def read_description(yaml_path: Path | str, *, option: str = "--data") -> Descri
             f"expected 'path' to be a folder, got {excerpt(root)}; leave it out to mean the folder of this file"
         )
         root = None
-    if raw.get("kpt_shape") is not None:
-        problems.append("expected a detection data set, got 'kpt_shape' (a pose data set); convert its labels to boxes")
+    keypoints = _keypoints(raw, problems)
     if not _is_number(raw.get("channels", "3"), 3):
         problems.append(f"expected images of 3 channels, got 'channels: {str(raw['channels'])[:20]}'; remove the key")
     raise_problems([f"{shown(path)}: {problem}" for problem in problems])
     folder = _resolved(path).parent
-    return Description(path, _resolved(folder / root if root else folder), names, splits)
+    return Description(path, _resolved(folder / root if root else folder), names, splits, keypoints)
 
 
 def _resolved(path: Path) -> Path:
@@ -155,6 +176,42 @@ def _names(raw: dict[str, Any], problems: list[str]) -> tuple[str, ...]:
             f"expected 'nc' to be the number of names, {len(texts)}, got {excerpt(count)}; 'nc' may be left out"
         )
     return texts
+
+
+def _keypoints(raw: dict[str, Any], problems: list[str]) -> KeypointLayout | None:
+    """Return what the file says of keypoints, None where it says nothing; add what is wrong to `problems`."""
+    shape = raw.get("kpt_shape")
+    if shape is None:
+        return None
+    numbers = _numbers(shape)
+    if len(numbers) != 2 or numbers[0] not in range(1, _MOST_KEYPOINTS + 1) or numbers[1] not in (2, 3):
+        problems.append(
+            f"expected 'kpt_shape' to be [K, 2] or [K, 3] for K keypoints, got {excerpt(shape)}; 3 is for labels that "
+            "say of each keypoint whether it is visible"
+        )
+        return None
+    count, dims = map(int, numbers)
+    flip, sigmas = raw.get("flip_idx"), raw.get("kpt_oks_sigmas")
+    order = _numbers(flip)
+    if flip and (sorted(order) != list(range(count)) or any(order[int(order[i])] != i for i in range(count))):
+        problems.append(
+            f"expected 'flip_idx' to pair keypoints 0 to {count - 1}, each with the one that it becomes in a mirrored "
+            f"picture, or with itself, got {excerpt(flip)}; 'flip_idx' may be left out"
+        )
+        flip = None
+    spread = _numbers(sigmas)
+    if sigmas and (len(spread) != count or not all(0 < sigma < math.inf for sigma in spread)):
+        problems.append(f"expected 'kpt_oks_sigmas' to be {count} numbers above 0, got {excerpt(sigmas)}")
+        sigmas = None
+    return KeypointLayout(count, dims, tuple(map(int, order)) if flip else None, tuple(spread) if sigmas else None)
+
+
+def _numbers(value: Any) -> list[float]:
+    """Return the numbers in a list of the file, whose scalars are text; none where anything else is in it."""
+    try:
+        return [float(text) for text in value] if isinstance(value, list) else []
+    except (TypeError, ValueError):
+        return []
 
 
 def _is_number(text: Any, number: int) -> bool:

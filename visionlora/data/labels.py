@@ -32,6 +32,7 @@ class Labels:
         problems: what is wrong, one line each; if there is anything, boxes of wrong lines are left out.
         highest_class: the highest class id of any line, a wrong one too, if it can be one; -1 where there is none.
         polygons: how many objects are not written as a box, but by the corners of a polygon or of an oriented box.
+        rows: the columns of each object behind the class, in float32.
     """
 
     boxes_xyxy: NDArray[np.float64] = field(default_factory=_EMPTY.copy)
@@ -39,6 +40,7 @@ class Labels:
     problems: tuple[str, ...] = ()
     highest_class: int = -1
     polygons: int = 0
+    rows: tuple[tuple[float, ...], ...] = ()
 
 
 def read_labels(path: Path | str, *, class_count: int, task: Task) -> Labels:
@@ -103,6 +105,7 @@ def parse_labels(text: str, where: str, *, class_count: int, task: Task) -> Labe
         tuple(problems),
         highest,
         sum(len(key) > _BOX_COLUMNS for key in boxes),
+        tuple(key[1:] for key in boxes),
     )
 
 

@@ -33,7 +33,7 @@ class Base:
         fingerprint: SHA-256 of its weights.
         stride: pixels of the input that one cell of its coarsest output spans.
         family: name of its family, by which `visionlora.detectors.FAMILIES` has it.
-        task: what it finds.
+        task: what it finds; of one that adapters give another task to, or keypoints of other sizes, that one.
         card: what visionlora wrote into the checkpoint, or None for a foreign one.
     """
 
@@ -214,7 +214,7 @@ class Family(Protocol):
         ...
 
     def with_adapter(self, base: Base, adapter: Adapter) -> Base:
-        """Return the base with the adapter's classes and weights in a copy of its model, and the modules that it adds.
+        """Return the base with the adapter's task, classes and weights in a copy of its model, with its modules.
 
         Raises:
             AdapterError: the adapter belongs to another base, or does not fit.
@@ -228,8 +228,8 @@ class Family(Protocol):
         """
         ...
 
-    def raw_prediction(self, model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-        """Return the raw prediction of a detector as it stands, adapted or not, in eval mode."""
+    def raw_prediction(self, model: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return the raw prediction of a detector as it stands, adapted or not, in eval mode: a tensor an output."""
         ...
 
     def folded_base(self, base: Base, constants: Mapping[str, NDArray[Any]]) -> FoldedBase:

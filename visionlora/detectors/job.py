@@ -9,9 +9,10 @@ from typing import Any, Protocol
 
 from visionlora.adapters import AdapterSettings
 from visionlora.adapters.factors import FactorTraining
-from visionlora.data import LabelledImage
+from visionlora.data import KeypointLayout, LabelledImage
 from visionlora.fake_quant import FakeQuantSpec
 from visionlora.progress import current_level
+from visionlora.tasks import Task
 from visionlora.trust import is_trusted
 from visionlora.vision.detections import Detections
 
@@ -63,6 +64,8 @@ class TrainingJob:
         fingerprint: SHA-256 of its weights.
         out: folder of the run.
         names: class names of the data set.
+        task: what is learned: the base's, or another one that the adapter gives it.
+        keypoints: of a pose data set.
         images: the checked pictures with their labels, by split (`train`, `val`).
         ruler: what scores detections on the `val` pictures.
         settings: shape of the adapter.
@@ -86,6 +89,7 @@ class TrainingJob:
     fingerprint: str
     out: Path
     names: tuple[str, ...]
+    task: Task
     images: Mapping[str, tuple[LabelledImage, ...]]
     ruler: Ruler
     settings: AdapterSettings
@@ -93,6 +97,7 @@ class TrainingJob:
     training: Mapping[str, Any]
     hyperparameters: Mapping[str, Any]
     run: str
+    keypoints: KeypointLayout | None = None
     resume: bool = False
     lean: bool = False
     factors: FactorTraining = field(default_factory=FactorTraining)

@@ -20,6 +20,7 @@ from visionlora.exporting.peft import peft_reader, write_peft
 from visionlora.files import refuse_existing
 from visionlora.formats.kinds import ADAPTER, CHECKPOINT, ONNX_ADAPTER
 from visionlora.hub import local_file
+from visionlora.tasks import task_fields
 
 PEFT, LYCORIS = "peft", "lycoris"
 WRITERS = {PEFT: write_peft, ONNX_ADAPTER.name: write_onnx_adapter}
@@ -110,7 +111,7 @@ def import_adapter(
         names=names,
         base={"name": base.path.name, "fingerprint": base.fingerprint, "family": family.name},
         preprocessing=preprocessing_card(imgsz),
-        task=base.task.name,
+        **task_fields(base.task),
         version=version("visionlora"),
     )
     save_adapter(Adapter(card, held), out, dtype=torch.float32)

@@ -31,7 +31,7 @@ from visionlora.hub import local_file
 from visionlora.int8.decode import simplify_decode
 from visionlora.int8.float_model import lift_constants
 from visionlora.runtime import OpenVinoNetwork, open_exported
-from visionlora.tasks import Task, difference
+from visionlora.tasks import DETECT, Pose, Task, difference
 from visionlora.vision.inference import Network
 from visionlora.vision.preprocess import letterbox, read_image
 
@@ -74,7 +74,7 @@ def export(
     """Export a checkpoint to ONNX (contract: export/README.md) or another format; check it against torch on pictures.
 
     Args:
-        model: a merged or any other Ultralytics detection checkpoint (.pt).
+        model: a merged or any other Ultralytics checkpoint of a detector (.pt).
         adapter: an adapter (.safetensors) of `model`, which is exported with it in one graph: merged, or with the
             modules that it adds. No adapter can be patched into that graph any more.
         out: the file to write: .onnx; .xml for OpenVINO and .param for ncnn, with a .bin and a .metadata.yaml
@@ -101,6 +101,7 @@ def export(
     base = family.load(model)
     if adapter is not None:
         base = with_adapter(family, base, load_adapter(adapter), adapter)
+    _check_format(format, base)
     image_size = base.image_size if imgsz is None else imgsz
     family.check_image_size(image_size, base)
     detector = family.raw_detector(base.model)
@@ -144,6 +145,14 @@ def _check(out: Path, format: str, opset: int, *, overwrite: bool) -> Path:
     return out
 
 
+def _check_format(format: str, base: Base) -> None:
+    if format != ONNX.name and base.task != DETECT:
+        raise UsageError(
+            f"--format {format}: holds detectors of boxes for now, and {base.path} is of task "
+            f"{base.task.name}; take --format {ONNX.name}"
+        )
+
+
 def _write(
     out: Path, detector: nn.Module, base: Base, *, format: str, image_size: int, opset: int, patchable: bool = True
 ) -> None:
@@ -157,7 +166,7 @@ def _write(
             **({"opset": opset} if format in ("onnx", "openvino") else {}),
             **data_hashes((base.card or {}).get("settings")),
         },
-        task=base.task.name,
+        task=base.task,
         family=base.family,
     )
     stride = base.stride
@@ -232,13 +241,14 @@ def ultralytics_metadata(card: Mapping[str, Any], stride: int, task: Task) -> di
         "imgsz": str([image_size, image_size]),
         "names": str(dict(enumerate(card["names"]))),
         "end2end": "False",
+        **({"kpt_shape": str([task.keypoints, task.dims])} if isinstance(task, Pose) else {}),
         "license": "AGPL-3.0",
         "visionlora": json.dumps(card, sort_keys=True),
     }
 
 
 def _trace(detector: nn.Module, task: Task, *, image_size: int, opset: int) -> onnx.ModelProto:
-    """Return the graph with one input `images` (1, 3, S, S) and one output `output0` (1, rows, anchors)."""
+    """Return the graph with one input `images` (1, 3, S, S) and the outputs `output0` (1, rows, anchors), `output1`."""
     import onnxslim  # here, so that training in float does not need it
 
     images = torch.zeros(1, 3, image_size, image_size)
@@ -251,7 +261,7 @@ def _trace(detector: nn.Module, task: Task, *, image_size: int, opset: int) -> o
             (images,),
             traced,
             input_names=["images"],
-            output_names=["output0"],
+            output_names=[f"output{number}" for number in range(task.outputs)],
             opset_version=opset,
             dynamo=False,  # the graph of the other exporter needs onnxscript and is no smaller
         )
@@ -265,7 +275,8 @@ def _trace(detector: nn.Module, task: Task, *, image_size: int, opset: int) -> o
 def _compare(detector: nn.Module, network: Network, pictures: Sequence[Path], out: Path) -> tuple[float, float]:
     """Run both on real pictures; return the largest difference of boxes and of scores."""
     batch = np.stack([letterbox(read_image(path), network.image_size)[0] for path in pictures])
-    expected = torch.cat([detector(torch.from_numpy(picture)[None]) for picture in batch]).numpy()
+    outputs = zip(*(detector(torch.from_numpy(picture)[None]) for picture in batch), strict=True)
+    expected = [torch.cat(output).numpy() for output in outputs]
     box_error, score_error = difference(network.task, network(batch), expected)
     if not (box_error <= BOX_TOLERANCE and score_error <= SCORE_TOLERANCE):  # NaN fails too
         raise ExportError(

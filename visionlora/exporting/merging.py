@@ -105,7 +105,7 @@ def with_adapter(family: Family, base: Base, loaded: Adapter, path: Path | str) 
             "base": base.path.name,
             **data_hashes(loaded.card.training),
         },
-        task=adapted.task.name,
+        task=adapted.task,
         family=family.name,
     )
     if loaded.card.quantization:
@@ -116,7 +116,7 @@ def with_adapter(family: Family, base: Base, loaded: Adapter, path: Path | str) 
 @torch.no_grad()
 def _verify(family: Family, base: Base, adapter: Adapter, written: Path, out: Path) -> tuple[float, float]:
     """Compare the written checkpoint with the base that carries the adapter unmerged; return box and score error."""
-    adapted = family.adapted(base, adapter.card.names, adapter.card.settings)
+    adapted = family.adapted(replace(base, task=adapter.card.sized_task), adapter.card.names, adapter.card.settings)
     adapted.attach(adapter.tensors)
     probe = torch.rand(2, 3, 256, 256, generator=torch.Generator().manual_seed(0))
     try:

@@ -87,7 +87,7 @@ def _card(base: PatchableBase, adapter: ArrayAdapter, identity: str) -> bytes:
         image_size=base.image_size,
         parents={"base": base.folded.fingerprint, "adapter": identity},
         settings=settings,
-        task=adapter.card.task,
+        task=adapter.card.sized_task,
         family=family_in(base.card),
     )
     return f"{json.dumps(card, indent=1, sort_keys=True)}\n".encode()
@@ -158,7 +158,7 @@ def _compare(out: Path, graph_file: Path, graph: bytes, adapter: bytes, patched:
         active.Load(str(path))
         options.add_active_adapter(active)
         try:
-            got = network.session.run(None, {network.session.get_inputs()[0].name: picture}, options)[0]
+            got = network.session.run(None, {network.session.get_inputs()[0].name: picture}, options)
         except ORT_ERRORS as error:
             raise ExportError(
                 f"{out}: onnxruntime cannot run it with {graph_file}: {error}; no file is kept"

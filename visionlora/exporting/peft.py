@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -48,7 +49,7 @@ def write_peft(model: Path | str, adapter: Path | str, out: Path | str, *, overw
             f"{adapter}: trained with --base-precision {loaded.card.settings.base_precision}; PEFT would put it on the "
             "base as it is, which is another one; merge it"
         )
-    detector = family.adapted(base, loaded.card.names, loaded.card.settings)
+    detector = family.adapted(replace(base, task=loaded.card.sized_task), loaded.card.names, loaded.card.settings)
     made = peft_adapter(detector.model, detector.plan, loaded.tensors)
     content = (save(dict(made.tensors)), json.dumps(made.config, indent=2).encode())
     for path, data in zip(files, content, strict=True):

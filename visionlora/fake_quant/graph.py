@@ -18,6 +18,7 @@ from visionlora.fake_quant.layers import LayerConstants, Layout, layout_of
 from visionlora.fake_quant.operators import Operation, convolution, operation_of
 from visionlora.fake_quant.ranges import FakeQuantSpec, LearnedRanges
 
+_CONVOLUTIONS = ("Conv", "ConvTranspose")
 _ELEMENTWISE = ("Add", "Div", "MatMul", "Mul", "Sub")  # whose constants are data
 _UNIT_SCALE = float(np.float32(1 / 255))
 Constants = tuple[Sequence[torch.Tensor], Sequence["torch.Tensor | None"]]
@@ -78,7 +79,7 @@ class GraphNetwork(nn.Module):
             self._range_of.update(dict.fromkeys(one.tensors, index))
             self._source.update(dict.fromkeys(one.sources, index))
         nodes = _needed(graph, self._outputs)
-        convs = [node for node in nodes if node.op_type == "Conv"]
+        convs = [node for node in nodes if node.op_type in _CONVOLUTIONS]
         self.weights = tuple(node.input[1] for node in convs)
         unknown = [name for name in self.weights if name not in arrays]
         if unknown:
@@ -186,7 +187,7 @@ class GraphNetwork(nn.Module):
         conv = 0
         for node in nodes:
             data = tuple(name for name in node.input if name and (name not in arrays or name in self._constant_names))
-            if node.op_type == "Conv":
+            if node.op_type in _CONVOLUTIONS:
                 steps.append(_Step(convolution(node), (node.input[0],), tuple(node.output), (), conv=conv))
                 conv += 1
             elif node.output[0] in silus:

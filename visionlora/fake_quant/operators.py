@@ -33,7 +33,7 @@ def operation_of(node: onnx.NodeProto, constants: Constants) -> Operation:
 
 
 def convolution(node: onnx.NodeProto) -> Operation:
-    """Return a function of input, weight and bias (or None) that does what a Conv node does.
+    """Return a function of input, weight and bias (or None) that does what a Conv or ConvTranspose node does.
 
     Raises:
         QuantizationError: its padding is not plain.
@@ -48,6 +48,8 @@ def convolution(node: onnx.NodeProto) -> Operation:
         raise _refusal(node, f"expected a convolution over pictures, got {half} axes")
     stride, dilation = attributes.get("strides", [1, 1]), attributes.get("dilations", [1, 1])
     groups = int(attributes.get("group", 1))
+    if node.op_type == "ConvTranspose":
+        return _transposed(node, attributes, begin, end)
     uneven = begin != end
     padding = [0, 0] if uneven else begin
 
@@ -55,6 +57,20 @@ def convolution(node: onnx.NodeProto) -> Operation:
         if uneven:
             x = functional.pad(x, (begin[1], end[1], begin[0], end[0]))
         return functional.conv2d(x, weight, bias, stride, padding, dilation, groups)
+
+    return run
+
+
+def _transposed(
+    node: onnx.NodeProto, attributes: Mapping[str, Any], begin: Sequence[int], end: Sequence[int]
+) -> Operation:
+    if begin != end or "output_shape" in attributes:
+        raise _refusal(node, "expected even pads and no output_shape")
+    stride, dilation = attributes.get("strides", [1, 1]), attributes.get("dilations", [1, 1])
+    more, groups = attributes.get("output_padding", [0, 0]), int(attributes.get("group", 1))
+
+    def run(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        return functional.conv_transpose2d(x, weight, bias, stride, begin, more, groups, dilation)
 
     return run
 

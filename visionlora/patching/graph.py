@@ -115,7 +115,7 @@ def _describe(model: onnx.ModelProto, base: PatchableBase, adapter: AdapterCard,
         image_size=base.image_size,
         parents={"base_onnx": base.sha256, "base": base.folded.fingerprint, "adapter": parent},
         settings={**_settings(base.card), **data_hashes(adapter.training)},
-        task=adapter.task,
+        task=adapter.sized_task,
         family=family_in(base.card),
     )
     entries = {entry.key: entry.value for entry in model.metadata_props}

@@ -20,7 +20,7 @@ from visionlora.errors import AdapterError, UsageError
 from visionlora.patching.base import PREFIX, PatchableBase
 from visionlora.patching.graph import CLASSES, resize_classes
 from visionlora.patching.weights import fitted, patched_weights
-from visionlora.tasks import DETECT
+from visionlora.tasks import task_on
 
 A, B, FACTOR, WEIGHT, BIAS = "lora_A", "lora_B", "factor", "weight", "bias"
 INPUTS_SETTING = "adapter_inputs"
@@ -195,7 +195,7 @@ def _describe(model: onnx.ModelProto, base: PatchableBase) -> None:
         image_size=base.image_size,
         parents={"base_onnx": base.sha256, "base": base.folded.fingerprint},
         settings={**(settings if isinstance(settings, dict) else {}), INPUTS_SETTING: INPUTS_VERSION},
-        task=base.card.get("task", DETECT.name),
+        task=task_on(base.card, "the base"),
         family=family_in(base.card),
     )
     entries = {entry.key: entry.value for entry in model.metadata_props if entry.key != ENTRY}

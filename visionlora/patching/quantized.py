@@ -10,7 +10,6 @@ import onnx
 from visionlora.adapters import AdapterCard
 from visionlora.int8 import apply_recipe, load_float_model
 from visionlora.int8.adapter_recipe import recipe_of, thresholds_of
-from visionlora.tasks import TASKS
 
 
 def quantized_model(model: onnx.ModelProto, card: AdapterCard) -> onnx.ModelProto:
@@ -21,7 +20,7 @@ def quantized_model(model: onnx.ModelProto, card: AdapterCard) -> onnx.ModelProt
         QuantizationError: the recipe is of another graph.
     """
     recipe = recipe_of(card)
-    quantized = apply_recipe(load_float_model(io.BytesIO(model.SerializeToString()), TASKS[card.task]), recipe)
+    quantized = apply_recipe(load_float_model(io.BytesIO(model.SerializeToString()), card.sized_task), recipe)
     entries = {entry.key: entry.value for entry in model.metadata_props}
     described = json.loads(entries["visionlora"])
     described["kind"] = "int8"

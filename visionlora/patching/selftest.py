@@ -24,9 +24,9 @@ def self_test(path: Path, names: Sequence[str]) -> None:
     side = network.image_size
     noise = np.random.default_rng(0).random((1, 3, side, side), dtype=np.float32)
     pictures = (np.zeros_like(noise), np.full_like(noise, 0.5), noise)
-    predictions = np.concatenate([network(picture) for picture in pictures])
-    scores = network.task.split(predictions)[1]
-    if not np.isfinite(predictions).all() or scores.min() < 0 or scores.max() > 1:
+    outputs = [np.concatenate(parts) for parts in zip(*map(network, pictures), strict=True)]
+    scores = network.task.split(outputs)[1]
+    if not all(np.isfinite(output).all() for output in outputs) or scores.min() < 0 or scores.max() > 1:
         raise ModelError(f"{path}: expected finite boxes and scores in [0, 1], got others; the file is not used")
     if (scores == scores[0]).all():
         raise ModelError(f"{path}: gives the same scores for every picture; the file is not used")

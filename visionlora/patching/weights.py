@@ -23,6 +23,7 @@ from visionlora.adapters.shapes import (
 from visionlora.cards import family_in
 from visionlora.errors import AdapterError
 from visionlora.patching.base import PatchableBase
+from visionlora.tasks import task_on
 
 
 def patched_weights(base: PatchableBase, adapter: ArrayAdapter) -> dict[str, NDArray[np.float32]]:
@@ -85,6 +86,12 @@ def fitted(base: PatchableBase, adapter: ArrayAdapter) -> FittedAdapter:
         raise AdapterError(
             f"the adapter was trained at {card.image_size} px, but {base.path} takes {base.image_size} px; "
             f"export the base with --imgsz {card.image_size}"
+        )
+    found = task_on(base.card, str(base.path))
+    if card.sized_task != found:
+        raise AdapterError(
+            f"the adapter finds {card.sized_task}, but {base.path} finds {found}, and a patch does not change its "
+            "outputs; merge and export it on the workstation"
         )
     if card.settings.relu_targets:
         raise AdapterError(

@@ -26,6 +26,7 @@ from visionlora.runtime.frames import Source, is_camera, is_video
 from visionlora.runtime.pictures import find_images
 from visionlora.runtime.providers import Providers
 from visionlora.runtime.video import frame_rate
+from visionlora.tasks import Task
 from visionlora.vision.detections import IOU_THRESHOLD, Detections, check_thresholds
 from visionlora.vision.inference import detect
 
@@ -104,8 +105,8 @@ def predict(
         imgsz: side of the input in pixels; None takes what the model says.
         device: `cpu`, or `0`... for a GPU; for ONNX files any provider of onnxruntime, such as `openvino`.
         formats: some of `json`, `jsonl` (a line a frame), `coco`, `csv` (a row an object), `labels` (YOLO label files)
-            and `images` (pictures with the boxes drawn; JPEG and PNG stay what they are, others become PNG). None for
-            json and images, of a video for json, of a camera or a watched folder for jsonl.
+            and `images` (pictures with what was found drawn; JPEG and PNG stay what they are, others become PNG). None
+            for json and images, of a video for json, of a camera or a watched folder for jsonl.
         video: whether to write a video or a camera with the boxes drawn, as `annotated.mp4`.
         watch: stay at the folder `source` and take the pictures that come into it.
         overwrite: replace an earlier result.
@@ -129,7 +130,7 @@ def predict(
     _refuse_outputs(out, source, chosen, pictures, video=video, watch=watch, overwrite=overwrite)
     problems: list[DataError] = []
     ruler = Ruler(conf, IOU_THRESHOLD if iou is None else iou, classes, agnostic, own_iou=iou is not None or agnostic)
-    names, frames = _open(
+    names, task, frames = _open(
         model, pictures or source, ruler, imgsz=imgsz, device=device, watch=watch, broken=None if live else problems
     )
     started = time.perf_counter()
@@ -139,9 +140,11 @@ def predict(
     rate = (None if live else frame_rate(str(source))) or CAMERA_RATE if video else 0
     with _folder(out, whole=not live) as folder:
         drawn = AnnotatedVideo(folder, rate) if video else None
-        with Records(folder, chosen, names, pictures, drawn) as records:
+        with Records(folder, chosen, names, task, pictures, drawn) as records:
             unit = "image" if pictures else "frame"
             for frame, found in tracked(frames, "predict", of=len(pictures) or None, unit=unit):
+                if found.masks is not None:
+                    found = replace(found, masks=found.masks.kept())  # prototypes take megabytes a picture
                 records.add(frame, found)
                 kept += [(pictures[frame.index], found)] if pictures else []
                 count, objects = count + 1, objects + len(found)
@@ -214,8 +217,8 @@ def _open(
     device: str,
     watch: bool,
     broken: list[DataError] | None,
-) -> tuple[tuple[str, ...], Iterator[tuple[Frame, Detections]]]:
-    """Return the model's class names, and the frames of a source with what it finds in them."""
+) -> tuple[tuple[str, ...], Task, Iterator[tuple[Frame, Detections]]]:
+    """Return the model's class names and task, and the frames of a source with what it finds in them."""
     spec, told = parse_spec(model), None if broken is None else broken.append
     if spec.runtime == "onnxruntime":
         detector = Detector(spec.path, providers=_providers(device), iou_threshold=ruler.iou, agnostic=ruler.agnostic)
@@ -226,7 +229,8 @@ def _open(
             )
         ruler.check(spec.path, nms=detector.network.nms)
         detector.thresholds = ruler.limits(detector.names, detector.network.thresholds)
-        return detector.names, detector.stream(source, watch=watch, broken=told)
+        frames = detector.stream(source, watch=watch, broken=told)
+        return detector.names, detector.network.task, frames
     network = open_network(spec, image_size=imgsz, device=device)
     ruler.check(spec.path, nms=network.nms)
     names = tuple(network.names)
@@ -237,7 +241,7 @@ def _open(
         return replace(found, names=names)
 
     # One worker: the network has threads of its own.
-    return names, stream(source, find, watch=watch, workers=1, broken=told)
+    return names, network.task, stream(source, find, watch=watch, workers=1, broken=told)
 
 
 def _begun(frames: Iterator[tuple[Frame, Detections]]) -> Iterator[tuple[Frame, Detections]]:

@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import IO, Any
 
 import cv2
+import numpy as np
 
 from visionlora.errors import UsageError
 from visionlora.formats.text import csv_cell, is_unicode
 from visionlora.prediction.annotated import AnnotatedVideo
 from visionlora.runtime import Frame
 from visionlora.runtime.frames import is_video
+from visionlora.tasks import Task
 from visionlora.vision.detections import Detections
+from visionlora.vision.masks import rle_area
 
 FILES = {
     "json": "detections.json",
@@ -28,6 +31,8 @@ FILES = {
 FORMATS = (*FILES, "labels", "images")
 LABELS = "labels"
 COLUMNS = ("image", "frame", "seconds", "class_id", "name", "score", "left", "top", "right", "bottom")
+_SURE = 0.5
+"""Keypoints that are less surely visible count as not labelled."""
 _KEPT_SUFFIXES = (".jpg", ".jpeg", ".png")
 """Drawn pictures keep these formats; others become PNG."""
 
@@ -40,10 +45,11 @@ class Records:
         folder: Path,
         formats: Sequence[str],
         names: tuple[str, ...],
+        task: Task,
         pictures: Sequence[Path],
         video: AnnotatedVideo | None,
     ) -> None:
-        self._folder, self._formats, self._names = folder, formats, names
+        self._folder, self._formats, self._names, self._task = folder, formats, names, task
         self._pictures = pictures  # none where frames are no pictures of a list
         self._drawn, self._video = picture_names(pictures), video
         self._entries: list[dict[str, Any]] = []
@@ -79,7 +85,7 @@ class Records:
             self._add_coco(frame, found)
         if "labels" in self._formats:
             name = self._pictures[frame.index].stem if self._pictures else Path(self._name_of(frame)).stem
-            (self._folder / LABELS / f"{name}.txt").write_text(_label_lines(frame, found), encoding="ascii")
+            (self._folder / LABELS / f"{name}.txt").write_text(_label_lines(self._task, frame, found), encoding="ascii")
         if "images" in self._formats or self._video is not None:
             self._draw(frame, found)
 
@@ -106,9 +112,8 @@ class Records:
         name = written_name(Path(frame.source).name if self._pictures else self._name_of(frame))
         self._coco["images"].append({"id": image_id, "file_name": name, "width": width, "height": height})
         for annotation in found.to_coco(image_id):
-            area = annotation["bbox"][2] * annotation["bbox"][3]
             number = len(self._coco["annotations"]) + 1  # from 1: pycocotools takes an annotation 0 for none
-            self._coco["annotations"].append({"id": number, **annotation, "area": area, "iscrowd": 0})
+            self._coco["annotations"].append({"id": number, **annotation, **_labelled(annotation), "iscrowd": 0})
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         for file in (self._lines, self._table):
@@ -188,11 +193,26 @@ def _rows(entry: dict[str, Any]) -> list[list[Any]]:
     return rows or [[*place, *[""] * (len(COLUMNS) - len(place))]]
 
 
-def _label_lines(frame: Frame, found: Detections) -> str:
-    """Lines of a YOLO label file: class, centre x, centre y, width, height as fractions of the picture."""
+def _label_lines(task: Task, frame: Frame, found: Detections) -> str:
+    """Lines of a YOLO label file as the task has them: a class, and fractions of the picture."""
     height, width = frame.pixels.shape[:2]
-    lines = []
-    for class_id, (left, top, right, bottom) in zip(found.class_ids.tolist(), found.boxes_xyxy.tolist(), strict=True):
-        sides = (left + right) / 2 / width, (top + bottom) / 2 / height, (right - left) / width, (bottom - top) / height
-        lines.append(f"{class_id} " + " ".join(f"{side:.6f}" for side in sides) + "\n")
-    return "".join(lines)
+    rows = zip(found.class_ids.tolist(), task.label_rows(found, (width, height)), strict=True)
+    return "".join(f"{class_id} {' '.join(map(_fraction, row))}\n" for class_id, row in rows if row)
+
+
+def _fraction(value: float) -> str:
+    return f"{value:.0f}" if value == 2 else f"{value:.6f}"  # 2 is no fraction: a keypoint is visible
+
+
+def _labelled(annotation: dict[str, Any]) -> dict[str, Any]:
+    """What an annotation of a COCO data set says of an object beside what a result does: its area, visible points."""
+    width, height = annotation["obb"][2:4] if "obb" in annotation else annotation["bbox"][2:]
+    fields: dict[str, Any] = {"area": width * height}
+    if "segmentation" in annotation:
+        fields["area"] = int(rle_area(annotation["segmentation"]))
+    if "keypoints" in annotation:
+        points = np.reshape(annotation["keypoints"], (-1, 3))
+        seen = points[:, 2:] >= _SURE
+        marked = np.where(seen, [1, 1, 0], 0) * points + np.where(seen, [0, 0, 2], 0)
+        fields |= {"keypoints": marked.ravel().tolist(), "num_keypoints": int(seen.sum())}
+    return fields

@@ -13,7 +13,12 @@ from visionlora.formats.text import printable, size_words
 from visionlora.publishing.files import ADAPTER_FILE, CURVES, DETECTIONS, SCORES, AdapterFiles
 from visionlora.reporting import code
 
-_PIPELINES = {"detect": "object-detection"}
+_PIPELINES = {
+    "detect": "object-detection",
+    "segment": "image-segmentation",
+    "pose": "keypoint-detection",
+    "obb": "object-detection",
+}
 """What the hub calls a task."""
 _BASES = {
     "yolov5[nsmlx]6?u": "Ultralytics/YOLOv5",

@@ -91,10 +91,10 @@ def check_scores(float_network: Network, int8_network: Network, inputs: Iterable
     """
     best_float, best_int8 = 0.0, 0.0
     for tensor in inputs:
-        output = int8_network(tensor)
-        if not np.isfinite(output).all():
+        outputs = int8_network(tensor)
+        if not all(np.isfinite(output).all() for output in outputs):
             raise QuantizationError("the quantized network gives NaN or infinity on a calibration image")
-        best_int8 = max(best_int8, float(np.max(int8_network.task.split(output)[1])))
+        best_int8 = max(best_int8, float(np.max(int8_network.task.split(outputs)[1])))
         best_float = max(best_float, float(np.max(float_network.task.split(float_network(tensor))[1])))
     if best_int8 <= EVALUATION_CONFIDENCE < best_float:
         raise QuantizationError(

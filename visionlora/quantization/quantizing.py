@@ -26,6 +26,7 @@ from visionlora.formats.seal import seal
 from visionlora.hub import local_file, refuse_hub_name
 from visionlora.int8 import QuantizationRecipe, Scheme, apply_recipe, attach_recipe
 from visionlora.int8.adapter_recipe import check_adapter_of
+from visionlora.int8.plan import beside_boxes_and_scores
 from visionlora.int8.recipe import IMAGES
 from visionlora.int8.scheme import X86, scheme_for
 from visionlora.quantization.accuracy import SENSITIVITY_IMAGES, AccuracyTarget, keep_budget
@@ -40,6 +41,8 @@ from visionlora.scoring import Budget, Keep, load_split
 from visionlora.vision.detections import PREDICTION_CONFIDENCE
 from visionlora.vision.preprocess import letterbox, read_image
 
+_FINE = ("pose", "obb")
+"""Tasks whose keypoints or angles 256 levels are few for; mask factors and prototypes they are enough for."""
 _LOGGER = logging.getLogger("visionlora")
 _BEST_SUFFIX = f".best{ONNX.suffix}"
 """Of the file that comes nearest to a budget that cannot be kept."""
@@ -317,7 +320,10 @@ def calibrate_detector(
 
 def _calibrate(source: FloatDetector, inputs: _Inputs, scheme: Scheme) -> QuantizationRecipe:
     warn_of_blank_images(inputs.images)
-    return calibrate(source.model, inputs, scheme)
+    recipe = calibrate(source.model, inputs, scheme)
+    if source.network.task.name not in _FINE:
+        return recipe
+    return replace(recipe, float_layers=beside_boxes_and_scores(source.model.graph))
 
 
 def trained_recipe(
@@ -379,7 +385,7 @@ def build_int8(
             **data_hashes((network.metadata or {}).get("settings")),
             **(settings or {}),
         },
-        task=network.task.name,
+        task=network.task,
         family=family_in(network.metadata),
     )
     card["nms"] = network.nms

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from visionlora.int8 import QuantizationRecipe, apply_recipe
 from visionlora.quantization.groups import LayerGroup
-from visionlora.tasks import Task
+from visionlora.tasks import RawPrediction, Task, one_image
 
 
 def group_errors(
@@ -48,9 +48,7 @@ def group_errors(
     return np.array(errors)
 
 
-def prediction_error(
-    task: Task, wanted: Sequence[NDArray[np.float32]], got: Sequence[NDArray[np.float32]]
-) -> NDArray[np.float64]:
+def prediction_error(task: Task, wanted: Sequence[RawPrediction], got: Sequence[RawPrediction]) -> NDArray[np.float64]:
     """Return the mean squared error of each class's predictions, those with high scores counting most.
 
     The error of a prediction is that of its score, and how far its overlap with what it should be is from 1.
@@ -58,7 +56,7 @@ def prediction_error(
 
     Args:
         task: what is predicted; it says what overlap is, of boxes their IoU.
-        wanted: raw predictions (1, rows, anchors).
+        wanted: raw predictions for one image each, with the batch.
         got: as many of the same shapes.
 
     Returns:
@@ -67,18 +65,18 @@ def prediction_error(
     classes = task.split(wanted[0])[1].shape[1]
     total, weight = np.zeros(classes), np.zeros(classes)
     for one, other in zip(wanted, got, strict=True):
-        (geometry, scores), (other_geometry, other_scores) = task.split(one[0]), task.split(other[0])
-        scores = scores.astype(np.float64)  # (classes, anchors)
-        distance = 1 - task.overlap(geometry, other_geometry)
+        one, other = one_image(one, 0), one_image(other, 0)
+        scores, other_scores = task.split(one)[1].astype(np.float64), task.split(other)[1]  # (classes, anchors)
+        distance = 1 - task.overlap(one, other)
         error = (other_scores - scores) ** 2 + distance**2
         total += (scores**2 * error).sum(axis=1)
         weight += (scores**2).sum(axis=1)
     return np.divide(total, weight, out=np.zeros_like(total), where=weight > 0)
 
 
-def _outputs(model: onnx.ModelProto, inputs: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+def _outputs(model: onnx.ModelProto, inputs: Sequence[NDArray[np.float32]]) -> list[RawPrediction]:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return [session.run(None, {model.graph.input[0].name: tensor})[0] for tensor in inputs]
+    return [tuple(session.run(None, {model.graph.input[0].name: tensor})) for tensor in inputs]

@@ -26,7 +26,8 @@ Pair = tuple[str, Row | None, Row | None, Difference | None]
 
 def comparison_markdown(first: Report, second: Report, models: Sequence[Pair]) -> str:
     """Return two reports side by side: what each model scored in both, and how sure the difference is."""
-    same = first.data.content_hash == second.data.content_hash
+    same = first.data.content_hash == second.data.content_hash and first.task == second.task
+    apart = "on different images" if first.task == second.task else "between tasks"
     parts = [
         "# Comparison",
         _what(first, second, same=same),
@@ -34,7 +35,7 @@ def comparison_markdown(first: Report, second: Report, models: Sequence[Pair]) -
             ["model", "mAP50-95 before", "now", "difference (95%)", "mAP50 before", "now", "MB before", "now"],
             [_line(*pair) for pair in models],
         ),
-        "\n".join(f"- {_sentence(*pair, same=same)}" for pair in models),
+        "\n".join(f"- {_sentence(*pair, same=same, apart=apart)}" for pair in models),
         *(_classes(*pair) for pair in models if pair[3] is not None),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -44,6 +45,11 @@ def _what(first: Report, second: Report, *, same: bool) -> str:
     dates = " and ".join(name_words(report.created[:10] or "an unknown day") for report in (first, second))
     if same:
         return f"Reports of {dates}, on the same {second.data.images} images of {code(second.data.path)}."
+    if first.task != second.task:
+        return (
+            f"Reports of {dates}, one of {first.measured.noun}, the other of {second.measured.noun}, so their scores "
+            "have no difference; compare reports of one task."
+        )
     return (
         f"Reports of {dates}, on different images or boxes ({first.data.images} of {code(first.data.path)} and "
         f"{second.data.images} of {code(second.data.path)}), so their scores have no difference; "
@@ -72,14 +78,16 @@ def _cell(difference: Difference) -> str:
     return f"{signed(change.difference)} [{signed(change.interval.low)}, {signed(change.interval.high)}]"
 
 
-def _sentence(label: str, old: Row | None, new: Row | None, difference: Difference | None, *, same: bool) -> str:
+def _sentence(
+    label: str, old: Row | None, new: Row | None, difference: Difference | None, *, same: bool, apart: str
+) -> str:
     name = code(label)
     if old is None or new is None:
         return f"{name} is in the {'first' if new is None else 'second'} report only."
     if old.sha256 == new.sha256:
         return f"{name} is the same file in both."
     if difference is None:
-        return f"{name} cannot be compared{'' if same else ' on different images'}."
+        return f"{name} cannot be compared{'' if same else f' {apart}'}."
     if difference.map50_95.interval is None:
         return (
             f"{name}: {signed(difference.map50_95.difference)}; no interval, as a report has no matches of its images."

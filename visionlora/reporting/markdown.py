@@ -68,7 +68,7 @@ def _complete_sentence(row: Row, previous: Row | None, report: Report) -> str:
     if row is report.reference or report.reference is None:
         everything = set(report.data.names) <= set(row.classes)
         classes = f"{_classes(len(row.classes))}{'' if everything else ' that have objects'}"
-        return f"{label} is the reference: mAP50-95 {fraction(score)} on all {classes}."
+        return f"{label} is the reference: mAP50-95{report.measured.of} {fraction(score)} on all {classes}."
     to_reference = _against(row, report.reference, role="the reference ")
     if previous is None or previous is report.reference or _against(previous, report.reference).startswith("the same"):
         return f"{label}: {fraction(score)}, {to_reference}."
@@ -143,8 +143,9 @@ def _operating(report: Report) -> str:
             "",
             markdown_table([*header, "AR", "AP S/M/L", "parameters"], rows),
             "",
-            "An object is found from IoU 0.50 on. Misses are of the objects of the classes that the model knows; the "
-            "best threshold gives the highest F1 on these images; the calibration error (ECE) is how far scores are "
+            f"An object is found from {_from(report)} on. Misses are of the objects of the classes that the model "
+            "knows; the best threshold gives the highest F1 on these images; the calibration error (ECE) is how far "
+            "scores are "
             "from precision; AR is average recall; AP S/M/L is mAP50-95 of objects below 32, up to 96 and above 96 "
             f"pixels squared, left out for fewer than {FEWEST_OBJECTS} objects."
             + (" A star: on some of the classes alone, not comparable." if starred else ""),
@@ -185,9 +186,20 @@ def _what_was_measured(report: Report) -> str:
     size = ", ".join(f"{size} px" for size in sizes)
     return (
         f"{data.images} images of {code(data.path)} (split {name_words(data.split)}), {size}. "
-        "One letterbox, one decoding and one suppression for all; average precision by pycocotools, "
-        "as fractions of 1."
+        f"One letterbox, one decoding and one suppression for all; average precision{report.measured.of} by "
+        f"pycocotools, as fractions of 1.{boxes_note(report)}"
     )
+
+
+def boxes_note(report: Report) -> str:
+    """Say what stands beside the scores of masks or keypoints; empty where nothing does."""
+    if not any(row.boxes is not None for row in report.rows):
+        return ""
+    return f" Beside mAP{report.measured.of} stands mAP50-95 of the boxes of the same detections."
+
+
+def _from(report: Report) -> str:
+    return f"{report.measured.similarity} 0.50{report.measured.of if report.measured.similarity == 'IoU' else ''}"
 
 
 def _notes(report: Report) -> str:

@@ -15,15 +15,18 @@ from visionlora.formats.parsing import parse_json
 from visionlora.formats.text import printable
 from visionlora.machine import Machine
 from visionlora.reporting.header import ReportHeader
+from visionlora.reporting.measured import Measured
 from visionlora.reporting.per_image import PerImage
 from visionlora.reporting.retention import Retention
 from visionlora.reporting.row import Row
 from visionlora.reporting.summary import complete_rows, reference_row, summary_html, summary_table
 from visionlora.scoring import DataUsed, Verdict
+from visionlora.tasks import TASKS
 
 FORMAT = 2
 """Version of report.json; raised when a field changes its meaning."""
 _WHAT = "a report.json of visionlora, or the folder of a run"
+_PLAIN = "detect"
 _HIGHEST = 2**63
 """Numbers stay below."""
 
@@ -57,6 +60,14 @@ class Report:
     per_image: PerImage | None = None
     header: ReportHeader | None = None
     """What whoever ordered the report wants to stand above it."""
+    task: str = _PLAIN
+    """What the models find, by the name of a task; absent for `detect`."""
+
+    @property
+    def measured(self) -> Measured:
+        """What the scores are of, in words."""
+        task = TASKS.get(self.task)
+        return Measured(task.noun, task.similarity) if task else Measured()
 
     @property
     def complete_rows(self) -> tuple[Row, ...]:
@@ -97,6 +108,11 @@ _ADAPTER: TypeAdapter[Report] = TypeAdapter(Report)
 def report_to_json(report: Report) -> str:
     """Return the report as indented JSON; fractions are unrounded, missing scores are null."""
     fields = _ADAPTER.dump_python(report, mode="json")
+    if report.task == _PLAIN:
+        del fields["task"]
+    for row in fields["rows"]:
+        if row["boxes"] is None:
+            del row["boxes"]
     return json.dumps(fields, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 

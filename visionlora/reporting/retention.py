@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from visionlora.errors import DataError
 from visionlora.reporting.formatting import change_words, name_words
 from visionlora.scoring import Change, DataUsed, ModelScores, SplitDetections, difference
+from visionlora.vision.detections import Detections
 
 
 @dataclass(frozen=True)
@@ -114,10 +116,17 @@ def _retained(model: RetentionInput, base: RetentionInput, before: float) -> Ret
 def same(a: SplitDetections, b: SplitDetections) -> bool:
     """Whether two models found the same bit for bit."""
     return a.classes == b.classes and all(
-        np.array_equal(getattr(first, name), getattr(second, name))
+        _masks(first) == _masks(second)
+        and all(
+            np.array_equal(getattr(first, name), getattr(second, name))
+            for name in ("boxes_xyxy", "scores", "class_ids", "keypoints", "obb")
+        )
         for first, second in zip(a.detections, b.detections, strict=True)
-        for name in ("boxes_xyxy", "scores", "class_ids")
     )
+
+
+def _masks(one: Detections) -> list[Any]:
+    return [] if one.masks is None else [one.masks.rle(index) for index in range(len(one.masks))]
 
 
 def retention_sentence(rows: Sequence[Retained], base: str, known: int, before: float) -> str:

@@ -33,6 +33,7 @@ class Row:
         timing: spread and noise of the milliseconds, and how they compare; None in reports of earlier versions.
         precision: what the runtime computes in on this machine, such as `bf16`; None where it does not say.
         cut: the score below which the file itself leaves out what it finds; None where it leaves out nothing.
+        boxes: scores of the boxes of what is found, where `scores` are of masks or keypoints; absent for other tasks.
     """
 
     label: str
@@ -53,6 +54,7 @@ class Row:
     timing: Timing | None = None
     precision: str | None = None
     cut: float | None = None
+    boxes: Scores | None = None
 
     def difference_to(self, label: str) -> Difference | None:
         """Return how this model differs from another, or None where that was not measured."""

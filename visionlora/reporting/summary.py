@@ -47,6 +47,7 @@ def summary_html(rows: Sequence[Row], data: DataUsed, against: str | None = None
 def _summary(rows: Sequence[Row], data: DataUsed, against: str | None) -> tuple[list[str], list[list[str]]]:
     """Return header and rows of the table of the models."""
     complete, reference = complete_rows(rows, data), reference_row(rows, data, against)
+    boxed = any(row.boxes is not None for row in rows)
     cells = [
         [
             code(row.label),
@@ -54,6 +55,7 @@ def _summary(rows: Sequence[Row], data: DataUsed, against: str | None) -> tuple[
             _difference_cell(row, reference, mark="" if row in complete else "*"),
             fraction(row.scores.map50 if row.scores else None),
             fraction(row.scores.map75 if row.scores else None),
+            *([fraction(row.boxes.map50_95 if row.boxes else None)] if boxed else []),
             f"{len(row.classes)}/{len(data.names)}",
             megabytes(row.bytes),
             time_words(row),
@@ -61,7 +63,7 @@ def _summary(rows: Sequence[Row], data: DataUsed, against: str | None) -> tuple[
         for row in rows
     ]
     timed = any(row.timing is not None for row in rows)
-    header = ["model", "mAP50-95", "difference (95%)", "mAP50", "mAP75", "classes", "MB"]
+    header = ["model", "mAP50-95", "difference (95%)", "mAP50", "mAP75", *["of boxes"] * boxed, "classes", "MB"]
     return [*header, "ms per image (5-95 %)" if timed else "ms per image"], cells
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visionlora.errors import UsageError
+from visionlora.tasks import RawPrediction
 
 
 def check_batch(path: Path, batch: NDArray[Any], side: int) -> None:
@@ -22,9 +23,7 @@ def check_batch(path: Path, batch: NDArray[Any], side: int) -> None:
         raise UsageError(f"{path}: expected a batch (n, 3, {side}, {side}), got {batch.shape}")
 
 
-def run_in_steps(
-    run: Callable[[NDArray[Any]], NDArray[np.float32]], batch: NDArray[Any], step: int | None
-) -> NDArray[np.float32]:
+def run_in_steps(run: Callable[[NDArray[Any]], RawPrediction], batch: NDArray[Any], step: int | None) -> RawPrediction:
     """Run a batch of any size through a file that takes `step` pictures at once, any number if None.
 
     The last step is filled up with zeros, whose output is left out.
@@ -33,4 +32,5 @@ def run_in_steps(
         return run(batch)
     spare = -len(batch) % step
     padded = np.concatenate([batch, np.zeros_like(batch, shape=(spare, *batch.shape[1:]))]) if spare else batch
-    return np.concatenate([run(padded[i : i + step]) for i in range(0, len(padded), step)])[: len(batch)]
+    done = [run(padded[i : i + step]) for i in range(0, len(padded), step)]
+    return tuple(np.concatenate(parts)[: len(batch)] for parts in zip(*done, strict=True))

@@ -12,7 +12,7 @@ from visionlora.formats.kinds import KINDS, METADATA, OWN_METADATA, WEIGHTS
 from visionlora.formats.parsing import parse_json, parse_literal
 from visionlora.formats.seal import check_entry, is_sealed
 from visionlora.formats.text import class_names
-from visionlora.tasks import DETECT, Task, task_of
+from visionlora.tasks import DETECT, Task, task_of, task_on
 
 ULTRALYTICS_CUT = 0.25
 """The confidence at which an export with `nms=True` drops boxes where none was given (ultralytics/engine/exporter.py);
@@ -136,13 +136,45 @@ def described(path: Path, fields: Mapping[str, Any]) -> Description:
     return Description(task, class_names(names), height, card, stated(fields))
 
 
-def stated_task(path: Path, fields: Mapping[str, Any], card: Mapping[str, Any] | None) -> Task:
-    """Return the task that a file's card or metadata fields name; detection where they name none.
+def stated_task(
+    path: Path, fields: Mapping[str, Any], card: Mapping[str, Any] | None, prototypes: int | None = None
+) -> Task:
+    """Return the task that a file's card or metadata fields name, with its sizes; detection where they name none.
+
+    Args:
+        path: the file, for messages.
+        fields: its metadata; where the card names no task, as Ultralytics writes it.
+        card: visionlora's; None where there is none.
+        prototypes: how many prototypes of masks its graph gives; None where that is not known.
 
     Raises:
-        ModelError: there is no such task.
+        ModelError: there is no such task, or not of such sizes.
+        ValueError: the sizes cannot be parsed.
     """
-    return task_of((card or {}).get("task", fields.get("task", DETECT.name)), path)
+    if "task" in (card or {}):
+        return task_on(card or {}, path)
+    name, settings = fields.get("task", DETECT.name), None
+    if name == "pose" and "kpt_shape" in fields:
+        shape = _field(fields, "kpt_shape")
+        if not isinstance(shape, list | tuple) or len(shape) != 2:
+            raise ValueError(f"expected kpt_shape to be how many keypoints of how many numbers, got {shape!r:.60}")
+        settings = {"keypoints": shape[0], "dims": shape[1]}
+    if name == "segment" and prototypes is not None:
+        settings = {"coefficients": prototypes}
+    return task_of(name, path, settings)
+
+
+def detection_alone(path: Path, task: Task) -> Task:
+    """Return the task of a file that onnxruntime does not execute.
+
+    Raises:
+        ModelError: it is another than detection.
+    """
+    if task.outputs > 1 or task.settings() or task.name == "obb":
+        raise ModelError(
+            f"{path}: expected a detector of boxes, got one of task {task.name!r}; other tasks run in ONNX files alone"
+        )
+    return task
 
 
 def stated(fields: Mapping[str, Any]) -> Stated:

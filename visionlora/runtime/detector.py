@@ -19,6 +19,7 @@ from visionlora.runtime.network import OnnxNetwork
 from visionlora.runtime.pictures import pixels_of
 from visionlora.runtime.providers import CPU, Providers
 from visionlora.runtime.streaming import available_cores, stream
+from visionlora.tasks import one_image
 from visionlora.vision.detections import (
     IOU_THRESHOLD,
     MAX_DETECTIONS,
@@ -200,14 +201,14 @@ class Detector:
         inputs = [one[:, :, ::-1] if network.takes_pixels else one for one, _ in placed]  # pixels: BGR -> RGB
         batch = inputs[0][None] if len(inputs) == 1 else np.stack(inputs)
         prepared = time.perf_counter()
-        predictions = network.run_pixels(batch) if network.takes_pixels else network(batch)
+        outputs = network.run_pixels(batch) if network.takes_pixels else network(batch)
         predicted = time.perf_counter()
-        check_predictions(network, predictions)
+        check_predictions(network, outputs)
         count, results = len(placed), []
-        for prediction, (_, placement) in zip(predictions, placed, strict=True):
+        for index, (_, placement) in enumerate(placed):
             begun = time.perf_counter()
             found = network.task.decode(
-                prediction,
+                one_image(outputs, index),
                 nms=network.nms,
                 confidence=limits,
                 iou_threshold=self._iou_threshold,

@@ -19,15 +19,15 @@ _ORDERED = 0.9
 def is_end_to_end(
     path: Path, task: Task, shape: tuple[int, ...], classes: int, stated: Stated, trials: list[NDArray[np.float32]]
 ) -> bool:
-    """Return whether a file gives final detections (n, boxes, 6) and not raw predictions (n, rows, anchors).
+    """Return whether a file gives final detections (n, boxes, columns) and not raw predictions (n, rows, anchors).
 
     Args:
         path: the file, for messages.
         task: what its raw predictions would be of.
-        shape: of its output.
+        shape: of its first output.
         classes: how many class names it has.
         stated: what its metadata says.
-        trials: outputs of some pictures; they decide where the metadata says nothing.
+        trials: first outputs of some pictures; they decide where the metadata says nothing.
 
     Raises:
         ModelError: it gives neither, or what its metadata contradicts.
@@ -37,9 +37,9 @@ def is_end_to_end(
         if stated.end_to_end is None:
             if not _looks_end_to_end(task, trials, classes):
                 raise ModelError(
-                    f"{path}: expected its six columns to be left, top, right, bottom, score and class, as Ultralytics "
-                    "and YOLOv10 write them; its metadata does not say so ('args' with nms, or 'end2end'), and its "
-                    "values are something else; export raw predictions "
+                    f"{path}: expected its {task.final_columns} columns to be left, top, right, bottom, score and "
+                    "class first, as Ultralytics and YOLOv10 write them; its metadata does not say so ('args' with "
+                    "nms, or 'end2end'), and its values are something else; export raw predictions "
                     f"(n, {rows}, anchors), as Ultralytics does without nms"
                 )
             return True
@@ -47,28 +47,29 @@ def is_end_to_end(
             return True
     if stated.end_to_end or len(shape) != 3 or shape[1] != rows:
         raw = f"(n, {rows}, anchors) for {classes} classes"
-        wanted = {None: f"{raw} or (n, boxes, 6)", True: "(n, boxes, 6), as its metadata says", False: raw}
+        final = f"(n, boxes, {task.final_columns})"
+        wanted = {None: f"{raw} or {final}", True: f"{final}, as its metadata says", False: raw}
         raise ModelError(f"{path}: expected an output {wanted[stated.end_to_end]}, got {shape}")
     return False
 
 
 def one_hot(path: Path, task: Task, rows: NDArray[np.float32], classes: int) -> NDArray[np.float32]:
-    """(n, boxes, 6) x1, y1, x2, y2, score, class -> the raw prediction of a task, (n, ..., boxes).
+    """Final detections (n, boxes, columns) -> the first output of a raw prediction of a task, (n, rows, boxes).
 
     Raises:
         ModelError: a row is no detection of one of the classes.
     """
-    boxes, scores, ids = task.split_final(rows)
+    geometry, scores, ids = task.split_final(rows)
     if not np.isfinite(rows).all():
         raise ModelError(f"{path}: the network gave values that are no numbers; its file is broken")
     if rows.shape[1] and (np.min(ids) < 0 or np.max(ids) >= classes):
         raise ModelError(f"{path}: gave class id {np.min(ids):g} to {np.max(ids):g}, but has {classes} names")
     if (ids != np.floor(ids)).any() or (scores < -SCORE_TOLERANCE).any() or (scores > 1 + SCORE_TOLERANCE).any():
         raise ModelError(
-            f"{path}: expected rows of left, top, right, bottom, score in [0, 1] and class, got such as "
+            f"{path}: expected rows of a box, score in [0, 1] and class, got such as "
             f"{rows[0, 0].tolist()}; it gives something else than final detections"
         )
-    return task.encode(boxes, scores, ids.astype(np.int64), classes=classes)
+    return task.encode(geometry, scores, ids.astype(np.int64), classes=classes)
 
 
 def lowest_score(task: Task, rows: NDArray[np.float32]) -> float:

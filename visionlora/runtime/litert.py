@@ -14,7 +14,8 @@ from visionlora.errors import ModelError, UsageError
 from visionlora.formats.parsing import parse_json
 from visionlora.formats.text import class_names
 from visionlora.runtime.batch import check_batch
-from visionlora.runtime.description import stated_task
+from visionlora.runtime.description import detection_alone, stated_task
+from visionlora.tasks import RawPrediction
 
 _MAX_METADATA_BYTES = 4 << 20
 
@@ -50,7 +51,7 @@ class LiteRtNetwork:
             raise UsageError(f"threads: expected at least 1, got {threads}")
         self.path = Path(path)
         self.metadata, fields = _read_metadata(self.path)
-        self.task = stated_task(self.path, fields, self.metadata)
+        self.task = detection_alone(self.path, stated_task(self.path, fields, self.metadata))
         self.names, self.nms = class_names(self.metadata["names"]), bool(self.metadata["nms"])
         self.image_size = int(self.metadata["preprocessing"]["image_size"])
         self._interpreter = _load(self.path, threads)
@@ -63,15 +64,15 @@ class LiteRtNetwork:
                 f"{path}: expected an output (1, {rows}, anchors) for {len(self.names)} classes, got {shape}"
             )
 
-    def __call__(self, batch: NDArray[np.float32], /) -> NDArray[np.float32]:
-        """Map (n, 3, S, S) RGB in [0, 1] to the raw prediction (n, rows, anchors) of its task.
+    def __call__(self, batch: NDArray[np.float32], /) -> RawPrediction:
+        """Map (n, 3, S, S) RGB in [0, 1] to the raw prediction of its task.
 
         Raises:
             UsageError: `batch` is not of this shape.
             ModelError: LiteRT fails on the graph.
         """
         check_batch(self.path, batch, self.image_size)
-        return np.concatenate([self._run(picture[None]) for picture in batch])
+        return (np.concatenate([self._run(picture[None]) for picture in batch]),)
 
     def _run(self, picture: NDArray[np.float32]) -> NDArray[np.float32]:
         try:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from visionlora.errors import ModelError, UsageError
 from visionlora.formats.kinds import WEIGHTS
 from visionlora.runtime.batch import check_batch
-from visionlora.runtime.description import Stated, described_beside
+from visionlora.runtime.description import Stated, described_beside, detection_alone
+from visionlora.tasks import RawPrediction
 
 
 class NcnnNetwork:
@@ -47,7 +48,7 @@ class NcnnNetwork:
         self.path = Path(path)
         described = described_beside(self.path)
         self.names, self.image_size, self.metadata = described.names, described.image_size, described.card
-        self.task = described.task
+        self.task = detection_alone(self.path, described.task)
         self._library, self._net = _load(self.path, threads)
         self._input, self._output = _ends(self.path, self._net)
         shape = self._run(np.zeros((3, self.image_size, self.image_size), dtype=np.float32)).shape
@@ -59,15 +60,15 @@ class NcnnNetwork:
                 f"got {'final detections' if says.end_to_end else shape}"
             )
 
-    def __call__(self, batch: NDArray[np.float32], /) -> NDArray[np.float32]:
-        """Map (n, 3, S, S) RGB in [0, 1] to the raw prediction (n, rows, anchors) of its task.
+    def __call__(self, batch: NDArray[np.float32], /) -> RawPrediction:
+        """Map (n, 3, S, S) RGB in [0, 1] to the raw prediction of its task.
 
         Raises:
             UsageError: `batch` is not of this shape.
             ModelError: ncnn fails on the graph.
         """
         check_batch(self.path, batch, self.image_size)
-        return np.stack([self._run(picture) for picture in batch])
+        return (np.stack([self._run(picture) for picture in batch]),)
 
     def _run(self, picture: NDArray[np.float32]) -> NDArray[np.float32]:
         extractor = self._net.create_extractor()

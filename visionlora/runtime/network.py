@@ -21,6 +21,7 @@ from visionlora.runtime.batch import check_batch, run_in_steps
 from visionlora.runtime.description import Stated, stated, stated_task
 from visionlora.runtime.end_to_end import is_end_to_end, lowest_score, one_hot
 from visionlora.runtime.providers import Provider, Providers, check_started, resolve_providers
+from visionlora.tasks import RawPrediction, Task
 
 ORT_ERRORS = (
     ort.EPFail,
@@ -91,10 +92,11 @@ class OnnxNetwork:
         self.names = _names(self.path, properties, self.metadata)
         self.thresholds = _thresholds(self.path, self.metadata)
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
-        self.task = stated_task(self.path, properties, self.metadata)
-        if len(inputs) != 1 or len(outputs) != 1:
+        self.task = _task(self.path, properties, self.metadata, [output.shape for output in outputs])
+        if len(inputs) != 1 or len(outputs) != self.task.outputs:
+            wanted = {1: "one output"}.get(self.task.outputs, f"{self.task.outputs} outputs")
             raise ModelError(
-                f"{path}: expected a detector with one input and one output, got a model of task {self.task.name!r} "
+                f"{path}: expected a detector with one input and {wanted}, got a model of task {self.task.name!r} "
                 f"with {len(inputs)} and {len(outputs)}; export its predictions alone "
                 "(of an Ultralytics model: model.model[-1].export = True)"
             )
@@ -117,8 +119,8 @@ class OnnxNetwork:
         self.cut = says.cut if self._end_to_end else None
         self.nms = bool(self.metadata["nms"]) if self.metadata else not self._end_to_end
 
-    def __call__(self, batch: NDArray[np.float32], /) -> NDArray[np.float32]:
-        """Map (n, 3, S, S) RGB in [0, 1] to the raw prediction (n, rows, anchors) of its task.
+    def __call__(self, batch: NDArray[np.float32], /) -> RawPrediction:
+        """Map (n, 3, S, S) RGB in [0, 1] to the raw prediction of its task.
 
         Raises:
             UsageError: `batch` is not of this shape.
@@ -129,7 +131,7 @@ class OnnxNetwork:
             return self._run_all(np.rint(batch * np.float32(255)).astype(np.uint8).transpose(0, 2, 3, 1))
         return self._run_all(batch)
 
-    def run_pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def run_pixels(self, pixels: NDArray[np.uint8]) -> RawPrediction:
         """Map (n, S, S, 3) RGB pixels, uint8, to what a call gives; for a file whose input they are.
 
         Raises:
@@ -152,27 +154,34 @@ class OnnxNetwork:
         self._run(blank)
         return time.perf_counter() - start
 
-    def _run_all(self, batch: NDArray[Any]) -> NDArray[np.float32]:
+    def _run_all(self, batch: NDArray[Any]) -> RawPrediction:
         """Run a batch of any size; the file may fix another."""
         batch = np.ascontiguousarray(batch, dtype=self._input_type)
-        output = run_in_steps(self._run, batch, self.batch)
+        first, *rest = run_in_steps(self._run, batch, self.batch)
         if self._end_to_end:
             if self.cut is not None:
-                self.cut = min(self.cut, lowest_score(self.task, output))
-            return one_hot(self.path, self.task, output, len(self.names))
+                self.cut = min(self.cut, lowest_score(self.task, first))
+            return (one_hot(self.path, self.task, first, len(self.names)), *rest)
         rows = self.task.rows(len(self.names))
-        if output.shape[1] != rows:
-            raise ModelError(f"{self.path}: expected an output (n, {rows}, anchors), its graph gave {output.shape}")
-        return output
+        if first.shape[1] != rows:
+            raise ModelError(f"{self.path}: expected an output (n, {rows}, anchors), its graph gave {first.shape}")
+        return (first, *rest)
 
-    def _run(self, batch: NDArray[Any]) -> NDArray[np.float32]:
+    def _run(self, batch: NDArray[Any]) -> RawPrediction:
         try:
-            output = self.session.run(None, {self._input_name: batch})[0]
+            outputs = self.session.run(None, {self._input_name: batch})
         except ORT_ERRORS as error:
             raise ModelError(f"{self.path}: onnxruntime cannot run it: {_one_line(error)}") from error
-        if output.ndim != 3 or len(output) != len(batch):  # a graph need not give what it declares
-            raise ModelError(f"{self.path}: expected an output ({len(batch)}, rows, columns), got {output.shape}")
-        return output.astype(np.float32, copy=False)
+        first, *rest = outputs
+        if first.ndim != 3 or len(first) != len(batch):  # a graph need not give what it declares
+            raise ModelError(f"{self.path}: expected an output ({len(batch)}, rows, columns), got {first.shape}")
+        for index, output in enumerate(rest, 1):
+            if output.ndim != 4 or len(output) != len(batch):
+                raise ModelError(
+                    f"{self.path}: expected output {index} to be ({len(batch)}, channels, height, width), "
+                    f"got {output.shape}"
+                )
+        return tuple(output.astype(np.float32, copy=False) for output in outputs)
 
     def _blank(self) -> NDArray[Any]:
         side = self.image_size
@@ -180,7 +189,7 @@ class OnnxNetwork:
         return np.zeros((self.batch or 1, *shape), dtype=self._input_type)
 
     def _has_end_to_end_output(self, shape: list[Any], says: Stated) -> bool:
-        """Whether rows are final detections (n, boxes, 6) and not raw predictions (n, rows, anchors)."""
+        """Whether rows are final detections (n, boxes, columns) and not raw predictions (n, rows, anchors)."""
         trials: list[NDArray[np.float32]] = []
         known = len(shape) == 3 and all(isinstance(size, int) for size in shape[1:])
         if not known or (shape[2] == self.task.final_columns and says.end_to_end is None):
@@ -188,7 +197,7 @@ class OnnxNetwork:
             noise = np.random.default_rng(0).random(blank.shape, dtype=np.float32)
             if self.takes_pixels:
                 noise = noise * 255
-            trials = [self._run(blank), self._run(noise.astype(blank.dtype))]
+            trials = [self._run(blank)[0], self._run(noise.astype(blank.dtype))[0]]
             shape = list(trials[0].shape)
         return is_end_to_end(self.path, self.task, tuple(shape), len(self.names), says, trials)
 
@@ -255,6 +264,14 @@ def _names(path: Path, properties: Mapping[str, str], metadata: dict[str, Any] |
             f"{path}: expected class names in the file's metadata, as visionlora and Ultralytics write them{reason}; "
             "add them: model.metadata_props.add(key='names', value=\"{0: 'scratch', 1: 'pit'}\")"
         ) from error
+
+
+def _task(path: Path, properties: Mapping[str, str], metadata: dict[str, Any] | None, shapes: list[list[Any]]) -> Task:
+    prototypes = shapes[1][1] if len(shapes) > 1 and len(shapes[1]) == 4 else None
+    try:
+        return stated_task(path, properties, metadata, prototypes if isinstance(prototypes, int) else None)
+    except ValueError as error:
+        raise ModelError(f"{path}: its metadata is broken: {error}") from error
 
 
 def _stated(path: Path, properties: Mapping[str, str]) -> Stated:

@@ -12,8 +12,9 @@ from visionlora.errors import ModelError, UsageError
 from visionlora.formats.kinds import ONNX
 from visionlora.isolation import isolate_openvino
 from visionlora.runtime.batch import check_batch, run_in_steps
-from visionlora.runtime.description import Stated, described_beside, described_inside
+from visionlora.runtime.description import Stated, described_beside, described_inside, detection_alone
 from visionlora.runtime.end_to_end import is_end_to_end, lowest_score, one_hot
+from visionlora.tasks import RawPrediction
 
 
 class OpenVinoNetwork:
@@ -47,7 +48,7 @@ class OpenVinoNetwork:
         self.path = Path(path)
         described = (described_inside if self.path.suffix == ONNX.suffix else described_beside)(self.path)
         self.names, self.image_size, self.metadata = described.names, described.image_size, described.card
-        self.task = described.task
+        self.task = detection_alone(self.path, described.task)
         says = described.stated if self.metadata is None else Stated(end_to_end=False)
         self._compiled = _compile(self.path, threads, float32=float32)
         self.precision: str | None = self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
@@ -58,34 +59,34 @@ class OpenVinoNetwork:
         side = self.image_size
         blank = np.zeros((self.batch or 1, 3, side, side), dtype=np.float32)
         noise = np.random.default_rng(0).random(blank.shape, dtype=np.float32)
-        trials = [self._run(blank), self._run(noise)]
+        trials = [self._run(blank)[0], self._run(noise)[0]]
         self._end_to_end = is_end_to_end(self.path, self.task, trials[0].shape, len(self.names), says, trials)
         self.cut = says.cut if self._end_to_end else None
         self.nms = not self._end_to_end
 
-    def __call__(self, batch: NDArray[np.float32], /) -> NDArray[np.float32]:
-        """Map (n, 3, S, S) RGB in [0, 1] to the raw prediction (n, rows, anchors) of its task.
+    def __call__(self, batch: NDArray[np.float32], /) -> RawPrediction:
+        """Map (n, 3, S, S) RGB in [0, 1] to the raw prediction of its task.
 
         Raises:
             UsageError: `batch` is not of this shape.
             ModelError: OpenVINO fails on the graph.
         """
         check_batch(self.path, batch, self.image_size)
-        output = run_in_steps(self._run, batch, self.batch)
+        (output,) = run_in_steps(self._run, batch, self.batch)
         if not self._end_to_end:
-            return output
+            return (output,)
         if self.cut is not None:
             self.cut = min(self.cut, lowest_score(self.task, output))
-        return one_hot(self.path, self.task, output, len(self.names))
+        return (one_hot(self.path, self.task, output, len(self.names)),)
 
-    def _run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _run(self, batch: NDArray[np.float32]) -> RawPrediction:
         try:
             output = self._compiled(np.ascontiguousarray(batch))[0]
         except RuntimeError as error:  # all of OpenVINO's errors are
             raise ModelError(f"{self.path}: OpenVINO cannot run it: {' '.join(str(error).split())}") from error
         if not len(output) == len(batch):  # a graph need not give what it declares
             raise ModelError(f"{self.path}: expected an output of {len(batch)} pictures, got {output.shape}")
-        return np.array(output, dtype=np.float32)  # a copy: the next call writes into the same memory
+        return (np.array(output, dtype=np.float32),)  # a copy: the next call writes into the same memory
 
 
 def _compile(path: Path, threads: int | None, *, float32: bool) -> Any:

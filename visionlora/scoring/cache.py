@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,14 @@ from visionlora.machine import this_machine, versions_of
 from visionlora.scoring.detect_split import SplitDetections
 from visionlora.tasks import Task
 from visionlora.vision.detections import EVALUATION_CONFIDENCE, IOU_THRESHOLD, MAX_DETECTIONS, Detections
+from visionlora.vision.masks import RleMasks
 
 KEPT = 200
 """Results that are kept; the oldest make room."""
 _DIGEST_BYTES = 32  # SHA-256 of the key and of what follows, before it: whatever damages a file makes it a miss
 _OWN_NAME = re.compile(r"[0-9a-f]{64}\.(found|npz)")  # .npz: those of earlier versions
+_ARRAYS = ("boxes_xyxy", "scores", "class_ids", "keypoints", "obb")
+"""Fields of `Detections` that are arrays of a row a detection."""
 _PACKAGES = (
     "numpy",
     "opencv-python",
@@ -79,22 +83,31 @@ def load_found(key: str, task: Task) -> SplitDetections | None:
     if hashlib.sha256(key.encode() + content).digest() != digest:  # also a file under another name
         return None
     with np.load(io.BytesIO(content), allow_pickle=False) as kept:
-        arrays = {name: kept[name] for name in ("boxes", "scores", "class_ids", "counts", "classes")}
+        arrays = {name: kept[name] for name in kept.files}
     ends = np.cumsum(arrays["counts"])[:-1]
-    parts = (np.split(arrays[name], ends) for name in ("boxes", "scores", "class_ids"))
-    return SplitDetections(tuple(map(Detections, *parts)), tuple(arrays["classes"].tolist()), task)
+    fields: dict[str, Any] = {name: np.split(arrays[name], ends) for name in _ARRAYS if name in arrays}
+    if "rles" in arrays:
+        texts = iter(arrays["rles"].tobytes().decode("ascii").split("\n"))
+        pairs = zip(arrays["counts"].tolist(), arrays["sizes"].tolist(), strict=True)
+        fields["masks"] = [_masks(tuple(islice(texts, count)), size) for count, size in pairs]
+    found = [Detections(**dict(zip(fields, one, strict=True))) for one in zip(*fields.values(), strict=True)]
+    return SplitDetections(tuple(found), tuple(arrays["classes"].tolist()), task)
 
 
 def keep_found(key: str, found: SplitDetections) -> None:
     """Keep a result under its key; a full or read-only disk is no reason to fail, as the result is there."""
     one = found.detections
+    fields = {name: [getattr(detections, name) for detections in one] for name in _ARRAYS}
     arrays: dict[str, Any] = {
-        "boxes": np.concatenate([detections.boxes_xyxy for detections in one]),
-        "scores": np.concatenate([detections.scores for detections in one]),
-        "class_ids": np.concatenate([detections.class_ids for detections in one]),
+        **{name: np.concatenate(values) for name, values in fields.items() if not _missing(values)},
         "counts": np.array([len(detections) for detections in one]),
         "classes": np.array(found.classes, dtype=np.str_),
     }
+    masks = [detections.masks for detections in one if detections.masks is not None]
+    if len(masks) == len(one):
+        texts = [each.rle(index)["counts"].encode() for each in masks for index in range(len(each))]
+        arrays["rles"] = np.frombuffer(b"\n".join(texts), dtype=np.uint8)  # in rows of one length, gaps take gigabytes
+        arrays["sizes"] = np.array([each.size_wh for each in masks]).reshape(-1, 2)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     digest = hashlib.sha256(key.encode() + buffer.getvalue()).digest()
@@ -105,6 +118,15 @@ def keep_found(key: str, found: SplitDetections) -> None:
         return
     with suppress(OSError):  # another evaluation may be making room too
         _make_room()
+
+
+def _missing(values: Sequence[Any]) -> bool:
+    return any(value is None for value in values)
+
+
+def _masks(texts: Sequence[str], size_wh: Sequence[int]) -> RleMasks:
+    width, height = size_wh
+    return RleMasks(tuple({"size": [height, width], "counts": text} for text in texts), (width, height))
 
 
 def _make_room() -> None:

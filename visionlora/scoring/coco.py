@@ -132,8 +132,9 @@ def score_and_match(
     *,
     classes: Collection[str] | None = None,
     task: Task,
+    boxes: bool = False,
 ) -> tuple[Scores, Matches]:
-    """Score as `coco_scores` does, and return which detections are right too."""
+    """Score as `coco_scores` does, and return which detections are right too; `boxes` is as in `run_cocoeval`."""
     if len(detections) != len(images):
         raise UsageError(f"expected one Detections for each of {len(images)} images, got {len(detections)}")
     wanted = set(names if classes is None else classes)
@@ -141,8 +142,8 @@ def score_and_match(
     if unknown:
         raise UsageError(f"classes {unknown} are not in the data set; it has {list(names)}")
     class_ids = [index for index, name in enumerate(names) if name in wanted]
-    result = run_cocoeval(detections, images, class_ids, names, task=task)
-    all_counts = count_classes(images, names)
+    result = run_cocoeval(detections, images, class_ids, names, task=task, boxes=boxes)
+    all_counts = count_classes(images, names, iou_type="bbox" if boxes else task.iou_type)
     precision = result.precision  # (10, 101, classes, sizes)
     per_class = tuple(
         ClassScores(
@@ -168,12 +169,14 @@ def score_and_match(
     return scores, result.matches
 
 
-def count_classes(images: Sequence[LabelledImage], names: Sequence[str]) -> tuple[ClassCount, ...]:
+def count_classes(
+    images: Sequence[LabelledImage], names: Sequence[str], *, iou_type: str = "bbox"
+) -> tuple[ClassCount, ...]:
     """Count the labelled objects of each class, and the images that hold any, in the order of the class ids.
 
-    A crowd is no object.
+    A crowd is no object; nor is, of keypoints, what has none that is labelled.
     """
-    per_image = objects_per_image(images, len(names))
+    per_image = objects_per_image(images, len(names), iou_type)
     with_objects, objects = np.count_nonzero(per_image, axis=0).tolist(), per_image.sum(axis=0).tolist()
     return tuple(ClassCount(*row) for row in zip(names, with_objects, objects, strict=True))
 

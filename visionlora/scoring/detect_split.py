@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from visionlora.data import LabelledImage, read_labelled
 from visionlora.errors import DataError
 from visionlora.progress import counting
-from visionlora.tasks import Task
+from visionlora.tasks import RawPrediction, Task
 from visionlora.vision.detections import EVALUATION_CONFIDENCE, IOU_THRESHOLD, MAX_DETECTIONS, Detections
 from visionlora.vision.inference import Network, detect_placed
 from visionlora.vision.preprocess import Placement, letterbox
@@ -44,12 +44,13 @@ class _SharedClasses:
         self.path = getattr(network, "path", None)
         self.batch, self.cut, self.precision = network.batch, network.cut, network.precision
         self._network = network
-        self._rows = network.task.rows_of([network.names.index(name) for name in names])  # the first of equals
+        chosen = [network.names.index(name) for name in names]  # the first of equals
+        self._rows = network.task.rows_of(chosen, classes=len(network.names))
         self._all = names == tuple(network.names)
 
-    def __call__(self, batch: NDArray[np.float32], /) -> NDArray[np.float32]:
-        prediction = self._network(batch)
-        return prediction if self._all else prediction[:, self._rows]
+    def __call__(self, batch: NDArray[np.float32], /) -> RawPrediction:
+        first, *rest = self._network(batch)
+        return (first if self._all else first[:, self._rows], *rest)
 
 
 def shared_classes(network: Network, names: Sequence[str]) -> tuple[str, ...]:
@@ -103,7 +104,8 @@ def find_objects(
                 iou_threshold=IOU_THRESHOLD,
                 max_detections=MAX_DETECTIONS,
             ):
-                found.append(replace(detections, class_ids=to_data_set[detections.class_ids]))
+                masks = None if detections.masks is None else detections.masks.kept()  # prototypes take megabytes
+                found.append(replace(detections, class_ids=to_data_set[detections.class_ids], masks=masks))
             advance(len(placed))
     return SplitDetections(tuple(found), shared, network.task)
 

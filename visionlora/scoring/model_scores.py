@@ -16,6 +16,9 @@ from visionlora.scoring.matches import Matches
 from visionlora.scoring.operating import OperatingPoint, Outcome, operating_point, outcome_of
 from visionlora.scoring.score_calibration import Calibration, calibration
 
+_WITH_BOXES = ("segm", "keypoints")
+"""What is scored by upright boxes too; around an oriented box one says little."""
+
 
 @dataclass(frozen=True)
 class ClassChange:
@@ -48,6 +51,7 @@ class ModelScores:
         outcomes: one an image, at the chosen threshold, on the classes that the model knows.
         operating: the counts over all images.
         calibration: of the detections above the threshold.
+        boxes: the same detections scored by their boxes, with intervals, where the task finds more than boxes.
     """
 
     scores: Scores
@@ -56,6 +60,7 @@ class ModelScores:
     outcomes: tuple[Outcome, ...]
     operating: OperatingPoint
     calibration: Calibration
+    boxes: Scores | None = None
 
 
 def judge(
@@ -77,21 +82,37 @@ def judge(
     """
     if not found.classes:
         return None
-    scores, matches = score_and_match(found.detections, images, names, classes=found.classes, task=found.task)
-    draws = None if weights is None else score_draws(matches, weights)
+    scores, matches, draws = _scored(found, images, names, weights, boxes=False)
     known = [only_classes(image, names, found.classes) for image in images]
     outcomes = tuple(
-        outcome_of(detections, image, confidence=confidence)
+        outcome_of(detections, image, confidence=confidence, task=found.task)
         for detections, image in zip(found.detections, known, strict=True)
     )
     return ModelScores(
-        scores=scores if draws is None else with_intervals(scores, draws),
+        scores=scores,
         matches=matches,
         draws=draws,
         outcomes=outcomes,
         operating=operating_point(outcomes, known, names, matches, confidence=confidence),
         calibration=calibration(matches, confidence=confidence),
+        boxes=_scored(found, images, names, weights, boxes=True)[0] if found.task.iou_type in _WITH_BOXES else None,
     )
+
+
+def _scored(
+    found: SplitDetections,
+    images: Sequence[LabelledImage],
+    names: Sequence[str],
+    weights: NDArray[np.int64] | None,
+    *,
+    boxes: bool,
+) -> tuple[Scores, Matches, Draws | None]:
+    """Return scores with intervals, which detections are right, and the scores of every draw."""
+    scores, matches = score_and_match(
+        found.detections, images, names, classes=found.classes, task=found.task, boxes=boxes
+    )
+    draws = None if weights is None else score_draws(matches, weights)
+    return scores if draws is None else with_intervals(scores, draws), matches, draws
 
 
 def only_classes(image: LabelledImage, names: Sequence[str], classes: Collection[str]) -> LabelledImage:
@@ -100,13 +121,7 @@ def only_classes(image: LabelledImage, names: Sequence[str], classes: Collection
         return image
     wanted = set(classes)
     kept = np.isin(image.class_ids, [index for index, name in enumerate(names) if name in wanted])
-    return replace(
-        image,
-        boxes_xyxy=image.boxes_xyxy[kept],
-        class_ids=image.class_ids[kept],
-        crowd=image.is_crowd[kept],
-        areas=image.object_areas[kept],
-    )
+    return image.at(kept)
 
 
 def with_intervals(scores: Scores, draws: Draws) -> Scores:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from visionlora.data import LabelledImage
 from visionlora.scoring.matches import Matches
-from visionlora.vision.boxes import iou_matrix
+from visionlora.scoring.overlaps import judged_objects, overlap_of
+from visionlora.tasks import Task
 from visionlora.vision.detections import Detections
 
 MATCHING_IOU = 0.5
@@ -26,7 +27,7 @@ class Outcome:
         detections: those above the threshold, best first; class ids index the data set's names.
         right: (N,) bool, whether each of them found an object of its class.
         taken_for: (N,) int64, the object that each lies on, of whatever class; -1 for none.
-        found: (G,) bool, whether each object was found; true of a crowd, which cannot be missed.
+        found: (G,) bool, whether each object was found; true of what cannot be missed, as `judged_objects` says.
     """
 
     detections: Detections
@@ -88,30 +89,34 @@ class OperatingPoint:
         return self.found + self.misses
 
 
-def outcome_of(detections: Detections, image: LabelledImage, *, confidence: float) -> Outcome:
-    """Say what became of an image: COCO's greedy matching at IoU 0.50, best detection first.
+def outcome_of(detections: Detections, image: LabelledImage, *, confidence: float, task: Task) -> Outcome:
+    """Say what became of an image: COCO's greedy matching at IoU 0.50, or OKS of keypoints, best detection first.
 
     Each detection takes the object of its class that it overlaps most of those left. Detections that are left over then
     take objects of other classes that are left, in the same way: those are confusions. A detection that found nothing
-    of its class and lies by half or more in a crowd of it counts for nothing.
+    of its class and lies by half or more in a crowd of it counts for nothing; nor does one on an object without a
+    labelled keypoint, where keypoints are compared.
 
     Args:
         detections: class ids index the data set's names.
         image: the ground truth.
         confidence: only higher scores count.
+        task: what is compared.
     """
     seen = detections.above(confidence).top(len(detections))
-    overlap = iou_matrix(seen.boxes_xyxy, image.boxes_xyxy)  # (N, G)
+    overlap, share = overlap_of(task.iou_type, seen, image)  # (N, G)
+    left_out = ~judged_objects(image, task.iou_type)
     same_class = seen.class_ids[:, None] == image.class_ids[None, :]
-    in_crowd = (_inside(seen.boxes_xyxy, image.boxes_xyxy) >= MATCHING_IOU) & same_class & image.is_crowd
-    taken_for = _match(overlap, same_class, np.full(len(seen), _NONE), image.is_crowd)
-    counted = (taken_for != _NONE) | ~in_crowd.any(axis=1)
-    seen, overlap, same_class = _at(seen, counted), overlap[counted], same_class[counted]
-    taken_for = _match(overlap, ~same_class, taken_for[counted], image.is_crowd)
+    in_crowd = ((share >= MATCHING_IOU) & same_class & image.is_crowd).any(axis=1)
+    taken_for = _match(overlap, same_class, np.full(len(seen), _NONE), left_out)
+    aside = _match(overlap, same_class & left_out, taken_for, image.is_crowd)  # on what has no labelled keypoint
+    counted = (taken_for != _NONE) | (aside == _NONE) & ~in_crowd
+    seen, overlap, same_class = seen.at(np.flatnonzero(counted)), overlap[counted], same_class[counted]
+    taken_for = _match(overlap, ~same_class, taken_for[counted], left_out)
     right = np.zeros(len(seen), dtype=bool)
     on_object = taken_for != _NONE
     right[on_object] = same_class[np.flatnonzero(on_object), taken_for[on_object]]
-    found = image.is_crowd.copy()
+    found = left_out
     found[taken_for[right]] = True
     return Outcome(seen, right, taken_for, found)
 
@@ -177,7 +182,7 @@ def best_threshold(matches: Matches) -> tuple[float | None, float | None]:
 
 
 def _match(
-    overlap: NDArray[np.float32], allowed: NDArray[np.bool_], taken_for: NDArray[np.int64], crowd: NDArray[np.bool_]
+    overlap: NDArray[np.floating], allowed: NDArray[np.bool_], taken_for: NDArray[np.int64], crowd: NDArray[np.bool_]
 ) -> NDArray[np.int64]:
     """Give each detection without an object the allowed one, of those left, that it overlaps most; best first.
 
@@ -202,18 +207,6 @@ def _match(
     return result
 
 
-def _inside(a_xyxy: NDArray[np.float32], b_xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return (N, M) which share of each box of `a` lies in each box of `b`."""
-    a, b = a_xyxy.reshape(-1, 1, 4), b_xyxy.reshape(1, -1, 4)
-    sides = np.maximum(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0)
-    area = np.maximum((a[..., 2:] - a[..., :2]).prod(axis=-1), np.finfo(np.float32).tiny)
-    return sides.prod(axis=-1) / area
-
-
-def _at(detections: Detections, kept: NDArray[np.bool_]) -> Detections:
-    return Detections(detections.boxes_xyxy[kept], detections.scores[kept], detections.class_ids[kept])
-
-
 def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
@@ -227,7 +220,7 @@ def _confusion(
     for outcome, image in zip(outcomes, images, strict=True):
         truth = np.append(image.class_ids, background)[outcome.taken_for]  # -1 is the last: the background
         pairs.append(np.stack([truth, outcome.detections.class_ids], axis=1))
-        left = ~image.is_crowd
+        left = ~outcome.found
         left[outcome.taken_for[outcome.taken_for != _NONE]] = False
         missed = image.class_ids[left]
         pairs.append(np.stack([missed, np.full_like(missed, background)], axis=1))

@@ -111,9 +111,11 @@ def load_split(data: Path | str, split: str = "val", *, task: Task) -> Evaluatio
     Raises:
         DataError: the data set or an image cannot be used.
     """
-    dataset = load_coco(data, split=split) if _is_coco(data) else load_dataset(data, splits=(split,), task=task)
+    coco = _is_coco(data)
+    dataset = load_coco(data, split=split, task=task) if coco else load_dataset(data, splits=(split,), task=task)
     images, names = dataset.split(split), dataset.names
-    used = DataUsed(printable(data), content_hash(images), split, len(images), count_classes(images, names))
+    counts = count_classes(images, names, iou_type=task.iou_type)
+    used = DataUsed(printable(data), content_hash(images), split, len(images), counts)
     upright = dataset.upright_words(split)
     return EvaluationSplit(images, image_hashes(images), names, used, (f"{upright}.",) if upright else ())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,58 +13,77 @@ from visionlora.vision.detections import IOU_THRESHOLD, MAX_DETECTIONS, PREDICTI
 from visionlora.vision.drawing import Painter
 from visionlora.vision.preprocess import Placement
 
-SLACK = 0.01
-"""How far a coordinate may lie outside [0, 1]: the tolerance of Ultralytics' `verify_image_label`."""
+RawPrediction: TypeAlias = tuple[NDArray[np.float32], ...]
+"""What a network gives: an array for each output of its graph, batch first; see `Task`."""
 
 
 class Task(Protocol):
     """What a detector finds: how its labels, raw predictions and COCO annotations are laid out, and how it is drawn.
 
-    A raw prediction is (n, rows, anchors) float32: geometry in pixels of the network's input, and a score in [0, 1] for
-    each class.
+    A raw prediction is a tuple of float32 arrays, one for each output of the graph, batch first. The first is (n, rows,
+    anchors): geometry, in pixels of the network's input where it is of places, and a score in [0, 1] for each class.
 
     Attributes:
         name: as Ultralytics and the files call it.
-        iou_type: pycocotools' word for what it compares.
+        iou_type: pycocotools' word for what it compares; `obb` for oriented boxes, which pycocotools does not know.
+        noun: what that is, in words, in the plural.
+        similarity: what one and another are compared by, in words.
+        truth: the field of `LabelledImage` that holds what is found beside boxes; empty where there is nothing.
         binned: how many numbers of a geometry a head may give as logits over bins, to take their mean (arXiv
             2006.04388, eq. 5). INT8 keeps this tail of the graph in float, and computes it in a cheaper order.
-        final_columns: how many numbers a final detection has, where a file suppresses by itself; fewer than the
-            21 anchors of the smallest input.
+        outputs: how many arrays a raw prediction has.
+        final_columns: how many numbers a final detection has, where a file suppresses by itself; another than a file
+            of raw predictions has anchors.
     """
 
     name: ClassVar[str]
     iou_type: ClassVar[str]
+    noun: ClassVar[str]
+    similarity: ClassVar[str]
+    truth: ClassVar[str]
     binned: ClassVar[int]
-    final_columns: ClassVar[int]
+    outputs: ClassVar[int]
+
+    @property
+    def final_columns(self) -> int:
+        """How many numbers a final detection has."""
+        ...
 
     @property
     def draw(self) -> Painter:
         """What draws detections, or what is labelled in an image."""
         ...
 
+    def settings(self) -> dict[str, int]:
+        """Return the sizes that a file states beside the task's name; empty where there are none."""
+        ...
+
     def rows(self, classes: int) -> int:
-        """Return the rows of a raw prediction for so many classes."""
+        """Return the rows of a raw prediction's first output for so many classes."""
         ...
 
-    def split(self, prediction: Any) -> tuple[Any, Any]:
-        """Return geometry (..., G, anchors) and scores (..., classes, anchors): views, in NumPy and torch alike."""
-        ...
+    def split(self, outputs: Sequence[Any]) -> tuple[Any, Any]:
+        """Return geometry (..., G, anchors) and scores (..., classes, anchors) of a raw prediction's first output.
 
-    def split_final(self, rows: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-        """Return boxes (..., 4) x1, y1, x2, y2, scores (...) and class ids (...) of final detections: views.
-
-        Args:
-            rows: (..., final_columns), boxes in pixels of the network's input.
+        In NumPy and torch alike; the scores are a view.
         """
         ...
 
-    def rows_of(self, class_ids: Sequence[int]) -> list[int]:
-        """Return which rows of a raw prediction make up one of these classes alone, in this order."""
+    def split_final(self, rows: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Return geometry (..., G), scores (...) and class ids (...) of final detections.
+
+        Args:
+            rows: (..., final_columns), in pixels of the network's input.
+        """
+        ...
+
+    def rows_of(self, class_ids: Sequence[int], *, classes: int) -> list[int]:
+        """Return which rows of `classes` classes make up a raw prediction of some of them, in this order."""
         ...
 
     def decode(
         self,
-        prediction: NDArray[np.float32],
+        outputs: Sequence[NDArray[np.float32]],
         *,
         nms: bool,
         confidence: float | Sequence[float] = PREDICTION_CONFIDENCE,
@@ -76,7 +95,7 @@ class Task(Protocol):
         """Turn the raw prediction for one image into detections, best first, whose `painter` is `draw`.
 
         Args:
-            prediction: (rows, anchors).
+            outputs: of this image, without the batch.
             nms: whether the head predicts an object several times (YOLOv8, YOLO11) or once (YOLO26).
             confidence: only scores greater than this count; one number, or one a class.
             iou_threshold: see `visionlora.vision.boxes.nms`; without effect for an end-to-end head.
@@ -85,34 +104,48 @@ class Task(Protocol):
             placement: where the image lies in the network's input; None leaves pixels of the input.
 
         Raises:
-            UsageError: an option is out of range, or `prediction` is not of this shape.
+            UsageError: an option is out of range, or `outputs` are not of these shapes.
+        """
+        ...
+
+    def label_rows(self, found: Detections, size_wh: tuple[int, int]) -> list[list[float]]:
+        """Return the columns of a label line behind the class for each detection; none for one that has no line.
+
+        Args:
+            found: in an image.
+            size_wh: width and height of the image in pixels.
         """
         ...
 
     def encode(
         self,
-        boxes_xyxy: NDArray[np.float32],
+        geometry: NDArray[np.float32],
         scores: NDArray[np.float32],
         class_ids: NDArray[np.int64],
         *,
         classes: int,
     ) -> NDArray[np.float32]:
-        """Return the raw prediction (n, rows, N) whose anchors are these boxes, a class each.
+        """Return the first output (n, rows, N) of a raw prediction whose anchors are these final detections.
 
         Args:
-            boxes_xyxy: (n, N, 4) in pixels of the network's input.
-            scores: (n, N).
-            class_ids: (n, N).
+            geometry: (n, N, G), scores (n, N) and class ids (n, N) as `split_final` gives them.
+            scores: see there.
+            class_ids: see there.
             classes: how many there are.
         """
         ...
 
-    def overlap(self, a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Return (N,) how much each of (G, N) geometries is the one at the same place, in [0, 1]."""
+    def overlap(self, a: Sequence[NDArray[np.float32]], b: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
+        """Return (anchors,) how much each prediction for an image is the one at the same place, in [0, 1].
+
+        Args:
+            a: a raw prediction for one image, without the batch.
+            b: another.
+        """
         ...
 
-    def coco_fields(self, objects: Any) -> dict[str, NDArray[np.float64]]:
-        """Return COCO's fields of geometry, `area` among them, a row an object.
+    def coco_fields(self, objects: Any) -> dict[str, Any]:
+        """Return COCO's fields of geometry, `bbox` and `area` among them: arrays or lists with a row an object.
 
         Args:
             objects: `Detections`, or what is labelled in an image.
@@ -139,6 +172,26 @@ class Task(Protocol):
         """
         ...
 
+    def label_fields(self, rows: Sequence[Sequence[float]], size_wh: tuple[int, int]) -> dict[str, Any]:
+        """Return what lines say beside the box, as fields of `LabelledImage`: in pixels, one entry a line.
+
+        Args:
+            rows: the columns of each line behind the class; `label_box` has taken them.
+            size_wh: width and height of the image in pixels.
+        """
+        ...
+
+
+def box_fields(objects: Any) -> dict[str, Any]:
+    """Return `bbox`, (N, 4) left, top, width, height, and its `area`, (N,), in pixels of the image.
+
+    Args:
+        objects: `Detections`, or what is labelled in an image.
+    """
+    boxes = objects.boxes_xyxy.astype(np.float64)
+    sizes = boxes[:, 2:] - boxes[:, :2]
+    return {"bbox": np.concatenate([boxes[:, :2], sizes], axis=1), "area": sizes.prod(axis=1)}
+
 
 def best_candidates(
     scores: NDArray[np.float32], confidence: float | Sequence[float], limit: int
@@ -163,36 +216,21 @@ def best_candidates(
     return found[best], class_ids[best], anchors[best]
 
 
-def difference(task: Task, got: Any, expected: Any) -> tuple[float, float]:
+def one_image(outputs: Sequence[Any], index: int) -> tuple[Any, ...]:
+    """Return the raw prediction for one image of a batch."""
+    return tuple(output[index] for output in outputs)
+
+
+def difference(task: Task, got: Sequence[Any], expected: Sequence[Any]) -> tuple[float, float]:
     """Return the largest difference of two raw predictions, in NumPy or torch: of geometry in pixels, and of a score.
 
-    Each is NaN where one of the predictions is.
+    The geometry's is also that of what is no place: factors and prototypes of masks, angles. Each is NaN where one of
+    the predictions is.
     """
-    geometry, scores = task.split(abs(got - expected))
-    return float(geometry.max()), float(scores.max())
-
-
-def check_fraction(name: str, value: float) -> None:
-    """Refuse a label's coordinate, `x...`, `y...`, `width` or `height`, outside the image by more than the tolerance.
-
-    Raises:
-        ValueError: it is outside.
-    """
-    if not -SLACK <= value <= 1 + SLACK:
-        axis = "height" if name.startswith(("y", "height")) else "width"
-        raise ValueError(f"expected {name} in [0, 1], got {value:g}; coordinates are fractions of the image {axis}")
-
-
-def clip_box(box_xyxy: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the part of a (4,) box inside the image, in fractions of it.
-
-    Raises:
-        ValueError: there is none.
-    """
-    clipped = np.clip(box_xyxy, 0, 1)
-    if not (clipped[:2] < clipped[2:]).all():
-        raise ValueError(f"expected a box inside the image, got {box_xyxy.round(6).tolist()}; delete the line")
-    return clipped
+    apart = [abs(one - other) for one, other in zip(got, expected, strict=True)]
+    geometry, scores = task.split(apart)
+    largest = [float(part.max()) for part in (geometry, *apart[1:])]
+    return float(np.max(largest)), float(scores.max())
 
 
 def _best(scores: NDArray[np.float32], limit: int) -> NDArray[np.intp]:

@@ -204,6 +204,8 @@ def _job(
         fingerprint=run.base.fingerprint,
         out=here.path.resolve(),
         names=run.dataset.names,
+        task=run.base.task,
+        keypoints=run.dataset.keypoints,
         images={split: run.dataset.split(split) for split in ("train", "val")},
         ruler=partial(mean_precision, task=run.base.task),
         settings=phase.adapter,

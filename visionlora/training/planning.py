@@ -27,6 +27,7 @@ from visionlora.training.batching import Fitting, Room
 from visionlora.training.recipes import Recipe, RecipeChoice, look_at, recipe_for
 from visionlora.training.samples import step_sample
 from visionlora.training.settings import AUTO_BATCH, Schedule, batch_or_usual, check_memory
+from visionlora.training.target import with_task
 
 _ROUNDS = 5
 _WIDE = 0.25  # of the median, between a way's fastest and slowest turn
@@ -146,6 +147,7 @@ def plan(
     model: Path | str,
     data: Path | str,
     *,
+    task: str | None = None,
     imgsz: int = 640,
     batch: int | str = 16,
     memory: float | None = None,
@@ -159,8 +161,9 @@ def plan(
     slows all of them. What is no difference beyond noise is marked, and nothing is recommended for it.
 
     Args:
-        model: Ultralytics detection checkpoint (.pt), or a bare name such as `yolo11n.pt`.
+        model: Ultralytics checkpoint (.pt) of a detector, or a bare name such as `yolo11n.pt`.
         data: data.yaml with a train split.
+        task: `detect`, `segment`, `pose` or `obb`, as for `train`; None for the model's.
         imgsz: side of the network's square input in pixels.
         batch: images a step. `auto` finds for each way the largest batch up to 64 that a training fits with (see
             docs/training.md), and times a step at 16, or at the largest batch of all where that is less; on a GPU only.
@@ -188,7 +191,7 @@ def plan(
     place = torch_device(device)
     model = local_file(model, CHECKPOINT)
     family = family_of(model)
-    base = family.load(model)
+    base = with_task(family.load(model), task, data)
     family.check_image_size(imgsz, base)
     dataset = load_dataset(data, splits=("train",), task=base.task)
     images = dataset.split("train")
@@ -206,6 +209,7 @@ def plan(
     rows = _measure(base, ways, sample, largest or [None] * len(ways))
     chosen, reason = recommend(rows)
     words = ["visionlora", "train", "--model", str(model), "--data", str(data), "--out", "runs/adapter"]
+    words += [] if task is None else ["--task", task]
     words += ["--epochs", str(Schedule.epochs), "--imgsz", str(imgsz), "--batch", AUTO_BATCH if auto else str(batch)]
     words += ["--device", device]
     return TrainingPlan(

@@ -19,6 +19,7 @@ from visionlora.detectors.family import Base, Family
 from visionlora.errors import ModelError, UsageError
 from visionlora.files import atomic_output, sha256_of
 from visionlora.formats.parsing import parse_json
+from visionlora.tasks import DETECT
 from visionlora.training.recipes import FAR, NEAR, RecipeChoice
 from visionlora.training.settings import Schedule
 
@@ -41,6 +42,7 @@ _OPTIONS = {
     "names": "--data (names of its classes)",
     "quantize.images": "--images",
     "quantize.learned": "--ranges",
+    "task.name": "--task",
     "teacher": "--distill",
     "teacher.distill": "--distill",
 }
@@ -97,6 +99,8 @@ def run_record(
         "order_sha256": _order_hash(dataset),
         "versions": family_of(base).versions(),
     }
+    if base.task != DETECT:
+        record["task"] = {"name": base.task.name, **base.task.settings()}
     if start is not None:
         record["start"] = sha256_of(start)
     if teacher is not None:

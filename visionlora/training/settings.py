@@ -18,6 +18,7 @@ from visionlora.detectors.family import Base, Family
 from visionlora.errors import UsageError
 from visionlora.int8.scheme import WEIGHTS
 from visionlora.training.recipes import AUTO, Recipe, RecipeChoice, recipe_of
+from visionlora.training.target import check_task
 
 AUTO_BATCH = "auto"
 """In place of a batch: the largest that fits into a GPU's memory."""
@@ -174,6 +175,7 @@ class TrainingSettings:
         images: how many training images calibrate int8.
         recipe: what was chosen of the recipe, which `adapter` and `schedule` follow once the pictures are known.
         auto_batch: the schedule's batch is to be replaced by the largest that fits.
+        task: what the adapter is to find, by name; None for what the base finds.
 
     Raises:
         UsageError: a setting is wrong in itself or with another.
@@ -193,8 +195,10 @@ class TrainingSettings:
     images: int = 32
     recipe: RecipeChoice = field(default_factory=RecipeChoice)
     auto_batch: bool = False
+    task: str | None = None
 
     def __post_init__(self) -> None:
+        check_task(self.task)
         check_count(self.images, "--images")
         self.factors.check_method(self.adapter.method.name)
         if self.start is not None:

@@ -33,6 +33,7 @@ from visionlora.training.recipes import RecipeChoice
 from visionlora.training.record import read_record
 from visionlora.training.run_folder import FLOAT, RunFolder
 from visionlora.training.settings import AUTO_BATCH, QAT_EPOCHS, QatSettings, Schedule, TrainingSettings
+from visionlora.training.target import with_task
 
 _FAR = 0.8  # of the score before a phase; below, something is unfinished
 _LOGGER = logging.getLogger("visionlora")
@@ -73,6 +74,7 @@ def train(
     data: Path | str,
     out: Path | str,
     *,
+    task: str | None = None,
     method: str = "lora",
     rank: int | None = None,
     alpha: float | None = None,
@@ -110,9 +112,11 @@ def train(
     """Train an adapter of `model` on `data` and leave `adapter.safetensors`, `results.csv` and curves in `out`.
 
     Args:
-        model: Ultralytics detection checkpoint (.pt), or a bare name such as `yolo11n.pt`.
+        model: Ultralytics checkpoint (.pt) of a detector, or a bare name such as `yolo11n.pt`.
         data: data.yaml with a train and a val split.
         out: folder of the run.
+        task: `detect`, `segment`, `pose` or `obb`; None for the model's. The backbone, the neck and the branches of
+            boxes and classes of a detection model serve all of them; what their heads have beside begins untrained.
         method: how a weight is adapted, one of `METHODS`.
         rank, alpha: settings of the method; None for its own, 8 for LoRA, and for the recipe's.
         block_size: setting of OFT: inputs that turn into each other; None for 32.
@@ -184,6 +188,7 @@ def train(
         images=images,
         recipe=RecipeChoice(recipe, alpha=alpha, lr0=lr0, budget=budget),
         auto_batch=batch == AUTO_BATCH,
+        task=task,
     )
     trained = run_training(model, data, out, settings, call)
     warn_of_little(trained)
@@ -235,7 +240,7 @@ def run_training(
         folder.clear_partials()
         if not call.resume:
             folder.refuse_earlier_run(overwrite=call.overwrite)
-        base = family.load(model)
+        base = with_task(family.load(model), settings.task, data)
         family.check_image_size(schedule.imgsz, base)
         dataset = load_dataset(data, task=base.task)
         settings.check_belongs(base, dataset)

@@ -57,9 +57,21 @@ def draw_boxes(
     offset_xy: tuple[int, int] = (0, 0),
 ) -> None:
     """Draw the boxes of objects and their labels, as a `Painter` does."""
-    boxes = [_on_canvas(canvas, box) for box in objects.boxes_xyxy * np.float32(scale) + offset_xy * 2]
+    boxes = boxes_on_canvas(canvas, objects, scale=scale, offset_xy=offset_xy)
     for box, colour in reversed(list(zip(boxes, colours, strict=True))):
         cv2.rectangle(canvas, box[:2], box[2:], colour, 2, cv2.LINE_AA)
+    draw_labels(canvas, boxes, labels, colours)
+
+
+def boxes_on_canvas(canvas: NDArray[np.uint8], objects: Any, *, scale: float, offset_xy: tuple[int, int]) -> list[_Box]:
+    """Return the boxes of objects in whole pixels of the canvas."""
+    return [_on_canvas(canvas, box) for box in objects.boxes_xyxy * np.float32(scale) + offset_xy * 2]
+
+
+def draw_labels(
+    canvas: NDArray[np.uint8], boxes: Sequence[_Box], labels: Sequence[str], colours: Sequence[Colour]
+) -> None:
+    """Write a label at each box, on no other where there is room."""
     taken: list[_Box] = []
     for box, text, colour in zip(boxes, labels, colours, strict=True):
         taken.append(draw_label(canvas, text, box, colour=colour, taken=taken))

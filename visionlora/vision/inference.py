@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visionlora.errors import ModelError
-from visionlora.tasks import Task
+from visionlora.tasks import RawPrediction, Task, one_image
 from visionlora.vision.detections import (
     IOU_THRESHOLD,
     MAX_DETECTIONS,
@@ -63,7 +63,7 @@ class Network(Protocol):
         """What it computes in here, such as `f32` or `bf16`; None where the runtime does not say."""
         ...
 
-    def __call__(self, batch: NDArray[np.float32], /) -> NDArray[np.float32]:
+    def __call__(self, batch: NDArray[np.float32], /) -> RawPrediction:
         """Map (n, 3, S, S) RGB in [0, 1] to the raw prediction (n, rows, anchors) of its task."""
         ...
 
@@ -101,7 +101,7 @@ def detect(
         ...     task, names, image_size, nms = DETECT, ("scratch",), 32, True
         ...
         ...     def __call__(self, batch):
-        ...         return np.zeros((len(batch), 5, 21), dtype=np.float32)
+        ...         return (np.zeros((len(batch), 5, 21), dtype=np.float32),)
         >>> [len(found) for found in detect(Blind(), [np.zeros((20, 30, 3), dtype=np.uint8)])]
         [0]
     """
@@ -133,11 +133,11 @@ def detect_placed(
     check_thresholds(confidence, iou_threshold, max_detections)
     if not len(placed):
         return []
-    predictions = network(np.stack([tensor for tensor, _ in placed]))
-    check_predictions(network, predictions)
+    outputs = network(np.stack([tensor for tensor, _ in placed]))
+    check_predictions(network, outputs)
     return [
         network.task.decode(
-            prediction,
+            one_image(outputs, index),
             nms=network.nms,
             confidence=confidence,
             iou_threshold=iou_threshold,
@@ -145,24 +145,26 @@ def detect_placed(
             agnostic=agnostic,
             placement=placement,
         )
-        for prediction, (_, placement) in zip(predictions, placed, strict=True)
+        for index, (_, placement) in enumerate(placed)
     ]
 
 
-def check_predictions(network: Network, predictions: NDArray[np.float32]) -> None:
-    """Refuse predictions that no detector gives, which decoding would turn into "nothing found".
+def check_predictions(network: Network, outputs: RawPrediction) -> None:
+    """Refuse raw predictions that no detector gives, which decoding would turn into "nothing found".
 
     Args:
         network: what gave them; its file's name is in the message.
-        predictions: (n, rows, anchors).
+        outputs: of one batch.
 
     Raises:
         ModelError: values are no numbers, scores are outside [0, 1], or boxes are far outside of any picture.
     """
-    if not predictions.size:
+    if not outputs[0].size:
         return
-    boxes, scores = network.task.split(predictions)
-    low, high, farthest = scores.min(), scores.max(), max(boxes.max(), -boxes.min())  # each is NaN where a value is
+    geometry, scores = network.task.split(outputs)
+    rest = (geometry, *outputs[1:])
+    low, high = scores.min(), scores.max()  # NaN where a value is, as below
+    farthest = np.max([max(part.max(), -part.min()) for part in rest])
     if not np.isfinite([low, high, farthest]).all():
         raise ModelError(f"{_name(network)}: the network gave values that are no numbers; its file is broken")
     if low < -SCORE_TOLERANCE or high > 1 + SCORE_TOLERANCE:
@@ -191,10 +193,11 @@ def try_out(network: Network) -> None:
     check_predictions(network, grey)
     noise = network(np.random.default_rng(0).random((1, 3, side, side), dtype=np.float32))
     check_predictions(network, noise)
-    if not grey.any() and not noise.any():
+    # The first output: where a file suppresses by itself, prototypes are there without an object.
+    if not grey[0].any() and not noise[0].any():
         if network.nms:
             raise ModelError(f"{_name(network)}: the network gave zeros for every picture; its file is broken")
-    elif np.array_equal(grey, noise):
+    elif np.array_equal(grey[0], noise[0]):
         raise ModelError(
             f"{_name(network)}: the network gave the same for two different pictures; its file is broken, its output "
             "does not depend on its input"

@@ -50,6 +50,12 @@ class Placement:
         limit = np.array(self.size_wh * 2, dtype=np.float32)
         return np.clip((boxes - offset) / scale, 0, limit)
 
+    def points_to_original(self, points_xy: ArrayLike, *, clip: bool = True) -> NDArray[np.float32]:
+        """Return (..., 2) points of the network's input in pixels of the original image, clipped to it unless not."""
+        offset, scale = np.array(self.offset_xy, dtype=np.float32), np.array(self.scale_xy, dtype=np.float32)
+        points = (np.asarray(points_xy, dtype=np.float32) - offset) / scale
+        return np.clip(points, 0, np.array(self.size_wh, dtype=np.float32)) if clip else points
+
 
 def read_image(path: Path | str) -> NDArray[np.uint8]:
     """Read an image file as 8-bit colour, turned as its EXIF orientation says.

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from visionlora.adapters import AdapterSettings
+from visionlora.adapters import AdapterSettings, read_adapter_card
 from visionlora.adapters.factors import FactorTraining
 from visionlora.adapters.methods import method_for
 from visionlora.detectors import family_of
@@ -72,6 +72,7 @@ def adapt(
     data: Path | str,
     out: Path | str,
     *,
+    task: str | None = None,
     method: str = "lora",
     rank: int | None = None,
     alpha: float | None = None,
@@ -148,6 +149,7 @@ def adapt(
         images=images,
         recipe=RecipeChoice(recipe, alpha=alpha, lr0=lr0, budget=budget),
         auto_batch=batch == AUTO_BATCH,
+        task=task,
     )
     folder = RunFolder(Path(out))
     way = _Way(model, data, folder, settings, call, limits)
@@ -247,10 +249,11 @@ class _Way:
             )
 
     def _judge(self, base: Path, shipped: Path) -> Report:
-        """Judge every stage on val."""
+        """Judge every stage on val; the base too, where it finds what the adapter does."""
         folder, before = self.folder, self.before
+        same = self.settings.family.load(base).task == read_adapter_card(folder.adapter).sized_task
         stages = [
-            f"base={base}",
+            *([f"base={base}"] if same else []),
             f"adapter={base}+{folder.adapter}",
             *([f"merged={folder.merged}"] if self.settings.adapter.method.merges else []),
             f"onnx={folder.onnx}",

@@ -40,7 +40,7 @@ class Comparison:
         first: the older report.
         second: the newer one.
         models: in the order of the second report, then those that only the first has.
-        same_data: whether both are of the same images and boxes; without it there are no differences.
+        same_data: whether both are of the same images, labels and task; without it there are no differences.
         text: the comparison as a page of Markdown.
     """
 
@@ -57,7 +57,7 @@ def compare(
     """Put two reports side by side, with intervals where both have the matches of every image beside them.
 
     Models are paired by their labels; the only models of two reports are paired whatever they are called. Reports of
-    different images or boxes are shown without differences.
+    different images or labels, or of two tasks, are shown without differences.
 
     Args:
         first: a report.json or the folder of one, the older one.
@@ -83,7 +83,7 @@ def compare(
     results = tuple(
         read_image_results(path, report.per_image) for path, report in zip((first, second), reports, strict=True)
     )
-    same_data = reports[0].data.content_hash == reports[1].data.content_hash
+    same_data = reports[0].data.content_hash == reports[1].data.content_hash and reports[0].task == reports[1].task
     models = _models(reports, results if same_data else (None, None), same_data=same_data)
     text = comparison_markdown(
         *reports, [(model.label, model.first, model.second, model.difference) for model in models]

@@ -179,6 +179,7 @@ def evaluate(
         ),
         retention=None if source is None else _retention(specs, networks, source, conf=conf, cache=cache),
         header=header,
+        task=task.name,
     )
     report = replace(report, rows=_with_differences(report, judgements, against))
     report = replace(report, rows=_with_times(report, networks, domain))
@@ -253,6 +254,7 @@ def _row(spec: ModelSpec, network: Network, found: SplitDetections, judgement: M
         calibration=judgement.calibration if judgement else None,
         precision=network.precision,
         cut=network.cut,
+        boxes=judgement.boxes if judgement else None,
     )
 
 

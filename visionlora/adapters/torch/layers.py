@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from torch import nn
@@ -46,6 +47,15 @@ class SkippedLayer:
 _PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _PACKED = ("in_proj", "q_proj", "k_proj", "v_proj")
+
+
+def transposed_layers(model: nn.Module, names: Collection[str]) -> tuple[Layer, ...]:
+    """Return the transposed convolutions among `names`: they can be trained whole, though not carry an adapter."""
+    return tuple(
+        Layer(name, f"{name}.weight", f"{name}.bias", tuple(module.weight.shape))
+        for name, module in model.named_modules()
+        if isinstance(module, _TRANSPOSED) and name in names
+    )
 
 
 def adaptable_layers(model: nn.Module) -> tuple[tuple[Layer, ...], tuple[SkippedLayer, ...]]:

@@ -11,6 +11,7 @@ from torch import nn
 from visionlora.adapters.arithmetic import scaled_channels
 from visionlora.adapters.shapes import BIAS, GAIN, adapted_shapes, check_merges, check_shapes, tensors_of
 from visionlora.adapters.torch.added import added_shapes
+from visionlora.adapters.torch.layers import Layer
 from visionlora.adapters.torch.packed import round_weights
 from visionlora.adapters.torch.plan import AdapterPlan
 
@@ -42,8 +43,19 @@ def merge(model: nn.Module, plan: AdapterPlan, tensors: Mapping[str, torch.Tenso
             bias = cast(nn.BatchNorm2d, model.get_submodule(norm)).bias if norm else model.get_parameter(layer.bias)
             bias.add_(tensors[f"{layer.name}{BIAS}"].to(bias))
     for layer in plan.whole:
-        for name, parameter in model.get_submodule(layer.name).named_parameters():
-            parameter.copy_(tensors[f"{layer.name}.{name}"])
+        for name, parameter in _whole_parameters(model, plan, layer).items():
+            parameter.copy_(tensors[name])
+
+
+def _whole_parameters(model: nn.Module, plan: AdapterPlan, layer: Layer) -> dict[str, nn.Parameter]:
+    """Return where the tensors of a layer trained whole go; its bias into the shift of a norm behind it.
+
+    Such a norm is that of a new layer, which changes nothing: folded or not, the weight is the same.
+    """
+    parameters = {f"{layer.name}.{name}": each for name, each in model.get_submodule(layer.name).named_parameters()}
+    if layer.name in plan.norms:
+        parameters[f"{layer.name}.bias"] = cast(nn.BatchNorm2d, model.get_submodule(plan.norms[layer.name])).bias
+    return parameters
 
 
 def _trains_bias(model: nn.Module, plan: AdapterPlan, name: str, path: str) -> bool:
@@ -63,6 +75,5 @@ def expected_shapes(model: nn.Module, plan: AdapterPlan) -> dict[str, tuple[int,
         live = layer.name in plan.live
         shapes |= adapted_shapes(plan.settings.method, layer.name, layer.shape, bias=bias, gain=live)
     for layer in plan.whole:
-        for name, parameter in model.get_submodule(layer.name).named_parameters():
-            shapes[f"{layer.name}.{name}"] = tuple(parameter.shape)
+        shapes |= {name: tuple(each.shape) for name, each in _whole_parameters(model, plan, layer).items()}
     return shapes | added_shapes(plan)

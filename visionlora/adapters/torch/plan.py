@@ -15,7 +15,7 @@ from torch import nn
 from visionlora.adapters import AdapterSettings
 from visionlora.adapters.base_precision import is_rounded
 from visionlora.adapters.methods import Addition, InputSite, Site
-from visionlora.adapters.torch.layers import Layer, SkippedLayer, adaptable_layers
+from visionlora.adapters.torch.layers import Layer, SkippedLayer, adaptable_layers, transposed_layers
 from visionlora.adapters.torch.norms import can_live
 from visionlora.errors import UsageError
 
@@ -27,7 +27,7 @@ class AdapterPlan:
     Attributes:
         settings: the settings that the plan was made from.
         adapted: layers with low-rank factors.
-        whole: names of layers that are trained whole (new class outputs).
+        whole: layers that are trained whole: new outputs, and new layers before them.
         skipped: layers left as they are, each with the reason.
         norms: dotted path of the batch normalization behind a layer, by layer name; it is folded for training, but
             where it is live.
@@ -94,7 +94,9 @@ def plan_adapter(
     if not adapted:
         known = ", ".join(layer.name for layer in layers[:5]) or "none"
         raise UsageError(f"--targets {settings.targets!r} match no layer; the model's layers begin with: {known}")
-    trained_whole = tuple(layer for layer in layers if layer.name in whole)
+    transposed = transposed_layers(model, whole)
+    trained_whole = (*(layer for layer in layers if layer.name in whole), *transposed)
+    skipped = [layer for layer in skipped if layer.name not in {each.name for each in transposed}]
     norms = dict(norms or {})
     live = frozenset(
         layer.name

@@ -1,4 +1,4 @@
-"""Reading and writing Ultralytics detection checkpoints, and telling one base from another."""
+"""Reading and writing Ultralytics checkpoints of detectors, and telling one base from another."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from typing import Any, cast
 import torch
 import ultralytics
 from torch import nn
-from ultralytics.nn.modules.head import Detect, v10Detect
 from ultralytics.nn.tasks import DetectionModel, guess_model_task, torch_safe_load
 from ultralytics.utils import ASSETS, DEFAULT_CFG_DICT, LOGGER
 from ultralytics.utils.checks import check_yolov5u_filename
@@ -30,12 +29,13 @@ from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_as
 from visionlora.cards import family_in
 from visionlora.detectors.family import Base
 from visionlora.detectors.ultralytics.classes import class_output_names
+from visionlora.detectors.ultralytics.heads import HEADS, task_of_model
 from visionlora.detectors.ultralytics.unpickling import read_restricted
 from visionlora.errors import ModelError
 from visionlora.formats.kinds import CHECKPOINT
 from visionlora.formats.pickled import read_plain
 from visionlora.formats.text import class_names
-from visionlora.tasks import TASKS
+from visionlora.tasks import TASKS, Segment, Task
 from visionlora.trust import is_trusted
 
 FAMILY = "ultralytics"
@@ -59,7 +59,7 @@ def refusal(path: Path) -> str:
 
 
 def load_base(path: Path | str) -> Base:
-    """Load an Ultralytics detection checkpoint; a bare name such as `yolo11n.pt` is downloaded as Ultralytics does.
+    """Load an Ultralytics checkpoint of a detector; a bare name such as `yolo11n.pt` is downloaded as Ultralytics does.
 
     The code in the file is not run, unless the caller is inside `visionlora.trusted()`.
 
@@ -77,8 +77,8 @@ def load_base(path: Path | str) -> Base:
         model = _model_of(checkpoint, path)
         _check_detector(model, path)
         names = _names_of(model, path)
-        task = TASKS[model.task]
-        _check_runs(model, task.rows(len(names)))
+        task = task_of_model(model)
+        _check_runs(model, task, len(names))
         return Base(
             model=model,
             path=path,
@@ -109,8 +109,8 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def raw_prediction(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Return the raw prediction (n, rows, anchors) of the one-to-many head in eval mode; leave nothing behind.
+def raw_prediction(model: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return the raw prediction of the one-to-many head in eval mode, a tensor an output; leave nothing behind.
 
     The model may carry an adapter that is not merged.
     """
@@ -118,10 +118,15 @@ def raw_prediction(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     before = dict(vars(head))
     try:
         head.end2end = False
-        return model(images)[0]
+        return as_outputs(model(images)[0])
     finally:
         vars(head).clear()
         vars(head).update(before)  # the head keeps its grid
+
+
+def as_outputs(prediction: Any) -> tuple[torch.Tensor, ...]:
+    """Return what a head gives, one tensor or several, as a tuple."""
+    return tuple(prediction) if isinstance(prediction, tuple | list) else (prediction,)
 
 
 def pack_checkpoint(base: Base, *, image_size: int, card: Mapping[str, Any]) -> bytes:
@@ -271,12 +276,13 @@ def _names_of(model: DetectionModel, path: Path) -> tuple[str, ...]:
 
 
 @torch.no_grad()
-def _check_runs(model: DetectionModel, rows: int) -> None:
+def _check_runs(model: DetectionModel, task: Task, classes: int) -> None:
     """Run the model on a small picture, so that a damaged one is met here.
 
     Args:
         model: the detector.
-        rows: of its raw prediction.
+        task: what it finds.
+        classes: how many there are.
 
     Raises:
         ValueError: its strides or what it returns have no meaning.
@@ -287,10 +293,12 @@ def _check_runs(model: DetectionModel, rows: int) -> None:
     if len(strides) != head.nl or not all(1 <= stride <= 256 for stride in strides):
         raise ValueError(f"expected {head.nl} strides from 1 to 256, got {strides}")
     side = max(64, int(max(strides)))
-    returned = raw_prediction(model, torch.zeros(1, 3, side, side))
-    expected = (1, rows, sum(int(side // stride) ** 2 for stride in strides))
-    if returned.shape != expected:
-        raise ValueError(f"expected a prediction {expected}, got {tuple(returned.shape)}")
+    returned = [tuple(output.shape) for output in raw_prediction(model, torch.zeros(1, 3, side, side))]
+    expected = [(1, task.rows(classes), sum(int(side // stride) ** 2 for stride in strides))]
+    if isinstance(task, Segment):
+        expected.append((1, task.coefficients, side // 4, side // 4))
+    if returned != expected:
+        raise ValueError(f"expected a prediction {expected}, got {returned}")
 
 
 def _image_size_of(checkpoint: Mapping[str, Any]) -> int:
@@ -316,13 +324,16 @@ def _check_detector(model: Any, path: Path) -> None:
     task = getattr(model, "task", None)
     if not isinstance(model, DetectionModel) or task not in TASKS:
         raise ModelError(
-            f"{path}: expected a detection checkpoint, got one for {task or type(model).__name__}; give one that finds "
-            "boxes, such as yolo11n.pt"
+            f"{path}: expected a detection checkpoint, or one for segment, pose or obb, got one for "
+            f"{task or type(model).__name__}; give one that finds boxes, such as yolo11n.pt"
         )
     head = model.model[-1]
-    if type(head) not in (Detect, v10Detect):
+    if type(head) not in HEADS[task]:
         supported = "YOLOv5u, YOLOv8, YOLOv9, YOLOv10, YOLO11, YOLO12 or YOLO26"
-        raise ModelError(f"{path}: its head is {type(head).__name__}; supported are the detectors of {supported}")
+        supported = supported if task == "detect" else "YOLOv8, YOLO11 or YOLO12"
+        raise ModelError(
+            f"{path}: its head is {type(head).__name__}; supported for {task} are the detectors of {supported}"
+        )
     if model.is_fused() or head.cv2 is None:
         raise ModelError(f"{path}: its batch normalization is fused already; give the checkpoint as it was trained")
 

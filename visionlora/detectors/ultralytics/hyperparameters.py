@@ -28,7 +28,9 @@ TUNABLE = (
     *("amp", "cache", "channels_last", "cls_pw", "compile", "cos_lr", "deterministic", "fraction", "lrf"),
     *("momentum", "multi_scale", "nbs", "optimizer", "patience", "val", "warmup_bias_lr", "warmup_epochs"),
     *("warmup_momentum", "weight_decay", "workers"),  # the loop
-    *("box", "cls", "dfl"),  # gains of the losses
+    *("angle", "box", "cls", "dfl", "kobj", "pose"),  # gains of the losses
+    *("mask_ratio", "overlap_mask"),  # how masks are drawn to learn from
+    *("copy_paste", "copy_paste_mode"),  # of outlines
     *("bgr", "close_mosaic", "cutmix", "degrees", "fliplr", "flipud"),
     *("hsv_h", "hsv_s", "hsv_v", "mixup", "mosaic", "perspective", "scale", "shear", "translate"),  # augmentation
 )
@@ -38,8 +40,6 @@ _UNFITTED = ("amp", "compile", "fraction", "multi_scale")
 """What changes how much memory an epoch takes, and no measurement of it follows."""
 _ELSEWHERE = {
     "batch": "use --batch",
-    "copy_paste": "it needs the outlines of objects; labels are boxes here",
-    "copy_paste_mode": "it needs the outlines of objects; labels are boxes here",
     "data": "use --data",
     "device": "use --device",
     "epochs": "use --epochs",
@@ -62,7 +62,20 @@ _CHOICES: Mapping[str, tuple[Any, ...]] = {
     "compile": (True, False, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"),
     "optimizer": OPTIMIZERS,
 }
-_AT_LEAST_0 = ("box", "close_mosaic", "cls", "dfl", "degrees", "shear", "warmup_epochs", "workers")
+_OF_TASK: Mapping[str, tuple[str, ...]] = {
+    "segment": ("copy_paste", "copy_paste_mode", "mask_ratio", "overlap_mask"),
+    "pose": ("kobj", "pose"),
+    "obb": ("angle",),
+}
+"""What has an effect for one task alone."""
+_WHAT_FOR = {
+    "segment": "it needs the outlines of objects, which task segment has",
+    "pose": "it is of keypoints, which task pose has",
+    "obb": "it is of angles, which task obb has",
+}
+_AT_LEAST_0 = (
+    *("angle", "box", "close_mosaic", "cls", "dfl", "degrees", "kobj", "pose", "shear", "warmup_epochs", "workers"),
+)
 """Ultralytics checks neither these nor the choices: it fails behind the first picture, or computes nonsense."""
 
 
@@ -131,11 +144,12 @@ def hyperparameters(
 
 
 def check_batches(base: Base, chosen: Mapping[str, Any], *, pictures: int, processes: int) -> None:
-    """Refuse steps of one picture whose smallest feature map can be one value, as Ultralytics does (see `Family`).
+    """Refuse what is of another task, and steps of one picture whose smallest feature map can be one value.
 
     Raises:
-        UsageError: the last step of an epoch would be one.
+        UsageError: something has no effect on the task, or the last step of an epoch would be one.
     """
+    _check_task(base.task.name, chosen)
     batch, size, stride = chosen["batch"], chosen["imgsz"], max(base.stride, 32)
     varied = chosen.get("multi_scale") or 0.0
     used = used_pictures(pictures, get_split_fraction(chosen.get("fraction", 1.0), "train"))
@@ -150,6 +164,13 @@ def check_batches(base: Base, chosen: Mapping[str, Any], *, pictures: int, proce
         f"{f' with --set multi_scale={varied}' if varied else ''}, got 1 in the last one of {used} pictures: of its "
         f"smallest feature map batch normalization gets one value; try {' or '.join([*nearest, larger])}"
     )
+
+
+def _check_task(task: str, chosen: Mapping[str, Any]) -> None:
+    of_others = {name: each for each, names in _OF_TASK.items() if each != task for name in names}
+    problems = [f"{name}: {_WHAT_FOR[other]}" for name, other in of_others.items() if name in chosen]
+    if problems:
+        raise UsageError(f"--set {'; '.join(problems)}; the model is of task {task}")
 
 
 def used_pictures(pictures: int, fraction: float) -> int:

@@ -15,27 +15,32 @@ from visionlora.adapters import AdapterSettings
 from visionlora.adapters.torch import AdapterPlan, layer_selector, plan_adapter
 from visionlora.detectors.family import AdaptedDetector, Base, StepSpec
 from visionlora.detectors.ultralytics.classes import set_classes
+from visionlora.detectors.ultralytics.heads import with_task
 from visionlora.detectors.ultralytics.sites import sites_of
 from visionlora.errors import UsageError
 
 
 def adapted(
-    base: Base, names: Sequence[str], settings: AdapterSettings, *, relu: Callable[[], nn.Module] = nn.ReLU
+    base: Base,
+    names: Sequence[str],
+    settings: AdapterSettings,
+    *,
+    relu: Callable[[], nn.Module] = nn.ReLU,
 ) -> AdaptedDetector:
-    """Return a copy of `base` with the classes and activations that an adapter has, and its plan (see `Family`).
+    """Return a copy of `base` with the task, classes and activations that an adapter has, and its plan (see `Family`).
 
     Raises:
-        UsageError: the settings match no layer.
+        UsageError: the settings match no layer, or the base cannot have the task.
     """
-    model = cast(DetectionModel, copy.deepcopy(base.model))
-    whole = set_classes(model, names)
+    model, new = with_task(cast(DetectionModel, copy.deepcopy(base.model)), base.task)
+    whole = (*new, *set_classes(model, names))
     plan = plan_detector(model, settings, whole=whole)
     set_activations(model, settings, kind=relu)
     return AdaptedDetector(model, plan)
 
 
 def plan_detector(model: DetectionModel, settings: AdapterSettings, *, whole: Collection[str]) -> AdapterPlan:
-    r"""Plan the adapter of a detector whose class outputs `whole` are new (see `set_classes`).
+    r"""Plan the adapter of a detector whose layers `whole` are new (see `set_classes` and `with_task`).
 
     Targets may be `all`, `backbone`, `neck`, `head`, sums of these such as `neck+head`, `from:N` (module N of the
     model and all behind it), `to:N` (module N and all before it), or a regular expression on layer names such as

@@ -22,20 +22,24 @@ from visionlora.detectors.ultralytics.activation_swap import SiLUToReLU
 from visionlora.detectors.ultralytics.layout import adapted
 from visionlora.detectors.ultralytics.step import TrainingStep, to_unit
 from visionlora.errors import UsageError
+from visionlora.tasks import DETECT, OrientedBoxes, Pose, Segment, Task
 
 _WARM, _TIMED, _SECONDS = 2, 5, 1.0  # steps before and while timing a turn; fewer where they take longer together
 
 _CPU_ALLOCATOR = "DefaultCPUAllocator"  # in the message where a CPU has no memory left: a plain RuntimeError
 
 
-def made_up_batch(objects: Sequence[Any], *, batch: int, image_size: int, device: torch.device) -> dict[str, Any]:
-    """Return a collated batch of noise.
+def made_up_batch(
+    objects: Sequence[Any], *, batch: int, image_size: int, device: torch.device, task: Task = DETECT
+) -> dict[str, Any]:
+    """Return a collated batch of noise; masks fill their boxes, keypoints lie in their middle, angles are zero.
 
     Args:
         objects: for each image an array (n, 5): class, then centre and size as fractions of the image.
         batch: images; `objects` is repeated to this many.
         image_size: side of the square images in pixels.
         device: where it will be moved to before a step; the batch itself lies on the CPU.
+        task: what is labelled.
 
     Raises:
         UsageError: the images do not fit into memory.
@@ -44,12 +48,30 @@ def made_up_batch(objects: Sequence[Any], *, batch: int, image_size: int, device
     labels = [torch.as_tensor(objects[i % len(objects)], dtype=torch.float32).view(-1, 5) for i in range(batch)]
     counts = torch.tensor([len(each) for each in labels])
     joined = torch.cat(labels)
-    return {
+    made = {
         "img": images,
         "batch_idx": torch.repeat_interleave(torch.arange(batch), counts).float(),
         "cls": joined[:, :1],
         "bboxes": joined[:, 1:],
     }
+    if isinstance(task, Pose):
+        visible = torch.ones(len(joined), 1)
+        made["keypoints"] = torch.cat([joined[:, 1:3], visible], 1)[:, None].repeat(1, task.keypoints, 1)
+    elif isinstance(task, OrientedBoxes):
+        made["bboxes"] = torch.cat([joined[:, 1:], torch.zeros(len(joined), 1)], 1)
+    elif isinstance(task, Segment):
+        made["masks"] = torch.stack([_filled(each, image_size // 4) for each in labels])
+    return made
+
+
+def _filled(boxes: torch.Tensor, side: int) -> torch.Tensor:
+    """Return the numbers of objects (n, 5), from 1, where each covers a square; later ones cover earlier ones."""
+    mask = torch.zeros(side, side)
+    low, high = boxes[:, 1:3] - boxes[:, 3:] / 2, boxes[:, 1:3] + boxes[:, 3:] / 2
+    corners = (torch.cat([low, high], 1).clamp(0, 1) * side).ceil().int().tolist()
+    for number, (left, top, right, bottom) in enumerate(corners, start=1):
+        mask[top:bottom, left:right] = number
+    return mask
 
 
 def _noise(batch: int, image_size: int, *, pinned: bool) -> torch.Tensor:
@@ -132,7 +154,8 @@ def measure_steps(
         UsageError: the images do not fit into memory.
     """
     device = sample.device
-    batch = made_up_batch(sample.objects, batch=sample.batch, image_size=sample.image_size, device=device)
+    size = sample.image_size
+    batch = made_up_batch(sample.objects, batch=sample.batch, image_size=size, device=device, task=base.task)
     builds = [partial(measured_step, base, step, sample) for step in steps]
     if device.type == "cuda":  # what CUDA's libraries allocate once belongs to no step
         measure_step(builds[0], batch, device)

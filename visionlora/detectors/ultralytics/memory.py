@@ -72,19 +72,20 @@ def take_epoch(base: Base, step: StepSpec, sample: StepSample, *, last: int, val
         average = copy.deepcopy(cast(DetectionModel, model.module)).eval().requires_grad_(False)
     run = Runner(model, [parameter for parameter in model.parameters() if parameter.requires_grad], sample.device)
     for _ in range(2):
-        run(_batch(sample, sample.batch))
+        run(_batch(base, sample, sample.batch))
     graphed = isinstance(model, TrainingStep) and model.uses_graphs
     if last:
-        run(_batch(sample, last))
+        run(_batch(base, sample, last))
     if average is not None and validated:
-        batch = {name: tensor.to(sample.device) for name, tensor in _batch(sample, validated).items()}
+        batch = {name: tensor.to(sample.device) for name, tensor in _batch(base, sample, validated).items()}
         with torch.no_grad(), parametrize.cached(), exact_convolutions():
             average.loss(batch, average(to_unit(batch["img"])))
     return model, graphed
 
 
-def _batch(sample: StepSample, images: int) -> dict[str, torch.Tensor]:
-    return made_up_batch(sample.objects, batch=images, image_size=sample.image_size, device=sample.device)
+def _batch(base: Base, sample: StepSample, images: int) -> dict[str, torch.Tensor]:
+    size = sample.image_size
+    return made_up_batch(sample.objects, batch=images, image_size=size, device=sample.device, task=base.task)
 
 
 @contextmanager

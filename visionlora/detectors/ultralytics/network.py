@@ -15,15 +15,17 @@ from ultralytics.nn.tasks import DetectionModel
 from visionlora.adapters.torch import Adapter, load_adapter
 from visionlora.detectors.device import check_device
 from visionlora.detectors.family import Base
-from visionlora.detectors.ultralytics.checkpoint import load_base, quiet
+from visionlora.detectors.ultralytics.checkpoint import as_outputs, load_base, quiet
 from visionlora.detectors.ultralytics.layout import adapted
 from visionlora.errors import AdapterError, UsageError
+from visionlora.tasks import RawPrediction
 
 
 class RawDetector(nn.Module):
     """A detector without its framework: images in, the raw prediction of its one-to-many head out.
 
-    Input (n, 3, S, S) RGB in [0, 1]; output (n, rows, anchors), the raw prediction of its task. Batch
+    Input (n, 3, S, S) RGB in [0, 1]; output the raw prediction of its task: (n, rows, anchors), with segmentation
+    (n, coefficients, S / 4, S / 4) beside it, always as a tuple. Batch
     normalization is folded; it is already where an adapter adds modules, which Ultralytics' own folding would lose.
     Suppression of overlapping boxes is left to the caller, for heads with an end-to-end branch too, as Ultralytics does
     by default.
@@ -38,9 +40,9 @@ class RawDetector(nn.Module):
         self.model.model[-1].export = True
         self.eval()
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return the raw prediction for `images`."""
-        return self.model(images)
+        return as_outputs(self.model(images))
 
 
 class TorchNetwork:
@@ -89,9 +91,10 @@ class TorchNetwork:
         self.detector = RawDetector(base.model).to(self.device)
 
     @torch.inference_mode()
-    def __call__(self, batch: np.ndarray) -> np.ndarray:
-        """Return the raw prediction (n, rows, anchors) for a batch (n, 3, S, S) float32 in [0, 1]."""
-        return self.detector(torch.from_numpy(batch).to(self.device)).float().cpu().numpy()
+    def __call__(self, batch: np.ndarray) -> RawPrediction:
+        """Return the raw prediction of its task for a batch (n, 3, S, S) float32 in [0, 1]."""
+        outputs = self.detector(torch.from_numpy(batch).to(self.device))
+        return tuple(output.float().cpu().numpy() for output in outputs)
 
     def adapter_off(self) -> TorchNetwork:
         """Return the detector without its adapter, from the base's weights that this one was made from."""
@@ -102,16 +105,17 @@ class TorchNetwork:
 
 
 def with_adapter(base: Base, adapter: Adapter) -> Base:
-    """Return the base with the adapter's classes and weights in a copy of its model, and the modules that it adds.
+    """Return the base with the adapter's task, classes and weights in a copy of its model, and the modules it adds.
 
     Raises:
         AdapterError: the adapter belongs to another base, or its tensors do not fit.
     """
     adapter.card.check_base(base.fingerprint, str(base.path), family=base.family)
+    base = replace(base, task=adapter.card.sized_task)
     try:
         detector = adapted(base, adapter.card.names, adapter.card.settings)
     except UsageError as error:
-        raise AdapterError(f"the adapter's targets do not fit {base.path}: {error}") from error
+        raise AdapterError(f"the adapter's task and targets do not fit {base.path}: {error}") from error
     detector.finish(adapter.tensors)
     return replace(base, model=detector.model, names=adapter.card.names, card=None)
 

@@ -11,8 +11,10 @@ import ultralytics.engine.trainer as ultralytics_trainer
 from torch import nn
 from ultralytics.utils import LOGGER
 
+from visionlora.detectors.ultralytics.checkpoint import raw_prediction
+from visionlora.detectors.ultralytics.heads import task_of_model
 from visionlora.detectors.ultralytics.qat_detector import QatDetector
-from visionlora.tasks import TASKS, difference
+from visionlora.tasks import difference
 
 
 def no_fill() -> AbstractContextManager[None]:
@@ -63,10 +65,10 @@ def amp_is_sound(model: nn.Module) -> bool:
         return True
     model.eval()
     images = torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(0)).to(device)
-    exact = model(images)[0]
+    exact = raw_prediction(model, images)
     with torch.autocast("cuda"):
-        half = model(images)[0].float()
-    sound = difference(TASKS[str(model.task)], half, exact)[1] < 0.05  # false for NaN too
+        half = tuple(output.float() for output in raw_prediction(model, images))
+    sound = difference(task_of_model(model), half, exact)[1] < 0.05  # false for NaN too
     if not sound:
         LOGGER.warning("AMP: half precision changes this model's scores on this GPU; training in float32")
     return sound

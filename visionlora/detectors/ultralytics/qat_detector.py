@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import onnx
 import torch
 from torch import nn
-from ultralytics.nn.modules.head import Detect
+from ultralytics.nn.modules.head import OBB, Detect, Pose, Segment
 from ultralytics.nn.tasks import DetectionModel
-from ultralytics.utils.loss import v8DetectionLoss
+from ultralytics.utils.loss import v8DetectionLoss, v8OBBLoss, v8PoseLoss, v8SegmentationLoss
 
+from visionlora.detectors.ultralytics.heads import TOWERS, towers
 from visionlora.errors import QuantizationError
 from visionlora.fake_quant import FakeQuantSpec, GraphNetwork
 from visionlora.fake_quant.graph import Constants
 
 _PREFIX = "model."  # of a weight's name in an exported graph: the detector is an attribute of what is exported
+_LOSSES = {Segment: v8SegmentationLoss, Pose: v8PoseLoss, OBB: v8OBBLoss}
 _SAME_WEIGHT = 1e-3  # largest difference of a weight, as a share of the largest of its layer
 
 
-def raw_outputs(graph: onnx.GraphProto, head: Detect, index: int) -> list[str]:
-    """Return the tensors that the head's last convolutions give in an exported graph: boxes, then scores, by level.
+def raw_outputs(graph: onnx.GraphProto, head: Detect, index: int, towers: Sequence[str] = TOWERS[:2]) -> list[str]:
+    """Return the tensors that the last convolutions of a head's towers give in an exported graph, each by level.
 
     Args:
         graph: of a model that visionlora exported.
         head: module `index` of the detector.
         index: its number.
+        towers: whose; boxes and classes if not said otherwise.
 
     Raises:
         QuantizationError: a convolution is not in the graph.
@@ -34,8 +38,8 @@ def raw_outputs(graph: onnx.GraphProto, head: Detect, index: int) -> list[str]:
     made = {node.input[1]: node.output[0] for node in graph.node if node.op_type == "Conv"}
     names = [
         f"{_PREFIX}model.{index}.{part}.{level}.{len(cast(nn.Sequential, branch)) - 1}.weight"
-        for part, branches in (("cv2", head.cv2), ("cv3", head.cv3))
-        for level, branch in enumerate(branches)
+        for part in towers
+        for level, branch in enumerate(getattr(head, part))
     ]
     missing = [name for name in names if name not in made]
     if missing:
@@ -45,13 +49,26 @@ def raw_outputs(graph: onnx.GraphProto, head: Detect, index: int) -> list[str]:
     return [made[name] for name in names]
 
 
-def raw_predictions(outputs: Sequence[torch.Tensor]) -> dict[str, Any]:
-    """Return what Ultralytics' head gives in training, from its last convolutions: boxes, then scores, by level."""
-    levels = len(outputs) // 2
-    boxes, scores = (
-        torch.cat([part.flatten(2) for part in group], -1) for group in (outputs[:levels], outputs[levels:])
-    )
-    return {"boxes": boxes, "scores": scores, "feats": list(outputs[:levels])}
+def raw_predictions(outputs: Sequence[torch.Tensor], head: Detect | None = None) -> dict[str, Any]:
+    """Return what Ultralytics' head gives in training, from what its last convolutions give: boxes, scores, by level.
+
+    With a `head`, what its task finds beside too: a third tower, and behind it prototypes, where it has such.
+    """
+    wide = head is not None and len(towers(head)) == len(TOWERS)
+    parts = len(TOWERS) if wide else 2
+    levels = len(outputs) // parts
+    joined = [
+        torch.cat([part.flatten(2) for part in outputs[first : first + levels]], -1)
+        for first in range(0, parts * levels, levels)
+    ]
+    raw = {"boxes": joined[0], "scores": joined[1], "feats": list(outputs[:levels])}
+    if isinstance(head, Segment):
+        raw |= {"mask_coefficient": joined[2], "proto": outputs[-1]}
+    elif isinstance(head, Pose):
+        raw["kpts"] = joined[2]
+    elif isinstance(head, OBB):
+        raw["angle"] = (joined[2].sigmoid() - 0.25) * math.pi  # as its `forward_head`
+    return raw
 
 
 class QatDetector(DetectionModel):
@@ -77,23 +94,29 @@ class QatDetector(DetectionModel):
         self.__dict__.update({**state, "_modules": dict(state["_modules"])})
         head = cast(Detect, self.model[-1])
         head.end2end = False
-        outputs = raw_outputs(graph, head, len(self.model) - 1)
+        outputs = raw_outputs(graph, head, len(self.model) - 1, towers(head))
+        outputs += [graph.output[1].name] if isinstance(head, Segment) else []
         self.shipped = GraphNetwork(graph, outputs, spec, learned=learned)
         self._layers = tuple(name.removeprefix(_PREFIX).removesuffix(".weight") for name in self.shipped.weights)
         self._check_weights()
 
     def raw(self, images: torch.Tensor) -> dict[str, Any]:
-        """Return boxes, scores and levels before decoding for `images` (n, 3, S, S) in [0, 1]."""
-        return raw_predictions(self.shipped(images, self._constants()))
+        """Return what the head gives in training, before decoding, for `images` (n, 3, S, S) in [0, 1]."""
+        return raw_predictions(self.shipped(images, self._constants()), cast(Detect, self.model[-1]))
 
     def predict(self, x: torch.Tensor, *unused: Any, **unused_too: Any) -> Any:
         """Return what Ultralytics expects of a detector: raw predictions in training, else decoded ones and these."""
         raw = self.raw(x)
-        return raw if self.training else (self.model[-1]._inference(raw), raw)
+        if self.training:
+            return raw
+        decoded = self.model[-1]._inference(raw)
+        return ((decoded, raw["proto"]) if "proto" in raw else decoded), raw
 
     def init_criterion(self) -> v8DetectionLoss:
         """Return the loss of the one-to-many head."""
-        return v8DetectionLoss(self)
+        head = self.model[-1]
+        found = (loss for kind, loss in _LOSSES.items() if isinstance(head, kind))
+        return next(found, v8DetectionLoss)(self)
 
     def _constants(self) -> Constants:
         layers = [self.get_submodule(name) for name in self._layers]

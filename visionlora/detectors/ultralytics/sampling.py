@@ -15,13 +15,17 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from pycocotools.mask import decode
 from torch.utils.data import Sampler
 from ultralytics.data.augment import Mosaic
 from ultralytics.data.build import InfiniteDataLoader
+from ultralytics.data.converter import merge_multi_segment
 from ultralytics.data.dataset import YOLODataset
 from ultralytics.utils import IterableSimpleNamespace
+from ultralytics.utils.ops import xywhr2xyxyxyxy
 
-from visionlora.data import LabelledImage, read_labelled
+from visionlora.data import KeypointLayout, LabelledImage, Segmentation, read_labelled
 from visionlora.detectors.ultralytics.hyperparameters import used_pictures
 from visionlora.errors import VisionLoraError
 from visionlora.tasks import Task
@@ -51,6 +55,7 @@ class SeededDataset(YOLODataset):
         images: the pictures with their labels; a crowd is no object to learn.
         task: what is labelled in them.
         names: of the classes.
+        keypoints: of a pose data set.
         hyp: Ultralytics' settings; of `cache` those that keep pictures in memory.
         imgsz: longer side of a picture in pixels.
         batch: images of a batch.
@@ -67,13 +72,14 @@ class SeededDataset(YOLODataset):
         *,
         task: Task,
         names: Sequence[str],
+        keypoints: KeypointLayout | None = None,
         hyp: IterableSimpleNamespace,
         imgsz: int,
         batch: int,
         stride: int = 32,
         seed: int = 0,
     ) -> None:
-        self.images, self.seed = tuple(images), seed
+        self.images, self.seed, self._task = tuple(images), seed, task
         super().__init__(
             img_path="",
             imgsz=imgsz,
@@ -84,7 +90,7 @@ class SeededDataset(YOLODataset):
             stride=stride,
             prefix="train: ",
             task=task.name,
-            data={"names": dict(enumerate(names)), "channels": 3},
+            data={"names": dict(enumerate(names)), "channels": 3, **keypoint_entries(keypoints)},
             fraction=hyp.fraction,
         )
         if not len(self.im_files) == len(self.labels) == len(self.images):
@@ -97,7 +103,7 @@ class SeededDataset(YOLODataset):
 
     def get_labels(self) -> list[dict]:
         """Return the checked labels as Ultralytics holds them."""
-        return [training_label(image) for image in self.images]
+        return [training_label(image, self._task) for image in self.images]
 
     def load_image(
         self, i: int, rect_mode: bool = True, resize_short: bool = False
@@ -141,21 +147,54 @@ def keeps_in_memory(cache: bool | str | None) -> bool:
     return str(cache).lower() in ("true", "ram")
 
 
-def training_label(image: LabelledImage) -> dict[str, Any]:
-    """Return the label of a picture as Ultralytics holds it: boxes as fractions of the picture, no polygons."""
+def keypoint_entries(layout: KeypointLayout | None) -> dict[str, Any]:
+    """Return what a data.yaml says of keypoints, as Ultralytics reads it."""
+    if layout is None:
+        return {}
+    flip = [] if layout.flip is None else list(layout.flip)
+    sigmas = {} if layout.sigmas is None else {"kpt_oks_sigmas": list(layout.sigmas)}
+    return {"kpt_shape": [layout.count, layout.dims], "flip_idx": flip, **sigmas}
+
+
+def training_label(image: LabelledImage, task: Task) -> dict[str, Any]:
+    """Return the label of a picture as Ultralytics holds it for a task, in fractions of the picture.
+
+    Boxes; for masks and oriented boxes an outline (P, 2) an object too, for poses keypoints (n, K, 3).
+    """
     objects = ~image.is_crowd
-    boxes = image.boxes_xyxy[objects].astype(np.float64) / np.array(image.size_wh * 2)
+    size = np.array(image.size_wh, dtype=np.float64)
+    boxes = image.boxes_xyxy[objects].astype(np.float64) / np.tile(size, 2)
+    outlines: list[NDArray[np.float32]] = []
+    if task.name == "segment" and image.segments is not None:
+        outlines = [_outline(image.segments[index]) for index in np.flatnonzero(objects)]
+    elif task.name == "obb" and image.obb is not None:
+        outlines = list(xywhr2xyxyxyxy(image.obb[objects]))
+    outlines = [(outline / size).astype(np.float32) for outline in outlines]
+    keypoints = None
+    if task.name == "pose" and image.keypoints is not None:
+        keypoints = (image.keypoints[objects] / [*size, 1]).astype(np.float32)
     centres, sizes = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
     return {
         "im_file": str(image.path),
         "shape": image.size_wh[::-1],
         "cls": image.class_ids[objects].reshape(-1, 1).astype(np.float32),
         "bboxes": np.concatenate([centres, sizes], axis=1).astype(np.float32),
-        "segments": [],
-        "keypoints": None,
+        "segments": outlines,
+        "keypoints": keypoints,
         "normalized": True,
         "bbox_format": "xywh",
     }
+
+
+def _outline(segment: Segmentation) -> NDArray[np.float64]:
+    """Return one polygon (P, 2) in pixels for a mask; parts are joined by lines there and back, as Ultralytics does."""
+    polygons = segment
+    if isinstance(segment, dict):
+        found, _ = cv2.findContours(decode(segment), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+        polygons = tuple(contour.reshape(-1, 2).astype(np.float64) for contour in found if len(contour) > 2)
+    if len(polygons) == 1:
+        return polygons[0]
+    return np.concatenate(merge_multi_segment([list(polygon.reshape(-1)) for polygon in polygons]))
 
 
 def _draw_from_whole_set(transform) -> None:

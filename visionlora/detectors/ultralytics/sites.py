@@ -10,6 +10,7 @@ from ultralytics.nn.tasks import DetectionModel
 
 from visionlora.adapters.methods import Addition, AttentionSite, BlockSite, InputSite, LayerSite, Method, Site
 from visionlora.detectors.ultralytics.checkpoint import raw_prediction
+from visionlora.detectors.ultralytics.heads import TOWERS
 
 
 def sites_of(model: DetectionModel, method: Method) -> tuple[Site, ...]:
@@ -22,7 +23,7 @@ def sites_of(model: DetectionModel, method: Method) -> tuple[Site, ...]:
 def _layers(model: DetectionModel) -> tuple[Site, ...]:
     """Return the convolutions, but for those whose outputs are predictions: what ships is cut behind them."""
     last = model.model[-1]
-    raw = [layer for tower in ("cv2", "cv3", "one2one_cv2", "one2one_cv3") for layer in _ends(last, tower)]
+    raw = [layer for tower in TOWERS for name in (tower, f"one2one_{tower}") for layer in _ends(last, name)]
     return tuple(
         LayerSite(
             name,

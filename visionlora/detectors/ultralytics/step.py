@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import inspect
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
@@ -23,6 +23,7 @@ from visionlora.adapters.torch import BatchedWeights, kept_statistics, live_stat
 from visionlora.detectors.ultralytics.again import kept_once
 from visionlora.detectors.ultralytics.fallback import not_running_away
 from visionlora.detectors.ultralytics.fused import FusedPass
+from visionlora.detectors.ultralytics.heads import HEADS
 from visionlora.detectors.ultralytics.layout import module_inputs
 from visionlora.detectors.ultralytics.loss import FixedShapeCriterion, head_weights, pad_targets
 from visionlora.detectors.ultralytics.precision import fastest_convolutions
@@ -94,7 +95,7 @@ class TrainingStep(nn.Module):
 
     Args:
         model: the detector in training mode; `.module`, by which Ultralytics finds it.
-        graph: use CUDA graphs.
+        graph: use CUDA graphs, where the loss has fixed shapes.
         lean: keep only what passes between the modules for the backward pass, of a packed base no weights either: less
             memory, more time.
         precision: of autocast, as the trainer sets it around each step; None for float32.
@@ -118,7 +119,7 @@ class TrainingStep(nn.Module):
         self.module = model
         self.lean = lean
         self.precision = precision
-        self._graph = graph
+        self._graph = graph and has_fixed_shapes(model)
         self._graphs: dict[tuple[Any, ...], nn.Module] = {}
         self._images: dict[tuple[Any, ...], torch.Tensor] = {}  # what each graph reads
         self._failures: Counter[tuple[Any, ...]] = Counter()
@@ -139,7 +140,7 @@ class TrainingStep(nn.Module):
         return self._graph and bool(self._graphs or not self._failures)
 
     def forward(self, batch: Mapping[str, Any]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Return the loss (3,) of a collated batch and its terms by name, as Ultralytics' model does.
+        """Return the loss (terms,) of a collated batch and its terms by name, as Ultralytics' model does.
 
         `img` is (n, 3, H, W): uint8, or float in [0, 1]. The batch went through `prepare` before it was moved.
         """
@@ -155,7 +156,7 @@ class TrainingStep(nn.Module):
             finally:
                 self.weights.clear()
             loss, terms = model.loss(batch, predictions)
-            return self.whole_loss(loss, batch["img"], predictions), terms
+            return self.whole_loss(loss, tuple(terms), batch["img"], predictions), terms
         _unshare(model)
         targets = batch["targets"]
         loss, terms = step(batch["img"], targets, self._head_weights(targets.device))
@@ -178,25 +179,32 @@ class TrainingStep(nn.Module):
         with torch.autocast("cuda", enabled=False) if exact else nullcontext():
             self.weights.compute()
 
-    def whole_loss(self, loss: torch.Tensor, images: torch.Tensor, predictions: Any) -> torch.Tensor:
-        """Return the loss (3,) with what a teacher adds; NaNs where the training runs away."""
+    def whole_loss(
+        self, loss: torch.Tensor, names: Sequence[str], images: torch.Tensor, predictions: Any
+    ) -> torch.Tensor:
+        """Return the loss (terms,), named by `names`, with what a teacher adds; NaNs where the training runs away."""
         heads = predictions.values() if "one2many" in predictions else [predictions]
         scores = [head["scores"] for head in heads]
-        return not_running_away(loss + self.from_teacher(images, predictions), *scores)
+        added = self.from_teacher(images, predictions)
+        zero = torch.zeros((), device=loss.device)
+        return not_running_away(loss + torch.stack([added.get(name, zero) for name in names]), *scores)
 
-    def from_teacher(self, images: torch.Tensor, predictions: Any) -> torch.Tensor:
-        """Return what the distance from the teacher adds to the loss (3,) of `images`; zero without one."""
+    def from_teacher(self, images: torch.Tensor, predictions: Any) -> dict[str, torch.Tensor]:
+        """Return what the distance from the teacher adds to the terms of the loss of `images`; nothing without one.
+
+        Boxes and classes are learned from it; what a task finds beside is learned from the labels alone.
+        """
         (teacher,) = self._teacher
         if teacher is None:
-            return torch.zeros(3, device=images.device)
+            return {}
         with torch.no_grad():
             goals = raw_predictions(teacher(to_unit(images).to(next(teacher.buffers()).dtype)))
         boxes, classes = distillation(
             predictions.get("one2many", predictions), goals, self.module.model[-1].reg_max
         ).unbind()
-        gains = self.module.args
-        zero = torch.zeros_like(boxes)
-        return len(images) * self._distill * torch.stack((zero, gains.cls * classes, gains.dfl * boxes))
+        gains, counts = self.module.args, len(images) * self._distill
+        sides = "dfl_loss" if self.module.model[-1].reg_max > 1 else "l1_loss"
+        return {"cls_loss": counts * gains.cls * classes, sides: counts * gains.dfl * boxes}
 
     def prepare(self, batch: dict[str, Any]) -> None:
         """Add the padded objects to a batch that still lies on the CPU, if it can run in a graph."""
@@ -318,7 +326,15 @@ class _Pass(nn.Module):
             step.compute_weights()  # until the backward pass is captured too
             predictions = step.predictions(images, recompute=ALL_MODULES if step.lean else _CHEAP)
             loss, terms = self._criterion(predictions, targets, weights)
-            return step.whole_loss(loss, images, predictions), terms
+            return step.whole_loss(loss, self._criterion.names, images, predictions), terms
+
+
+def has_fixed_shapes(model: nn.Module) -> bool:
+    """Whether a detector's loss can be computed with shapes that no label decides: that of detection (see `loss.py`).
+
+    Ultralytics' losses of masks, keypoints and oriented boxes choose anchors by masks, which no graph can follow.
+    """
+    return type(cast(DetectionModel, model).model[-1]) in HEADS["detect"]
 
 
 def captured(whole: nn.Module, sample: tuple[torch.Tensor, ...], *, pool: Any, allow_unused_input: bool) -> nn.Module:

@@ -72,6 +72,7 @@ from visionlora.detectors.ultralytics.sampling import (
     EpochSampler,
     SeededDataset,
     keeps_in_memory,
+    keypoint_entries,
     seed_everything,
     train_loader,
 )
@@ -83,6 +84,7 @@ from visionlora.errors import DataError, ModelError, VisionLoraError
 from visionlora.fake_quant import GraphNetwork, RangeSpec
 from visionlora.formats.text import size_words
 from visionlora.progress import level, report
+from visionlora.tasks import task_fields
 from visionlora.trust import trusted
 
 _JOB = "visionlora_job"  # Ultralytics hands callbacks, and nothing else of ours, to its DDP processes
@@ -182,7 +184,8 @@ class AdapterTrainer(DetectionTrainer):
         """Return the checked data set as Ultralytics describes one; its own check reaches for a font on the network."""
         names = dict(enumerate(self.job.names))
         splits = {split: split for split in self.job.images}
-        return {**splits, "path": self.job.out, "names": names, "nc": len(names), "channels": 3}
+        described = {"path": self.job.out, "names": names, "nc": len(names), "channels": 3}
+        return {**splits, **described, **keypoint_entries(self.job.keypoints)}
 
     def setup_model(self) -> Mapping[str, Any] | None:
         """Load the base, give it the data set's classes and attach the adapter; return the state to resume from."""
@@ -190,6 +193,7 @@ class AdapterTrainer(DetectionTrainer):
             base = load_base(self.job.model)
         if base.fingerprint != self.job.fingerprint:
             raise ModelError(f"{self.job.model}: its weights changed since this run began; start a new run")
+        base = replace(base, task=self.job.task)
         seed_everything(self.args.seed)
         # Trained in float, ReLU comes step by step; an int8 phase begins with what such a one ended with.
         relu = nn.ReLU if self.job.int8 else SiLUToReLU
@@ -227,7 +231,7 @@ class AdapterTrainer(DetectionTrainer):
                 distill=self.job.distill,
             )
         if self.device.type == "cuda" and not getattr(self.model, "uses_graphs", False) and RANK in {-1, 0}:
-            slow = "no CUDA graph: it needs a fixed image size and no torch.compile; steps take longer"
+            slow = "no CUDA graph: it needs detection, a fixed image size and no torch.compile; steps take longer"
             report("train", self.start_epoch, self.epochs, slow)
 
     def _build_train_pipeline(self) -> None:
@@ -304,6 +308,12 @@ class AdapterTrainer(DetectionTrainer):
             criterion.update()
             model.criterion = criterion
 
+    def set_model_attributes(self) -> None:
+        """Tell the model its hyperparameters, and the loss of keypoints their spread."""
+        super().set_model_attributes()
+        if "kpt_oks_sigmas" in self.data:
+            self.model.kpt_oks_sigmas = self.data["kpt_oks_sigmas"]
+
     def build_optimizer(self, model, *args, **options):
         """Let the factors learn at rates of their own."""
         optimizer = super().build_optimizer(model, *args, **options)
@@ -329,12 +339,14 @@ class AdapterTrainer(DetectionTrainer):
         """Return the checked pictures of the split `img_path`: augmented, or in squares for validation."""
         images, args = self.job.images[img_path], self.args
         if mode != "train":
-            return SquareDataset(images, args.imgsz, in_memory=keeps_in_memory(args.cache))
+            cached = keeps_in_memory(args.cache)
+            return SquareDataset(images, args.imgsz, task=self.task, hyp=args, in_memory=cached)
         stride = max(int(unwrap_model(self.model).stride.max()), 32)
         return SeededDataset(
             images,
             task=self.task,
             names=self.job.names,
+            keypoints=self.job.keypoints,
             hyp=args,
             imgsz=args.imgsz,
             batch=batch,
@@ -410,7 +422,7 @@ class AdapterTrainer(DetectionTrainer):
             preprocessing=self.job.preprocessing,
             training={**self.job.training, "epoch": self.epoch + 1, "lr0_halved": self._fallback.halvings},
             scores=scores,
-            task=self.task.name,
+            **task_fields(self.task),
             version=version("visionlora"),
             quantization=self._recipe(),
         )

@@ -20,6 +20,7 @@ from ultralytics.utils.metrics import DetMetrics
 from visionlora.adapters import MAP50, MAP50_95
 from visionlora.data import LabelledImage
 from visionlora.detectors.job import Ruler
+from visionlora.detectors.ultralytics.checkpoint import as_outputs
 from visionlora.tasks import Task
 from visionlora.vision.detections import EVALUATION_CONFIDENCE, IOU_THRESHOLD, MAX_DETECTIONS, Detections
 from visionlora.vision.preprocess import Placement
@@ -69,11 +70,12 @@ class RulerValidator(DetectionValidator):
         """Return the head of the line of scores."""
         return ("%22s" + "%11s" * 4) % ("Class", "Images", "Instances", "mAP50", "mAP50-95")
 
-    def postprocess(self, preds: Any) -> np.ndarray:
-        """Return the raw predictions (n, rows, anchors)."""
-        return (preds[0] if isinstance(preds, tuple | list) else preds).float().cpu().numpy()
+    def postprocess(self, preds: Any) -> list[tuple[np.ndarray, ...]]:
+        """Return the raw prediction of each picture, an array an output."""
+        outputs = as_outputs(preds[0] if isinstance(preds, tuple | list) else preds)
+        return list(zip(*(output.float().cpu().numpy() for output in outputs), strict=True))
 
-    def update_metrics(self, preds: np.ndarray, batch: dict[str, Any]) -> None:
+    def update_metrics(self, preds: list[tuple[np.ndarray, ...]], batch: dict[str, Any]) -> None:
         """Note what was found in the pictures of a batch."""
         with ThreadPoolExecutor(_DECODERS) as pool:
             self.found.update(zip(batch["index"], pool.map(self._detections, preds, batch["placement"]), strict=True))
@@ -103,8 +105,8 @@ class RulerValidator(DetectionValidator):
         row = ("all", len(self.images), objects, *self.metrics.values.values())
         LOGGER.info(("%22s" + "%11i" * 2 + "%11.3g" * 2) % row)
 
-    def _detections(self, prediction: np.ndarray, placement: Placement) -> Detections:
-        """Return what a raw prediction (rows, anchors) finds, in pixels of the picture."""
+    def _detections(self, prediction: tuple[np.ndarray, ...], placement: Placement) -> Detections:
+        """Return what the raw prediction of one picture finds, in pixels of the picture."""
         return self.task.decode(
             prediction,
             nms=True,

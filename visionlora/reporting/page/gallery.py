@@ -13,6 +13,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from visionlora.data import LabelledImage
+from visionlora.reporting.page.outlines import Outline, outlines
 from visionlora.reporting.page.svg import element, join, shortened, text_width
 from visionlora.scoring import MATCHING_IOU, Outcome
 from visionlora.vision.boxes import iou_matrix
@@ -28,6 +29,7 @@ SIGNS = {"truth": "", "right": "✓ ", "wrong": "✗ ", "missed": "○ "}
 """Before the name at a box: what became of it, for readers who cannot tell the colours apart."""
 _QUALITY = 82
 _LETTERS, _PLATE, _LONGEST = 9.5, 13, 150  # pixels of the drawing: size of letters, height and width of a label
+_BOX = Outline()
 KINDS = ("found now", "newly missed", "new false alarms", "still missed")
 
 
@@ -56,7 +58,7 @@ class Shift:
 def shift_between(before: Outcome, after: Outcome) -> Shift:
     """Compare two models on one image; both outcomes are on the same objects.
 
-    A false alarm is new where the other model has none of its class on the same place (IoU 0.50).
+    A false alarm is new where the other model has none of its class on the same place (IoU 0.50 of boxes).
     """
     return Shift(
         newly_missed=int((before.found & ~after.found).sum()),
@@ -106,24 +108,29 @@ def panels(
 ) -> list[Panel]:
     """Draw the ground truth, then what each model found of it, on one embedded picture."""
     width, height, scale = _fitted(image)
+    labelled = outlines(image, scale)
     truth = [
-        _Mark(box * scale, "truth", f"{names[class_id]} (crowd)" if crowd else names[class_id])
-        for box, class_id, crowd in zip(image.boxes_xyxy, image.class_ids, image.is_crowd, strict=True)
+        _Mark(box * scale, "truth", f"{names[class_id]} (crowd)" if crowd else names[class_id], outline=outline)
+        for box, class_id, crowd, outline in zip(
+            image.boxes_xyxy, image.class_ids, image.is_crowd, labelled, strict=True
+        )
     ]
     count = int((~image.is_crowd).sum())
     drawing, hidden = _panel(name, width, height, truth)
     drawn = [Panel("ground truth", f"{count} object{'' if count == 1 else 's'}{_hidden(hidden)}", drawing)]
     for title, outcome in outcomes:
         missed = [
-            _Mark(box * scale, "missed", names[class_id])
-            for box, class_id, found in zip(image.boxes_xyxy, image.class_ids, outcome.found, strict=True)
+            _Mark(box * scale, "missed", names[class_id], outline=outline)
+            for box, class_id, found, outline in zip(
+                image.boxes_xyxy, image.class_ids, outcome.found, labelled, strict=True
+            )
             if not found
         ]
         found = outcome.detections
         marks = [
-            _Mark(box * scale, "right" if right else "wrong", names[class_id], f"{score:.2f}")
-            for box, class_id, score, right in zip(
-                found.boxes_xyxy, found.class_ids, found.scores, outcome.right, strict=True
+            _Mark(box * scale, "right" if right else "wrong", names[class_id], f"{score:.2f}", outline)
+            for box, class_id, score, right, outline in zip(
+                found.boxes_xyxy, found.class_ids, found.scores, outcome.right, outlines(found, scale), strict=True
             )
         ]
         right, wrong = ([mark for mark in marks if mark.kind == kind] for kind in ("right", "wrong"))
@@ -135,12 +142,13 @@ def panels(
 
 @dataclass(frozen=True, eq=False)
 class _Mark:
-    """A box in the drawing's pixels with what is written at it."""
+    """A box in the drawing's pixels with what is written at it, and what is drawn of its object beside it."""
 
     box_xyxy: NDArray[np.floating]
     kind: str
     name: str
     score: str = ""
+    outline: Outline = _BOX
 
     @property
     def text(self) -> str:
@@ -197,7 +205,9 @@ def _frame(mark: _Mark) -> Markup:
     left, top, right, bottom = (float(value) for value in mark.box_xyxy)
     sides = {"x": left, "y": top, "width": max(right - left, 1.0), "height": max(bottom - top, 1.0)}
     # A dark line under the bright one, so that it stands out from every picture.
-    lines = element("rect", class_="under", **sides) + element("rect", class_="line", **sides)
+    lines = mark.outline.drawn()
+    if not mark.outline.polygons:
+        lines = element("rect", class_="under", **sides) + element("rect", class_="line", **sides) + lines
     return element("g", element("title", mark.text) + lines, class_=mark.kind)
 
 

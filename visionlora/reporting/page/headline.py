@@ -24,7 +24,7 @@ def headline(report: Report) -> str:
     if last.scores.map50_95 is None:
         return f"There is no object that {_name(last.label)} could find"
     known = "1 class" if len(last.classes) == 1 else f"{len(last.classes)} classes"
-    return f"{_name(last.label)} has mAP50-95 {fraction(last.scores.map50_95)} on {known}"
+    return f"{_name(last.label)} has mAP50-95{report.measured.of} {fraction(last.scores.map50_95)} on {known}"
 
 
 def reasons(report: Report) -> list[str]:

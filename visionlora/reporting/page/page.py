@@ -37,6 +37,7 @@ from visionlora.reporting.page.svg import join, shortened
 from visionlora.reporting.report import Report
 from visionlora.reporting.row import Row
 from visionlora.scoring import ModelScores, Outcome, outcome_of, precision_at_recalls
+from visionlora.tasks import TASKS, Task
 from visionlora.vision.detections import Detections
 
 _HERE = Path(__file__).parent
@@ -82,6 +83,7 @@ def report_page(
         facts=_facts(report),
         sentences=stage_sentences(report),
         batches=batch_notes(report),
+        boxed=any(row.boxes is not None for row in report.rows),
         span=_span(report),
         curves=_curves(report, known),
         class_scores=[row.class_scores() for row in report.rows],
@@ -201,8 +203,10 @@ def _facts(report: Report) -> list[tuple[str, str, str]]:
         )
         facts += [
             ("mAP50-95", fraction(last.scores.map50_95), note),
-            ("mAP50", fraction(last.scores.map50), "IoU 0.50"),
+            ("mAP50", fraction(last.scores.map50), f"{report.measured.similarity} 0.50{report.measured.of}"),
         ]
+        if last.boxes is not None:
+            facts.append(("of boxes", fraction(last.boxes.map50_95), "mAP50-95 of the same detections"))
     if last.operating is not None:
         point = last.operating
         at = f"at score {point.confidence:g}"
@@ -251,7 +255,7 @@ def _galleries(
     used: set[int] = set()
     galleries = []
     for start in dict.fromkeys(index for index in starts if index != last):
-        before, after = (_outcomes(judgements[index], images) for index in (start, last))
+        before, after = (_outcomes(judgements[index], images, TASKS[report.task]) for index in (start, last))
         shifts = [gallery.shift_between(was, now) for was, now in zip(before, after, strict=True)]
         titles = report.rows[start].label, report.rows[last].label
         groups = []
@@ -275,13 +279,13 @@ def _galleries(
     return join(gallery.embedded(images[i], f"picture{i}") for i in sorted(used)), galleries
 
 
-def _outcomes(judgement: ModelScores | None, images: Sequence[LabelledImage]) -> list[Outcome]:
+def _outcomes(judgement: ModelScores | None, images: Sequence[LabelledImage], task: Task) -> list[Outcome]:
     """Return outcomes on all objects, those of classes that the model does not know being missed."""
     if judgement is None:
         nothing = Detections(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int64))
-        return [outcome_of(nothing, image, confidence=0) for image in images]
+        return [outcome_of(nothing, image, confidence=0, task=task) for image in images]
     confidence = judgement.operating.confidence
     return [
-        outcome_of(outcome.detections, image, confidence=confidence)
+        outcome_of(outcome.detections, image, confidence=confidence, task=task)
         for outcome, image in zip(judgement.outcomes, images, strict=True)
     ]
