@@ -294,7 +294,7 @@ def _check_runs(model: DetectionModel, task: Task, classes: int) -> None:
         raise ValueError(f"expected {head.nl} strides from 1 to 256, got {strides}")
     side = max(64, int(max(strides)))
     returned = [tuple(output.shape) for output in raw_prediction(model, torch.zeros(1, 3, side, side))]
-    expected = [(1, task.rows(classes), sum(int(side // stride) ** 2 for stride in strides))]
+    expected: list[tuple[int, ...]] = [(1, task.rows(classes), sum(int(side // stride) ** 2 for stride in strides))]
     if isinstance(task, Segment):
         expected.append((1, task.coefficients, side // 4, side // 4))
     if returned != expected:
@@ -321,11 +321,11 @@ def _card_of(checkpoint: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def _check_detector(model: Any, path: Path) -> None:
-    task = getattr(model, "task", None)
+    task = str(getattr(model, "task", None) or type(model).__name__)
     if not isinstance(model, DetectionModel) or task not in TASKS:
         raise ModelError(
             f"{path}: expected a detection checkpoint, or one for segment, pose or obb, got one for "
-            f"{task or type(model).__name__}; give one that finds boxes, such as yolo11n.pt"
+            f"{task}; give one that finds boxes, such as yolo11n.pt"
         )
     head = model.model[-1]
     if type(head) not in HEADS[task]:
