@@ -89,6 +89,7 @@ def read_results(folder: str, name: str = "results.json") -> list[dict]:
         ("training", "results-faster-host.json"),
         ("accuracy", "results.json"),
         ("accuracy", "results-cpu.json"),
+        ("rulers", "results.json"),
     ],
 )
 def test_pages_show_the_table_that_their_command_prints(folder: str, name: str) -> None:

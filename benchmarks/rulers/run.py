@@ -39,9 +39,18 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             data = make_data(YOLO(model), pictures, Path(folder))
             rows.append({"task": task, "model": Path(model).name, **compared(model, data, task)})
-            print(json.dumps(rows[-1], indent=1))
     results = {"images": len(pictures), "machine": vars(this_machine()), "versions": installed_versions(), "rows": rows}
     args.out.write_text(json.dumps(results, indent=1) + "\n")
+    print(summary(results))
+
+
+def summary(results: dict[str, Any]) -> str:
+    """Return the results as a Markdown table: mAP50-95 and mAP50 of each ruler."""
+    lines = ["| model | ruler | mAP50-95 | mAP50 |", "| --- | --- | --- | --- |"]
+    for row in results["rows"]:
+        for name in [name for name in row if name not in ("task", "model")]:
+            lines.append(f"| {row['model']} | {name} | {row[name][0]:.4f} | {row[name][1]:.4f} |")
+    return "\n".join(lines)
 
 
 def make_data(model: Any, pictures: list[Path], folder: Path) -> Path:
