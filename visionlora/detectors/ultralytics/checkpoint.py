@@ -294,7 +294,7 @@ def _check_runs(model: DetectionModel, task: Task, classes: int) -> None:
         raise ValueError(f"expected {head.nl} strides from 1 to 256, got {strides}")
     side = max(64, int(max(strides)))
     returned = [tuple(output.shape) for output in raw_prediction(model, torch.zeros(1, 3, side, side))]
-    expected = [(1, task.rows(classes), sum(int(side // stride) ** 2 for stride in strides))]
+    expected: list[tuple[int, ...]] = [(1, task.rows(classes), sum(int(side // stride) ** 2 for stride in strides))]
     if isinstance(task, Segment):
         expected.append((1, task.coefficients, side // 4, side // 4))
     if returned != expected:
@@ -328,7 +328,7 @@ def _check_detector(model: Any, path: Path) -> None:
             f"{task or type(model).__name__}; give one that finds boxes, such as yolo11n.pt"
         )
     head = model.model[-1]
-    if type(head) not in HEADS[task]:
+    if type(head) not in HEADS[str(task)]:
         supported = "YOLOv5u, YOLOv8, YOLOv9, YOLOv10, YOLO11, YOLO12 or YOLO26"
         supported = supported if task == "detect" else "YOLOv8, YOLO11 or YOLO12"
         raise ModelError(

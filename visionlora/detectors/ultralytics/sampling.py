@@ -164,7 +164,7 @@ def training_label(image: LabelledImage, task: Task) -> dict[str, Any]:
     objects = ~image.is_crowd
     size = np.array(image.size_wh, dtype=np.float64)
     boxes = image.boxes_xyxy[objects].astype(np.float64) / np.tile(size, 2)
-    outlines: list[NDArray[np.float32]] = []
+    outlines: list[NDArray[Any]] = []
     if task.name == "segment" and image.segments is not None:
         outlines = [_outline(image.segments[index]) for index in np.flatnonzero(objects)]
     elif task.name == "obb" and image.obb is not None:
@@ -188,10 +188,11 @@ def training_label(image: LabelledImage, task: Task) -> dict[str, Any]:
 
 def _outline(segment: Segmentation) -> NDArray[np.float64]:
     """Return one polygon (P, 2) in pixels for a mask; parts are joined by lines there and back, as Ultralytics does."""
-    polygons = segment
     if isinstance(segment, dict):
         found, _ = cv2.findContours(decode(segment), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
         polygons = tuple(contour.reshape(-1, 2).astype(np.float64) for contour in found if len(contour) > 2)
+    else:
+        polygons = segment
     if len(polygons) == 1:
         return polygons[0]
     return np.concatenate(merge_multi_segment([list(polygon.reshape(-1)) for polygon in polygons]))
