@@ -90,7 +90,7 @@ def test_adapted_copy_has_classes_and_activations_and_leaves_the_base(checkpoint
     detector = family.adapted(base, ["dog", "rhino"], RELU)
     detector.attach()
     images = torch.rand(1, 3, 64, 64)
-    assert family.raw_prediction(detector.model.eval(), images).shape[1] == 4 + 2
+    assert family.raw_prediction(detector.model.eval(), images)[0].shape[1] == 4 + 2
     assert nn.SiLU not in kinds(detector.model) and nn.SiLU in kinds(base.model)
     assert all(torch.equal(tensor, before[name]) for name, tensor in base.model.state_dict().items())
 

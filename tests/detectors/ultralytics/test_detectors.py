@@ -59,8 +59,8 @@ def test_merged_detector_equals_the_adapted_one(family: str) -> None:
 def test_raw_prediction_is_of_the_head_that_ships_and_changes_nothing(family: str) -> None:
     model, images = random_detector(family), torch.rand(1, 3, 64, 64)
     before = output(model)
-    expected = RawDetector(model)(images)
-    got = raw_prediction(model, images)
+    (expected,) = RawDetector(model)(images)
+    (got,) = raw_prediction(model, images)
     assert got.shape == (1, 4 + 3, 84)
     torch.testing.assert_close(got, expected, atol=1e-3, rtol=1e-4)
     assert torch.equal(output(model), before)
@@ -161,14 +161,14 @@ def test_unusable_checkpoints_are_refused(tmp_path, checkpoint) -> None:
     torch.save({"model": {"weight": torch.zeros(1)}}, tmp_path / "state.pt")
     from ultralytics.nn.tasks import SegmentationModel
 
-    segmentation = SegmentationModel("yolo11n-seg.yaml", nc=1, verbose=False)
+    segmentation = SegmentationModel("yolo26n-seg.yaml", nc=1, verbose=False)
     segmentation.task = "segment"
     torch.save({"model": segmentation}, other)
     cases = {
         tmp_path / "missing.pt": "no such file",
         broken: "cannot be read",
         tmp_path / "state.pt": "got weights without the model",
-        other: "expected a detection checkpoint, got one for segment; give one that finds boxes, such as yolo11n.pt",
+        other: "its head is Segment26; supported for segment are the detectors of YOLOv8, YOLO11 or YOLO12",
         tmp_path / "model.onnx": "expected an Ultralytics checkpoint",
     }
     for path, message in cases.items():

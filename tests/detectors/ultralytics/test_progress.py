@@ -57,5 +57,5 @@ def test_the_terminal_shows_as_much_as_it_is_told_to(name, checkpoint, surface, 
 
 def test_a_job_takes_the_level_to_other_processes() -> None:
     with level("quiet"):
-        job = TrainingJob(*[None] * 11)  # type: ignore[arg-type]
+        job = TrainingJob(*[None] * 12)  # type: ignore[arg-type]
     assert pickle.loads(pickle.dumps(job)).console == "quiet"

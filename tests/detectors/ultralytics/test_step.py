@@ -65,12 +65,13 @@ def test_step_equals_the_model_itself(adapted, lean) -> None:
 def test_loss_is_no_number_where_a_head_runs_away(adapted) -> None:
     step, images = TrainingStep(copy.deepcopy(adapted), graph=False).train(), torch.rand(1, 3, 64, 64)
     predictions, loss = step.predictions(images, recompute=0), torch.ones(3)
-    assert step.whole_loss(loss, images, predictions).isfinite().all()
+    names = ("box_loss", "cls_loss", "dfl_loss")
+    assert step.whole_loss(loss, names, images, predictions).isfinite().all()
     heads = [predictions[name] for name in ("one2many", "one2one") if name in predictions] or [predictions]
     for head in heads:
         usual = head["scores"]
         head["scores"] = usual.detach().clone().index_fill_(2, torch.tensor(5), -1e5)
-        assert step.whole_loss(loss, images, predictions).isnan().all()
+        assert step.whole_loss(loss, names, images, predictions).isnan().all()
         head["scores"] = usual
 
 

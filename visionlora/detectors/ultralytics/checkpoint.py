@@ -328,7 +328,7 @@ def _check_detector(model: Any, path: Path) -> None:
             f"{task}; give one that finds boxes, such as yolo11n.pt"
         )
     head = model.model[-1]
-    if type(head) not in HEADS[task]:
+    if type(head) not in HEADS[str(task)]:
         supported = "YOLOv5u, YOLOv8, YOLOv9, YOLOv10, YOLO11, YOLO12 or YOLO26"
         supported = supported if task == "detect" else "YOLOv8, YOLO11 or YOLO12"
         raise ModelError(
