@@ -11,7 +11,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,10 +25,6 @@ class Refusal(Exception):
     """A library cannot adapt a detector with one of its methods."""
 
 
-def _any(layer: nn.Conv2d) -> bool:
-    return True
-
-
 @dataclass(frozen=True)
 class Injected:
     """A method of another library.
@@ -37,14 +33,12 @@ class Injected:
         library: `peft` or `lycoris`.
         settings: of PEFT's configuration, whose name is its `config`, or of LyCORIS' `create_lycoris`.
         takes: which convolutions it can adapt.
-        without: what it leaves out and why, in words.
     """
 
     library: str
     settings: Mapping[str, Any]
     config: str = ""
-    takes: Callable[[nn.Conv2d], bool] = field(default=_any)
-    without: str = ""
+    takes: Callable[[nn.Conv2d], bool] = lambda layer: True
 
     @property
     def ranked(self) -> bool:
@@ -95,8 +89,7 @@ INJECTED: Mapping[str, Injected] = {
         "peft",
         {**_LORA, "use_dora": True},
         "LoraConfig",
-        takes=lambda layer: bool(layer.weight.flatten(1).any(dim=1).all()),
-        without="layers with an output of zeros, which it divides by zero",
+        takes=lambda layer: bool(layer.weight.flatten(1).any(dim=1).all()),  # it divides by the norms of the outputs
     ),
     "peft-loha": Injected("peft", _RANKED, "LoHaConfig"),
     "peft-lokr": Injected("peft", _RANKED, "LoKrConfig"),
@@ -104,8 +97,7 @@ INJECTED: Mapping[str, Injected] = {
         "peft",
         {"oft_block_size": BLOCK},
         "OFTConfig",
-        takes=lambda layer: layer.kernel_size == (1, 1),
-        without="kernels above 1 x 1, whose inputs it adds up several times: it does not begin with the base",
+        takes=lambda layer: layer.kernel_size == (1, 1),  # with others it does not begin with the base
     ),
     "peft-boft": Injected("peft", {}, "BOFTConfig"),
     "peft-ia3": Injected("peft", {"feedforward_modules": []}, "IA3Config"),
@@ -122,8 +114,8 @@ def inject(method: str, model: nn.Module, layers: Sequence[str]) -> set[str]:
     """Put a method into a model, into those of the layers that it takes; return the names of its parameters.
 
     Raises:
-        Refusal: it cannot be put there, with the library's error; or the model does not begin with what it was, or has
-            no finite gradient.
+        Refusal: it cannot be put there, with the library's error; or the model does not begin with what it was, or its
+            parameters have no finite gradients or no place in its state.
     """
     how = INJECTED[method]
     before = {id(parameter) for parameter in model.parameters()}
@@ -138,7 +130,10 @@ def inject(method: str, model: nn.Module, layers: Sequence[str]) -> set[str]:
         raise Refusal(f"{type(error).__name__}: {error}"[:300]) from error
     if not torch.allclose(got, wanted, rtol=1e-3, atol=1e-2):
         raise Refusal(f"before training, outputs differ from the base's by up to {(got - wanted).abs().max():.3g}")
-    new = {name for name, one in model.named_parameters() if id(one) not in before and one.requires_grad}
+    parameters, state = dict(model.named_parameters()), model.state_dict()
+    new = {name for name, one in parameters.items() if id(one) not in before and one.requires_grad}
+    if any(state[name].data_ptr() != parameters[name].data_ptr() for name in new):
+        raise Refusal("its state is not its parameters, so no average over the training would reach them")
     if not any(gradients[name] > 0 for name in new) or not all(math.isfinite(gradients[name]) for name in new):
         raise Refusal("its parameters have no finite gradients")
     return new

@@ -265,6 +265,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--suites", nargs="+", choices=(*SUITES, GRID), default=["main"])
     parser.add_argument("--sets", nargs="+", choices=tuple(SETS), default=tuple(SETS), help="only these data sets")
+    parser.add_argument("--methods", nargs="+", choices=tuple(RATES), default=tuple(RATES), help="only these methods")
     parser.add_argument("--devices", nargs="+", default=["0"], help="numbers of GPUs, or cpu")
     parser.add_argument("--jobs", type=int, default=6, help="processes at once on each")
     parser.add_argument(
@@ -275,7 +276,8 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="factor of all epochs, to try the command")
     options = parser.parse_args()
     results = ResultsFile(options.out, [])
-    cases, extra = cases_of(options.suites, options.sets), grid(options.suites, options.sets)
+    cases = [case for case in cases_of(options.suites, options.sets) if case[1] in options.methods]
+    extra = grid(options.suites, options.sets)
 
     with tempfile.TemporaryDirectory() as folder:
         used = dict.fromkeys(run.data for run in [*sweep(cases), *extra])
