@@ -42,7 +42,7 @@ RATES: Mapping[str, tuple[float | None, ...]] = {
     "lora-gradient-plus": (0.0005, 0.001),
     "auto": (None,),  # all of `train` at its defaults
     "dora": (0.001, 0.002),
-    "loha": (0.001, 0.002),
+    "loha": (0.002, 0.004),
     "lokr": (0.002, 0.004),
     "oft": (0.0002, 0.0005),
     "ia3": (0.002, 0.005),
