@@ -62,7 +62,7 @@ def job_of(run: Run, folder: Path, options: argparse.Namespace, results: Results
     def keep(result: dict) -> None:
         found = {"data": run.data, **result}
         results.add(found)
-        print({name: found[name] for name in SHOWN}, flush=True)
+        print({name: found[name] for name in SHOWN if name in found}, flush=True)
 
     return Job(run.name, command, keep)
 
