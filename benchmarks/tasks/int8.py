@@ -1,0 +1,111 @@
+"""What INT8 costs masks and keypoints, with and without the last convolutions beside boxes and scores in float.
+
+    python benchmarks/tasks/int8.py --images val2017 --segment yolov8n-seg.pt --pose yolo11n-pose.pt
+
+The labels are what the float file itself finds at a score of 0.4 and above, so a drop is that of INT8 alone. The first
+32 pictures by name calibrate, the next 64 are judged.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from jobs import ResultsFile
+from provenance import provenance
+
+import visionlora as vl
+from visionlora.data import load_dataset
+from visionlora.int8.plan import beside_boxes_and_scores
+from visionlora.quantization.float_detector import load_float_detector
+from visionlora.quantization.quantizing import build_int8, calibrate_detector
+
+CALIBRATED, JUDGED, SCORE = 32, 64, 0.4
+NOTHING, LAST = "nothing", "last convolutions beside boxes and scores"
+
+
+def main() -> None:
+    """Measure, write each model's results, print them."""
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--images", type=Path, required=True, help="folder of photographs, such as COCO's val2017")
+    parser.add_argument("--segment", default="yolov8n-seg.pt")
+    parser.add_argument("--pose", default="yolo11n-pose.pt")
+    parser.add_argument("--imgsz", type=int, default=416)
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("int8.json"))
+    args = parser.parse_args()
+    pictures = sorted(args.images.glob("*.jpg"))[: CALIBRATED + JUDGED]
+    results = ResultsFile(args.out, [])
+    for model in (args.segment, args.pose):
+        with tempfile.TemporaryDirectory() as folder:
+            results.add(measure(model, pictures, Path(folder), args.imgsz))
+    print(summary(results.content))
+
+
+def measure(model: str, pictures: list[Path], folder: Path, side: int) -> dict:
+    """Return what the float file and both int8 files of a checkpoint reach and weigh."""
+    exported = vl.export(model, folder / "float.onnx", imgsz=side).path
+    data = write_data(exported, pictures, folder)
+    source = load_float_detector(exported)
+    task = source.network.task
+    recipe = calibrate_detector(source, load_dataset(data, splits=("train",), task=task).split("train"))
+    files = {"float": exported}
+    for name, layers in ((NOTHING, ()), (LAST, beside_boxes_and_scores(source.model.graph))):
+        files[name] = folder / f"{len(files)}.onnx"
+        onnx.save(build_int8(source, replace(recipe, float_layers=layers)), str(files[name]))
+    report = vl.evaluate([f"{name}={path}" for name, path in files.items()], data, cache=False)
+    rows = [
+        {
+            "kept in float": row.label,
+            "map50_95": round(row.scores.map50_95, 4),
+            "boxes": round(row.boxes.map50_95, 4),
+            "bytes": row.bytes,
+        }
+        for row in report.rows
+    ]
+    return {"model": Path(model).name, "task": task.name, "imgsz": side, "images": JUDGED, "rows": rows, **provenance()}
+
+
+def write_data(exported: Path, pictures: list[Path], folder: Path) -> Path:
+    """Write the pictures with what a float file finds in them as labels; return the data.yaml."""
+    splits = {"train": pictures[:CALIBRATED], "val": pictures[CALIBRATED:]}
+    for split, chosen in splits.items():
+        images = folder / "images" / split
+        images.mkdir(parents=True)
+        for picture in chosen:
+            shutil.copy(picture, images)
+        vl.predict(exported, images, folder / split, conf=SCORE, formats=("labels",))
+        shutil.copytree(folder / split / "labels", folder / "labels" / split)
+    network = load_float_detector(exported).network
+    shape = f"kpt_shape: [{network.task.keypoints}, {network.task.dims}]\n" if network.task.name == "pose" else ""
+    names = f"names: {json.dumps(list(network.names))}\n"
+    (folder / "data.yaml").write_text(f"train: images/train\nval: images/val\n{names}{shape}")
+    return folder / "data.yaml"
+
+
+def summary(results: list[dict]) -> str:
+    """Return the results as a Markdown table."""
+    lines = [
+        "| model | kept in float | mAP50-95 | of boxes | file, share of float |",
+        "| --- | --- | ---: | ---: | ---: |",
+    ]
+    for result in results:
+        whole = result["rows"][0]["bytes"]
+        for row in result["rows"]:
+            kept = "all" if row["kept in float"] == "float" else row["kept in float"]
+            cells = (f"{row['map50_95']:.3f}", f"{row['boxes']:.3f}", f"{row['bytes'] / whole:.3f}")
+            lines.append(f"| {result['model']} | {kept} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
