@@ -108,6 +108,11 @@ def test_training_page_shows_the_table_of_whole_runs(name: str) -> None:
     assert table in (ROOT / "benchmarks" / "training" / "README.md").read_text(encoding="utf-8")
 
 
+def test_quantization_page_shows_what_int8_costs_masks_and_keypoints() -> None:
+    table = load_script("tasks/int8.py").summary(read_results("tasks", "int8.json"))
+    assert table in (ROOT / "docs" / "quantization.md").read_text(encoding="utf-8")
+
+
 def test_device_page_shows_the_table_that_its_command_prints() -> None:
     table = load_script("device/run.py").summary(read_results("device"))
     assert table in (ROOT / "docs" / "device.md").read_text(encoding="utf-8")
