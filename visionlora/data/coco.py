@@ -7,6 +7,7 @@ from typing import Any
 
 from visionlora.data.dataset import LabelledImage
 from visionlora.errors import UsageError
+from visionlora.tasks import coco_segmentation
 
 
 def to_coco(images: Sequence[LabelledImage], names: Sequence[str]) -> dict[str, Any]:
@@ -59,10 +60,7 @@ def _more(image: LabelledImage) -> dict[str, list[Any]]:
     """Return COCO's fields of masks and keypoints, an entry an object."""
     more: dict[str, list[Any]] = {}
     if image.segments is not None:
-        more["segmentation"] = [
-            segment if isinstance(segment, dict) else [polygon.ravel().tolist() for polygon in segment]
-            for segment in image.segments
-        ]
+        more["segmentation"] = [coco_segmentation(segment) for segment in image.segments]
     if image.keypoints is not None:
         more["keypoints"] = [points.ravel().tolist() for points in image.keypoints]
         more["num_keypoints"] = (image.keypoints[..., 2] > 0).sum(axis=1).tolist()

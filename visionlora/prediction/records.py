@@ -20,6 +20,7 @@ from visionlora.runtime.frames import is_video
 from visionlora.tasks import Task
 from visionlora.vision.detections import Detections
 from visionlora.vision.masks import rle_area
+from visionlora.vision.painters import SEEN
 
 FILES = {
     "json": "detections.json",
@@ -31,8 +32,6 @@ FILES = {
 FORMATS = (*FILES, "labels", "images")
 LABELS = "labels"
 COLUMNS = ("image", "frame", "seconds", "class_id", "name", "score", "left", "top", "right", "bottom")
-_SURE = 0.5
-"""Keypoints that are less surely visible count as not labelled."""
 _KEPT_SUFFIXES = (".jpg", ".jpeg", ".png")
 """Drawn pictures keep these formats; others become PNG."""
 
@@ -212,7 +211,7 @@ def _labelled(annotation: dict[str, Any]) -> dict[str, Any]:
         fields["area"] = int(rle_area(annotation["segmentation"]))
     if "keypoints" in annotation:
         points = np.reshape(annotation["keypoints"], (-1, 3))
-        seen = points[:, 2:] >= _SURE
+        seen = points[:, 2:] >= SEEN
         marked = np.where(seen, [1, 1, 0], 0) * points + np.where(seen, [0, 0, 2], 0)
         fields |= {"keypoints": marked.ravel().tolist(), "num_keypoints": int(seen.sum())}
     return fields

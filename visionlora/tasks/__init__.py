@@ -12,7 +12,7 @@ from visionlora.tasks.detect import DETECT
 from visionlora.tasks.label_lines import SLACK
 from visionlora.tasks.obb import OrientedBoxes
 from visionlora.tasks.pose import OBJECT_IN_BOX, Pose
-from visionlora.tasks.segment import Segment
+from visionlora.tasks.segment import Segment, coco_segmentation
 from visionlora.tasks.task import RawPrediction, Task, box_fields, difference, one_image
 
 TASKS: Mapping[str, Task] = {task.name: task for task in (DETECT, Segment(), Pose(), OrientedBoxes())}
@@ -29,6 +29,7 @@ __all__ = [
     "Segment",
     "Task",
     "box_fields",
+    "coco_segmentation",
     "difference",
     "one_image",
     "task_fields",

@@ -14,7 +14,7 @@ from visionlora.tasks.label_lines import BOX_COLUMNS, box_of, check_fraction
 from visionlora.tasks.rows import Rows, box_overlap, check_count
 from visionlora.tasks.task import box_fields
 from visionlora.vision.detections import Detections
-from visionlora.vision.painters import draw_keypoints
+from visionlora.vision.painters import SEEN, draw_keypoints
 from visionlora.vision.preprocess import Placement
 
 _BOX = BOX_COLUMNS - 1
@@ -25,7 +25,6 @@ OBJECT_IN_BOX = 0.53
 """How much of its box a person covers; for data sets that label no area, as in Ultralytics' `PoseValidator`, which has
 it of jin-s13/xtcocoapi, cocoeval.py."""
 
-_SURE = 0.5
 _FALLOFF = 0.1  # between COCO's of eyes, 0.05, and of hips, 0.2
 
 
@@ -52,7 +51,7 @@ class Pose(Rows):
 
     def __post_init__(self) -> None:
         check_count("keypoints", self.keypoints)
-        if self.dims not in (2, 3):
+        if self.dims not in _DIMS:
             raise UsageError(f"dims: expected 2 (x, y) or 3 (x, y, visible), got {self.dims!r:.40}")
 
     # -- predictions
@@ -97,7 +96,7 @@ class Pose(Rows):
         """Return box and keypoints of each object as fractions of the image; visibility is 2, or 0 below 0.5."""
         assert found.keypoints is not None
         points = found.keypoints.astype(np.float64) / (*size_wh, 1)
-        points[..., 2] = np.where(points[..., 2] < _SURE, 0, _VISIBLE)
+        points[..., 2] = np.where(points[..., 2] < SEEN, 0, _VISIBLE)
         flat = points[..., : self.dims].reshape(len(found), self.extras).tolist()
         return [box + row for box, row in zip(super().label_rows(found, size_wh), flat, strict=True)]
 

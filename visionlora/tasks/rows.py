@@ -90,8 +90,7 @@ class Rows:
 
     def _centred(self, boxes: NDArray[np.float32]) -> NDArray[np.float32]:
         """(..., 4) boxes of final detections -> centres and sizes."""
-        low, high = boxes[..., :2], boxes[..., 2:]
-        return np.concatenate([(low + high) / 2, high - low], axis=-1)
+        return centred(boxes)
 
     def decode(
         self,
@@ -154,9 +153,13 @@ class Rows:
 
     def label_rows(self, found: Detections, size_wh: tuple[int, int]) -> list[list[float]]:
         """Return centre x, centre y, width, height of each box as fractions of the image."""
-        boxes = found.boxes_xyxy.astype(np.float64) / (size_wh * 2)
-        low, high = boxes[:, :2], boxes[:, 2:]
-        return np.concatenate([(low + high) / 2, high - low], axis=1).tolist()
+        return centred(found.boxes_xyxy.astype(np.float64) / (size_wh * 2)).tolist()
+
+
+def centred(boxes_xyxy: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Return the centres and sizes (..., 4) of corners (..., 4)."""
+    low, high = boxes_xyxy[..., :2], boxes_xyxy[..., 2:]
+    return np.concatenate([(low + high) / 2, high - low], axis=-1)
 
 
 def corners(boxes_cxcywh: NDArray[np.float32]) -> NDArray[np.float32]:

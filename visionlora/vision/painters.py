@@ -17,7 +17,7 @@ _FILL = 0.45
 """Share of the colour in the inside of a mask."""
 _SHIFT = 4  # OpenCV takes coordinates in sixteenths of a pixel
 SEEN = 0.5
-"""Keypoints that are less surely visible are not drawn."""
+"""Keypoints that are less surely visible are not drawn, and count as not labelled."""
 _FACE, _LEFT, _RIGHT, _TRUNK = (255, 190, 60), (90, 210, 70), (60, 140, 255), (230, 110, 200)
 COCO_SKELETON: tuple[tuple[int, int, Colour], ...] = (
     *((0, 1, _FACE), (0, 2, _FACE), (1, 3, _FACE), (2, 4, _FACE), (3, 5, _FACE), (4, 6, _FACE)),
@@ -38,9 +38,7 @@ def draw_masks(
     offset_xy: tuple[int, int] = (0, 0),
 ) -> None:
     """Draw the masks of objects, through which the picture shows, their outlines and labels."""
-    shapes = [
-        [_fine(points * np.float32(scale) + offset_xy) for points in contours] for contours in contours_of(objects)
-    ]
+    shapes = [[_fine(points, scale, offset_xy) for points in contours] for contours in contours_of(objects)]
     pairs = list(zip(shapes, colours, strict=True))
     for shape, colour in reversed(pairs):
         _fill(canvas, shape, colour)
@@ -62,7 +60,7 @@ def draw_keypoints(
     boxes = boxes_on_canvas(canvas, objects, scale=scale, offset_xy=offset_xy)
     for box, points, colour in reversed(list(zip(boxes, objects.keypoints, colours, strict=True))):
         cv2.rectangle(canvas, box[:2], box[2:], colour, 1, cv2.LINE_AA)
-        places = _fine(points[:, :2] * np.float32(scale) + offset_xy)
+        places = _fine(points[:, :2], scale, offset_xy)
         seen = points[:, 2] >= SEEN
         thickness = int(np.clip((box[3] - box[1]) / 80, 1, 4))
         for start, end, limb in COCO_SKELETON if len(points) == 17 else ():
@@ -85,7 +83,7 @@ def draw_rotated_boxes(
     offset_xy: tuple[int, int] = (0, 0),
 ) -> None:
     """Draw the rotated boxes of objects and their labels."""
-    shapes = [_fine(corners * np.float32(scale) + offset_xy) for corners in corners_of(objects.obb)]
+    shapes = [_fine(corners, scale, offset_xy) for corners in corners_of(objects.obb)]
     for shape, colour in reversed(list(zip(shapes, colours, strict=True))):
         cv2.polylines(canvas, [shape], True, colour, 2, cv2.LINE_AA, _SHIFT)
     draw_labels(canvas, boxes_on_canvas(canvas, objects, scale=scale, offset_xy=offset_xy), labels, colours)
@@ -115,9 +113,10 @@ def mask_contours(region: Sequence[int], inside: NDArray[np.bool_]) -> list[NDAr
     return [each[:, 0].astype(np.float32) + np.array(region[:2], dtype=np.float32) + np.float32(0.5) for each in found]
 
 
-def _fine(points: NDArray[np.floating]) -> NDArray[np.int32]:
-    """Points in OpenCV's fractions of a pixel; its whole numbers are centres of pixels, ours their corners."""
-    return np.rint((np.clip(points, -1e5, 1e5) - 0.5) * (1 << _SHIFT)).astype(np.int32)
+def _fine(points: NDArray[np.floating], scale: float, offset_xy: tuple[int, int]) -> NDArray[np.int32]:
+    """Points on the canvas in OpenCV's fractions of a pixel; its whole numbers are centres of pixels, ours corners."""
+    placed = points * np.float32(scale) + offset_xy
+    return np.rint((np.clip(placed, -1e5, 1e5) - 0.5) * (1 << _SHIFT)).astype(np.int32)
 
 
 def _fill(canvas: NDArray[np.uint8], shape: Sequence[NDArray[np.int32]], colour: Colour) -> None:
