@@ -53,6 +53,7 @@ def main() -> None:
     run = {"epochs": args.epochs, "imgsz": args.imgsz, "batch": args.batch, "seed": args.seed, "device": args.device}
     where = {"image_size": args.imgsz, "device": args.device.split(",")[0]}
     extra = {"workers": args.workers, "val": False, **args.set}
+    own = None if args.method in OWN else load_base(args.model).task.name
     started = time.monotonic()
     ranked = is_ranked(args.method)
     result = {
@@ -79,7 +80,6 @@ def main() -> None:
     else:
         chosen = {"optimizer": "AdamW", "momentum": 0.9, "lr0": args.lr0, "warmup_bias_lr": 0.0} if args.lr0 else {}
         options = {"model": args.model, "data": args.data, "cache": "ram", "save_dir": str(args.out)}
-        own = load_base(args.model).task.name
         task = args.task or own
         if task != own:  # a detection model's weights by name in a description of the task
             description = f"{Path(args.model).stem}-{task.replace('segment', 'seg')}.yaml"
@@ -101,11 +101,14 @@ def main() -> None:
     with level("quiet"):
         found = find_objects(network, images, dataset.names, batch=64)
     scores = coco_scores(found.detections, images, dataset.names, classes=found.classes, task=network.task)
-    boxes = mean_precision(found.detections, images, dataset.names, task=DETECT)
+    beside = {}
+    if network.task != DETECT:
+        boxes = mean_precision(found.detections, images, dataset.names, task=DETECT)
+        beside = {"task": network.task.name, "box_map50_95": round(boxes.map50_95, 4)}
     result |= {
         "map50_95": round(scores.map50_95, 4),
         "map50": round(scores.map50, 4),
-        **({} if network.task == DETECT else {"task": network.task.name, "box_map50_95": round(boxes.map50_95, 4)}),
+        **beside,
         "per_class": {entry.name: round(entry.ap50_95, 4) for entry in scores.per_class},
         "bytes": path.stat().st_size if path.exists() else None,
         "seconds": round(seconds, 1),

@@ -175,6 +175,26 @@ def rest(cases: Iterable[tuple[str, str, int | None]], results: list[dict]) -> l
     return runs
 
 
+def unfinished(
+    cases: Iterable[tuple[str, str, int | None]], results: list[dict], ended: Set[str], extra: Iterable[Run] = ()
+) -> list[Run]:
+    """Return the runs without a result: of each case the sweep, and once that has ended, the other seeds.
+
+    Args:
+        cases: data set, method and rank.
+        results: so far.
+        ended: names of runs that have ended, broken off ones too.
+        extra: runs beside them.
+    """
+    done = {key_of(found) for found in results}
+    runs: list[Run] = []
+    for case in cases:
+        swept = sweep([case])
+        complete = all(run.key in done or run.name in ended for run in swept)
+        runs += rest([case], results) if complete else swept
+    return [run for run in dict.fromkeys([*runs, *extra]) if run.key not in done]
+
+
 def scored(results: list[dict], data: str, method: str, rank: int | None) -> list[dict]:
     """Return the runs of one method on one data set, but for those that its library refused."""
     return [
@@ -284,13 +304,7 @@ def main() -> None:
         paths = {name: made_set(name, options, Path(folder)) for name in used}
 
         def wanted(ended: Set[str]) -> list[Job]:
-            done = {key_of(found) for found in results.content}
-            runs: list[Run] = []
-            for case in cases:
-                swept = sweep([case])
-                complete = all(run.key in done or run.name in ended for run in swept)
-                runs += rest([case], results.content) if complete else swept
-            left = [run for run in dict.fromkeys([*runs, *extra]) if run.key not in done]
+            left = unfinished(cases, results.content, ended, extra)
             left.sort(key=lambda run: (list(paths).index(run.data), run.seed))  # first something of every method
             return [job_of(run, paths[run.data], Path(folder), options, results) for run in left]
 

@@ -25,7 +25,7 @@ from provenance import provenance
 import visionlora as vl
 from visionlora.data import load_dataset
 from visionlora.int8.plan import beside_boxes_and_scores
-from visionlora.quantization.float_detector import load_float_detector
+from visionlora.quantization.float_detector import FloatDetector, load_float_detector
 from visionlora.quantization.quantizing import build_int8, calibrate_detector
 
 CALIBRATED, JUDGED, SCORE = 32, 64, 0.4
@@ -54,9 +54,9 @@ def main() -> None:
 def measure(model: str, pictures: list[Path], folder: Path, side: int) -> dict:
     """Return what the float file and both int8 files of a checkpoint reach and weigh."""
     exported = vl.export(model, folder / "float.onnx", imgsz=side).path
-    data = write_data(exported, pictures, folder)
     source = load_float_detector(exported)
     task = source.network.task
+    data = write_data(source, pictures, folder)
     recipe = calibrate_detector(source, load_dataset(data, splits=("train",), task=task).split("train"))
     files = {"float": exported}
     for name, layers in ((NOTHING, ()), (LAST, beside_boxes_and_scores(source.model.graph))):
@@ -75,17 +75,17 @@ def measure(model: str, pictures: list[Path], folder: Path, side: int) -> dict:
     return {"model": Path(model).name, "task": task.name, "imgsz": side, "images": JUDGED, "rows": rows, **provenance()}
 
 
-def write_data(exported: Path, pictures: list[Path], folder: Path) -> Path:
-    """Write the pictures with what a float file finds in them as labels; return the data.yaml."""
+def write_data(source: FloatDetector, pictures: list[Path], folder: Path) -> Path:
+    """Write the pictures with what a float detector finds in them as labels; return the data.yaml."""
     splits = {"train": pictures[:CALIBRATED], "val": pictures[CALIBRATED:]}
     for split, chosen in splits.items():
         images = folder / "images" / split
         images.mkdir(parents=True)
         for picture in chosen:
             shutil.copy(picture, images)
-        vl.predict(exported, images, folder / split, conf=SCORE, formats=("labels",))
+        vl.predict(source.path, images, folder / split, conf=SCORE, formats=("labels",))
         shutil.copytree(folder / split / "labels", folder / "labels" / split)
-    network = load_float_detector(exported).network
+    network = source.network
     shape = f"kpt_shape: [{network.task.keypoints}, {network.task.dims}]\n" if network.task.name == "pose" else ""
     names = f"names: {json.dumps(list(network.names))}\n"
     (folder / "data.yaml").write_text(f"train: images/train\nval: images/val\n{names}{shape}")

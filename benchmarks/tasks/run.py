@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from accuracy.run import BATCH, ONE, SHOWN, Run, key_of, rest, summary, sweep
+from accuracy.run import BATCH, ONE, SHOWN, Run, summary, unfinished
 from jobs import Job, ResultsFile, run_jobs, visible
 
 METHODS: Mapping[str, int | None] = {"full": None, "lora": 8, "auto": 8}
@@ -48,7 +48,7 @@ def job_of(run: Run, folder: Path, options: argparse.Namespace, results: Results
     """Return the process that trains one run."""
     pictures = SETS[run.data]
     command = [sys.executable, str(ONE), "--method", run.method, "--model", getattr(options, pictures.model)]
-    command += ["--data", str(getattr(options, pictures.data)), "--out", str(folder / run.name.replace(" ", "-"))]
+    command += ["--data", str(getattr(options, pictures.data)), "--out", str(folder / run.file)]
     command += ["--epochs", str(max(1, round(options.scale * pictures.epochs))), "--seed", str(run.seed)]
     command += ["--imgsz", str(options.imgsz), "--batch", str(BATCH), "--device", visible(options.devices[0])]
     command += ["--workers", str(options.workers), *([] if pictures.task is None else ["--task", pictures.task])]
@@ -98,13 +98,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
 
         def wanted(ended: Set[str]) -> list[Job]:
-            done = {key_of(found) for found in results.content}
-            runs: list[Run] = []
-            for case in cases:
-                swept = sweep([case])
-                complete = all(run.key in done or run.name in ended for run in swept)
-                runs += rest([case], results.content) if complete else swept
-            left = [run for run in dict.fromkeys(runs) if run.key not in done]
+            left = unfinished(cases, results.content, ended)
             return [job_of(run, Path(folder), options, results) for run in left]
 
         run_jobs(wanted, devices=options.devices, at_once=options.jobs, minutes=options.minutes)
