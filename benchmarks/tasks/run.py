@@ -38,9 +38,9 @@ class Pictures:
 
 
 SETS = {
-    "crack-seg": Pictures("crack_seg", "segment_model", 60),
-    "tiger-pose": Pictures("tiger_pose", "pose_model", 100),
-    "hit-uav-obb": Pictures("hit_uav", "model", 60, task="obb"),
+    "crack-seg": Pictures("crack_seg", "segment_model", 40),
+    "tiger-pose": Pictures("tiger_pose", "pose_model", 50),
+    "hit-uav-obb": Pictures("hit_uav", "model", 40, task="obb"),
 }
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from ultralytics.utils import LOGGER
 
 import visionlora as vl
 from tests.patching.conftest import exported_merged, graph_bytes
@@ -248,6 +249,16 @@ def test_a_method_goes_from_its_name_to_the_patched_int8_file(trained, checkpoin
     assert len(expected) and got.boxes_xyxy.tobytes() == expected.boxes_xyxy.tobytes()
     bundled = vl.open_bundle(vl.bundle(patched, tmp_path / "line").path)
     assert bundled.detector().predict(picture, confidence=0.001).scores.tobytes() == expected.scores.tobytes()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains_in_a_graph_on_a_gpu(method, checkpoint, surface, tmp_path, monkeypatch) -> None:
+    warned: list[str] = []
+    monkeypatch.setattr(LOGGER, "warning", lambda message, *rest: warned.append(message))
+    vl.train(checkpoint, surface, tmp_path / "run", method=method, recipe="near", **{**QUICK, "device": "0"})
+    if method != "oft":  # whose solver is not captured
+        assert not [message for message in warned if "no CUDA graph" in message]
 
 
 def test_a_method_is_resumed_and_of_part_of_the_layers(checkpoint, surface, tmp_path) -> None:

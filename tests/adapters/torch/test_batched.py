@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from visionlora.adapters import AdapterSettings
-from visionlora.adapters.methods import LoRA
+from visionlora.adapters.methods import IA3, BitFit, DoRA, LoHa, LoRA
 from visionlora.adapters.torch import BatchedWeights, attach, plan_adapter
 
 
@@ -40,6 +40,22 @@ def trained_model(*, channels_last: bool, full: int = 0) -> nn.Module:
     for parameter in model.parameters():
         parameter.data.add_(torch.randn_like(parameter) * 0.3)
     return model.to(memory_format=torch.channels_last) if channels_last else model
+
+
+@pytest.mark.parametrize("method", [LoRA(rank=2), DoRA(rank=2), LoHa(rank=2), IA3(), BitFit()], ids=lambda each: each.name)
+def test_what_is_computed_twice_is_computed_anew(method) -> None:
+    """As in the passes before the capture of a CUDA graph, which must not hold what those computed."""
+    model = Mixed().eval()
+    attach(model, plan_adapter(model, AdapterSettings(method), norms={"conv": "bn"}))
+    weights = BatchedWeights(model)
+    for factor in (1, 2):
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.data.mul_(factor)
+        weights.compute()
+    x = torch.randn(1, 3, 6, 6)
+    together = model(x)
+    weights.clear()
+    torch.testing.assert_close(together, model(x), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels last"])

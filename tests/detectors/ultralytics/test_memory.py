@@ -45,6 +45,7 @@ def test_an_epoch_is_its_steps_and_of_an_adapter_the_validation(checkpoint, monk
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_larger_batch_takes_more_and_nothing_is_kept(checkpoint) -> None:
     base, place = load_base(checkpoint), sample("cuda:0")
+    torch.cuda.empty_cache()
     before = torch.cuda.memory_reserved()
 
     def measured(step: StepSpec, limit: int) -> int | None:

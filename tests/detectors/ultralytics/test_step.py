@@ -11,7 +11,7 @@ from ultralytics.nn.tasks import DetectionModel
 
 from tests.detectors.ultralytics.test_loss import labelled_batch
 from visionlora.adapters import AdapterSettings
-from visionlora.adapters.methods import LoRA
+from visionlora.adapters.methods import IA3, BitFit, ConvAdapter, DoRA, LoRA, Mona
 from visionlora.adapters.torch import attach, live_statistics
 from visionlora.detectors.ultralytics import plan_detector, set_activations
 from visionlora.detectors.ultralytics import step as step_module
@@ -270,7 +270,7 @@ def test_a_captured_graph_follows_the_fading_of_activations(adapted) -> None:
 @needs_gpu
 def test_a_graph_works_in_no_memory_that_others_may_free(adapted) -> None:
     """Nor where its stream was used before, as torch's few streams go round."""
-    batch = prepared_batch()
+    batch = prepared_batch(adapted)
     loss_and_gradient(TrainingStep(copy.deepcopy(adapted).cuda(), graph=True).train(), batch)
     first = torch.cuda.graph.default_capture_stream
     while first is not None and torch.cuda.Stream() != first:
@@ -286,10 +286,23 @@ def test_a_graph_works_in_no_memory_that_others_may_free(adapted) -> None:
     assert graphed.uses_graphs and len(junk) == 18
 
 
-def prepared_batch() -> dict[str, torch.Tensor]:
+def prepared_batch(model: DetectionModel) -> dict[str, torch.Tensor]:
     batch = labelled_batch([3, 1], classes=5, size=64, seed=0)
-    TrainingStep(torch.nn.Identity(), graph=True).prepare(batch)
+    TrainingStep(model, graph=True).prepare(batch)
     return {name: value.cuda() for name, value in batch.items()}
+
+
+@needs_gpu
+@pytest.mark.parametrize("method", [BitFit(), IA3(), DoRA(rank=2), Mona(rank=2), ConvAdapter(rank=2)])
+def test_the_graph_of_every_method(method) -> None:
+    model = detector_with_adapter("yolo11n.yaml", AdapterSettings(method))
+    batch = prepared_batch(model)
+    usual, graphed = (TrainingStep(copy.deepcopy(model).cuda(), graph=graph).train() for graph in (False, True))
+    for _ in range(3):
+        for ours, theirs in zip(loss_and_gradient(graphed, batch), loss_and_gradient(usual, batch), strict=True):
+            assert (ours - theirs).norm() < 1e-3 * theirs.norm()
+        torch.cuda.empty_cache()
+    assert graphed.uses_graphs
 
 
 @needs_gpu

@@ -74,6 +74,7 @@ class BatchedWeights:
 
     def compute(self) -> None:
         """Compute every weight and bias now; the layers use them until `clear`, whatever becomes of the parameters."""
+        self.clear()  # a layer that has its weight would give that one
         half = torch.is_autocast_enabled(self._device)
         dtype = torch.get_autocast_dtype(self._device) if half else torch.float32
         with torch.autocast(self._device, enabled=False):

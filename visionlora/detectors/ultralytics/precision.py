@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,12 +33,12 @@ def fastest_convolutions() -> AbstractContextManager[None]:
     return _set_to(torch.backends.cudnn, "benchmark", True)
 
 
-def own_amp_check() -> AbstractContextManager[None]:
-    """Replace Ultralytics' AMP check, which downloads a checkpoint, by one on the model at hand.
+def own_amp_check(image_size: int) -> AbstractContextManager[None]:
+    """Replace Ultralytics' AMP check, which downloads a checkpoint, by one on the model and the image size at hand.
 
     Answers ultralytics/engine/trainer.py, which calls `check_amp` of utils/checks.py; may go when that takes a model.
     """
-    return _set_to(ultralytics_trainer, "check_amp", amp_is_sound)
+    return _set_to(ultralytics_trainer, "check_amp", partial(amp_is_sound, image_size=image_size))
 
 
 @contextmanager
@@ -52,7 +53,7 @@ def _set_to(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 
 @torch.no_grad()
-def amp_is_sound(model: nn.Module) -> bool:
+def amp_is_sound(model: nn.Module, *, image_size: int) -> bool:
     """Return whether half precision gives this model's scores on this GPU, within 0.05.
 
     Where activations are rounded to 256 levels, half precision decides some ties otherwise: what it is good for was
@@ -64,7 +65,7 @@ def amp_is_sound(model: nn.Module) -> bool:
     if isinstance(model, QatDetector):
         return True
     model.eval()
-    images = torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(0)).to(device)
+    images = torch.rand(1, 3, image_size, image_size, generator=torch.Generator().manual_seed(0)).to(device)
     exact = raw_prediction(model, images)
     with torch.autocast("cuda"):
         half = tuple(output.float() for output in raw_prediction(model, images))

@@ -216,7 +216,7 @@ class AdapterTrainer(DetectionTrainer):
         return read_resume_state(self.last, run=self.job.run) if self.job.resume else None
 
     def _setup_train(self) -> None:
-        with own_amp_check(), unwrapped():
+        with own_amp_check(self.args.imgsz), unwrapped():
             super()._setup_train()
         if isinstance(self.model, DetectionModel):  # not compiled
             self.args.compile = False  # it may have been asked for where it does not work
