@@ -97,14 +97,18 @@ def test_pages_show_the_table_that_their_command_prints(folder: str, name: str) 
     assert table in (ROOT / "benchmarks" / folder / "README.md").read_text(encoding="utf-8")
 
 
-def test_training_page_shows_the_parts_of_a_step() -> None:
-    table = load_script("training/run.py").parts(read_results("training", "results-parts.json"))
-    assert table in (ROOT / "benchmarks" / "training" / "README.md").read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize("name", ["whole.json", "gpus.json"])
-def test_training_page_shows_the_table_of_whole_runs(name: str) -> None:
-    table = load_script("training/whole.py").summary(read_results("training", name))
+@pytest.mark.parametrize(
+    ("script", "function", "name"),
+    [
+        ("run.py", "parts", "results-parts.json"),
+        ("kernels.py", "table", "kernels.json"),
+        ("largest.py", "table", "largest.json"),
+        ("whole.py", "summary", "whole.json"),
+        ("whole.py", "summary", "gpus.json"),
+    ],
+)
+def test_training_page_shows_the_tables_of_its_other_commands(script: str, function: str, name: str) -> None:
+    table = getattr(load_script(f"training/{script}"), function)(read_results("training", name))
     assert table in (ROOT / "benchmarks" / "training" / "README.md").read_text(encoding="utf-8")
 
 
