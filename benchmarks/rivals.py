@@ -98,8 +98,10 @@ def rival(method: str, overrides: Mapping[str, Any], base: type = RivalTrainer, 
     if task != "detect":
         own = type("TaskRival", (own, TRAINERS[task]), {})
     kind = type("Rival", (base, own) if base is not RivalTrainer else (own,), {"method": method})
-    freeze = FREEZE.get(method, 0)
-    return kind(overrides={**overrides, "plots": False, "exist_ok": True, **({"freeze": freeze} if freeze else {})})
+    more: dict[str, Any] = {"freeze": FREEZE[method]} if method in FREEZE else {}
+    if method == "peft-dora":
+        more["channels_last"] = False  # it views the factors of convolutions as rows
+    return kind(overrides={**overrides, "plots": False, "exist_ok": True, **more})
 
 
 def write_untrained(description: str, out: Path) -> Path:

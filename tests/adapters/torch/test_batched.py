@@ -42,7 +42,9 @@ def trained_model(*, channels_last: bool, full: int = 0) -> nn.Module:
     return model.to(memory_format=torch.channels_last) if channels_last else model
 
 
-@pytest.mark.parametrize("method", [LoRA(rank=2), DoRA(rank=2), LoHa(rank=2), IA3(), BitFit()], ids=lambda each: each.name)
+@pytest.mark.parametrize(
+    "method", [LoRA(rank=2), DoRA(rank=2), LoHa(rank=2), IA3(), BitFit()], ids=lambda each: each.name
+)
 def test_what_is_computed_twice_is_computed_anew(method) -> None:
     """As in the passes before the capture of a CUDA graph, which must not hold what those computed."""
     model = Mixed().eval()
