@@ -28,7 +28,9 @@ from visionlora.training.recipes import Look
 def planned(checkpoint, surface, tmp_path_factory) -> TrainingPlan:
     folder = tmp_path_factory.mktemp("a name with spaces") / "data"
     shutil.copytree(surface.parent, folder)
-    return plan(checkpoint, folder / surface.name, imgsz=96, batch=2, device="cpu")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planning, "_ROUNDS", 2)
+        return plan(checkpoint, folder / surface.name, imgsz=96, batch=2, device="cpu")
 
 
 def test_every_way_is_measured(planned) -> None:
