@@ -10,15 +10,16 @@ from visionlora.errors import QuantizationError
 from visionlora.int8.weights import quantize_conv
 
 
-def test_every_weight_is_within_half_a_step_of_its_channel():
+@pytest.mark.parametrize("most", [127, 63])
+def test_every_weight_is_within_half_a_step_of_its_channel(most):
     weight, bias = random_conv(np.random.default_rng(0), 8, 5, 3)
     weight *= 10.0 ** np.arange(-4, 4).reshape(-1, 1, 1, 1).astype(np.float32)  # channels of very different size
 
-    made = quantize_conv(weight, bias, np.float32(0.02))
+    made = quantize_conv(weight, bias, np.float32(0.02), most=most)
 
     step = made.scale.reshape(-1, 1, 1, 1)
-    assert made.weight.dtype == np.int8 and made.weight.min() >= -127
-    assert np.all(np.abs(made.weight).reshape(8, -1).max(axis=1) == 127)
+    assert made.weight.dtype == np.int8 and made.weight.min() >= -most
+    assert np.all(np.abs(made.weight).reshape(8, -1).max(axis=1) == most)
     assert np.all(np.abs(made.weight * step - weight) <= 0.5001 * step)
     np.testing.assert_allclose(made.bias * made.bias_scale, bias, atol=0.5001 * made.bias_scale.max())
     np.testing.assert_allclose(made.bias_scale, made.scale * np.float32(0.02), rtol=1e-6)

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 from tests.quantization.graphs import IMAGE_SIZE, NAMES, build, detector, node, random_conv, save
 from visionlora.errors import DataError, ModelError, OutputError, QuantizationError, UsageError
@@ -15,7 +16,7 @@ from visionlora.formats.seal import is_sealed
 from visionlora.int8.histogram import Histogram
 from visionlora.int8.plan import Use
 from visionlora.int8.scheme import X86
-from visionlora.quantization import QuantizedModel, quantize, quantizing
+from visionlora.quantization import QuantizedModel, quantize, quantizing, sums_saturate
 from visionlora.quantization.calibration import range_for
 from visionlora.quantization.checks import MAX_SIZE_RATIO
 from visionlora.runtime import OnnxNetwork
@@ -86,7 +87,19 @@ def test_an_existing_file_is_kept_unless_told_otherwise(model, data, tmp_path):
     assert quantize(model, data, out, images=2, overwrite=True).bytes == out.stat().st_size
 
 
-def test_pictures_of_another_domain_are_warned_of(model, data, tmp_path, caplog):
+@pytest.mark.parametrize(("weights", "largest", "warned"), [("int8", 127, True), ("int7", 63, False)])
+def test_sums_of_int7_weights_do_not_saturate(weights, largest, warned, model, data, tmp_path, caplog, monkeypatch):
+    assert not sums_saturate(63)  # on any CPU
+    monkeypatch.setattr(quantizing, "sums_saturate", lambda: True)
+    made = quantize(model, data, tmp_path / "a.onnx", images=2, weights=weights)
+    assert ("use --weights int7" in caplog.text) == warned
+    kept = [numpy_helper.to_array(each) for each in onnx.load(made.path).graph.initializer]
+    assert max(np.abs(each.astype(int)).max() for each in kept if each.dtype == np.int8 and each.ndim == 4) == largest
+    assert OnnxNetwork(made.path).metadata["settings"]["scheme"]["weights"].startswith("int8 in [-63, 63]") != warned
+
+
+def test_pictures_of_another_domain_are_warned_of(model, data, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(quantizing, "sums_saturate", lambda: False)
     quantize(model, data, tmp_path / "a.onnx", images=2)
     assert not caplog.records
     strange = tmp_path / "data.yaml"

@@ -95,7 +95,9 @@ def add_quantize(verbs: Any) -> None:
         help="what activation ranges are chosen by",
     )
     parser.add_argument(
-        "--weights", choices=("int8", "int4"), help="what weights are kept in; if not given, as trained for, else int8"
+        "--weights",
+        choices=("int8", "int7", "int4"),
+        help="what weights are kept in; if not given, as trained for, else int8. int7: for x86 without VNNI",
     )
     parser.add_argument("--input", choices=("float32", "uint8"), default="float32", help="type of the input tensor")
     quantization_budget(parser)

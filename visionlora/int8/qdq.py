@@ -248,6 +248,7 @@ class _Quantizer:
             self._constants[node.input[2]] if has_bias else None,
             self._ranges[source].scale,
             self._int4.get(layer_name(node)),
+            most=self._scheme.largest_weight,
         )
         if self._reads_four(node):
             if source not in self._four:

@@ -7,6 +7,7 @@ from typing import Any
 
 from visionlora.errors import UsageError
 from visionlora.int8.int4 import GROUP, INT8_SHARE
+from visionlora.int8.limits import INT7_MAX, WEIGHT_MAX
 
 METHODS = ("activation", "mse", "percentile", "minmax")
 """What a range is chosen by: the error behind the activation function, the mean squared error of the values
@@ -14,6 +15,7 @@ themselves, all but a share of outliers at each end, or every value."""
 
 WEIGHTS = {
     "int8": "int8, symmetric, per output channel",
+    "int7": f"int8 in [-{INT7_MAX}, {INT7_MAX}], symmetric, per output channel",
     "int4": (
         f"int4, symmetric, in groups of up to {GROUP} that are whole multiples of the output channel's scale; int8 in "
         f"the smallest layers, {INT8_SHARE:.0%} of all"
@@ -64,6 +66,11 @@ class Scheme:
     def activations(self) -> str:
         """Integers of the activations, in words."""
         return "int8, symmetric, per tensor" if self.symmetric else "uint8, asymmetric, per tensor"
+
+    @property
+    def largest_weight(self) -> int:
+        """The largest int8 weight."""
+        return INT7_MAX if self.weights == "int7" else WEIGHT_MAX
 
     @property
     def biases(self) -> str:

@@ -44,7 +44,12 @@ class QuantizedConv:
 
 
 def quantize_conv(
-    weight: NDArray[np.float32], bias: NDArray[np.float32] | None, input_scale: np.float32, group: int | None = None
+    weight: NDArray[np.float32],
+    bias: NDArray[np.float32] | None,
+    input_scale: np.float32,
+    group: int | None = None,
+    *,
+    most: int = WEIGHT_MAX,
 ) -> QuantizedConv:
     """Quantize symmetrically, each output channel by its largest weight.
 
@@ -56,6 +61,7 @@ def quantize_conv(
         bias: (outputs,), or None.
         input_scale: scale of the convolution's quantized input.
         group: how many neighbouring weights of a channel share a multiplier; None for int8 weights.
+        most: the largest int8 weight, without groups.
 
     Raises:
         QuantizationError: a weight or a bias is NaN or infinite.
@@ -63,7 +69,7 @@ def quantize_conv(
     if not np.isfinite(weight).all() or not (bias is None or np.isfinite(bias).all()):
         raise QuantizationError("weights of the float model: expected finite numbers, got NaN or infinity")
     largest = np.abs(weight.astype(np.float64)).reshape(len(weight), -1).max(axis=1)
-    smallest = largest / (WEIGHT_MAX if group is None else INT4_MAX * MULTIPLIER_MAX)
+    smallest = largest / (most if group is None else INT4_MAX * MULTIPLIER_MAX)
     if bias is not None:
         # A bias much larger than all weights of its channel must still fit into an int32.
         smallest = np.maximum(smallest, np.abs(bias.astype(np.float64)) / (float(input_scale) * BIAS_MAX))
@@ -71,7 +77,7 @@ def quantize_conv(
     if group is None:
         int4 = None
         by_channel = scale.reshape(-1, *[1] * (weight.ndim - 1))
-        levels = np.clip(np.rint(weight / by_channel), -WEIGHT_MAX, WEIGHT_MAX).astype(np.int8)
+        levels = np.clip(np.rint(weight / by_channel), -most, most).astype(np.int8)
     else:
         int4 = _in_groups(weight.reshape(len(weight), -1, group), scale.reshape(-1, 1, 1))
         levels = (int4.levels * int4.multiplier.astype(np.int8)).reshape(weight.shape)

@@ -51,7 +51,7 @@ SENSITIVITY_IMAGES = 16
 """How many calibration images the error of each group is measured on."""
 _ROOM = 0.99
 """Share of the largest file that finer layers may fill the int8 file up to; names need a little too."""
-_BYTES = {"float": 4.0, "int8": 1.0, "int4": 0.5}
+_BYTES = {"float": 4.0, "int8": 1.0, "int7": 1.0, "int4": 0.5}
 """Of a weight."""
 
 Build = Callable[[QuantizationRecipe], onnx.ModelProto]

@@ -5,20 +5,23 @@ from __future__ import annotations
 import platform
 import tempfile
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
+from onnx import helper, numpy_helper
 
 from visionlora.errors import QuantizationError
 from visionlora.int8 import Scheme
+from visionlora.int8.limits import WEIGHT_MAX
 from visionlora.runtime.network import ORT_ERRORS, OnnxNetwork
 from visionlora.vision.detections import EVALUATION_CONFIDENCE
 from visionlora.vision.inference import Network
 
-MAX_SIZE_RATIO = {"int8": 0.45, "int4": 0.25}
+MAX_SIZE_RATIO = {"int8": 0.45, "int7": 0.45, "int4": 0.25}
 """Largest allowed share of the float file's bytes. Weights in int8 alone make it 0.25, mostly in int4 0.15."""
 MIN_INT8_SHARE = 0.9
 """Smallest allowed share of the convolutions that onnxruntime runs in int8."""
@@ -101,6 +104,26 @@ def check_scores(float_network: Network, int8_network: Network, inputs: Iterable
             f"the quantized network finds nothing: its best score on the calibration images is {best_int8:.4f}, "
             f"the float network's {best_float:.4f}"
         )
+
+
+@cache
+def sums_saturate(weight: int = WEIGHT_MAX) -> bool:
+    """Whether onnxruntime adds up products of uint8 and an int8 weight in 16 bits here, as on x86 without VNNI."""
+    size = 64
+    weights = numpy_helper.from_array(np.full((size, 16), weight, dtype=np.int8), "weights")
+    node = helper.make_node("MatMulInteger", ["levels", "weights"], ["sums"])
+    levels, sums = (
+        helper.make_tensor_value_info(name, kind, shape)
+        for name, kind, shape in (
+            ("levels", onnx.TensorProto.UINT8, (1, size)),
+            ("sums", onnx.TensorProto.INT32, (1, 16)),
+        )
+    )
+    graph = helper.make_graph([node], "sums", [levels], [sums], [weights])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"levels": np.full((1, size), 255, dtype=np.uint8)})
+    return bool((found != size * 255 * weight).any())
 
 
 def check_speed(float_path: Path, int8_path: Path, scheme: Scheme, *, runs: int = 15) -> float:

@@ -32,7 +32,7 @@ from visionlora.int8.scheme import X86, scheme_for
 from visionlora.quantization.accuracy import SENSITIVITY_IMAGES, AccuracyTarget, keep_budget
 from visionlora.quantization.blank import warn_of_blank_images
 from visionlora.quantization.calibration import calibrate
-from visionlora.quantization.checks import check_int8_convs, check_scores, check_size, check_speed
+from visionlora.quantization.checks import check_int8_convs, check_scores, check_size, check_speed, sums_saturate
 from visionlora.quantization.float_detector import FloatDetector, load_float_detector
 from visionlora.quantization.report import QuantizationReport, is_report
 from visionlora.reporting import list_words
@@ -105,7 +105,8 @@ def quantize(
     result.
 
     The file is kept only if it is much smaller, runs in int8 in onnxruntime, and still gives scores. onnxruntime's
-    integer kernels are exact on x86 CPUs with VNNI; on older ones sums of large products may saturate.
+    integer kernels are exact on x86 CPUs with VNNI; on older ones sums of large products saturate, which int7 weights
+    avoid. A word is logged where this CPU is one of them.
 
     With a budget, the file is judged against the float one on the val split. Where it loses more, groups of layers go
     back to float, those first that cost most accuracy for their time, until it holds; with int4 weights, they get int8
@@ -122,8 +123,8 @@ def quantize(
         target: whom the file is for: `x86` and `arm` (onnxruntime on such a CPU), `tensorrt`, or `generic`.
         method: what activation ranges are chosen by: `activation` (the error behind the activation function), `mse`,
             `percentile` or `minmax`.
-        weights: what weights are kept in: `int8`, or `int4` for a smaller file that computes the same way (see
-            docs/quantization.md); None takes what the adapter was trained for, `int8` where it was trained in float or
+        weights: what weights are kept in: `int8`, `int7` for x86 CPUs without VNNI, or `int4` for a smaller file that
+            computes the same way (see docs/quantization.md); None takes what the adapter was trained for, `int8` where it was trained in float or
             with `recalibrate`.
         input: `float32`, as the float file, or `uint8`: (1, S, S, 3) pixels as they lie in memory.
         max_drop: budget: how much mAP50-95 the file may lose against the float one, as a fraction of 1.
@@ -161,6 +162,7 @@ def quantize(
         refuse_hub_name(adapter, "--adapter")
     model, out = Path(local_file(model, ONNX)), Path(out)
     _check_out(out, model, judged=asked.judged, overwrite=overwrite)
+    _warn_of_saturation(scheme)
     source = load_float_detector(model)
     against = source if reference is None else _checked_reference(Path(local_file(reference, ONNX)), source, asked)
     if adapter is not None:
@@ -395,6 +397,14 @@ def build_int8(
     properties = {entry.key: entry.value for entry in source.model.metadata_props if entry.key not in left}
     helper.set_model_props(quantized, {**properties, "visionlora": json.dumps(card)})
     return quantized
+
+
+def _warn_of_saturation(scheme: Scheme) -> None:
+    if scheme.name == "x86" and scheme.weights != "int7" and sums_saturate():
+        _LOGGER.warning(
+            "this CPU has no integer dot products (VNNI): sums of an int8 file saturate here, and it finds less than on "
+            "one that has them; for such CPUs use --weights int7"
+        )
 
 
 def _warn_of_another_domain(names: Sequence[str], dataset: Dataset) -> None:

@@ -4,7 +4,7 @@ Other rooms take what they need from here, never from a module inside.
 """
 
 from visionlora.reporting.comparison import comparison_markdown
-from visionlora.reporting.doubts import data_doubts, network_doubts, training_doubts
+from visionlora.reporting.doubts import data_doubts, network_doubts, saturation_doubts, training_doubts
 from visionlora.reporting.formatting import beside, change_words, code, list_words, markdown_table, megabytes
 from visionlora.reporting.header import report_header
 from visionlora.reporting.history import training_settings
@@ -50,6 +50,7 @@ __all__ = [
     "report_header",
     "report_markdown",
     "representative_images",
+    "saturation_doubts",
     "training_doubts",
     "training_settings",
     "write_report",

@@ -12,6 +12,7 @@ import numpy as np
 
 from visionlora.data import LabelledImage, image_paths, read_labelled
 from visionlora.files import sha256_of
+from visionlora.int8.scheme import WEIGHTS
 from visionlora.reporting.formatting import code, join_words, name_words
 from visionlora.reporting.report import Report
 from visionlora.scoring import NEXT_TO_NOTHING, SplitDetections
@@ -88,6 +89,23 @@ def training_doubts(report: Report, trained_on: Mapping[str, Any]) -> tuple[str,
         return ()
     was = "was" if len(labels) == 1 else "were"
     return (f"{join_words(labels)} {was} trained on these very pictures, as the card says: the scores flatter.",)
+
+
+def saturation_doubts(report: Report) -> tuple[str, ...]:
+    """Name the int8 files for x86 whose sums saturate on a CPU without integer dot products, which this one is."""
+    schemes = {row.label: (row.settings or {}).get("scheme") for row in report.rows}
+    labels = [
+        code(label)
+        for label, scheme in schemes.items()
+        if isinstance(scheme, Mapping) and scheme.get("name") == "x86" and scheme.get("weights") != WEIGHTS["int7"]
+    ]
+    if not labels:
+        return ()
+    words = ("finds", "it") if len(labels) == 1 else ("find", "them")
+    return (
+        f"{join_words(labels)} {words[0]} less here than elsewhere: this CPU has no integer dot products (VNNI), and sums "
+        f"saturate. For such CPUs quantize {words[1]} with `--weights int7`.",
+    )
 
 
 def network_doubts(found: Mapping[str, SplitDetections], scores: Mapping[str, float | None]) -> tuple[str, ...]:

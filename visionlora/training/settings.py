@@ -16,7 +16,6 @@ from visionlora.data import Dataset
 from visionlora.detectors.device import check_batch, check_device, check_gpu, default_device
 from visionlora.detectors.family import Base, Family
 from visionlora.errors import UsageError
-from visionlora.int8.scheme import WEIGHTS
 from visionlora.training.recipes import AUTO, Recipe, RecipeChoice, recipe_of
 from visionlora.training.target import check_task
 
@@ -134,8 +133,8 @@ class QatSettings:
     ranges: str = RANGES[0]
 
     def __post_init__(self) -> None:
-        if self.weights not in WEIGHTS:
-            raise UsageError(f"--quantize: expected {' or '.join(WEIGHTS)}, got {self.weights!r}")
+        if self.weights not in QAT_RATES:
+            raise UsageError(f"--quantize: expected {' or '.join(QAT_RATES)}, got {self.weights!r}")
         if self.ranges not in RANGES:
             raise UsageError(f"--ranges: expected {' or '.join(RANGES)}, got {self.ranges!r}")
         check_count(self.epochs, "--qat-epochs")

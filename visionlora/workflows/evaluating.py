@@ -41,6 +41,7 @@ from visionlora.reporting import (
     refuse_existing_report,
     report_header,
     representative_images,
+    saturation_doubts,
     training_doubts,
     training_settings,
     write_report,
@@ -193,6 +194,7 @@ def evaluate(
             *training_doubts(
                 report, {spec.label: _trained_on(spec, row) for spec, row in zip(specs, rows, strict=True)}
             ),
+            *(saturation_doubts(report) if sums_saturate() else ()),
             *network_doubts(
                 dict(zip(labels, found, strict=True)),
                 {row.label: row.scores.map50_95 if row.scores else None for row in rows},
