@@ -86,7 +86,7 @@ class Detector:
         try:
             metadata = json.loads(properties["visionlora"])
             version, preprocessing = metadata["format"], dict(metadata["preprocessing"])
-            self.task = metadata.get("task", "detect")
+            self.task = metadata.get("task", properties.get("task", "detect"))
             if self.task not in SIZES:
                 raise ValueError(f"a task of {', '.join(SIZES)}, it is of {self.task!r:.60}")
             self.sizes = {**SIZES[self.task], **metadata.get("task_settings", {})}
@@ -355,35 +355,36 @@ def suppress_rotated(boxes: np.ndarray, class_ids: np.ndarray, iou_threshold: fl
     """
     # Farther apart than this, by their longer sides, none overlaps so much: it saves most of the work.
     reach = -np.log(max(1 - (1 - iou_threshold) ** 2, 1e-7)) / 3
-    spread = reach * (np.square(boxes[:, 2:4]).max(axis=1, initial=0) + 12)
+    spread = 1.01 * reach * (np.square(boxes[:, 2:4]).max(axis=1, initial=0) + 12)
+    moments = moments_of(boxes)
     kept: list[int] = []
     for i in range(len(boxes)):
         if len(kept) == max_detections:
             break
-        apart = np.square(boxes[:i, :2] - boxes[i, :2]).sum(axis=1)
-        near = (class_ids[:i] == class_ids[i]) & (apart <= 1.01 * (spread[:i] + spread[i]))
-        if not (probiou(boxes[i], boxes[:i][near]) > iou_threshold).any():
+        apart = boxes[:i, :2] - boxes[i, :2]
+        near = np.flatnonzero((class_ids[:i] == class_ids[i]) & ((apart**2).sum(axis=1) <= spread[:i] + spread[i]))
+        if not len(near) or probiou(apart[near], moments[i], moments[near]).max() <= iou_threshold:
             kept.append(i)
     return kept
 
 
-def probiou(box: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """How much a rotated box (5,) overlaps others (N, 5): 1 less the Hellinger distance of Gaussians.
+def moments_of(boxes: np.ndarray) -> np.ndarray:
+    """Variance of x, of y, and their covariance, (N, 3), of Gaussians like rotated boxes (N, 5)."""
+    along, across = np.square(boxes[:, 2]) / 12, np.square(boxes[:, 3]) / 12
+    cos, sin = np.cos(boxes[:, 4]), np.sin(boxes[:, 4])
+    x, y = along * cos**2 + across * sin**2, along * sin**2 + across * cos**2
+    return np.stack([x, y, (along - across) * cos * sin], axis=1)
 
-    arXiv 2106.06072, eq. 6 to 8.
+
+def probiou(apart: np.ndarray, one: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """How much a Gaussian overlaps others that are (N, 2) apart: 1 less their Hellinger distance.
+
+    arXiv 2106.06072, eq. 6 to 8; the moments are those of `moments_of`.
     """
-
-    def moments(boxes: np.ndarray) -> tuple:
-        along, across = np.square(boxes[..., 2]) / 12, np.square(boxes[..., 3]) / 12
-        cos, sin = np.cos(boxes[..., 4]), np.sin(boxes[..., 4])
-        return along * cos**2 + across * sin**2, along * sin**2 + across * cos**2, (along - across) * cos * sin
-
-    (ax, ay, ac), (bx, by, bc) = moments(box), moments(others)
-    x, y, c = ax + bx, ay + by, ac + bc
-    dx, dy = box[0] - others[:, 0], box[1] - others[:, 1]
-    determinant = x * y - c**2
-    distance = (x * dy**2 + y * dx**2 - 2 * c * dx * dy) / (determinant + 1e-7) / 4
-    own = np.maximum(ax * ay - ac**2, 0) * np.maximum(bx * by - bc**2, 0)
+    (x, y, both), (dx, dy) = (one + others).T, apart.T
+    determinant = x * y - both**2
+    distance = (x * dy**2 + y * dx**2 - 2 * both * dx * dy) / (determinant + 1e-7) / 4
+    own = np.maximum(one[0] * one[1] - one[2] ** 2, 0) * np.maximum(others[:, 0] * others[:, 1] - others[:, 2] ** 2, 0)
     distance += np.log(determinant / (4 * np.sqrt(own) + 1e-7) + 1e-7) / 2
     return 1 - np.sqrt(1 - np.exp(-np.clip(distance, 1e-7, 100)) + 1e-7)
 
@@ -565,20 +566,43 @@ def check_files(folder: Path, manifest: dict) -> list:
     return problems
 
 
-def compare(expected: list, found: list, box_tolerance: float, score_tolerance: float) -> list:
-    """Return a sentence for each expected detection that was not found."""
+def compare(test: dict, found: list) -> list:
+    """Return a sentence for each detection that a self-test expects and that was not found."""
     problems = []
-    for wanted in expected:
-        nearest, distance = None, float("inf")
-        for one in found:
-            apart = float(np.abs(np.subtract(one["box_xyxy"], wanted["box_xyxy"])).max())
-            if one["class_id"] == wanted["class_id"] and apart < distance:
-                nearest, distance = one, apart
-        if nearest is None or distance > box_tolerance or abs(nearest["score"] - wanted["score"]) > score_tolerance:
-            text = "no such object" if nearest is None else f"{nearest['score']:.3f}, {distance:.1f} px off"
+    for wanted in test["detections"]:
+        told = sorted(difference(wanted, one, test) for one in found if one["class_id"] == wanted["class_id"])
+        if all(text for _, text in told):
             box = [round(value) for value in wanted["box_xyxy"]]
+            text = told[0][1] if told else "no such object"
             problems.append(f"expected {wanted['name']} with {wanted['score']:.3f} at {box}, found {text}")
     return problems
+
+
+def difference(wanted: dict, found: dict, test: dict) -> tuple:
+    """Return how far a box is off in pixels, and what differs by more than a self-test allows; empty for nothing."""
+    apart = float(np.abs(np.subtract(found["box_xyxy"], wanted["box_xyxy"])).max())
+    if not (apart <= test["box_tolerance"] and abs(found["score"] - wanted["score"]) <= test["score_tolerance"]):
+        return apart, f"{found['score']:.3f}, {apart:.1f} px off"
+    if "segmentation" in wanted:
+        if wanted["segmentation"]["size"] != found["segmentation"]["size"]:
+            return apart, "a mask of another size"
+        one, other = mask_of(wanted["segmentation"]), mask_of(found["segmentation"])
+        iou = (one & other).sum() / max((one | other).sum(), 1)
+        if one.any() and not 1 - iou <= test["mask_tolerance"]:
+            return apart, f"a mask with an IoU of {iou:.2f}"
+    if "keypoints" in wanted:
+        one, other = np.array(wanted["keypoints"]), np.array(found["keypoints"])
+        left, top, right, bottom = wanted["box_xyxy"]
+        off = np.hypot(*(one - other)[one[:, 2] >= SEEN, :2].T) / max(right - left, bottom - top, 1)
+        if len(off) and not off.mean() <= test["keypoint_tolerance"]:
+            return apart, f"keypoints {off.mean():.3f} of the box's side off"
+    if "obb" in wanted:
+        *_, width, height, angle = wanted["obb"]
+        turned = abs(found["obb"][4] - angle) % (np.pi / 2)  # a quarter exchanges the sides, which moves the box
+        turned = min(turned, np.pi / 2 - turned) * (1 - min(width, height) / max(width, height, 1))
+        if not turned <= test["angle_tolerance"]:
+            return apart, f"an angle of {found['obb'][4]:.2f} for {angle:.2f}"
+    return apart, ""
 
 
 def self_test(folder: Path, key: "Path | None") -> list:
@@ -595,8 +619,10 @@ def self_test(folder: Path, key: "Path | None") -> list:
         problems.append(f"expected the classes {manifest['names']}, the model has {detector.names}")
     if detector.image_size != manifest["preprocessing"]["image_size"]:
         problems.append(f"expected {manifest['preprocessing']['image_size']} px, the model takes {detector.image_size}")
+    if (detector.task, detector.sizes) != (manifest.get("task", "detect"), manifest.get("task_settings", {})):
+        return [*problems, f"expected another task, the model is of {detector.task} with {detector.sizes}"]
     found = detector.predict(folder / test["picture"], confidence=test["confidence"])
-    return problems + compare(test["detections"], found, test["box_tolerance"], test["score_tolerance"])
+    return problems + compare(test, found)
 
 
 def printable(text: object) -> str:

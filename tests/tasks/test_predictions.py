@@ -272,10 +272,3 @@ def test_a_card_holds_the_sizes_of_its_task(task) -> None:
 def test_sizes_that_a_task_cannot_have_are_refused(name, settings) -> None:
     with pytest.raises(ModelError, match=f"a.onnx: task {name}: .*expected"):
         task_of(name, "a.onnx", settings)
-
-
-@of_every_task
-def test_a_bundle_is_for_boxes_alone(tmp_path, task) -> None:
-    path = write_file(tmp_path / "a.onnx", task, raw(task))
-    with pytest.raises(ModelError, match=f"expected a detector of boxes, got one of task '{task.name}'"):
-        vl.bundle(path, tmp_path / "a.zip")
