@@ -431,7 +431,12 @@ def mask_in(box: np.ndarray, factors: np.ndarray, prototypes: np.ndarray, place:
     y, down = axis(top, bottom, logits.shape[0], place.scale[1], place.offset[1])
     x, across = axis(left, right, logits.shape[1], place.scale[0], place.offset[0])
     logits = logits[:, x] * (1 - across) + logits[:, x + 1] * across
-    return left, top, logits[y] * (1 - down[:, None]) + logits[y + 1] * down[:, None] > 0
+    inside = np.zeros((len(y), len(x)), dtype=bool)
+    for start in range(0, len(y), 256):  # a mask of a large picture takes little memory, its numbers would not
+        rows = slice(start, start + 256)
+        share = down[rows, None]
+        inside[rows] = logits[y[rows]] * (1 - share) + logits[y[rows] + 1] * share > 0
+    return left, top, inside
 
 
 def to_rle(left: int, top: int, inside: np.ndarray, size_wh: tuple) -> dict:
@@ -461,13 +466,13 @@ def mask_of(rle: dict) -> np.ndarray:
     for letter in rle["counts"].encode():
         value |= (letter - 48 & 31) << shift
         shift += 5
-        if not letter - 48 & 32:
+        if not letter - 48 & 32 or shift > 60:  # no picture is so large: the sum below tells
             value -= (letter - 48 & 16) << shift - 4
             runs.append(value + (runs[-2] if len(runs) > 2 else 0))
             value = shift = 0
     if sum(runs) != height * width or min(runs) < 0:
         raise ValueError(f"expected runs of {height} x {width} pixels together, got {sum(runs)}")
-    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
+    return np.ascontiguousarray(np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T)
 
 
 def draw(image: np.ndarray, detections: list, path: Path) -> None:
@@ -478,14 +483,14 @@ def draw(image: np.ndarray, detections: list, path: Path) -> None:
             inside = np.pad(mask_of(found["segmentation"]), 1)
             inner = inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2] & inside[1:-1, 2:]
             inside = inside[1:-1, 1:-1]
-            colour = np.array(COLOURS_RGB[found["class_id"] % len(COLOURS_RGB)])[::-1]
-            picture[inside] = picture[inside] * 0.55 + colour * 0.45
+            colour = np.float32(COLOURS_RGB[found["class_id"] % len(COLOURS_RGB)][::-1])
+            picture[inside] = picture[inside] * np.float32(0.55) + colour * np.float32(0.45)
             picture[inside & ~inner] = colour
     canvas = Image.fromarray(picture[:, :, ::-1]) if cv2 is None else picture
     for found in detections:
         colour = COLOURS_RGB[found["class_id"] % len(COLOURS_RGB)]
         for line in lines_of(found):
-            points = np.rint(line).astype(int)
+            points = np.rint(np.clip(line, -1e5, 1e5)).astype(int)
             if cv2 is None:
                 ImageDraw.Draw(canvas).line([tuple(point) for point in points.tolist()], fill=colour, width=2)
             else:

@@ -57,11 +57,11 @@ class ExpectedDetection:
 
     Attributes:
         name: of its class.
-        class_id: see there.
-        score: see there.
-        box_xyxy: see there.
+        class_id: index into the names.
+        score: in [0, 1].
+        box_xyxy: left, top, right, bottom.
         segmentation: its mask; None where the task finds none, as of the two below.
-        keypoints: x, y and how surely it is visible of each.
+        keypoints: of each x, y and how surely it is visible.
         obb: centre x, centre y, width, height, angle in radians.
     """
 
@@ -141,9 +141,10 @@ class Manifest:
     def to_json(self) -> str:
         """Return the manifest as text; what a detection does not have is not named."""
         fields = {"format": FORMAT, **asdict(self)}
-        for found in fields["selftest"]["detections"]:
-            for name in [name for name, value in found.items() if value is None]:
-                del found[name]
+        fields["selftest"]["detections"] = [
+            {name: value for name, value in found.items() if value is not None}
+            for found in fields["selftest"]["detections"]
+        ]
         return json.dumps(fields, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
