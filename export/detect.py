@@ -1,4 +1,6 @@
-"""Detect objects with a detector that visionlora exported; see README.md for the contract of the file.
+"""Find objects with a detector that visionlora exported: boxes, masks, keypoints or oriented boxes.
+
+README.md has the contract of the file.
 
 Needs Python 3.8 or newer, numpy, onnxruntime and either OpenCV or Pillow. Copy this file and the model to the device:
 
@@ -28,6 +30,7 @@ import hashlib
 import json
 import struct
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -47,10 +50,17 @@ except ImportError:
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 PREPROCESSING = {"letterbox": "square", "padding": 114, "channels": "RGB", "scale": "1/255"}
+SIZES: dict = {"detect": {}, "segment": {"coefficients": 32}, "pose": {"keypoints": 17, "dims": 3}, "obb": {}}
 CONFIDENCE = 0.25
 SEAL = b"\x72\x55\x0a\x11visionlora_sha256\x12\x40"  # before the 64 digits that a file of ours ends with
+MAX_CANDIDATES = 30_000  # that enter suppression, the best first
 MAX_PIXELS = 1 << 27  # largest picture that is decoded: a file of a few bytes can ask for any amount of memory
 COLOURS_RGB = ((230, 60, 50), (30, 120, 220), (40, 160, 70), (240, 160, 0), (150, 70, 200), (0, 170, 180))
+SEEN = 0.5  # keypoints that are less surely visible are not drawn
+LIMBS = (  # of COCO's 17 keypoints of a person
+    *((0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6), (5, 6), (5, 11), (6, 12), (11, 12)),
+    *((5, 7), (7, 9), (11, 13), (13, 15), (6, 8), (8, 10), (12, 14), (14, 16)),
+)
 ORT_ERRORS = tuple(  # they have no common parent but Exception
     error for error in vars(ort_errors).values() if isinstance(error, type) and issubclass(error, Exception)
 )
@@ -76,24 +86,26 @@ class Detector:
         try:
             metadata = json.loads(properties["visionlora"])
             version, preprocessing = metadata["format"], dict(metadata["preprocessing"])
-            task = metadata.get("task", "detect")
+            self.task = metadata.get("task", properties.get("task", "detect"))
+            if self.task not in SIZES:
+                raise ValueError(f"a task of {', '.join(SIZES)}, it is of {self.task!r:.60}")
+            self.sizes = {**SIZES[self.task], **metadata.get("task_settings", {})}
             self.names, self.nms, self.image_size = metadata["names"], metadata["nms"], preprocessing.pop("image_size")
             self.thresholds = [float(x) for x in metadata.get("thresholds", [CONFIDENCE] * len(self.names))]
             "".join(self.names).encode("utf-8")
             if len(self.thresholds) != len(self.names) or type(self.image_size) is not int:
                 raise ValueError("one threshold a class, or a whole image_size")
+            known = self.sizes.keys() == SIZES[self.task].keys() and self.sizes.get("dims", 2) in (2, 3)
+            if not known or not all(type(size) is int and 0 < size < 10_000 for size in self.sizes.values()):
+                raise ValueError(f"the sizes of its task, it has {self.sizes!s:.80}")
         except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"{path}: expected a file that visionlora exported, its metadata lacks {error}") from error
-        if task != "detect":
-            raise ValueError(
-                f"{path}: expected a detector of boxes, got task {task!r}; open it with visionlora.Detector"
-            )
         if version != 1 or preprocessing != PREPROCESSING:
             raise ValueError(f"{path}: expected format 1 with {PREPROCESSING}, got {version} with {preprocessing}")
         self.takes_pixels = self.session.get_inputs()[0].type == "tensor(uint8)"
         self.iou_threshold, self.max_detections, self.path = iou_threshold, max_detections, path
         grey, noise = (
-            self._run(pixels.astype(np.uint8))
+            self._run(pixels.astype(np.uint8))[0]
             for pixels in (
                 np.full((self.image_size, self.image_size, 3), 128),
                 np.random.RandomState(0).randint(0, 256, (self.image_size, self.image_size, 3)),
@@ -102,49 +114,83 @@ class Detector:
         if np.array_equal(grey, noise):
             raise ValueError(f"{path}: the network gave the same for two different pictures; its file is broken")
 
-    def _run(self, square: np.ndarray) -> np.ndarray:
-        """Return the prediction for a letterboxed picture, (4 + classes, anchors); ValueError if it is nonsense."""
+    def _run(self, square: np.ndarray) -> list:
+        """Return what the network gives for a letterboxed picture; ValueError if it is nonsense.
+
+        The first is (rows, anchors): 4 of the box, a score a class, and what the task has beside: a factor for each
+        prototype of masks, or x, y and how surely it is visible of each keypoint, or the angle. For masks there is a
+        second, the prototypes (coefficients, size / 4, size / 4).
+        """
         tensor = square[None] if self.takes_pixels else to_float(square)
         try:
-            output = self.session.run(None, {self.session.get_inputs()[0].name: tensor})[0]
+            outputs = self.session.run(None, {self.session.get_inputs()[0].name: tensor})
         except ORT_ERRORS as error:
             raise ValueError(f"{self.path}: onnxruntime cannot run it: {' '.join(str(error).split())}") from error
-        if output.ndim != 3 or output.shape[:2] != (1, 4 + len(self.names)) or not output.shape[2]:
-            raise ValueError(f"{self.path}: expected an output (1, {4 + len(self.names)}, anchors), got {output.shape}")
-        scores, farthest = output[:, 4:], np.abs(output[:, :4]).max()
+        end = 4 + len(self.names)
+        rows = end if self.task == "detect" else end + int(np.prod(list(self.sizes.values())))  # of no sizes it is 1
+        if outputs[0].ndim != 3 or outputs[0].shape[:2] != (1, rows) or not outputs[0].shape[2]:
+            raise ValueError(f"{self.path}: expected an output (1, {rows}, anchors), got {outputs[0].shape}")
+        side = self.image_size // 4
+        shapes = [(1, self.sizes["coefficients"], side, side)] if self.task == "segment" else []
+        if [output.shape for output in outputs[1:]] != shapes:
+            raise ValueError(f"{self.path}: expected more outputs {shapes}, got {[x.shape for x in outputs[1:]]}")
+        scores, rest = outputs[0][:, 4:end], (outputs[0][:, :4], outputs[0][:, end:], *outputs[1:])
+        farthest = np.max([np.abs(part).max(initial=0) for part in rest])
         # A value that is no number makes each of these false.
         if not (scores.min() >= -0.01 and scores.max() <= 1.01 and farthest <= 1000 * self.image_size):
             raise ValueError(
                 f"{self.path}: expected scores in [0, 1] and boxes in pixels, got {scores.min():g} to {scores.max():g} "
                 f"and {farthest:g}; the file is broken"
             )
-        return output[0]
+        return [output[0] for output in outputs]
 
     def predict(self, image: "Path | str | np.ndarray", *, confidence: "float | None" = None) -> list:
         """Return the objects in an image file, or in (H, W, 3) uint8 BGR pixels as from cv2, best first.
 
-        Each is a dict: name, class_id, score in [0, 1], box_xyxy (left, top, right, bottom in pixels of the image).
+        Each is a dict: name, class_id, score in [0, 1], box_xyxy (left, top, right, bottom in pixels of the image), and
+        what the task finds beside: segmentation (a mask as COCO's RLE, see `mask_of`), keypoints (x, y and how surely
+        it is visible, each), or obb (centre x, centre y, width, height, angle in radians).
         Without a confidence the file's own thresholds count, one a class.
         """
         if confidence is not None and not 0 <= confidence <= 1:
             raise ValueError(f"confidence: expected a number in [0, 1], got {confidence}")
         limits = np.array(self.thresholds if confidence is None else [confidence] * len(self.names), dtype=np.float64)
         pixels = image if isinstance(image, np.ndarray) else read_image(image)
-        square, scale_xy, offset_xy = letterbox(pixels, self.image_size)
-        prediction = self._run(square)
-        class_ids, anchors = np.nonzero(prediction[4:] > limits[:, None])  # one anchor may give several classes
-        scores = prediction[4:][class_ids, anchors]
-        order = np.argsort(-scores, kind="stable")
-        class_ids, scores, (x, y, w, h) = class_ids[order], scores[order], prediction[:4, anchors[order]]
-        boxes = np.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], axis=1)
-        kept = suppress(boxes, class_ids, self.iou_threshold, self.max_detections) if self.nms else slice(None)
-        boxes, class_ids, scores = (a[kept][: self.max_detections] for a in (boxes, class_ids, scores))
-        limit = np.array([*pixels.shape[1::-1]] * 2, dtype=np.float32)
-        boxes = np.clip((boxes - np.float32(offset_xy * 2)) / np.float32(scale_xy * 2), 0, limit)
-        return [
-            {"name": self.names[c], "class_id": int(c), "score": float(s), "box_xyxy": [float(v) for v in box]}
-            for c, s, box in zip(class_ids, scores, boxes)  # noqa: B905 (Python 3.8 has no strict)
-        ]
+        square, place = letterbox(pixels, self.image_size)
+        prediction, *prototypes = self._run(square)
+        end = 4 + len(self.names)
+        class_ids, anchors = np.nonzero(prediction[4:end] > limits[:, None])  # one anchor may give several classes
+        scores = prediction[4:end][class_ids, anchors]
+        order = np.argsort(-scores, kind="stable")[:MAX_CANDIDATES]
+        class_ids, scores, rows = class_ids[order], scores[order], prediction[:, anchors[order]].T  # (N, rows)
+        centre, half, extras = rows[:, :2], rows[:, 2:4] / 2, rows[:, end:]
+        rotated = self.task == "obb"
+        boxes = np.hstack([rows[:, :4], extras] if rotated else [centre - half, centre + half])
+        suppressed = suppress_rotated if rotated else suppress
+        kept = suppressed(boxes, class_ids, self.iou_threshold, self.max_detections) if self.nms else slice(None)
+        boxes, extras, class_ids, scores = (a[kept][: self.max_detections] for a in (boxes, extras, class_ids, scores))
+        columns = {
+            "name": [self.names[class_id] for class_id in class_ids],
+            "class_id": class_ids.tolist(),
+            "score": scores.tolist(),
+            **self._geometry(boxes, extras, prototypes, place),
+        }
+        return [{field: values[i] for field, values in columns.items()} for i in range(len(scores))]
+
+    def _geometry(self, boxes: np.ndarray, extras: np.ndarray, prototypes: list, place: "Place") -> dict:
+        """Return where the objects are in the image: lists by the names that `predict` has for them."""
+        fields: dict = {}
+        if self.task == "obb":
+            boxes, fields["obb"] = place_rotated(boxes, place)
+        boxes = place.to_image(boxes.reshape(-1, 2, 2)).reshape(-1, 4)
+        if self.task == "segment":
+            masks = (mask_in(boxes[i], extras[i], prototypes[0], place) for i in range(len(boxes)))
+            fields["segmentation"] = [to_rle(*mask, place.size_wh) for mask in masks]
+        if self.task == "pose":
+            points = extras.reshape(len(boxes), self.sizes["keypoints"], self.sizes["dims"])
+            visible = points[..., 2:] if points.shape[2] == 3 else np.ones_like(points[..., :1])
+            fields["keypoints"] = np.concatenate([place.to_image(points[..., :2]), visible], axis=2).tolist()
+        return {"box_xyxy": boxes.tolist(), **fields}
 
 
 def check_seal(path: "Path | str") -> bool:
@@ -232,8 +278,21 @@ def _tiff_size(data: bytes, order: str) -> tuple:
     return sides[256], sides[257]
 
 
+class Place(NamedTuple):
+    """Where an image lies in the input of the network: input = image * scale + offset, across and down."""
+
+    scale: tuple
+    offset: tuple
+    size_wh: tuple  # of the image
+
+    def to_image(self, points: np.ndarray, clip: bool = True) -> np.ndarray:
+        """Return points (..., 2) of the input in pixels of the image, clipped to it unless not."""
+        points = (points - np.float32(self.offset)) / np.float32(self.scale)
+        return np.clip(points, 0, np.float32(self.size_wh)) if clip else points
+
+
 def letterbox(image: np.ndarray, size: int) -> tuple:
-    """Fit an image into a grey square: (size, size, 3) uint8 RGB, scale (x, y), offset (x, y)."""
+    """Fit an image into a grey square: (size, size, 3) uint8 RGB, and its place there."""
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
         raise ValueError(f"expected an image (H, W, 3) of uint8, got {image.shape} of {image.dtype}")
     height, width = image.shape[:2]
@@ -242,8 +301,8 @@ def letterbox(image: np.ndarray, size: int) -> tuple:
     left, top = round((size - new_width) / 2 - 0.1), round((size - new_height) / 2 - 0.1)
     square = np.full((size, size, 3), 114, dtype=np.uint8)
     square[top : top + new_height, left : left + new_width] = resize(image, new_width, new_height)
-    rgb = np.ascontiguousarray(square[:, :, ::-1])
-    return rgb, (new_width / width, new_height / height), (left, top)
+    place = Place((new_width / width, new_height / height), (left, top), (width, height))
+    return np.ascontiguousarray(square[:, :, ::-1]), place
 
 
 def to_float(square: np.ndarray) -> np.ndarray:
@@ -289,31 +348,189 @@ def suppress(boxes: np.ndarray, class_ids: np.ndarray, iou_threshold: float, max
     return kept
 
 
+def suppress_rotated(boxes: np.ndarray, class_ids: np.ndarray, iou_threshold: float, max_detections: int) -> list:
+    """Indices of the rotated boxes (best first) that overlap no better one of their class by more than the threshold.
+
+    A better one that goes itself counts too (Fast NMS, arXiv 1904.02689, section 3.3), as in Ultralytics.
+    """
+    # Farther apart than this, by their longer sides, none overlaps so much: it saves most of the work.
+    reach = -np.log(max(1 - (1 - iou_threshold) ** 2, 1e-7)) / 3
+    spread = 1.01 * reach * (np.square(boxes[:, 2:4]).max(axis=1, initial=0) + 12)
+    moments = moments_of(boxes)
+    kept: list[int] = []
+    for i in range(len(boxes)):
+        if len(kept) == max_detections:
+            break
+        apart = boxes[:i, :2] - boxes[i, :2]
+        near = np.flatnonzero((class_ids[:i] == class_ids[i]) & ((apart**2).sum(axis=1) <= spread[:i] + spread[i]))
+        if not len(near) or probiou(apart[near], moments[i], moments[near]).max() <= iou_threshold:
+            kept.append(i)
+    return kept
+
+
+def moments_of(boxes: np.ndarray) -> np.ndarray:
+    """Variance of x, of y, and their covariance, (N, 3), of Gaussians like rotated boxes (N, 5)."""
+    along, across = np.square(boxes[:, 2]) / 12, np.square(boxes[:, 3]) / 12
+    cos, sin = np.cos(boxes[:, 4]), np.sin(boxes[:, 4])
+    x, y = along * cos**2 + across * sin**2, along * sin**2 + across * cos**2
+    return np.stack([x, y, (along - across) * cos * sin], axis=1)
+
+
+def probiou(apart: np.ndarray, one: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """How much a Gaussian overlaps others that are (N, 2) apart: 1 less their Hellinger distance.
+
+    arXiv 2106.06072, eq. 6 to 8; the moments are those of `moments_of`.
+    """
+    (x, y, both), (dx, dy) = (one + others).T, apart.T
+    determinant = x * y - both**2
+    distance = (x * dy**2 + y * dx**2 - 2 * both * dx * dy) / (determinant + 1e-7) / 4
+    own = np.maximum(one[0] * one[1] - one[2] ** 2, 0) * np.maximum(others[:, 0] * others[:, 1] - others[:, 2] ** 2, 0)
+    distance += np.log(determinant / (4 * np.sqrt(own) + 1e-7) + 1e-7) / 2
+    return 1 - np.sqrt(1 - np.exp(-np.clip(distance, 1e-7, 100)) + 1e-7)
+
+
+def place_rotated(boxes: np.ndarray, place: Place) -> tuple:
+    """Return upright boxes (N, 4) around rotated ones (N, 5) of the input, and these in pixels of the image.
+
+    Angles are in [0, pi / 2): a box that is turned further is one with its sides exchanged.
+    """
+    boxes = boxes.astype(np.float64)
+    quarters, angles = np.divmod(boxes[:, 4], np.pi / 2)
+    turned = quarters % 2 == 1
+    boxes[turned, 2:4] = boxes[turned, 3:1:-1]
+    boxes[:, 4] = np.minimum(angles, np.nextafter(np.float32(np.pi / 2), np.float32(0)))
+    boxes = boxes.astype(np.float32)
+    corners = corners_of(boxes)
+    boxes[:, :2] = place.to_image(boxes[:, :2], clip=False)
+    boxes[:, 2:4] /= np.float32(np.sqrt(place.scale[0] * place.scale[1]))  # the two differ by rounding
+    return np.hstack([corners.min(axis=1), corners.max(axis=1)]), boxes.tolist()
+
+
+def corners_of(boxes: np.ndarray) -> np.ndarray:
+    """Corners (N, 4, 2) of rotated boxes (N, 5)."""
+    cos, sin = np.cos(boxes[:, 4:]), np.sin(boxes[:, 4:])
+    along = np.hstack([cos, sin]) * boxes[:, 2:3] / 2
+    across = np.hstack([-sin, cos]) * boxes[:, 3:4] / 2
+    return np.stack([boxes[:, :2] + a * along + b * across for a, b in ((1, 1), (1, -1), (-1, -1), (-1, 1))], axis=1)
+
+
+def mask_in(box: np.ndarray, factors: np.ndarray, prototypes: np.ndarray, place: Place) -> tuple:
+    """Return left and top of the pixels that count as inside a box of the image, and which of them are of the object.
+
+    They are where the sum of factors (C,) times prototypes (C, rows, columns), enlarged bilinearly, is above 0.
+    """
+    left, top, right, bottom = np.clip(np.ceil(box), 0, place.size_wh * 2).astype(int)
+    logits = np.tensordot(factors, prototypes, 1)
+
+    def axis(start: int, end: int, cells: int, scale: float, offset: int) -> tuple:
+        position = ((np.arange(start, end) + 0.5) * scale + offset) / 4 - 0.5  # a prototype has a cell for 4 pixels
+        position = np.clip(position, 0, cells - 1)
+        low = np.minimum(position.astype(int), cells - 2)
+        return low, (position - low).astype(np.float32)
+
+    y, down = axis(top, bottom, logits.shape[0], place.scale[1], place.offset[1])
+    x, across = axis(left, right, logits.shape[1], place.scale[0], place.offset[0])
+    logits = logits[:, x] * (1 - across) + logits[:, x + 1] * across
+    inside = np.zeros((len(y), len(x)), dtype=bool)
+    for start in range(0, len(y), 256):  # a mask of a large picture takes little memory, its numbers would not
+        rows = slice(start, start + 256)
+        share = down[rows, None]
+        inside[rows] = logits[y[rows]] * (1 - share) + logits[y[rows] + 1] * share > 0
+    return left, top, inside
+
+
+def to_rle(left: int, top: int, inside: np.ndarray, size_wh: tuple) -> dict:
+    """Write a mask (height, width), whose corner lies at left and top of an image, as COCO's compressed RLE."""
+    width, height = size_wh
+    columns = np.zeros((inside.shape[1], inside.shape[0] + 2), dtype=np.int8)
+    columns[:, 1:-1] = inside.T
+    column, row = np.nonzero(np.diff(columns, axis=1))
+    places, times = np.unique((column + left) * height + row + top, return_counts=True)
+    places = places[times == 1]  # a run that goes on in the next column does not end
+    runs = np.diff([0, *places, *([width * height] if not len(places) or places[-1] < width * height else [])]).tolist()
+    text = ""
+    for i, run in enumerate(runs):
+        value, more = run - (runs[i - 2] if i > 2 else 0), True
+        while more:  # 5 bits a character, the lowest first, and a sixth where more follow
+            bits, value = value & 31, value >> 5
+            more = value != (-1 if bits & 16 else 0)
+            text += chr(48 + bits + 32 * more)
+    return {"size": [height, width], "counts": text}
+
+
+def mask_of(rle: dict) -> np.ndarray:
+    """Return the mask (height, width) of COCO's compressed RLE, such as `segmentation`. Raises ValueError if broken."""
+    height, width = rle["size"]
+    runs: list[int] = []
+    value = shift = 0
+    for letter in rle["counts"].encode():
+        value |= (letter - 48 & 31) << shift
+        shift += 5
+        if not letter - 48 & 32 or shift > 60:  # no picture is so large: the sum below tells
+            value -= (letter - 48 & 16) << shift - 4
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    if sum(runs) != height * width or min(runs) < 0:
+        raise ValueError(f"expected runs of {height} x {width} pixels together, got {sum(runs)}")
+    return np.ascontiguousarray(np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T)
+
+
 def draw(image: np.ndarray, detections: list, path: Path) -> None:
-    """Write a picture with a box and a label for each detection."""
-    picture = Image.fromarray(image[:, :, ::-1]) if cv2 is None else image.copy()
+    """Write a picture with a label for each detection and its mask, or its box and keypoints."""
+    picture = image.copy()
     for found in detections:
-        left, top, right, bottom = (round(v) for v in found["box_xyxy"])
+        if "segmentation" in found:
+            inside = np.pad(mask_of(found["segmentation"]), 1)
+            inner = inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2] & inside[1:-1, 2:]
+            inside = inside[1:-1, 1:-1]
+            colour = np.float32(COLOURS_RGB[found["class_id"] % len(COLOURS_RGB)][::-1])
+            picture[inside] = picture[inside] * np.float32(0.55) + colour * np.float32(0.45)
+            picture[inside & ~inner] = colour
+    canvas = Image.fromarray(picture[:, :, ::-1]) if cv2 is None else picture
+    for found in detections:
         colour = COLOURS_RGB[found["class_id"] % len(COLOURS_RGB)]
+        for line in lines_of(found):
+            points = np.rint(np.clip(line, -1e5, 1e5)).astype(int)
+            if cv2 is None:
+                ImageDraw.Draw(canvas).line([tuple(point) for point in points.tolist()], fill=colour, width=2)
+            else:
+                cv2.polylines(canvas, [points.astype(np.int32)], False, colour[::-1], 2)
+        left, top = (round(v) for v in found["box_xyxy"][:2])
+        ink = (255, 255, 255) if "segmentation" in found else colour  # on its own colour none can be read
         # Control characters as escapes, and so what is no Unicode, which ends the process in OpenCV 5.
         name = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in found["name"])
         label = f"{name} {found['score']:.2f}"
         if cv2 is None:
-            pen = ImageDraw.Draw(picture)
-            pen.rectangle((left, top, right, bottom), outline=colour, width=2)
+            pen = ImageDraw.Draw(canvas)
             try:
-                pen.text((left + 3, top + 2), label, fill=colour)
+                pen.text((left + 3, top + 2), label, fill=ink)
             except UnicodeEncodeError:  # Pillow's small font has Latin letters alone
-                pen.text((left + 3, top + 2), label.encode("ascii", "backslashreplace").decode("ascii"), fill=colour)
+                pen.text((left + 3, top + 2), label.encode("ascii", "backslashreplace").decode("ascii"), fill=ink)
         else:
-            cv2.rectangle(picture, (left, top), (right, bottom), colour[::-1], 2)
-            cv2.putText(picture, label, (left + 3, top + 13), cv2.FONT_HERSHEY_SIMPLEX, 0.45, colour[::-1], 1)
+            cv2.putText(canvas, label, (left + 3, top + 13), cv2.FONT_HERSHEY_SIMPLEX, 0.45, ink[::-1], 1)
     path = path if path.suffix.lower() in SUFFIXES else path.with_suffix(".png")
     path.parent.mkdir(parents=True, exist_ok=True)
     if cv2 is None:
-        picture.save(path)
+        canvas.save(path)
     else:
-        path.write_bytes(cv2.imencode(path.suffix, picture)[1].tobytes())
+        path.write_bytes(cv2.imencode(path.suffix, canvas)[1].tobytes())
+
+
+def lines_of(found: dict) -> list:
+    """Return what is drawn of a detection in lines through points (P, 2): its box, but of a mask, and its keypoints."""
+    left, top, right, bottom = found["box_xyxy"]
+    box = np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
+    if "obb" in found:
+        box = corners_of(np.array([found["obb"]]))[0]
+    lines = [] if "segmentation" in found else [box[[0, 1, 2, 3, 0]]]
+    points = found.get("keypoints", [])
+    lines += [
+        np.array([points[one][:2], points[other][:2]])
+        for one, other in (LIMBS if len(points) == 17 else ())
+        if min(points[one][2], points[other][2]) >= SEEN
+    ]
+    dot = np.array([(-2, -2), (2, -2), (2, 2), (-2, 2), (-2, -2)])
+    return lines + [dot + np.array([x, y]) for x, y, visible in points if visible >= SEEN]
 
 
 def read_manifest(folder: Path) -> dict:
@@ -354,20 +571,43 @@ def check_files(folder: Path, manifest: dict) -> list:
     return problems
 
 
-def compare(expected: list, found: list, box_tolerance: float, score_tolerance: float) -> list:
-    """Return a sentence for each expected detection that was not found."""
+def compare(test: dict, found: list) -> list:
+    """Return a sentence for each detection that a self-test expects and that was not found."""
     problems = []
-    for wanted in expected:
-        nearest, distance = None, float("inf")
-        for one in found:
-            apart = float(np.abs(np.subtract(one["box_xyxy"], wanted["box_xyxy"])).max())
-            if one["class_id"] == wanted["class_id"] and apart < distance:
-                nearest, distance = one, apart
-        if nearest is None or distance > box_tolerance or abs(nearest["score"] - wanted["score"]) > score_tolerance:
-            text = "no such object" if nearest is None else f"{nearest['score']:.3f}, {distance:.1f} px off"
+    for wanted in test["detections"]:
+        told = sorted(difference(wanted, one, test) for one in found if one["class_id"] == wanted["class_id"])
+        if all(text for _, text in told):
             box = [round(value) for value in wanted["box_xyxy"]]
+            text = told[0][1] if told else "no such object"
             problems.append(f"expected {wanted['name']} with {wanted['score']:.3f} at {box}, found {text}")
     return problems
+
+
+def difference(wanted: dict, found: dict, test: dict) -> tuple:
+    """Return how far a box is off in pixels, and what differs by more than a self-test allows; empty for nothing."""
+    apart = float(np.abs(np.subtract(found["box_xyxy"], wanted["box_xyxy"])).max())
+    if not (apart <= test["box_tolerance"] and abs(found["score"] - wanted["score"]) <= test["score_tolerance"]):
+        return apart, f"{found['score']:.3f}, {apart:.1f} px off"
+    if "segmentation" in wanted:
+        if wanted["segmentation"]["size"] != found["segmentation"]["size"]:
+            return apart, "a mask of another size"
+        one, other = mask_of(wanted["segmentation"]), mask_of(found["segmentation"])
+        iou = (one & other).sum() / max((one | other).sum(), 1)
+        if one.any() and not 1 - iou <= test["mask_tolerance"]:
+            return apart, f"a mask with an IoU of {iou:.2f}"
+    if "keypoints" in wanted:
+        one, other = np.array(wanted["keypoints"]), np.array(found["keypoints"])
+        left, top, right, bottom = wanted["box_xyxy"]
+        off = np.hypot(*(one - other)[one[:, 2] >= SEEN, :2].T) / max(right - left, bottom - top, 1)
+        if len(off) and not off.mean() <= test["keypoint_tolerance"]:
+            return apart, f"keypoints {off.mean():.3f} of the box's side off"
+    if "obb" in wanted:
+        *_, width, height, angle = wanted["obb"]
+        turned = abs(found["obb"][4] - angle) % (np.pi / 2)  # a quarter exchanges the sides, which moves the box
+        turned = min(turned, np.pi / 2 - turned) * (1 - min(width, height) / max(width, height, 1))
+        if not turned <= test["angle_tolerance"]:
+            return apart, f"an angle of {found['obb'][4]:.2f} for {angle:.2f}"
+    return apart, ""
 
 
 def self_test(folder: Path, key: "Path | None") -> list:
@@ -384,8 +624,10 @@ def self_test(folder: Path, key: "Path | None") -> list:
         problems.append(f"expected the classes {manifest['names']}, the model has {detector.names}")
     if detector.image_size != manifest["preprocessing"]["image_size"]:
         problems.append(f"expected {manifest['preprocessing']['image_size']} px, the model takes {detector.image_size}")
+    if (detector.task, detector.sizes) != (manifest.get("task", "detect"), manifest.get("task_settings", {})):
+        return [*problems, f"expected another task, the model is of {detector.task} with {detector.sizes}"]
     found = detector.predict(folder / test["picture"], confidence=test["confidence"])
-    return problems + compare(test["detections"], found, test["box_tolerance"], test["score_tolerance"])
+    return problems + compare(test, found)
 
 
 def printable(text: object) -> str:
@@ -425,7 +667,7 @@ def main() -> int:
         return 1
 
 
-def _run_self_test(folder: Path, key: Path | None) -> int:
+def _run_self_test(folder: Path, key: "Path | None") -> int:
     """Print what is wrong with a bundle, or OK."""
     try:
         problems = self_test(folder, key)

@@ -2,11 +2,14 @@
 
 import * as ort from "./node_modules/onnxruntime-web/dist/ort.wasm.min.mjs";
 
+import { extrasOf, keypointsOf, maskOf, placeRotated, suppressRotated, toPicture } from "./tasks.js";
+
 ort.env.wasm.wasmPaths = new URL("./node_modules/onnxruntime-web/dist/", import.meta.url).href;
 
 const PADDING = 114;
 const IOU_THRESHOLD = 0.7;
 const MAX_DETECTIONS = 300;
+const MAX_CANDIDATES = 30000; // that enter suppression, the best first
 
 export class Detector {
   /** Open the model of a bundle (see bundle.js). */
@@ -28,20 +31,64 @@ export class Detector {
     this.names = manifest.names;
     this.thresholds = manifest.thresholds;
     this.size = size;
+    this.task = manifest.task ?? "detect"; // earlier versions knew no other
+    this.sizes = manifest.task_settings ?? {};
+    this.extras = extrasOf(this.task, this.sizes);
   }
 
   /** Find the objects in ImageData; confidence null takes the bundle's thresholds, one a class. */
   async predict(image, confidence = null) {
     const placed = letterbox(image, this.size);
     const input = new ort.Tensor("float32", placed.tensor, [1, 3, this.size, this.size]);
-    const output = (await this.session.run({ [this.session.inputNames[0]]: input }))[this.session.outputNames[0]];
-    const rows = 4 + this.names.length;
+    const outputs = await this.session.run({ [this.session.inputNames[0]]: input });
+    const [output, prototypes] = this.session.outputNames.map((name) => outputs[name]);
+    const rows = 4 + this.names.length + this.extras;
     if (output.dims.length !== 3 || output.dims[1] !== rows) {
       throw new Error(`expected ${rows} rows of output for ${this.names.length} classes, got [${output.dims.join(", ")}]`);
     }
+    if (this.task === "segment" && prototypes?.dims[1] !== this.extras) {
+      throw new Error(`expected ${this.extras} prototypes of masks, got [${prototypes?.dims.join(", ")}]`);
+    }
     const limits = this.names.map((_, i) => (confidence === null ? this.thresholds[i] : confidence));
-    return decode(output.data, output.dims[2], limits, placed, image, this.names);
+    return this.kept(output.data, output.dims[2], limits).map(({ classId, score, anchor, box }) => {
+      const values = (from, count) => Array.from({ length: count }, (_, i) => output.data[(from + i) * output.dims[2] + anchor]);
+      const extras = values(4 + this.names.length, this.extras);
+      const found = { name: this.names[classId], class_id: classId, score };
+      if (this.task === "obb") return { ...found, ...placeRotated(box, placed, image) };
+      found.box_xyxy = [...toPicture(box.slice(0, 2), placed, image), ...toPicture(box.slice(2), placed, image)];
+      if (this.task === "segment") found.segmentation = maskOf(found.box_xyxy, extras, prototypes, placed, image);
+      if (this.task === "pose") found.keypoints = keypointsOf(extras, this.sizes, placed, image);
+      return found;
+    });
   }
+
+  /** Return what counts, best first, after suppression: boxes are corners, or centre, sides and angle of oriented ones. */
+  kept(data, anchors, limits) {
+    const rotated = this.task === "obb";
+    const candidates = [];
+    for (let classId = 0; classId < limits.length; classId += 1) {
+      for (let anchor = 0; anchor < anchors; anchor += 1) {
+        const score = data[(4 + classId) * anchors + anchor];
+        if (!(score > limits[classId])) continue;
+        const [x, y, w, h] = [0, 1, 2, 3].map((row) => data[row * anchors + anchor]);
+        const angle = data[(4 + limits.length) * anchors + anchor];
+        const box = rotated ? [x, y, w, h, angle] : [x - w / 2, y - h / 2, x + w / 2, y + h / 2].map(Math.fround);
+        candidates.push({ classId, score, anchor, box });
+      }
+    }
+    candidates.sort((one, two) => two.score - one.score); // stable, as in Python
+    return (rotated ? suppressRotated : suppress)(candidates.slice(0, MAX_CANDIDATES), IOU_THRESHOLD, MAX_DETECTIONS);
+  }
+}
+
+function suppress(candidates, threshold, most) {
+  const kept = [];
+  for (const candidate of candidates) {
+    if (kept.length === most) break;
+    const covered = kept.some((k) => k.classId === candidate.classId && overlap(k.box, candidate.box) > threshold);
+    if (!covered) kept.push(candidate);
+  }
+  return kept;
 }
 
 /** Fit ImageData into a grey square: float32 RGB planes in [0, 1], scale and offset (x, y). */
@@ -103,32 +150,6 @@ function axis(old, size) {
     weightHigh[i] = roundToEven(weight * 2048);
   }
   return { low, high, weightLow, weightHigh };
-}
-
-function decode(data, anchors, limits, { scale, offset }, image, names) {
-  const candidates = [];
-  for (let classId = 0; classId < limits.length; classId += 1) {
-    for (let anchor = 0; anchor < anchors; anchor += 1) {
-      const score = data[(4 + classId) * anchors + anchor];
-      if (!(score > limits[classId])) continue;
-      const [x, y, w, h] = [0, 1, 2, 3].map((row) => data[row * anchors + anchor]);
-      candidates.push({ classId, score, box: [x - w / 2, y - h / 2, x + w / 2, y + h / 2].map(Math.fround) });
-    }
-  }
-  candidates.sort((one, two) => two.score - one.score); // stable, as in Python
-  const kept = [];
-  for (const candidate of candidates) {
-    if (kept.length === MAX_DETECTIONS) break;
-    const covered = kept.some((k) => k.classId === candidate.classId && overlap(k.box, candidate.box) > IOU_THRESHOLD);
-    if (!covered) kept.push(candidate);
-  }
-  const limit = [image.width, image.height];
-  return kept.map(({ classId, score, box }) => ({
-    name: names[classId],
-    class_id: classId,
-    score,
-    box_xyxy: box.map((v, i) => Math.min(Math.max((v - offset[i % 2]) / scale[i % 2], 0), limit[i % 2])),
-  }));
 }
 
 function overlap(one, two) {

@@ -1,8 +1,9 @@
-// The page: a bundle, then a picture or the webcam, then boxes on the canvas and rows in the table.
+// The page: a bundle, then a picture or the webcam, then what was found on the canvas and in the rows of the table.
 
-import { drawBoxes, printable } from "./boxes.js";
 import { readBundle } from "./bundle.js";
 import { Detector } from "./detector.js";
+import { drawObjects, printable } from "./drawing.js";
+import { missing } from "./selftest.js";
 
 const LARGEST = 64e6; // pixels of a picture
 const READABLE = 640; // pixels of its longest side, at least, when boxes are drawn
@@ -111,12 +112,7 @@ async function selfTest() {
   stop();
   const test = bundle.manifest.selftest;
   const found = await detector.predict(await place(new Blob([bundle.files.get(test.picture)])), test.confidence);
-  const problems = test.detections.filter((wanted) => {
-    const apart = (one) => Math.max(...one.box_xyxy.map((value, i) => Math.abs(value - wanted.box_xyxy[i])));
-    const alike = found.filter((one) => one.class_id === wanted.class_id).sort((one, two) => apart(one) - apart(two));
-    const near = alike.length && apart(alike[0]) <= test.box_tolerance;
-    return !(near && Math.abs(alike[0].score - wanted.score) <= test.score_tolerance);
-  });
+  const problems = missing(test, found);
   show(found.slice(0, test.detections.length));
   if (problems.length) throw new Error(`not found: ${problems.map((one) => `${one.name} ${one.score}`).join("; ")}`);
   say("OK: this browser finds what it should");
@@ -160,7 +156,7 @@ function confidence() {
 function show(found) {
   const rows = element("detections");
   rows.replaceChildren();
-  document.documentElement.dataset.labels = JSON.stringify(drawBoxes(pen, found, enlarge()));
+  document.documentElement.dataset.labels = JSON.stringify(drawObjects(pen, found, enlarge()));
   for (const one of found) {
     const row = rows.insertRow();
     for (const text of [printable(one.name), one.score.toFixed(3), one.box_xyxy.map((v) => v.toFixed(1)).join(", ")]) {

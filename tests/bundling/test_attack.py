@@ -146,6 +146,8 @@ def test_model_of_another_maker_is_refused(tiny, rewrite, keys) -> None:
         {"created": 5},
         {"created": "tomorrow"},
         {"parents": {"base": 1}},
+        {"task": 5},
+        {"task_settings": {"keypoints": "many"}},
     ],
     ids=str,
 )

@@ -12,20 +12,28 @@ from types import ModuleType
 
 import cv2
 import numpy as np
+import pycocotools.mask
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import visionlora as vl
 from tests.tiny_onnx import NAMES, own_metadata, write_constant, write_detector
 from visionlora.runtime import OnnxNetwork
+from visionlora.tasks import OrientedBoxes, Pose, Segment
 from visionlora.vision import image_header
 from visionlora.vision.inference import detect
 from visionlora.vision.preprocess import read_image
 
 SCRIPT = Path(__file__).parents[2] / "export" / "detect.py"
 CONFIDENCE = 0.4
+TASKS = (Segment(coefficients=8), Pose(keypoints=17, dims=3), Pose(keypoints=4, dims=2), OrientedBoxes())
 LIBRARIES = pytest.mark.parametrize("blocked", ["cv2", "PIL"])
+
+
+def card_of(task: str, sizes: dict) -> dict:
+    return {**own_metadata(), "task": task, "task_settings": sizes}
 
 
 def load(blocked: str) -> ModuleType:
@@ -115,6 +123,59 @@ def test_the_class_finds_what_visionlora_finds(tmp_path, folder, blocked, nms):
     assert len(detector.predict(str(picture))) == len(default)
 
 
+@pytest.fixture(scope="module")
+def without_opencv() -> ModuleType:
+    return load("cv2")
+
+
+@pytest.fixture(scope="module", params=TASKS, ids=lambda task: task.name)
+def task_model(request, tmp_path_factory) -> Path:
+    """Return a tiny detector of masks, of keypoints, or of oriented boxes."""
+    return write_detector(tmp_path_factory.mktemp("task") / "model.onnx", task=request.param)
+
+
+@LIBRARIES
+@pytest.mark.parametrize("picture", ["1.jpg", "3.jpg", "turned.jpg"])
+def test_masks_keypoints_and_oriented_boxes_are_those_of_visionlora(task_model, folder, blocked, picture):
+    script = load(blocked)
+    expected = vl.Detector(task_model).predict(folder / picture, confidence=CONFIDENCE)
+    detector = script.Detector(task_model)
+    assert detector.predict(read_image(folder / picture), confidence=1.0) == []
+    found = detector.predict(read_image(folder / picture), confidence=CONFIDENCE)
+    wanted = expected.to_dict()["detections"]
+    assert 1 < len(found) == len(wanted) < 3 * 64
+    for one, two in zip(found, wanted, strict=True):
+        assert one.keys() == two.keys() and json.loads(json.dumps(one)) == one
+        assert (one["name"], one["class_id"]) == (two["name"], two["class_id"])
+        assert one.get("obb", [0])[-1] == pytest.approx(two.get("obb", [0])[-1], abs=0.51e-4)
+        if "segmentation" in one and one["segmentation"] != two["segmentation"]:  # OpenCV 4 rounds places to 1 / 32
+            masks = [script.mask_of(each["segmentation"]) for each in (one, two)]
+            assert (masks[0] != masks[1]).mean() < 0.01
+        for field, digits in (("box_xyxy", 2), ("score", 4), ("keypoints", 2), ("obb", 2)):
+            near = 0.51 * 10**-digits
+            np.testing.assert_allclose(one.get(field, 0), two.get(field, 0), atol=near, rtol=0, err_msg=field)
+
+
+@settings(max_examples=100)
+@given(size_wh=st.tuples(st.integers(1, 9), st.integers(1, 9)), seed=st.integers(0, 10**6), share=st.floats(0, 1))
+def test_runs_of_a_mask_are_those_of_pycocotools_and_lead_back(without_opencv, size_wh, seed, share):
+    mask = np.random.default_rng(seed).random(size_wh[::-1]) < share
+    rle = without_opencv.to_rle(0, 0, mask, size_wh)
+    expected = pycocotools.mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    assert rle == {"size": [*mask.shape], "counts": expected["counts"].decode()}
+    np.testing.assert_array_equal(without_opencv.mask_of(rle), mask)
+
+
+@pytest.mark.parametrize(
+    ("counts", "size"),
+    [("", [2, 2]), ("4", [2, 3]), ("1:1", [1, 1]), ("o" * 10**6, [2, 2])],
+    ids=["none", "too few", "too many", "without end"],
+)
+def test_runs_that_are_no_mask_are_refused(without_opencv, counts, size):
+    with pytest.raises(ValueError, match="expected runs"):
+        without_opencv.mask_of({"counts": counts, "size": size})
+
+
 def test_nms_has_an_effect_on_these_pictures(tmp_path, model, folder):
     everything = write_detector(tmp_path / "all.onnx", properties={"visionlora": json.dumps(own_metadata(nms=False))})
     assert len(expected_detections(model, folder / "1.jpg")) < len(expected_detections(everything, folder / "1.jpg"))
@@ -124,11 +185,6 @@ def test_nms_has_an_effect_on_these_pictures(tmp_path, model, folder):
 def test_every_picture_is_read_as_visionlora_reads_it(folder, blocked):
     for path in folder.glob("*.[!t]*"):
         np.testing.assert_array_equal(load(blocked).read_image(path), read_image(path), err_msg=path.name)
-
-
-@pytest.fixture(scope="module")
-def without_opencv() -> ModuleType:
-    return load("cv2")
 
 
 side = st.integers(1, 120)
@@ -153,6 +209,31 @@ def test_detections_are_drawn_on_a_copy(tmp_path, model, folder, blocked):
     drawn, original = read_image(tmp_path / "drawn" / "1.jpg"), read_image(folder / "1.jpg")
     assert drawn.shape == original.shape and np.abs(drawn.astype(int) - original).max() > 100
     assert (folder / "1.jpg").read_bytes() == before
+
+
+@LIBRARIES
+def test_masks_keypoints_and_oriented_boxes_are_drawn(tmp_path, blocked):
+    script = load(blocked)
+    colour, blue = np.array(script.COLOURS_RGB[0][::-1]), np.array([255, 0, 0], dtype=np.uint8)
+    inside = np.zeros((100, 100), dtype=bool)
+    inside[30:60, 30:60] = True
+    shared = {"name": "", "class_id": 0, "score": 0.5, "box_xyxy": [30, 30, 60, 60]}
+    seen = [[10, 80, 0.9], [80, 20, 0.9], [80, 80, 0.1]]
+    for beside, coloured, plain in (
+        ({"segmentation": script.to_rle(0, 0, inside, (100, 100))}, [(30, 45), (59, 59)], [(62, 45), (28, 30)]),
+        ({"keypoints": seen}, [(10, 80), (80, 20), (30, 50)], [(80, 80), (45, 55)]),
+        ({"obb": [50, 50, 60, 20, np.pi / 6]}, [(50, 39), (71, 73)], [(30, 30), (60, 60), (50, 50)]),
+    ):
+        picture = np.broadcast_to(blue, (100, 100, 3))
+        script.draw(picture, [{**shared, **beside}], tmp_path / "drawn.png")
+        drawn = read_image(tmp_path / "drawn.png").astype(int)
+        near = np.abs(drawn - colour).max(axis=2) < 3
+        for x, y in coloured:
+            assert near[y - 2 : y + 3, x - 2 : x + 3].any(), (beside, x, y)
+        for x, y in plain:
+            assert (drawn[y, x] == blue).all(), (beside, x, y)
+        if "segmentation" in beside:
+            np.testing.assert_allclose(drawn[55, 55], 0.55 * blue + 0.45 * colour, atol=1)
 
 
 def test_drawing_over_the_source_is_refused(model, folder):
@@ -196,6 +277,13 @@ for name in {names}:
         pytest.param({}, "lacks 'visionlora'", id="of another maker"),
         pytest.param({"visionlora": "{}"}, "lacks 'format'", id="empty metadata"),
         pytest.param({"visionlora": json.dumps({**own_metadata(), "format": 2})}, "expected format 1", id="newer"),
+        pytest.param({"visionlora": json.dumps({**own_metadata(), "task": "square"})}, "'square'", id="a later task"),
+        pytest.param({"visionlora": json.dumps({**own_metadata(), "task": []})}, "lacks unhashable", id="no task"),
+        pytest.param({"visionlora": json.dumps(card_of("pose", {"dims": 4}))}, "lacks the sizes", id="dims"),
+        pytest.param({"visionlora": json.dumps(card_of("pose", {"points": 4}))}, "lacks the sizes", id="other sizes"),
+        pytest.param({"visionlora": json.dumps(card_of("obb", {"dims": 2}))}, "lacks the sizes", id="too many sizes"),
+        pytest.param({"visionlora": json.dumps(card_of("segment", {"coefficients": 0}))}, "lacks the", id="no factors"),
+        pytest.param({"visionlora": json.dumps(card_of("segment", {}))}, r"expected an output \(1, 39", id="no masks"),
     ],
 )
 def test_a_wrong_model_is_refused_by_name(tmp_path, content, message):

@@ -19,6 +19,10 @@ import numpy as np
 import pytest
 
 import visionlora as vl
+from tests.tiny_onnx import write_detector
+from visionlora.tasks import OrientedBoxes, Pose, Segment
+from visionlora.vision.masks import decode_rle, encode_rle
+from visionlora.vision.rotated import corners_of
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -27,6 +31,7 @@ pytestmark = [
     pytest.mark.skipif(not (CHROMIUM and shutil.which("npm")), reason="needs chromium and npm"),
 ]
 EXPORT = Path(__file__).parents[2] / "export"
+TASKS = (Segment(coefficients=8), Pose(keypoints=17, dims=3), OrientedBoxes())
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +115,82 @@ def test_browser_finds_what_python_finds(kind, pixels, scores, page, bundles, su
             assert min(apart) < pixels
             assert alike[int(np.argmin(apart))]["score"] == pytest.approx(wanted["score"], abs=scores)
             assert alike[int(np.argmin(apart))]["name"] == wanted["name"]
+
+
+@pytest.fixture(scope="module", params=TASKS, ids=lambda task: task.name)
+def of_task(request, tmp_path_factory) -> tuple[str, Path]:
+    """Return the name of a task and a bundle of a tiny detector."""
+    folder = tmp_path_factory.mktemp(request.param.name)
+    model = write_detector(folder / "model.onnx", task=request.param)
+    return request.param.name, vl.bundle(model, folder / "line.zip").path
+
+
+def test_browser_finds_masks_keypoints_and_oriented_boxes_as_python_does(page, of_task, tmp_path) -> None:
+    task, bundle = of_task
+    assert "model" in load(page, bundle)
+    page.fill("#confidence", "0.4")
+    picture = tmp_path / "a.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 9, 3)).astype(np.uint8)
+    for size in ((77, 203), (700, 480)):
+        cv2.imwrite(str(picture), cv2.resize(pixels, size))
+        page.set_input_files("#picture", str(picture))
+        assert "objects in" in wait(page)
+        found = json.loads(page.get_attribute("html", "data-found"))
+        expected = python_finds(bundle, picture, 0.4, tmp_path / "line")
+        assert len(found) == len(expected) > 1
+        for one, two in zip(found, expected, strict=True):
+            assert one.keys() == two.keys() and one["class_id"] == two["class_id"]
+            for field in ("box_xyxy", "score", "keypoints", "obb"):
+                np.testing.assert_allclose(one.get(field, 0), two.get(field, 0), atol=2e-3, rtol=0, err_msg=field)
+            if task == "segment":
+                assert one["segmentation"]["size"] == two["segmentation"]["size"]
+                assert (decode_rle(one["segmentation"]) != decode_rle(two["segmentation"])).mean() < 1e-3
+    url = page.evaluate("document.querySelector('canvas').toDataURL()")
+    drawn = cv2.imdecode(np.frombuffer(base64.b64decode(url.split(",")[1]), np.uint8), cv2.IMREAD_COLOR)
+    changed = cv2.dilate((drawn != cv2.imread(str(picture))).any(axis=2).astype(np.uint8), np.ones((3, 3)))
+    if task == "segment":
+        inside = np.any([decode_rle(one["segmentation"]) for one in expected], axis=0)
+        assert inside.any() and changed[inside].mean() > 0.99 and changed.mean() < 0.9
+    points = [point[:2] for one in expected for point in one.get("keypoints", []) if point[2] >= 0.5]
+    points += corners_of([one["obb"] for one in expected]).reshape(-1, 2).tolist() if task == "obb" else []
+    for x, y in points:
+        assert not (1 < x < 699 and 1 < y < 479) or changed[int(y), int(x)]
+
+
+def test_self_test_looks_at_masks_keypoints_and_angles(page, of_task, tmp_path) -> None:
+    task, bundle = of_task
+    load(page, bundle)
+    page.click("#selftest")
+    assert wait(page) == "OK: this browser finds what it should"
+    with zipfile.ZipFile(bundle) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    manifest = json.loads(files["manifest.json"])
+    first = manifest["selftest"]["detections"][0]
+    if task == "segment":
+        first["segmentation"] = encode_rle((0, 0, 1, 1), np.ones((1, 1), bool), first["segmentation"]["size"][::-1])
+    elif task == "pose":
+        first["keypoints"] = [[x + 9, y, visible] for x, y, visible in first["keypoints"]]
+    else:
+        first["obb"][2:] = [40, 10, (first["obb"][4] + 0.7) % 1.5]
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
+        for name, content in {**files, "manifest.json": json.dumps(manifest).encode()}.items():
+            archive.writestr(name, content)
+    load(page, tmp_path / "other.zip")
+    page.click("#selftest")
+    assert wait(page) == f"Not found: {first['name']} {first['score']}."
+
+
+@pytest.mark.parametrize(
+    ("task", "sizes"), [("square", {}), ("pose", {}), ("pose", {"keypoints": -17, "dims": -3}), ("segment", "many")]
+)
+def test_a_task_that_the_page_does_not_know_is_refused(task, sizes, page, bundles, tmp_path) -> None:
+    with zipfile.ZipFile(bundles["float"]) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    manifest = {**json.loads(files["manifest.json"]), "task": task, "task_settings": sizes}
+    with zipfile.ZipFile(tmp_path / "odd.zip", "w") as archive:
+        for name, content in {**files, "manifest.json": json.dumps(manifest).encode()}.items():
+            archive.writestr(name, content)
+    assert load(page, tmp_path / "odd.zip").startswith("Expected a detector of detect, segment, pose, obb, got ")
 
 
 @pytest.mark.parametrize("kind", ["float", "int8"])

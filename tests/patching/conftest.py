@@ -16,7 +16,6 @@ from visionlora.adapters.torch.merge import expected_shapes
 from visionlora.cards import preprocessing_card
 from visionlora.detectors.ultralytics import load_base, plan_detector, set_classes
 from visionlora.exporting import export, merge
-from visionlora.tasks import DETECT
 
 IMAGE_SIZE = 96
 
@@ -49,7 +48,8 @@ def random_adapter(
         names=names,
         base={"name": checkpoint.name, "fingerprint": base.fingerprint},
         preprocessing=preprocessing_card(image_size),
-        task=DETECT.name,
+        task=base.task.name,
+        task_settings=base.task.settings(),
     )
     save_adapter(Adapter(card, tensors), path)
     return path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from dataclasses import replace
 
@@ -17,7 +16,6 @@ from ultralytics.utils.ops import scale_boxes, scale_coords
 
 import visionlora as vl
 from tests.tiny_onnx import NAMES, own_metadata, save
-from visionlora.bundling.making import runner_path
 from visionlora.cards import make_card
 from visionlora.data.labels import parse_labels
 from visionlora.errors import ModelError, UsageError
@@ -274,15 +272,3 @@ def test_a_card_holds_the_sizes_of_its_task(task) -> None:
 def test_sizes_that_a_task_cannot_have_are_refused(name, settings) -> None:
     with pytest.raises(ModelError, match=f"a.onnx: task {name}: .*expected"):
         task_of(name, "a.onnx", settings)
-
-
-@of_every_task
-def test_a_bundle_and_its_runner_are_for_boxes_alone(tmp_path, task) -> None:
-    path = write_file(tmp_path / "a.onnx", task, raw(task))
-    with pytest.raises(ModelError, match=f"expected a detector of boxes, got one of task '{task.name}'"):
-        vl.bundle(path, tmp_path / "a.zip")
-    spec = importlib.util.spec_from_file_location("runner", runner_path())
-    runner = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(runner)
-    with pytest.raises(ValueError, match=f"expected a detector of boxes, got task '{task.name}'"):
-        runner.Detector(path)

@@ -7,7 +7,7 @@ import os
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -15,6 +15,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from visionlora.errors import ModelError, UsageError
 from visionlora.formats.parsing import parse_json
 from visionlora.formats.text import class_names
+from visionlora.tasks import DETECT
 
 FORMAT = 1
 MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
@@ -38,13 +39,39 @@ class ListedFile:
 
 
 @dataclass(frozen=True)
+class ExpectedMask:
+    """A mask as COCO's compressed RLE.
+
+    Attributes:
+        size: height and width in pixels.
+        counts: the runs.
+    """
+
+    size: Annotated[Sequence[Annotated[int, Field(ge=1)]], Field(min_length=2, max_length=2)]
+    counts: str
+
+
+@dataclass(frozen=True)
 class ExpectedDetection:
-    """What must be found in the picture of a self-test, with its box in pixels of the picture."""
+    """What must be found in the picture of a self-test, in pixels of the picture, as `Detections.to_dict` has it.
+
+    Attributes:
+        name: of its class.
+        class_id: index into the names.
+        score: in [0, 1].
+        box_xyxy: left, top, right, bottom.
+        segmentation: its mask; None where the task finds none, as of the two below.
+        keypoints: of each x, y and how surely it is visible.
+        obb: centre x, centre y, width, height, angle in radians.
+    """
 
     name: str
     class_id: Annotated[int, Field(ge=0)]
     score: _Fraction
     box_xyxy: Annotated[Sequence[_Number], Field(min_length=4, max_length=4)]
+    segmentation: ExpectedMask | None = None
+    keypoints: Sequence[Annotated[Sequence[_Number], Field(min_length=3, max_length=3)]] | None = None
+    obb: Annotated[Sequence[_Number], Field(min_length=5, max_length=5)] | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +84,11 @@ class SelfTest:
         detections: the best ones.
         box_tolerance: how far a box may be off, in pixels of the picture.
         score_tolerance: how far a score may be off.
+        mask_tolerance: how far the IoU of a mask with the expected one may be below 1.
+        keypoint_tolerance: how far the keypoints that are visible may be off on average, as a share of the longer side
+            of the box.
+        angle_tolerance: how far an oriented box may be turned, in radians, times 1 less the ratio of its sides: a
+            square has no angle.
     """
 
     picture: str
@@ -64,6 +96,9 @@ class SelfTest:
     detections: Sequence[ExpectedDetection]
     box_tolerance: Annotated[_Number, Field(ge=0)]
     score_tolerance: Annotated[_Number, Field(ge=0)]
+    mask_tolerance: _Fraction = 0.0
+    keypoint_tolerance: Annotated[_Number, Field(ge=0)] = 0.0
+    angle_tolerance: Annotated[_Number, Field(ge=0)] = 0.0
 
 
 @dataclass(frozen=True)
@@ -84,6 +119,8 @@ class Manifest:
         licence: of the model.
         parents: SHA-256 by role of what the model was made from.
         version: of visionlora.
+        task: what the model finds; one that names none is of detection.
+        task_settings: the sizes of the task.
     """
 
     model: str
@@ -98,10 +135,17 @@ class Manifest:
     licence: str
     parents: Mapping[str, str]
     version: str
+    task: str = DETECT.name
+    task_settings: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        """Return the manifest as text."""
-        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+        """Return the manifest as text; what a detection does not have is not named."""
+        fields = {"format": FORMAT, **asdict(self)}
+        fields["selftest"]["detections"] = [
+            {name: value for name, value in found.items() if value is not None}
+            for found in fields["selftest"]["detections"]
+        ]
+        return json.dumps(fields, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 _ADAPTER: TypeAdapter[Manifest] = TypeAdapter(Manifest)

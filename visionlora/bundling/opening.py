@@ -19,6 +19,7 @@ from visionlora.bundling.manifest import MANIFEST, SIGNATURE, Manifest, is_plain
 from visionlora.bundling.signing import check_signature
 from visionlora.errors import ModelError
 from visionlora.runtime import Detector, OnnxNetwork
+from visionlora.tasks import task_of
 
 LARGEST = 1 << 30
 """Bytes that all files of a bundle may have together."""
@@ -186,6 +187,7 @@ def _check_model(opened: Bundle) -> None:
         ("classes", list(manifest.names), list(network.names)),
         ("kind", manifest.kind, card.get("kind")),
         ("preprocessing", dict(manifest.preprocessing), card.get("preprocessing")),
+        ("task", task_of(manifest.task, opened.path, manifest.task_settings), network.task),
     ):
         if said != got:
             raise ModelError(

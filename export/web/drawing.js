@@ -1,7 +1,15 @@
-// Boxes with labels on a canvas, as visionlora/drawing.py draws them: one colour a class, the stronger box on top, and no
-// label over another where there is room.
+// Boxes, masks and keypoints with labels on a canvas: one colour a class, the stronger object on top, and no label over
+// another where there is room.
+
+import { cornersOf, pixelsOf } from "./tasks.js";
 
 const LONGEST = 40; // characters of a name
+const FILL = 115; // of 255: how much of its colour a mask has
+const SEEN = 0.5; // keypoints that are less surely visible are not drawn
+const LIMBS = [ // of COCO's 17 keypoints of a person
+  [0, 1], [0, 2], [1, 3], [2, 4], [3, 5], [4, 6], [5, 6], [5, 11], [6, 12], [11, 12],
+  [5, 7], [7, 9], [11, 13], [13, 15], [6, 8], [8, 10], [12, 14], [14, 16],
+];
 const CONTROL = /[\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]/gu; // with u, whole pairs are letters
 
 /** Return a colour of its own for each class: hues by the golden ratio, neighbours far apart. */
@@ -20,19 +28,32 @@ export function printable(text) {
   return String(text).replace(CONTROL, (mark) => `\\u${mark.codePointAt(0).toString(16).padStart(4, "0")}`);
 }
 
-/** Draw what was found, the boxes times `zoom`, and return the places of the labels (left, top, width, height). */
-export function drawBoxes(pen, objects, zoom = 1) {
+/** Draw what was found, enlarged `zoom` times, and return the places of the labels (left, top, width, height). */
+export function drawObjects(pen, objects, zoom = 1) {
   const { width, height } = pen.canvas;
   const found = objects.map((one) => ({ ...one, box_xyxy: one.box_xyxy.map((value) => value * zoom) }));
   const unit = Math.max(Math.max(width, height) / 640, 0.8);
   const strongest = [...found].sort((one, two) => two.score - one.score);
   const colour = (one) => `rgb(${classColour(one.class_id).join(",")})`;
   for (const one of [...strongest].reverse()) {
-    const [left, top, right, bottom] = one.box_xyxy;
+    if (one.segmentation) {
+      pen.drawImage(painted(one.segmentation, classColour(one.class_id)), 0, 0, width, height);
+      continue;
+    }
+    const outline = shapeOf(one, zoom);
     for (const [line, style] of [[4 * unit, "#0009"], [2 * unit, colour(one)]]) {
       pen.lineWidth = line;
       pen.strokeStyle = style;
-      pen.strokeRect(left, top, right - left, bottom - top);
+      pen.stroke(outline);
+    }
+    for (const [x, y, visible] of one.keypoints ?? []) {
+      if (visible < SEEN) continue;
+      pen.beginPath();
+      pen.arc(x * zoom, y * zoom, 3 * unit, 0, 2 * Math.PI);
+      pen.fillStyle = "#fff";
+      pen.fill();
+      pen.lineWidth = unit;
+      pen.stroke();
     }
   }
   pen.font = `600 ${13 * unit}px system-ui, sans-serif`;
@@ -51,6 +72,40 @@ export function drawBoxes(pen, objects, zoom = 1) {
     pen.fillText(label, place[0] + 4 * unit, place[1] + place[3] / 2, place[2] - 6 * unit);
   }
   return taken;
+}
+
+/** Return the lines of an object: its box, or its oriented one, and its limbs where it has the keypoints of a person. */
+function shapeOf({ box_xyxy: [left, top, right, bottom], obb, keypoints }, zoom) {
+  const shape = new Path2D();
+  if (obb) {
+    cornersOf(obb).forEach(([x, y], i) => (i ? shape.lineTo(x * zoom, y * zoom) : shape.moveTo(x * zoom, y * zoom)));
+    shape.closePath();
+  } else {
+    shape.rect(left, top, right - left, bottom - top);
+  }
+  for (const [start, end] of keypoints?.length === 17 ? LIMBS : []) {
+    const ends = [keypoints[start], keypoints[end]];
+    if (ends.some(([, , visible]) => visible < SEEN)) continue;
+    shape.moveTo(ends[0][0] * zoom, ends[0][1] * zoom);
+    shape.lineTo(ends[1][0] * zoom, ends[1][1] * zoom);
+  }
+  return shape;
+}
+
+/** Return a canvas with a mask, through which the picture shows, and its outline. */
+function painted(segmentation, [red, green, blue]) {
+  const [height, width] = segmentation.size;
+  const pixels = pixelsOf(segmentation);
+  const layer = Object.assign(document.createElement("canvas"), { width, height });
+  const content = new ImageData(width, height);
+  pixels.forEach((on, i) => {
+    if (!on) return;
+    const column = i % width;
+    const inner = column > 0 && column < width - 1 && pixels[i - 1] && pixels[i + 1] && pixels[i - width] && pixels[i + width];
+    content.data.set([red, green, blue, inner ? FILL : 255], 4 * i);
+  });
+  layer.getContext("2d").putImageData(content, 0, 0);
+  return layer;
 }
 
 function placeLabel([left, top, right, bottom], { width, height }, [canvasWidth, canvasHeight], taken) {
