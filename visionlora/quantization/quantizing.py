@@ -39,7 +39,8 @@ from visionlora.reporting import list_words
 from visionlora.runtime import OnnxNetwork
 from visionlora.scoring import Budget, Keep, load_split
 from visionlora.vision.detections import PREDICTION_CONFIDENCE
-from visionlora.vision.preprocess import letterbox, read_image
+from visionlora.vision.inference import placed
+from visionlora.vision.preprocess import read_image
 
 _FINE = ("pose", "obb")
 """Tasks whose keypoints or angles 256 levels are few for; mask factors and prototypes they are enough for."""
@@ -174,7 +175,7 @@ def quantize(
     dataset = load_dataset(data, splits=("train",), task=source.network.task)
     chosen = calibration_images(dataset, images, seed=seed)
     domain = load_split(data, task=source.network.task) if asked.judged else None
-    inputs = _Inputs(chosen, source.network.image_size)
+    inputs = _Inputs(chosen, source.network)
     trained = None if recalibrate else trained_recipe(source, scheme, weights)
     if trained is None:
         _warn_of_another_domain(source.network.names, dataset)
@@ -190,7 +191,7 @@ def quantize(
         if is_report(out.with_suffix(".json")):
             out.with_suffix(".json").unlink()  # of the file that was replaced
     else:
-        shown = _Inputs(choose_images(chosen, SENSITIVITY_IMAGES, seed=seed), source.network.image_size)
+        shown = _Inputs(choose_images(chosen, SENSITIVITY_IMAGES, seed=seed), source.network)
         recipe, report = keep_budget(source, recipe, lambda one: build_int8(source, one), domain, asked, shown, against)
         settings["accuracy"] = report.for_card()
         made = _write_judged(source, recipe, out, inputs, settings, report)
@@ -315,7 +316,7 @@ def calibrate_detector(
         DataError: an image cannot be read, or none shows anything.
         QuantizationError: an activation is not finite.
     """
-    return _calibrate(source, _Inputs(tuple(images), source.network.image_size), replace(X86, weights=weights))
+    return _calibrate(source, _Inputs(tuple(images), source.network), replace(X86, weights=weights))
 
 
 def _calibrate(source: FloatDetector, inputs: _Inputs, scheme: Scheme) -> QuantizationRecipe:
@@ -413,11 +414,11 @@ class _Inputs:
     """The network's input for each of some images, read anew each time: many do not fit into memory."""
 
     images: tuple[LabelledImage, ...]
-    image_size: int
+    network: OnnxNetwork
 
     def __iter__(self) -> Iterator[NDArray[np.float32]]:
         for image in self.images:
-            yield letterbox(read_image(image.path), self.image_size)[0][None]
+            yield placed(self.network.task, read_image(image.path), self.network.image_size)[0][None]
 
 
 def _relative(path: Path, folder: Path) -> str:

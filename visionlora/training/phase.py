@@ -209,7 +209,7 @@ def _job(
         images={split: run.dataset.split(split) for split in ("train", "val")},
         ruler=partial(mean_precision, task=run.base.task),
         settings=phase.adapter,
-        preprocessing=preprocessing_card(phase.schedule.imgsz),
+        preprocessing=preprocessing_card(phase.schedule.imgsz, run.base.task.preprocessing),
         training=record,
         hyperparameters={**record["hyperparameters"], "device": run.settings.device},
         run=identity(record, run.settings.family),
