@@ -10,7 +10,7 @@ import torch
 from ultralytics.nn.tasks import ClassificationModel
 
 CLASSES = ("blue", "green", "red")
-_LAYERS = [[-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [16, 3, 2]], [-1, 1, "C2f", [16, True]]]
+_LAYERS = [[-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [16, 3, 2]], [-1, 1, "C2f", [16, True]], *[[-1, 1, "Conv", [16, 1, 1]]] * 2]
 
 
 def write_classifier(path: Path, names: tuple[str, ...] = ("red", "stone"), *, side: int = 64) -> Path:
@@ -38,7 +38,7 @@ def _spread(model: ClassificationModel, side: int) -> None:
     tints = torch.eye(3).repeat(8, 1)[..., None, None] * 0.4
     model(torch.rand(24, 3, side, side) * 0.47 + tints)
     handle.remove()
-    linear.weight.normal_(std=0.1 / float(seen[0].std(dim=0).mean()))
+    linear.weight.normal_(std=0.03 / float(seen[0].std(dim=0).mean()))
     linear.bias.copy_(-linear.weight @ seen[0].mean(dim=0))
 
 

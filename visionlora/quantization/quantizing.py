@@ -127,7 +127,7 @@ def quantize(
             docs/quantization.md); None takes what the adapter was trained for, `int8` where it was trained in float or
             with `recalibrate`.
         input: `float32`, as the float file, or `uint8`: (1, S, S, 3) pixels as they lie in memory.
-        max_drop: budget: how much mAP50-95 the file may lose against the float one, as a fraction of 1.
+        max_drop: budget: how much mAP50-95, or top-1, the file may lose against the float one, as a fraction of 1.
         max_class_drop: budget: how much AP50-95 of any class it may lose.
         thresholds: write a score threshold a class into the file, fitted on the val split to keep the float model's
             `recall` or `precision` at `conf`; None writes none.
@@ -163,6 +163,7 @@ def quantize(
     model, out = Path(local_file(model, ONNX)), Path(out)
     _check_out(out, model, judged=asked.judged, overwrite=overwrite)
     source = load_float_detector(model)
+    _refuse_thresholds(source, thresholds)
     against = source if reference is None else _checked_reference(Path(local_file(reference, ONNX)), source, asked)
     if adapter is not None:
         check_adapter_of(model, (source.network.metadata or {}).get("parents", {}), adapter)
@@ -221,6 +222,12 @@ def _check_out(out: Path, model: Path, *, judged: bool, overwrite: bool) -> None
     files = int8_files(out)
     for path in files if judged else [path for path in files[:2] if path == out or is_report(path)]:
         refuse_existing(path, overwrite=overwrite)
+
+
+def _refuse_thresholds(source: FloatDetector, thresholds: Keep | None) -> None:
+    """Refuse thresholds for what has none."""
+    if thresholds is not None and not source.network.task.boxes:
+        raise UsageError(f"--thresholds: for detectors alone, and {source.path} classifies pictures; leave it out")
 
 
 def _checked_reference(path: Path, source: FloatDetector, asked: AccuracyTarget) -> FloatDetector:

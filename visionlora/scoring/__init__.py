@@ -5,7 +5,7 @@ No torch, no detector family, no report. Other rooms take what they need from he
 
 from visionlora.scoring.bootstrap import Change, Draws, Interval, paired_draws, score_draws
 from visionlora.scoring.budget import BUDGET_LIMITS, Budget, Check, Verdict, check_budget, option_of
-from visionlora.scoring.classification import Mistake, top_accuracy
+from visionlora.scoring.classification import Mistake, classification_scores, top_accuracy
 from visionlora.scoring.coco import (
     NEXT_TO_NOTHING,
     ClassCount,
@@ -57,6 +57,7 @@ __all__ = [
     "busy_seconds",
     "check_budget",
     "check_split",
+    "classification_scores",
     "coco_scores",
     "difference",
     "find_objects",

@@ -34,6 +34,7 @@ class Classify:
     boxes: ClassVar[bool] = False
     axes: ClassVar[int] = 2
     score_words: ClassVar[tuple[str, str, str]] = ("top-1", "top-5", "top-1")
+    score_keys: ClassVar[tuple[str, str]] = ("metrics/accuracy_top1", "metrics/accuracy_top5")
     preprocessing: ClassVar[Mapping[str, Any]] = CENTER_CROP
     place = staticmethod(center_crop_pixels)
     draw = staticmethod(draw_classes)

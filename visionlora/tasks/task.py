@@ -37,6 +37,7 @@ class Task(Protocol):
         boxes: whether it finds objects at places, and not one class for the whole image.
         axes: of a raw prediction's first output, the batch among them.
         score_words: what its two scores are called, the one that models are chosen by first, and that one of a class.
+        score_keys: under which an adapter's card and results.csv have the two.
         preprocessing: how an image becomes the input, as cards state it.
     """
 
@@ -50,6 +51,7 @@ class Task(Protocol):
     boxes: ClassVar[bool]
     axes: ClassVar[int]
     score_words: ClassVar[tuple[str, str, str]]
+    score_keys: ClassVar[tuple[str, str]]
     preprocessing: ClassVar[Mapping[str, Any]]
 
     @property
@@ -205,6 +207,7 @@ class OfBoxes:
     boxes: ClassVar[bool] = True
     axes: ClassVar[int] = 3
     score_words: ClassVar[tuple[str, str, str]] = ("mAP50-95", "mAP50", "AP50-95")
+    score_keys: ClassVar[tuple[str, str]] = ("metrics/mAP50-95(B)", "metrics/mAP50(B)")  # Ultralytics' names
     preprocessing: ClassVar[Mapping[str, Any]] = LETTERBOX
     place = staticmethod(letterbox_pixels)
 

@@ -195,8 +195,8 @@ def try_out(network: Network) -> None:
     A file with its own suppression may rightly find nothing in both.
 
     Raises:
-        ModelError: it gives what `check_predictions` refuses, nothing but zeros, or the same for both pictures; or it
-            cannot be run.
+        ModelError: it gives what `check_predictions` refuses, nothing but zeros, or, of a detector, the same for both
+            pictures; or it cannot be run.
     """
     side = network.image_size
     grey = network(np.full((1, 3, side, side), 0.5, dtype=np.float32))
@@ -207,7 +207,7 @@ def try_out(network: Network) -> None:
     if not grey[0].any() and not noise[0].any():
         if network.nms:
             raise ModelError(f"{_name(network)}: the network gave zeros for every picture; its file is broken")
-    elif np.array_equal(grey[0], noise[0]):
+    elif network.task.boxes and np.array_equal(grey[0], noise[0]):  # a classifier may be as sure of both
         raise ModelError(
             f"{_name(network)}: the network gave the same for two different pictures; its file is broken, its output "
             "does not depend on its input"
