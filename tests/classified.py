@@ -10,13 +10,18 @@ import torch
 from ultralytics.nn.tasks import ClassificationModel
 
 CLASSES = ("blue", "green", "red")
-_LAYERS = [[-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [16, 3, 2]], [-1, 1, "C2f", [16, True]], *[[-1, 1, "Conv", [16, 1, 1]]] * 2]
+_LAYERS = [("Conv", [8, 3, 2]), ("Conv", [16, 3, 2]), ("C2f", [16, True]), ("Conv", [16, 1, 1]), ("Conv", [16, 1, 1])]
 
 
 def write_classifier(path: Path, names: tuple[str, ...] = ("red", "stone"), *, side: int = 64) -> Path:
     """Write an Ultralytics checkpoint with random weights."""
     torch.manual_seed(0)
-    yaml = {"nc": len(names), "backbone": _LAYERS, "head": [[-1, 1, "Classify", ["nc"]]], "channels": 3}
+    yaml = {
+        "nc": len(names),
+        "backbone": [[-1, 1, *layer] for layer in _LAYERS],
+        "head": [[-1, 1, "Classify", ["nc"]]],
+        "channels": 3,
+    }
     model = ClassificationModel(yaml, nc=len(names), verbose=False)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -38,7 +43,7 @@ def _spread(model: ClassificationModel, side: int) -> None:
     tints = torch.eye(3).repeat(8, 1)[..., None, None] * 0.4
     model(torch.rand(24, 3, side, side) * 0.47 + tints)
     handle.remove()
-    linear.weight.normal_(std=0.03 / float(seen[0].std(dim=0).mean()))
+    linear.weight.normal_(std=0.5)
     linear.bias.copy_(-linear.weight @ seen[0].mean(dim=0))
 
 
