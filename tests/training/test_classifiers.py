@@ -175,6 +175,14 @@ def test_int8_files_are_held_to_top_1(exported: Path, classified: Path, tmp_path
         vl.quantize(exported, classified, tmp_path / "b.onnx", thresholds="recall")
 
 
+def test_a_patched_base_is_the_exported_adapter(classifier: Path, run: Path, exported: Path, tmp_path: Path) -> None:
+    base = vl.export(classifier, tmp_path / "base.onnx")
+    made = vl.patch(base.path, run / "adapter.safetensors", tmp_path / "patched.onnx")
+    picture = np.random.default_rng(0).random((1, 3, 64, 64), dtype=np.float32)
+    patched, expected = (open_network(path)(picture)[0] for path in (made.path, exported))
+    assert made.names == CLASSES and np.array_equal(patched, expected)
+
+
 def test_errors_of_groups_are_of_each_class() -> None:
     wanted, got = (np.array([values], dtype=np.float32) for values in ([0.8, 0.2], [0.6, 0.2]))
     assert prediction_error(Classify(), [(wanted,)], [(got,)]) == pytest.approx([0.04, 0.0], abs=1e-6)
