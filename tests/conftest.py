@@ -14,6 +14,7 @@ import torch
 from hypothesis import settings
 from ultralytics.nn.tasks import DetectionModel
 
+from tests.classified import write_classified, write_classifier
 from tests.hub_server import Hub, serving
 from visionlora.demonstration.generate import write_dataset
 from visionlora.demonstration.surface import SURFACE_NAMES, draw_surface
@@ -135,3 +136,15 @@ def with_recipe(
     copied = folder / "adapter.safetensors"
     copied.write_bytes(adapter.read_bytes())
     return copied, quantize(exported.path, surface, folder / "model.int8.onnx", images=4, adapter=copied).path
+
+
+@pytest.fixture(scope="session")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an Ultralytics checkpoint of a tiny classifier that knows `red` and `stone`."""
+    return write_classifier(tmp_path_factory.mktemp("classifier") / "base-cls.pt")
+
+
+@pytest.fixture(scope="session")
+def classified(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of pictures of `blue`, `green` and `red` things."""
+    return write_classified(tmp_path_factory.mktemp("classified"), {"train": 6, "val": 4})

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from visionlora.runtime import Detector
     from visionlora.training import PlannedRun, TrainedAdapter, TrainingPlan, plan, train
     from visionlora.trust import trusted
+    from visionlora.vision.classification import Classification
     from visionlora.vision.detections import Detections
     from visionlora.workflows.adapting import AdaptedModel, BudgetMissed, adapt
     from visionlora.workflows.combining import merge_adapters, rank_adapter, scale_adapter
@@ -67,6 +68,7 @@ _HOMES = {
     "BudgetMissed": "workflows.adapting",
     "Bundle": "bundling",
     "BundledModel": "bundling",
+    "Classification": "vision.classification",
     "CombinedAdapter": "adapters.combining",
     "Comparison": "workflows.comparing",
     "DataError": "errors",
@@ -131,6 +133,7 @@ __all__ = [
     "BudgetMissed",
     "Bundle",
     "BundledModel",
+    "Classification",
     "CombinedAdapter",
     "Comparison",
     "DataError",

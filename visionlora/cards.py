@@ -7,19 +7,21 @@ from importlib.metadata import version
 from typing import Any
 
 from visionlora.tasks import Task, task_fields
-from visionlora.vision.preprocess import PADDING
+from visionlora.vision.preprocess import LETTERBOX
 
 FORMAT = 1
-PREPROCESSING = {"letterbox": "square", "padding": PADDING, "channels": "RGB", "scale": "1/255"}
-"""What every network of the project expects, as its card states it (with its `image_size`)."""
-
 RECIPE_KEY = "visionlora_quantization"
 """The metadata entry of a float ONNX file that holds the ranges its adapter was trained with, for `quantize`."""
 
 
-def preprocessing_card(image_size: int) -> dict[str, Any]:
-    """Return how an image becomes the input of a network whose square input has this side in pixels."""
-    return {"image_size": image_size, **PREPROCESSING}
+def preprocessing_card(image_size: int, preprocessing: Mapping[str, Any] = LETTERBOX) -> dict[str, Any]:
+    """Return how an image becomes the input of a network whose square input has this side in pixels.
+
+    Args:
+        image_size: the side.
+        preprocessing: that of its task.
+    """
+    return {"image_size": image_size, **preprocessing}
 
 
 def data_hashes(fields: Any) -> dict[str, dict[str, str]]:
@@ -72,7 +74,7 @@ def make_card(
         **task_fields(task),
         **({} if family is None else {"family": family}),
         "names": list(names),
-        "preprocessing": preprocessing_card(image_size),
+        "preprocessing": preprocessing_card(image_size, task.preprocessing),
         "nms": True,
         "parents": dict(parents),
         "settings": dict(settings),

@@ -112,7 +112,7 @@ def test_damaged_entries_of_a_base() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"task": "classify"}, "task: expected detect or segment or pose or obb, got 'classify'"),
+        ({"task": "sort"}, "task: expected detect or segment or pose or obb or classify, got 'sort'"),
         ({"preprocessing": {**preprocessing_card(96), "padding": 0}}, r"preprocessing: expected .*'padding': 114"),
         (
             {"preprocessing": {**preprocessing_card(96), "channels": "BGR"}},

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from tests.reporting.cases import random_case
+from visionlora.reporting.confusion import confusion_tables
 from visionlora.reporting.page import charts
-from visionlora.reporting.page.confusion import confusion_tables
 from visionlora.reporting.page.svg import WIDTH, element, ticks
 from visionlora.scoring.coco import score_and_match
 from visionlora.scoring.matches import RECALLS

@@ -295,8 +295,8 @@ def test_a_stock_end_to_end_export_of_another_task_gives_the_detections_of_torch
 
 
 def test_a_stock_export_of_a_task_that_there_is_not_is_refused(tmp_path):
-    with pytest.raises(ModelError, match="one of task 'classify'"):
-        OnnxNetwork(write_detector(tmp_path / "a.onnx", properties={**STOCK, "task": "classify"}))
+    with pytest.raises(ModelError, match="one of task 'sort'"):
+        OnnxNetwork(write_detector(tmp_path / "a.onnx", properties={**STOCK, "task": "sort"}))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are Unicode")

@@ -84,9 +84,9 @@ def test_every_task_goes_by_its_name() -> None:
     assert task_of("detect", "a.onnx") is DETECT
 
 
-@pytest.mark.parametrize("name", ["classify", "", None, ["detect"], 3, "x" * 999], ids=lambda name: repr(name)[:12])
+@pytest.mark.parametrize("name", ["sort", "", None, ["detect"], 3, "x" * 999], ids=lambda name: repr(name)[:12])
 def test_an_unknown_task_is_refused_with_the_file_and_the_tasks_that_there_are(name) -> None:
-    with pytest.raises(ModelError, match=r"^a\.onnx: expected a model of task detect or .* obb, got .{0,75}; use"):
+    with pytest.raises(ModelError, match=r"^a\.onnx: expected a model of task detect or .* classify, got .{0,75}; use"):
         task_of(name, "a.onnx")
 
 

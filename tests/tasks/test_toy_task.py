@@ -22,7 +22,7 @@ from visionlora.quantization.checks import check_scores
 from visionlora.quantization.sensitivity import prediction_error
 from visionlora.runtime import OnnxNetwork
 from visionlora.scoring import coco_scores, find_objects, load_split
-from visionlora.tasks import DETECT, TASKS
+from visionlora.tasks import DETECT, TASKS, OfBoxes
 from visionlora.tasks.label_lines import check_fraction, clip_box
 from visionlora.tasks.task import best_candidates, difference
 from visionlora.vision.detections import Detections
@@ -39,7 +39,7 @@ DOT = (1, 2, 253)
 
 
 @dataclass(frozen=True)
-class Squares:
+class Squares(OfBoxes):
     """Squares: centre x, centre y, side, then the scores of the classes."""
 
     name: ClassVar[str] = "square"
@@ -199,7 +199,7 @@ def data(tmp_path) -> Path:
 @pytest.mark.parametrize("on_card", [False, True], ids=["metadata", "card"])
 def test_a_file_says_its_task_and_is_refused_where_nobody_knows_it(tmp_path, monkeypatch, on_card) -> None:
     path = write_squares(tmp_path / "a.onnx", on_card=on_card)
-    with pytest.raises(ModelError, match=r"a\.onnx: expected a model of task detect or .* obb, got .* 'square'"):
+    with pytest.raises(ModelError, match=r"a\.onnx: expected a model of task detect or .* classify, got .* 'square'"):
         OnnxNetwork(path)
     monkeypatch.setitem(TASKS, "square", Squares())
 

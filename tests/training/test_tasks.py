@@ -143,7 +143,7 @@ def test_a_detection_base_is_given_keypoints_of_the_data(checkpoint, made, tmp_p
     with pytest.raises(DataError, match="kpt_shape"):
         train(checkpoint, made["pose"][1], tmp_path / "other", **TRAINED)
     with pytest.raises(UsageError, match="--task: expected"):
-        train(checkpoint, made["pose"][1], tmp_path / "other", **TRAINED, task="classify")
+        train(checkpoint, made["pose"][1], tmp_path / "other", **TRAINED, task="sort")
 
 
 @pytest.mark.parametrize(

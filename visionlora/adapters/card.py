@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 from visionlora.adapters.base_precision import FLOAT32, NAMES
 from visionlora.adapters.methods import METHODS, LoRA, Method, method_of, setting_names
-from visionlora.cards import PREPROCESSING
 from visionlora.errors import AdapterError, ModelError, UsageError
 from visionlora.formats.parsing import parse_json
 from visionlora.formats.text import class_names, printable
@@ -213,7 +212,8 @@ class AdapterCard:
         size = given.get("image_size") if isinstance(given, dict) else None
         if type(size) is not int or not 0 < size < 1 << 16:
             raise ValueError(f"preprocessing: expected an image_size in pixels, got {given!r:.80}")
-        if {**PREPROCESSING, **given} != {**PREPROCESSING, "image_size": size}:
-            raise ValueError(f"preprocessing: expected {PREPROCESSING}, got {given!r:.200}; it was trained otherwise")
+        known = dict(self.sized_task.preprocessing)
+        if {**known, **given} != {**known, "image_size": size}:
+            raise ValueError(f"preprocessing: expected {known}, got {given!r:.200}; it was trained otherwise")
         if not isinstance(self.version, str):
             raise ValueError(f"version: expected text, got {self.version!r:.80}")

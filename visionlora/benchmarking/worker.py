@@ -23,7 +23,7 @@ from visionlora.errors import VisionLoraError
 from visionlora.tasks import one_image
 from visionlora.trust import trusted
 from visionlora.vision.detections import IOU_THRESHOLD
-from visionlora.vision.preprocess import Placement, letterbox, letterbox_pixels, read_image
+from visionlora.vision.preprocess import Placement, as_tensor, read_image
 
 PARTS = ("read", "letterbox", "network", "decode")
 """The parts of a frame: file to pixels, pixels to input, input to prediction, prediction to boxes (with NMS)."""
@@ -88,11 +88,9 @@ class Stage:
 
     def _placed(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[Any], Placement]:
         """Return the network's input, (1, 3, S, S) float32 or (1, S, S, 3) uint8, and where the image lies in it."""
-        if self.takes_pixels:
-            canvas, placement = letterbox_pixels(pixels, self.network.image_size)
-            return cv2.cvtColor(canvas, cv2.COLOR_BGR2RGB)[None], placement
-        tensor, placement = letterbox(pixels, self.network.image_size)
-        return tensor[None], placement
+        square, placement = self.network.task.place(pixels, self.network.image_size)
+        one = cv2.cvtColor(square, cv2.COLOR_BGR2RGB) if self.takes_pixels else as_tensor(square)
+        return one[None], placement
 
 
 def _open(model: Mapping[str, Any], threads: int) -> Any:

@@ -107,7 +107,7 @@ def add_predict(verbs: Any) -> None:
         names = ["conf", "iou", "classes", "agnostic", "imgsz", "device", "formats", "video", "watch", "overwrite"]
         found = vl.predict(options.model, options.source, options.out, **chosen(options, *names))
         rate = found.frames / found.seconds if found.seconds else 0.0
-        print(f"{found.objects} objects in {found.frames} images, {rate:.1f} images/s; see {printable(found.out)}")
+        print(f"{found.words}, {rate:.1f} images/s; see {printable(found.out)}")
         for problem in found.problems:
             print(f"visionlora predict: {printable(problem)}", file=sys.stderr)
         return 1 if found.problems else 0

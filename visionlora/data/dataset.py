@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from visionlora.data.class_folders import class_of, misplaced
 from visionlora.data.description import Description, KeypointLayout, read_description
 from visionlora.data.images import image_size
 from visionlora.data.labels import Labels, label_path, read_labels
@@ -20,6 +22,7 @@ from visionlora.errors import DataError, UsageError
 from visionlora.tasks import DETECT, Pose, Task
 from visionlora.vision.preprocess import IMAGE_SUFFIXES, read_image, refuse_special
 
+_LOGGER = logging.getLogger("visionlora")
 _THREADS = 8
 Segmentation: TypeAlias = tuple[NDArray[np.float64], ...] | dict[str, Any]
 """One mask, as polygons or as an RLE."""
@@ -169,13 +172,13 @@ class Dataset:
 
 
 def load_dataset(yaml_path: Path | str, *, splits: Sequence[str] = ("train", "val"), task: Task = DETECT) -> Dataset:
-    """Load and check splits of a data set in Ultralytics' layout.
+    """Load and check splits of a data set in Ultralytics' layout; of a classifier a folder of classes.
 
     Labels lie where the last folder `images` of an image's path is `labels`, with the suffix `.txt`; an image without a
     label file has no objects. Boxes are clipped to the image.
 
     Args:
-        yaml_path: the data.yaml.
+        yaml_path: the data.yaml, or the folder of classes.
         splits: which of train, val and test to load; the others may be absent.
         task: what a line of a label file holds, which a data.yaml does not say.
 
@@ -190,6 +193,7 @@ def load_dataset(yaml_path: Path | str, *, splits: Sequence[str] = ("train", "va
         360
     """
     description = read_description(yaml_path)
+    _check_kind(description, task)
     check_keypoints(description.keypoints, task, shown(description.path))
     problems: list[str] = []
     loaded, polygons, highest = {}, {}, -1
@@ -198,6 +202,11 @@ def load_dataset(yaml_path: Path | str, *, splits: Sequence[str] = ("train", "va
             paths = list_pictures(description.sources(split), f"{shown(description.path)}: split {split!r}")
         except DataError as error:
             problems += str(error).splitlines()
+            continue
+        if description.by_folder:
+            images, found = _load_classified(paths, description, split)
+            problems += found
+            loaded[split] = images
             continue
         images, labels, found = _load_images(paths, description, task)
         highest = max(highest, *(each.highest_class for each in labels))
@@ -211,6 +220,20 @@ def load_dataset(yaml_path: Path | str, *, splits: Sequence[str] = ("train", "va
         loaded[split] = images
     raise_problems(problems, hint=_class_hint(description, highest))
     return Dataset(description.path, description.names, loaded, polygons, description.keypoints)
+
+
+def _check_kind(description: Description, task: Task) -> None:
+    """Refuse a folder of classes for a detector, and label files for a classifier."""
+    if description.by_folder and task.boxes:
+        raise DataError(
+            f"{shown(description.path)}: expected a data.yaml for a model of task {task.name}, got a folder of "
+            "classes; give the data.yaml, or a model of task classify"
+        )
+    if not description.by_folder and not task.boxes:
+        raise DataError(
+            f"{shown(description.path)}: expected a folder with train/CLASS/*.jpg and val/CLASS/*.jpg for a model of "
+            "task classify, got a file; give the folder"
+        )
 
 
 def check_keypoints(layout: KeypointLayout | None, task: Task, where: str) -> None:
@@ -283,19 +306,51 @@ def _load_images(
     return images, [labels for _, labels, _ in results], problems
 
 
+def _load_classified(
+    paths: Sequence[Path], description: Description, split: str
+) -> tuple[tuple[LabelledImage, ...], list[str]]:
+    """Return the images that are right, each one object of the class whose folder it lies in, and what is wrong."""
+    (source,) = description.sources(split)
+    if split == "val" and source.name == "test":
+        _LOGGER.warning("%s: has no val: its test is taken", shown(description.path))
+    problems = misplaced(paths, source, description.names, complete=split == "train")
+    if problems:
+        return (), problems
+    ids = {name: index for index, name in enumerate(description.names)}
+
+    def load(path: Path) -> LabelledImage | str:
+        try:
+            size_wh = _checked_size(path)
+        except DataError as error:
+            return str(error)
+        return LabelledImage(path, size_wh, np.array([[0, 0, *size_wh]]), np.array([ids[class_of(path, source)]]))
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        found = list(pool.map(load, paths))
+    return tuple(one for one in found if not isinstance(one, str)), [one for one in found if isinstance(one, str)]
+
+
+def _checked_size(path: Path) -> tuple[int, int]:
+    """Return width and height of a picture that is whole.
+
+    Raises:
+        DataError: it is not, or of another format.
+    """
+    if path.suffix.lower() not in IMAGE_SUFFIXES:
+        raise DataError(
+            f"{shown(path)}: expected {' '.join(IMAGE_SUFFIXES)}, got {path.suffix!r}; convert it to JPEG or PNG"
+        )
+    return image_size(path)
+
+
 def _load_image(path: Path, description: Description, task: Task) -> tuple[LabelledImage | None, Labels, list[str]]:
     """Return an image with its labels, these as they are, and what is wrong: then there is no image."""
     problems = []
     size_wh = (1, 1)
-    if path.suffix.lower() not in IMAGE_SUFFIXES:
-        problems.append(
-            f"{shown(path)}: expected {' '.join(IMAGE_SUFFIXES)}, got {path.suffix!r}; convert it to JPEG or PNG"
-        )
-    else:
-        try:
-            size_wh = image_size(path)
-        except DataError as error:
-            problems.append(str(error))
+    try:
+        size_wh = _checked_size(path)
+    except DataError as error:
+        problems.append(str(error))
     labels = _labels_of(path, len(description.names), task)
     problems += labels.problems
     image = None

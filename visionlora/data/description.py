@@ -1,4 +1,4 @@
-"""A data.yaml: the classes, and where the images of each split are said to lie."""
+"""A data.yaml, or a folder of classes: the classes, and where the images of each split are said to lie."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from visionlora.data.class_folders import read_class_folders
 from visionlora.data.problems import excerpt, raise_problems, shown
 from visionlora.data.reading import decode_utf8, read_bytes
 from visionlora.errors import DataError, UsageError
@@ -50,6 +51,7 @@ class Description:
         names: class names; a class id is an index into them.
         splits: for each split that the file names, its folders or list files as written.
         keypoints: of a pose data set; None for any other.
+        by_folder: whether it is a folder of pictures that lie in folders by their class, and no file.
     """
 
     path: Path
@@ -57,6 +59,7 @@ class Description:
     names: tuple[str, ...]
     splits: Mapping[str, tuple[str, ...]]
     keypoints: KeypointLayout | None = None
+    by_folder: bool = False
 
     def sources(self, split: str) -> tuple[Path, ...]:
         """Return the folders and list files of a split, resolved.
@@ -69,9 +72,8 @@ class Description:
             raise UsageError(f"expected splits among {', '.join(SPLITS)}, got {split!r}")
         if split not in self.splits:
             has = ", ".join(self.splits) or "none"
-            raise DataError(
-                f"{shown(self.path)}: expected a split {split!r}, got {has}; add the line '{split}: images/...'"
-            )
+            add = f"the folder {split}" if self.by_folder else f"the line '{split}: images/...'"
+            raise DataError(f"{shown(self.path)}: expected a split {split!r}, got {has}; add {add}")
         found, problems = [], []
         for entry in self.splits[split]:
             source = _resolved(self.root / entry)
@@ -89,7 +91,7 @@ class Description:
 
 
 def read_description(yaml_path: Path | str, *, option: str = "--data") -> Description:
-    """Read and check a data.yaml in Ultralytics' layout.
+    """Read and check a data.yaml in Ultralytics' layout, or a folder of classes (see `class_folders`).
 
     Class names are text as written: `no` and `007` are no boolean and no number, though YAML 1.1 would have them so.
 
@@ -102,6 +104,9 @@ def read_description(yaml_path: Path | str, *, option: str = "--data") -> Descri
         DataError: the file is missing, no YAML, or wrong in one of these keys.
     """
     path = Path(yaml_path)
+    if os.path.isdir(path):
+        names, splits = read_class_folders(path, option=option)
+        return Description(path, _resolved(path), names, splits, by_folder=True)
     raw = _load(path, option)
     problems: list[str] = []
     names = _names(raw, problems)

@@ -110,7 +110,7 @@ def import_adapter(
         settings=settings,
         names=names,
         base={"name": base.path.name, "fingerprint": base.fingerprint, "family": family.name},
-        preprocessing=preprocessing_card(imgsz),
+        preprocessing=preprocessing_card(imgsz, base.task.preprocessing),
         **task_fields(base.task),
         version=version("visionlora"),
     )

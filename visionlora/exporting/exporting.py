@@ -32,8 +32,8 @@ from visionlora.int8.decode import simplify_decode
 from visionlora.int8.float_model import lift_constants
 from visionlora.runtime import OpenVinoNetwork, open_exported
 from visionlora.tasks import DETECT, Pose, Task, difference
-from visionlora.vision.inference import Network
-from visionlora.vision.preprocess import letterbox, read_image
+from visionlora.vision.inference import Network, placed
+from visionlora.vision.preprocess import read_image
 
 OPSET = 17
 OPSETS = range(13, 21)  # 13: quantization per channel; above 20 the exporter in use stops
@@ -274,7 +274,7 @@ def _trace(detector: nn.Module, task: Task, *, image_size: int, opset: int) -> o
 @torch.no_grad()
 def _compare(detector: nn.Module, network: Network, pictures: Sequence[Path], out: Path) -> tuple[float, float]:
     """Run both on real pictures; return the largest difference of boxes and of scores."""
-    batch = np.stack([letterbox(read_image(path), network.image_size)[0] for path in pictures])
+    batch = np.stack([placed(network.task, read_image(path), network.image_size)[0] for path in pictures])
     outputs = zip(*(detector(torch.from_numpy(picture)[None]) for picture in batch), strict=True)
     expected = [torch.cat(output).numpy() for output in outputs]
     box_error, score_error = difference(network.task, network(batch), expected)

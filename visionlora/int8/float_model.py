@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import IO
 
@@ -35,7 +36,41 @@ def load_float_model(path: Path | str | IO[bytes], task: Task) -> onnx.ModelProt
         raise ModelError(f"{path}: cannot be quantized: {'; '.join(problems)}")
     lift_constants(model.graph)
     simplify_decode(model.graph, task)
+    if not task.boxes:
+        _linear_to_conv(model.graph)
     return model
+
+
+def _linear_to_conv(graph: onnx.GraphProto) -> None:
+    """Write a linear layer behind the mean over a picture as a 1 x 1 convolution, which becomes int8 as all others.
+
+    Of a classifier of many classes it holds most of the weights. The sums are the same.
+    """
+    producer = {node.output[0]: node for node in graph.node}
+    readers = Counter(name for node in graph.node for name in node.input)
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        flat = producer.get(node.input[0]) if node.op_type == "Gemm" and len(node.input) == 3 else None
+        pooled = producer.get(flat.input[0]) if flat is not None and flat.op_type == "Flatten" else None
+        plain = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+        plain = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0, **plain}
+        fits = plain == {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 1}
+        if not fits or flat is None or pooled is None or pooled.op_type != "GlobalAveragePool":
+            nodes.append(node)
+            continue
+        weight = weights.get(node.input[1])
+        if weight is None or readers[node.input[1]] > 1 or readers[flat.output[0]] > 1:
+            nodes.append(node)
+            continue
+        weight.dims.extend([1, 1])  # (classes, channels) -> (classes, channels, 1, 1)
+        nodes.remove(flat)
+        maps = f"{node.output[0]}_map"  # (n, classes, 1, 1)
+        conv = [pooled.output[0], *node.input[1:]]
+        nodes.append(helper.make_node("Conv", conv, [maps], name=node.name, kernel_shape=[1, 1]))
+        nodes.append(helper.make_node("Flatten", [maps], [node.output[0]], name=flat.name, axis=1))
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def opset_of(model: onnx.ModelProto) -> int:

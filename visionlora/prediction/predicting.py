@@ -18,7 +18,15 @@ from visionlora.files import refuse_existing
 from visionlora.formats.text import printable
 from visionlora.models import open_network, parse_spec
 from visionlora.prediction.annotated import CAMERA_RATE, VIDEO_FILE, AnnotatedVideo
-from visionlora.prediction.records import FILES, FORMATS, LABELS, Records, picture_names, refuse_shared_labels
+from visionlora.prediction.records import (
+    FILES,
+    FORMATS,
+    LABELS,
+    Records,
+    picture_names,
+    refuse_boxes,
+    refuse_shared_labels,
+)
 from visionlora.prediction.ruler import Ruler
 from visionlora.progress import tracked
 from visionlora.runtime import Detector, Frame, stream
@@ -45,9 +53,10 @@ class Prediction:
             frames are in the files alone.
         detections: one for each picture, boxes in its own pixels.
         frames: how many pictures or frames there were.
-        objects: how many objects in all of them.
+        objects: how many objects in all of them; of a classifier a picture is one.
         seconds: how long it took, reading and writing included, without loading the model.
         problems: a sentence for each picture, or part of a video, that could not be read and is in no file.
+        classified: whether the model gave each picture a class, and found no objects in it.
     """
 
     out: Path
@@ -58,10 +67,17 @@ class Prediction:
     objects: int
     seconds: float
     problems: tuple[str, ...] = ()
+    classified: bool = False
+
+    @property
+    def words(self) -> str:
+        """What was found, for people."""
+        images = f"{self.frames} images"
+        return f"{images} classified" if self.classified else f"{self.objects} objects in {images}"
 
     def __repr__(self) -> str:
         problems = f", {len(self.problems)} problems" if self.problems else ""
-        return f"Prediction({self.objects} objects in {self.frames} images{problems}, {printable(self.out)!r})"
+        return f"Prediction({self.words}{problems}, {printable(self.out)!r})"
 
     def _repr_html_(self) -> str:
         """The pictures with what was found in them, for a notebook."""
@@ -69,7 +85,7 @@ class Prediction:
         rows = "".join(
             f"<tr><td>{escape(printable(path.name))}</td><td>{escape(found.summary)}</td></tr>" for path, found in pairs
         )
-        return f"<p>{escape(repr(self))}</p><table><tr><th>image</th><th>objects</th></tr>{rows}</table>"
+        return f"<p>{escape(repr(self))}</p><table><tr><th>image</th><th>found</th></tr>{rows}</table>"
 
 
 def predict(
@@ -133,6 +149,7 @@ def predict(
     names, task, frames = _open(
         model, pictures or source, ruler, imgsz=imgsz, device=device, watch=watch, broken=None if live else problems
     )
+    refuse_boxes(chosen, task)
     started = time.perf_counter()
     kept: list[tuple[Path, Detections]] = []
     objects = count = 0
@@ -147,14 +164,16 @@ def predict(
                     found = replace(found, masks=found.masks.kept())  # prototypes take megabytes a picture
                 records.add(frame, found)
                 kept += [(pictures[frame.index], found)] if pictures else []
-                count, objects = count + 1, objects + len(found)
+                count, objects = count + 1, objects + (len(found) if task.boxes else 1)
             if count + len(problems) < len(pictures):
                 raise KeyboardInterrupt  # SIGTERM: half a result is none
             if pictures and not count:
                 raise DataError("\n".join(map(str, problems)))
     seconds = time.perf_counter() - started
     images, detections = tuple(path for path, _ in kept), tuple(found for _, found in kept)
-    return Prediction(out, names, images, detections, count, objects, seconds, tuple(map(str, problems)))
+    return Prediction(
+        out, names, images, detections, count, objects, seconds, tuple(map(str, problems)), not task.boxes
+    )
 
 
 def _chosen(formats: Sequence[str] | None, *, live: bool, pictures: bool) -> tuple[str, ...]:
@@ -227,12 +246,12 @@ def _open(
                 f"{spec.path}: made for {detector.image_size} px, but {imgsz} px were asked for; "
                 f"export it again with --imgsz {imgsz}"
             )
-        ruler.check(spec.path, nms=detector.network.nms)
+        ruler.check(spec.path, nms=detector.network.nms, task=detector.network.task)
         detector.thresholds = ruler.limits(detector.names, detector.network.thresholds)
         frames = detector.stream(source, watch=watch, broken=told)
         return detector.names, detector.network.task, frames
     network = open_network(spec, image_size=imgsz, device=device)
-    ruler.check(spec.path, nms=network.nms)
+    ruler.check(spec.path, nms=network.nms, task=network.task)
     names = tuple(network.names)
     limits = ruler.limits(names, None)
 

@@ -167,6 +167,17 @@ def picture_names(pictures: Sequence[Path]) -> list[str]:
     return names
 
 
+def refuse_boxes(formats: Sequence[str], task: Task) -> None:
+    """Refuse formats of boxes for a task that finds none.
+
+    Raises:
+        UsageError: there is one.
+    """
+    wrong = [name for name in formats if name in ("coco", "labels")]
+    if wrong and not task.boxes:
+        raise UsageError(f"--formats: {' and '.join(wrong)} hold boxes, and the model classifies pictures; use json")
+
+
 def refuse_shared_labels(pictures: Sequence[Path]) -> None:
     """Refuse pictures whose label files would have one name.
 
@@ -183,11 +194,20 @@ def refuse_shared_labels(pictures: Sequence[Path]) -> None:
 
 
 def _rows(entry: dict[str, Any]) -> list[list[Any]]:
-    """A row a detection; one with empty fields where nothing was found, so that no picture is missing."""
+    """A row a detection, or of a classifier a class, without a box.
+
+    One with empty fields where nothing was found, so that no picture is missing.
+    """
     place = [csv_cell(entry["image"]), entry.get("frame", ""), entry.get("seconds", "")]
     rows = [
-        [*place, detection["class_id"], csv_cell(detection["name"]), detection["score"], *detection["box_xyxy"]]
-        for detection in entry["detections"]
+        [
+            *place,
+            detection["class_id"],
+            csv_cell(detection["name"]),
+            detection["score"],
+            *detection.get("box_xyxy", [""] * 4),
+        ]
+        for detection in entry.get("detections", entry.get("top5", []))
     ]
     return rows or [[*place, *[""] * (len(COLUMNS) - len(place))]]
 

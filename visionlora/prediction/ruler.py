@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from visionlora.errors import UsageError
+from visionlora.tasks import Task
 from visionlora.vision.detections import PREDICTION_CONFIDENCE
 
 
@@ -29,12 +30,17 @@ class Ruler:
         wanted = _class_ids(self.classes, names)
         return tuple(limit if index in wanted else 1.0 for index, limit in enumerate(limits))
 
-    def check(self, path: Path, *, nms: bool) -> None:
-        """Refuse to steer a suppression that has happened inside the file.
+    def check(self, path: Path, *, nms: bool, task: Task) -> None:
+        """Refuse to steer a suppression that has happened inside the file, and to choose among a picture's classes.
 
         Raises:
-            UsageError: it has.
+            UsageError: it has, or the model classifies pictures.
         """
+        if not task.boxes and (self.own_iou or self.confidence is not None or self.classes is not None):
+            raise UsageError(
+                f"{path}: expected no --conf, --iou, --classes and --agnostic: it classifies pictures, and gives the "
+                "probabilities of all classes"
+            )
         if self.own_iou and not nms:
             raise UsageError(
                 f"{path}: expected no --iou and no --agnostic: this file suppresses by itself; export it without nms"

@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -39,6 +40,7 @@ from visionlora.scoring import (
     Matches,
     Scores,
     check_budget,
+    classification_scores,
     difference,
     refit_thresholds,
     score_and_match,
@@ -160,7 +162,9 @@ def keep_budget(
         data=domain.used,
         budget=budget,
         passed=chosen.excess == 0,
-        sentence=verdict_sentence(change, budget, costs, weights=recipe.scheme.weights),
+        sentence=verdict_sentence(
+            change, budget, costs, weights=recipe.scheme.weights, score=source.network.task.score_words[0]
+        ),
         warnings=_warnings(domain, chosen.difference),
         difference=change,
         groups=costs,
@@ -234,9 +238,9 @@ def _search(
 def _score(network: Network, path: Path, domain: EvaluationSplit, word: str) -> _Scored:
     with about(word):
         found = domain.find(network, [path])
-    scores, matches = score_and_match(
-        found.detections, domain.images, domain.names, classes=found.classes, task=found.task
-    )
+    classified = partial(classification_scores, classes=found.classes)
+    detected = partial(score_and_match, classes=found.classes, task=found.task)
+    scores, matches = (detected if found.task.boxes else classified)(found.detections, domain.images, domain.names)
     if scores.map50_95 is None:
         raise DataError(
             f"{domain.used.path}: expected objects in split {domain.used.split!r} of classes that the model knows, got "
@@ -276,7 +280,8 @@ def _with_higher_precision(
 def _with_intervals(reference: _Scored, chosen: _Scored, domain: EvaluationSplit) -> Difference:
     weights = domain.weights
     draws, other_draws = (
-        None if weights is None else score_draws(scored.matches, weights) for scored in (chosen, reference)
+        None if weights is None else score_draws(scored.matches, weights, pooled=scored.scores.pooled)
+        for scored in (chosen, reference)
     )
     change = difference(chosen.scores, reference.scores, draws=draws, other_draws=other_draws, to="float")
     assert change is not None

@@ -55,8 +55,8 @@ def _refuse_end_to_end(path: Path, network: OnnxNetwork) -> None:
     except ORT_ERRORS as error:
         raise ModelError(f"{path}: onnxruntime cannot run it: {' '.join(str(error).split())}") from error
     rows = network.task.rows(len(network.names))
-    if len(shape) != 3 or shape[1] != rows:
+    if len(shape) != network.task.axes or shape[1] != rows:
+        wanted = f"(1, {rows}, anchors)" if network.task.boxes else f"(1, {rows})"
         raise ModelError(
-            f"{path}: expected raw predictions (1, {rows}, anchors), got {shape}; "
-            "export it with visionlora, or with nms=None"
+            f"{path}: expected raw predictions {wanted}, got {shape}; export it with visionlora, or with nms=None"
         )

@@ -39,7 +39,8 @@ from visionlora.reporting import list_words
 from visionlora.runtime import OnnxNetwork
 from visionlora.scoring import Budget, Keep, load_split
 from visionlora.vision.detections import PREDICTION_CONFIDENCE
-from visionlora.vision.preprocess import letterbox, read_image
+from visionlora.vision.inference import placed
+from visionlora.vision.preprocess import read_image
 
 _FINE = ("pose", "obb")
 """Tasks whose keypoints or angles 256 levels are few for; mask factors and prototypes they are enough for."""
@@ -127,7 +128,7 @@ def quantize(
             computes the same way (see docs/quantization.md); None takes what the adapter was trained for, `int8` where it was trained in float or
             with `recalibrate`.
         input: `float32`, as the float file, or `uint8`: (1, S, S, 3) pixels as they lie in memory.
-        max_drop: budget: how much mAP50-95 the file may lose against the float one, as a fraction of 1.
+        max_drop: budget: how much mAP50-95, or top-1, the file may lose against the float one, as a fraction of 1.
         max_class_drop: budget: how much AP50-95 of any class it may lose.
         thresholds: write a score threshold a class into the file, fitted on the val split to keep the float model's
             `recall` or `precision` at `conf`; None writes none.
@@ -164,6 +165,7 @@ def quantize(
     _check_out(out, model, judged=asked.judged, overwrite=overwrite)
     _warn_of_saturation(scheme)
     source = load_float_detector(model)
+    _refuse_thresholds(source, thresholds)
     against = source if reference is None else _checked_reference(Path(local_file(reference, ONNX)), source, asked)
     if adapter is not None:
         check_adapter_of(model, (source.network.metadata or {}).get("parents", {}), adapter)
@@ -176,7 +178,7 @@ def quantize(
     dataset = load_dataset(data, splits=("train",), task=source.network.task)
     chosen = calibration_images(dataset, images, seed=seed)
     domain = load_split(data, task=source.network.task) if asked.judged else None
-    inputs = _Inputs(chosen, source.network.image_size)
+    inputs = _Inputs(chosen, source.network)
     trained = None if recalibrate else trained_recipe(source, scheme, weights)
     if trained is None:
         _warn_of_another_domain(source.network.names, dataset)
@@ -192,7 +194,7 @@ def quantize(
         if is_report(out.with_suffix(".json")):
             out.with_suffix(".json").unlink()  # of the file that was replaced
     else:
-        shown = _Inputs(choose_images(chosen, SENSITIVITY_IMAGES, seed=seed), source.network.image_size)
+        shown = _Inputs(choose_images(chosen, SENSITIVITY_IMAGES, seed=seed), source.network)
         recipe, report = keep_budget(source, recipe, lambda one: build_int8(source, one), domain, asked, shown, against)
         settings["accuracy"] = report.for_card()
         made = _write_judged(source, recipe, out, inputs, settings, report)
@@ -222,6 +224,12 @@ def _check_out(out: Path, model: Path, *, judged: bool, overwrite: bool) -> None
     files = int8_files(out)
     for path in files if judged else [path for path in files[:2] if path == out or is_report(path)]:
         refuse_existing(path, overwrite=overwrite)
+
+
+def _refuse_thresholds(source: FloatDetector, thresholds: Keep | None) -> None:
+    """Refuse thresholds for what has none."""
+    if thresholds is not None and not source.network.task.boxes:
+        raise UsageError(f"--thresholds: for detectors alone, and {source.path} classifies pictures; leave it out")
 
 
 def _checked_reference(path: Path, source: FloatDetector, asked: AccuracyTarget) -> FloatDetector:
@@ -317,7 +325,7 @@ def calibrate_detector(
         DataError: an image cannot be read, or none shows anything.
         QuantizationError: an activation is not finite.
     """
-    return _calibrate(source, _Inputs(tuple(images), source.network.image_size), replace(X86, weights=weights))
+    return _calibrate(source, _Inputs(tuple(images), source.network), replace(X86, weights=weights))
 
 
 def _calibrate(source: FloatDetector, inputs: _Inputs, scheme: Scheme) -> QuantizationRecipe:
@@ -423,11 +431,11 @@ class _Inputs:
     """The network's input for each of some images, read anew each time: many do not fit into memory."""
 
     images: tuple[LabelledImage, ...]
-    image_size: int
+    network: OnnxNetwork
 
     def __iter__(self) -> Iterator[NDArray[np.float32]]:
         for image in self.images:
-            yield letterbox(read_image(image.path), self.image_size)[0][None]
+            yield placed(self.network.task, read_image(image.path), self.network.image_size)[0][None]
 
 
 def _relative(path: Path, folder: Path) -> str:

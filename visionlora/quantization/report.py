@@ -151,7 +151,12 @@ def exceeding(difference: Difference, budget: Budget) -> tuple[str, ...]:
 
 
 def verdict_sentence(
-    difference: Difference, budget: Budget | None, groups: Sequence[GroupCost], *, weights: str = "int8"
+    difference: Difference,
+    budget: Budget | None,
+    groups: Sequence[GroupCost],
+    *,
+    weights: str = "int8",
+    score: str = "mAP50-95",
 ) -> str:
     """Say in one sentence what was lost, what was allowed, what is float for it, and what stands in the way.
 
@@ -160,12 +165,13 @@ def verdict_sentence(
         budget: what was allowed.
         groups: all groups where they were measured.
         weights: what the file keeps weights in, `int8` or `int4`.
+        score: what the first score of the task is called.
     """
     worst = worst_class(difference)
     limits = budget or Budget()
     too_low = exceeding(difference, limits)
     parts = [
-        f"mAP50-95 {change_words(difference.map50_95)}{_allowed(limits.max_drop)}",
+        f"{score} {change_words(difference.map50_95)}{_allowed(limits.max_drop)}",
         f"worst class {worst.name} {change_words(worst.change)}{_allowed(limits.max_class_drop)}",
     ]
     if len(too_low) > 1:

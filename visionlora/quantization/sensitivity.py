@@ -66,7 +66,9 @@ def prediction_error(task: Task, wanted: Sequence[RawPrediction], got: Sequence[
     total, weight = np.zeros(classes), np.zeros(classes)
     for one, other in zip(wanted, got, strict=True):
         one, other = one_image(one, 0), one_image(other, 0)
-        scores, other_scores = task.split(one)[1].astype(np.float64), task.split(other)[1]  # (classes, anchors)
+        scores, other_scores = (  # (classes, anchors); a classifier's are (classes,)
+            task.split(each)[1].astype(np.float64).reshape(classes, -1) for each in (one, other)
+        )
         distance = 1 - task.overlap(one, other)
         error = (other_scores - scores) ** 2 + distance**2
         total += (scores**2 * error).sum(axis=1)

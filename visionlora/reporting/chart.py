@@ -18,7 +18,7 @@ _LONGEST = 40  # characters of a name; of a longer one the middle is left out
 
 
 def write_chart(report: Report, path: Path | str) -> None:
-    """Draw mAP50-95 of each model, and AP50-95 of each class beside it, into a PNG file."""
+    """Draw the mean score of each model, and that of each class beside it, into a PNG file."""
     os.environ.setdefault("MPLCONFIGDIR", matplotlib_folder())
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -63,7 +63,7 @@ def _draw_means(axes: Any, report: Report) -> None:
         axes.bar_label(bar, [text], padding=4)
     axes.set_yticks(range(len(report.rows)), [_name(row, report) for row in report.rows], parse_math=False)
     axes.set_ylim(len(report.rows) - 0.5, -0.5)
-    axes.set_title("mAP50-95")
+    axes.set_title(report.measured.words[0])
 
 
 def _draw_classes(axes: Any, report: Report, names: tuple[str, ...]) -> None:
@@ -76,8 +76,8 @@ def _draw_classes(axes: Any, report: Report, names: tuple[str, ...]) -> None:
         axes.barh(places, widths, 0.9 * thickness, color=model_colours(index)[0])
     axes.set_yticks(range(len(names)), list(map(_short, names)), parse_math=False)
     axes.set_ylim(max(len(names), 1) - 0.5, -0.5)
-    few = len(names) < _CHARTED_CLASSES
-    axes.set_title("AP50-95 of each class" if few else f"AP50-95, the {len(names)} most frequent classes")
+    few, score = len(names) < _CHARTED_CLASSES, report.measured.words[2]
+    axes.set_title(f"{score} of each class" if few else f"{score}, the {len(names)} most frequent classes")
 
 
 def _name(row: Row, report: Report) -> str:

@@ -28,15 +28,16 @@ def comparison_markdown(first: Report, second: Report, models: Sequence[Pair]) -
     """Return two reports side by side: what each model scored in both, and how sure the difference is."""
     same = first.data.content_hash == second.data.content_hash and first.task == second.task
     apart = "on different images" if first.task == second.task else "between tasks"
+    mean, other, of_class = second.measured.words
     parts = [
         "# Comparison",
         _what(first, second, same=same),
         markdown_table(
-            ["model", "mAP50-95 before", "now", "difference (95%)", "mAP50 before", "now", "MB before", "now"],
+            ["model", f"{mean} before", "now", "difference (95%)", f"{other} before", "now", "MB before", "now"],
             [_line(*pair) for pair in models],
         ),
         "\n".join(f"- {_sentence(*pair, same=same, apart=apart)}" for pair in models),
-        *(_classes(*pair) for pair in models if pair[3] is not None),
+        *(_classes(*pair, of_class=of_class) for pair in models if pair[3] is not None),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -95,7 +96,7 @@ def _sentence(
     return f"{name}: {change_words(difference.map50_95)}."
 
 
-def _classes(label: str, old: Row | None, new: Row | None, difference: Difference | None) -> str:
+def _classes(label: str, old: Row | None, new: Row | None, difference: Difference | None, *, of_class: str) -> str:
     """Return the classes of one model, those that lost most first."""
     if difference is None or (old is not None and new is not None and old.sha256 == new.sha256):
         return ""
@@ -103,5 +104,5 @@ def _classes(label: str, old: Row | None, new: Row | None, difference: Differenc
         [name_words(change.name), signed(change.change.difference), change_words(change.change)]
         for change in sorted(difference.per_class, key=lambda change: change.change.difference)
     ]
-    table = markdown_table(["class", "difference of AP50-95", "in words"], rows)
+    table = markdown_table(["class", f"difference of {of_class}", "in words"], rows)
     return f"<details><summary>Classes of <code>{escape(printable(label))}</code></summary>\n\n{table}\n\n</details>"

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from visionlora.adapters import MAP50_95, AdapterCard
+from visionlora.adapters import AdapterCard
 
 CURVE_FILE = "results.csv"
 _LOSSES = "train/"
@@ -71,6 +71,7 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
 def _curve(card: AdapterCard, path: Path) -> dict[str, list[float]] | None:
     """Return score and loss over epochs; None where there is no file, or one of another run."""
     file = path.parent / CURVE_FILE
+    key, _ = card.sized_task.score_keys
     try:
         if not file.is_file() or file.stat().st_size > _MOST_BYTES:
             return None
@@ -78,12 +79,12 @@ def _curve(card: AdapterCard, path: Path) -> dict[str, list[float]] | None:
             rows = list(csv.DictReader(text))
         curve = {
             "epoch": [float(row["epoch"]) for row in rows],
-            "map50_95": [float(row[MAP50_95]) for row in rows],
+            "map50_95": [float(row[key]) for row in rows],
             "loss": [sum(float(row[name]) for name in row if str(name).startswith(_LOSSES)) for row in rows],
         }
     except (OSError, ValueError, KeyError, TypeError, csv.Error):  # not what a training writes
         return None
-    best, score = card.training.get("epoch"), card.scores.get(MAP50_95)
+    best, score = card.training.get("epoch"), card.scores.get(key)
     known = dict(zip(curve["epoch"], curve["map50_95"], strict=True))
     same = isinstance(best, int) and isinstance(score, float) and abs(known.get(best, math.inf) - score) <= _ROUNDING
     return curve if same and all(math.isfinite(value) for line in curve.values() for value in line) else None

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 
+from visionlora.formats.text import printable
+from visionlora.reporting.confusion import CONFUSED, frequent_confusions
 from visionlora.reporting.formatting import (
     FEWEST_OBJECTS,
     NO_SCORE,
@@ -37,12 +40,13 @@ def report_markdown(report: Report, *, pictures: Sequence[tuple[str, str, str]] 
         "\n\n".join(f"**Take care**: {sentence}" for sentence in report.warnings),
         "\n\n".join(f"Note: {sentence}" for sentence in report.notes),
         _what_was_measured(report),
-        summary_table(report.rows, report.data, report.against),
+        summary_table(report.rows, report.data, report.against, words=report.measured.words),
         _notes(report),
         "\n".join(["## What each stage changed", "", *(f"- {line}" for line in stage_sentences(report))]),
         _retention(report),
         _operating(report),
-        _folded("AP50-95 of each class", _class_table(report)),
+        *_confusions(report),
+        _folded(f"{report.measured.words[2]} of each class", _class_table(report)),
         "\n\n".join(f"![{title}]({path})\n\n{caption}" for title, path, caption in pictures),
         _folded("Provenance", _provenance(report)),
     ]
@@ -68,7 +72,8 @@ def _complete_sentence(row: Row, previous: Row | None, report: Report) -> str:
     if row is report.reference or report.reference is None:
         everything = set(report.data.names) <= set(row.classes)
         classes = f"{_classes(len(row.classes))}{'' if everything else ' that have objects'}"
-        return f"{label} is the reference: mAP50-95{report.measured.of} {fraction(score)} on all {classes}."
+        what = f"{report.measured.words[0]}{report.measured.of}"
+        return f"{label} is the reference: {what} {fraction(score)} on all {classes}."
     to_reference = _against(row, report.reference, role="the reference ")
     if previous is None or previous is report.reference or _against(previous, report.reference).startswith("the same"):
         return f"{label}: {fraction(score)}, {to_reference}."
@@ -153,6 +158,19 @@ def _operating(report: Report) -> str:
     )
 
 
+def _confusions(report: Report) -> list[str]:
+    """Return the confusions of each classifier, the most frequent first."""
+    return [
+        _folded(f"Confusions of <code>{escape(printable(row.label))}</code>", markdown_table(CONFUSED, lines))
+        for row in report.rows
+        if row.confusion is not None and (lines := _confused(row))
+    ]
+
+
+def _confused(row: Row) -> list[list[str]]:
+    return [[name_words(truth), name_words(found), str(count)] for truth, found, count in frequent_confusions(row)]
+
+
 def star(row: Row, report: Report) -> str:
     """Return the mark of a model that is judged on some of the classes alone."""
     return "" if row in report.complete_rows else "*"
@@ -184,9 +202,14 @@ def _class_table(report: Report) -> str:
 def _what_was_measured(report: Report) -> str:
     data, sizes = report.data, sorted({row.image_size for row in report.rows})
     size = ", ".join(f"{size} px" for size in sizes)
+    what = f"{data.images} images of {code(data.path)} (split {name_words(data.split)}), {size}. "
+    if report.is_of_classes:
+        return (
+            f"{what}The shorter side is resized to the input and the middle cut out, for all models alike. Top-1 and "
+            "top-5 are shares of the pictures whose class is the model's first, or among its first five."
+        )
     return (
-        f"{data.images} images of {code(data.path)} (split {name_words(data.split)}), {size}. "
-        f"One letterbox, one decoding and one suppression for all; average precision{report.measured.of} by "
+        f"{what}One letterbox, one decoding and one suppression for all; average precision{report.measured.of} by "
         f"pycocotools, as fractions of 1.{boxes_note(report)}"
     )
 
@@ -205,7 +228,8 @@ def _from(report: Report) -> str:
 def _notes(report: Report) -> str:
     machine = report.machine
     notes = [
-        "Differences of mAP50-95 are taken to the reference, with the 95% interval of a paired bootstrap over images.",
+        f"Differences of {report.measured.words[0]} are taken to the reference, with the 95% interval of a paired "
+        "bootstrap over images.",
         f"Milliseconds: the network alone, median, and the middle 90% of the calls, models in turns, "
         f"{name_words(machine.cpu)}, {machine.cores} cores, {machine.threads} usable.",
         *batch_notes(report),

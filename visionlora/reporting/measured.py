@@ -9,12 +9,13 @@ _PLAIN = "boxes"
 
 @dataclass(frozen=True)
 class Measured:
-    """What is found, and what it is compared with the ground truth by."""
+    """What is found, what it is compared with the ground truth by, and what its scores are called, as tasks say."""
 
     noun: str = _PLAIN
     similarity: str = "IoU"
+    words: tuple[str, str, str] = ("mAP50-95", "mAP50", "AP50-95")
 
     @property
     def of(self) -> str:
-        """`" of masks"`; nothing for boxes, which is what is meant where nothing is said."""
-        return "" if self.noun == _PLAIN else f" of {self.noun}"
+        """`" of masks"`; nothing for boxes, which are meant where nothing is said, and for classes."""
+        return "" if self.noun in (_PLAIN, "classes") else f" of {self.noun}"

@@ -21,7 +21,7 @@ from visionlora.reporting.retention import Retention
 from visionlora.reporting.row import Row
 from visionlora.reporting.summary import complete_rows, reference_row, summary_html, summary_table
 from visionlora.scoring import DataUsed, Verdict
-from visionlora.tasks import TASKS
+from visionlora.tasks import TASKS, Classify
 
 FORMAT = 2
 """Version of report.json; raised when a field changes its meaning."""
@@ -67,7 +67,12 @@ class Report:
     def measured(self) -> Measured:
         """What the scores are of, in words."""
         task = TASKS.get(self.task)
-        return Measured(task.noun, task.similarity) if task else Measured()
+        return Measured(task.noun, task.similarity, task.score_words) if task else Measured()
+
+    @property
+    def is_of_classes(self) -> bool:
+        """Whether the models classify pictures: their scores are accuracies, and there are no boxes."""
+        return self.task in TASKS and not TASKS[self.task].boxes
 
     @property
     def complete_rows(self) -> tuple[Row, ...]:
@@ -91,15 +96,15 @@ class Report:
             for row in self.rows
         )
         verdict = "" if self.verdict is None else f", {'passed' if self.verdict.passed else 'not passed'}"
-        return f"<Report of {self.data.images} images, mAP50-95: {scores}{verdict}>"
+        return f"<Report of {self.data.images} images, {self.measured.words[0]}: {scores}{verdict}>"
 
     def __str__(self) -> str:
         """Return the table of the models, as the command prints it."""
-        return summary_table(self.rows, self.data, self.against)
+        return summary_table(self.rows, self.data, self.against, words=self.measured.words)
 
     def _repr_html_(self) -> str:
         """Return the table of the models as HTML, for a notebook."""
-        return summary_html(self.rows, self.data, self.against)
+        return summary_html(self.rows, self.data, self.against, words=self.measured.words)
 
 
 _ADAPTER: TypeAdapter[Report] = TypeAdapter(Report)
@@ -111,8 +116,10 @@ def report_to_json(report: Report) -> str:
     if report.task == _PLAIN:
         del fields["task"]
     for row in fields["rows"]:
-        if row["boxes"] is None:
-            del row["boxes"]
+        for name in ("boxes", "confusion"):
+            if row[name] is None:
+                del row[name]
+    fields = _renamed(fields, _ACCURACY) if report.is_of_classes else _without(fields, "pooled")
     return json.dumps(fields, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -133,10 +140,36 @@ def report_from_json(text: str | bytes) -> Report:
         )
     _check_numbers(fields)
     try:
+        if fields.get("task") == Classify.name:
+            fields = _renamed(fields, {new: old for old, new in _ACCURACY.items()})
         return _ADAPTER.validate_python(fields)
+    except RecursionError as error:
+        raise DataError("the report is damaged: it is nested too deeply") from error
     except ValidationError as error:
         first = error.errors()[0]
         raise DataError(f"the report is damaged: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+
+_ACCURACY = {"map50_95": "top1", "map50": "top5", "ap50_95": "class_top1", "ap50": "class_top5"}
+"""What the scores of classifiers are called in a file."""
+
+
+def _renamed(fields: Any, names: Mapping[str, str]) -> Any:
+    """Return fields, at whatever depth, under other names."""
+    if isinstance(fields, list):
+        return [_renamed(value, names) for value in fields]
+    if not isinstance(fields, dict):
+        return fields
+    return {names.get(name, name): _renamed(value, names) for name, value in fields.items()}
+
+
+def _without(fields: Any, name: str) -> Any:
+    """Return fields without those of a name, at whatever depth."""
+    if isinstance(fields, list):
+        return [_without(value, name) for value in fields]
+    if not isinstance(fields, dict):
+        return fields
+    return {key: _without(value, name) for key, value in fields.items() if key != name}
 
 
 def read_report(path: Path | str) -> Report:

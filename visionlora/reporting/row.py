@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from visionlora.scoring import Calibration, Difference, OperatingPoint, Scores, Timing
+from visionlora.scoring import Calibration, Confusion, Difference, OperatingPoint, Scores, Timing
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Row:
         precision: what the runtime computes in on this machine, such as `bf16`; None where it does not say.
         cut: the score below which the file itself leaves out what it finds; None where it leaves out nothing.
         boxes: scores of the boxes of what is found, where `scores` are of masks or keypoints; absent for other tasks.
+        confusion: of a classifier, the cells of its confusion matrix that are not zero; absent for detectors.
     """
 
     label: str
@@ -55,6 +56,7 @@ class Row:
     precision: str | None = None
     cut: float | None = None
     boxes: Scores | None = None
+    confusion: tuple[Confusion, ...] | None = None
 
     def difference_to(self, label: str) -> Difference | None:
         """Return how this model differs from another, or None where that was not measured."""

@@ -15,8 +15,11 @@ from visionlora.reporting.formatting import (
     signed,
     time_words,
 )
+from visionlora.reporting.measured import Measured
 from visionlora.reporting.row import Row
 from visionlora.scoring import DataUsed
+
+MEASURED = Measured()
 
 
 def complete_rows(rows: Sequence[Row], data: DataUsed) -> tuple[Row, ...]:
@@ -31,30 +34,37 @@ def reference_row(rows: Sequence[Row], data: DataUsed, against: str | None = Non
     return next((row for row in complete if row.label == against), next(iter(complete), None))
 
 
-def summary_table(rows: Sequence[Row], data: DataUsed, against: str | None = None) -> str:
-    """Return one row a model: its scores, classes, size and time, as a Markdown table."""
-    return markdown_table(*_summary(rows, data, against))
+def summary_table(
+    rows: Sequence[Row], data: DataUsed, against: str | None = None, *, words: Sequence[str] = MEASURED.words
+) -> str:
+    """Return one row a model: its scores, classes, size and time, as a Markdown table; `words` name the scores."""
+    return markdown_table(*_summary(rows, data, against, words))
 
 
-def summary_html(rows: Sequence[Row], data: DataUsed, against: str | None = None) -> str:
+def summary_html(
+    rows: Sequence[Row], data: DataUsed, against: str | None = None, *, words: Sequence[str] = MEASURED.words
+) -> str:
     """Return the same as an HTML table, for a notebook."""
-    header, cells = _summary(rows, data, against)
+    header, cells = _summary(rows, data, against, words)
     head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
     body = "".join(f"<tr>{''.join(f'<td>{escape(cell.strip(chr(96)))}</td>' for cell in row)}</tr>" for row in cells)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def _summary(rows: Sequence[Row], data: DataUsed, against: str | None) -> tuple[list[str], list[list[str]]]:
+def _summary(
+    rows: Sequence[Row], data: DataUsed, against: str | None, words: Sequence[str]
+) -> tuple[list[str], list[list[str]]]:
     """Return header and rows of the table of the models."""
     complete, reference = complete_rows(rows, data), reference_row(rows, data, against)
     boxed = any(row.boxes is not None for row in rows)
+    stricter = words[0] == MEASURED.words[0]  # mAP75, which is of boxes and what has an overlap
     cells = [
         [
             code(row.label),
             fraction(row.scores.map50_95 if row.scores else None),
             _difference_cell(row, reference, mark="" if row in complete else "*"),
             fraction(row.scores.map50 if row.scores else None),
-            fraction(row.scores.map75 if row.scores else None),
+            *([fraction(row.scores.map75 if row.scores else None)] if stricter else []),
             *([fraction(row.boxes.map50_95 if row.boxes else None)] if boxed else []),
             f"{len(row.classes)}/{len(data.names)}",
             megabytes(row.bytes),
@@ -63,7 +73,8 @@ def _summary(rows: Sequence[Row], data: DataUsed, against: str | None) -> tuple[
         for row in rows
     ]
     timed = any(row.timing is not None for row in rows)
-    header = ["model", "mAP50-95", "difference (95%)", "mAP50", "mAP75", *["of boxes"] * boxed, "classes", "MB"]
+    header = ["model", words[0], "difference (95%)", words[1], *["mAP75"] * stricter, *["of boxes"] * boxed]
+    header += ["classes", "MB"]
     return [*header, "ms per image (5-95 %)" if timed else "ms per image"], cells
 
 

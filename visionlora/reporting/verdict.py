@@ -5,9 +5,7 @@ from __future__ import annotations
 from visionlora.reporting.formatting import beside, code, name_words
 from visionlora.reporting.report import Report
 from visionlora.reporting.row import Row
-from visionlora.scoring import Budget, Check, Verdict, option_of
-
-_WORDS = {"max_drop": "mAP50-95", "max_class_drop": "AP50-95", "min_map50": "mAP50"}
+from visionlora.scoring import BUDGET_LIMITS, Budget, Check, Verdict, option_of
 
 
 def judge_budget(report: Report, budget: Budget, against: str | None = None) -> Verdict | None:
@@ -23,12 +21,18 @@ def judge_budget(report: Report, budget: Budget, against: str | None = None) -> 
     Returns:
         The verdict; None if the budget has no limit.
     """
-    limits = [name for name in _WORDS if getattr(budget, name) is not None]
+    limits = [name for name in BUDGET_LIMITS if getattr(budget, name) is not None]
     if not limits:
         return None
     origin = report.reference if against is None else next(row for row in report.rows if row.label == against)
     checks = tuple(_check(row, origin, report, budget, limit) for row in _judged(report, origin) for limit in limits)
     return Verdict(budget, all(check.passed for check in checks), _sentence(checks, origin, report), checks)
+
+
+def score_of(limit: str, report: Report) -> str:
+    """Return what the score that a limit is of is called in a report."""
+    mean, other, of_class = report.measured.words
+    return {"max_drop": mean, "max_class_drop": of_class, "min_map50": other}[limit]
 
 
 def _judged(report: Report, origin: Row | None) -> tuple[Row, ...]:
@@ -65,7 +69,7 @@ def _sentence(checks: tuple[Check, ...], origin: Row | None, report: Report) -> 
     labels = list(dict.fromkeys(check.model for check in checks))
     after = "the reference" if origin is None or origin is report.reference else code(origin.label)
     who = f"{code(labels[0])} keeps" if len(labels) == 1 else f"all {len(labels)} models after {after} keep"
-    return f"Passed: {who} within the budget ({'; '.join(_tightest(checks))})."
+    return f"Passed: {who} within the budget ({'; '.join(_tightest(checks, report))})."
 
 
 def _failure(check: Check, origin: Row | None, report: Report) -> str:
@@ -77,17 +81,18 @@ def _failure(check: Check, origin: Row | None, report: Report) -> str:
                 return f"{model} has nothing to lose against ({option_of(check.limit)}); give the model before it first"
             return f"{model} has no object to be judged by"
         return f"{model} knows {len(row.classes)} of {len(report.data.names)} classes"
-    score = _WORDS[check.limit]
+    score = score_of(check.limit, report)
     if check.limit == "min_map50":
         return f"{model} has {score} {beside(check.measured, check.allowed)}, at least {check.allowed:g} is asked for"
     what = f"{score} of {name_words(check.class_name)}" if check.class_name else score
     return f"{model} loses {beside(check.measured, check.allowed)} of {what}, {check.allowed:g} is allowed"
 
 
-def _tightest(checks: tuple[Check, ...]) -> list[str]:
+def _tightest(checks: tuple[Check, ...], report: Report) -> list[str]:
     """Return what comes nearest to each limit."""
     parts = []
-    for limit, score in _WORDS.items():
+    for limit in BUDGET_LIMITS:
+        score = score_of(limit, report)
         held = [check for check in checks if check.limit == limit and check.measured is not None]
         if not held:
             continue

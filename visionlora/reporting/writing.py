@@ -32,6 +32,7 @@ _SHEET_CAPTION = (
     f"Ground truth, and the detections with a score above {PREDICTION_CONFIDENCE}. "
     "The images were chosen by their ground truth alone."
 )
+_CLASSES_CAPTION = "Ground truth, and the best classes. The images were chosen by their ground truth alone."
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +98,8 @@ def write_report(
     with atomic_output(folder / CHART) as path:
         write_chart(report, path)
     if evidence is not None:
-        pictures.append(("Detections", SHEET, _SHEET_CAPTION))
+        caption = _CLASSES_CAPTION if report.is_of_classes else _SHEET_CAPTION
+        pictures.append(("Detections", SHEET, caption))
         with atomic_output(folder / SHEET) as path:
             path.write_bytes(cv2.imencode(".png", evidence.sheet)[1].tobytes())
         report = replace(report, per_image=_write_matches(report, evidence, folder))

@@ -170,7 +170,7 @@ def detection_alone(path: Path, task: Task) -> Task:
     Raises:
         ModelError: it is another than detection.
     """
-    if task.outputs > 1 or task.settings() or task.name == "obb":
+    if not task.boxes or task.outputs > 1 or task.settings() or task.name == "obb":
         raise ModelError(
             f"{path}: expected a detector of boxes, got one of task {task.name!r}; other tasks run in ONNX files alone"
         )

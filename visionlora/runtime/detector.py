@@ -30,7 +30,7 @@ from visionlora.vision.detections import (
     check_thresholds,
 )
 from visionlora.vision.inference import check_predictions, try_out
-from visionlora.vision.preprocess import Placement, letterbox, letterbox_pixels
+from visionlora.vision.preprocess import as_tensor
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -93,6 +93,8 @@ class Detector:
             model if isinstance(model, OnnxNetwork) else OnnxNetwork(model, threads=threads, providers=providers)
         )
         self.names, self.image_size = self.network.names, self.network.image_size
+        if confidence is not None and not self.network.task.boxes:
+            raise UsageError(f"confidence: {self.network.path} gives the probabilities of all classes; leave it out")
         if confidence is None:
             confidence = PREDICTION_CONFIDENCE if self.network.thresholds is None else self.network.thresholds
         self.thresholds = _per_class(confidence, len(self.names))
@@ -126,6 +128,8 @@ class Detector:
             UsageError: `confidence` is out of range.
             ModelError: the network fails, or gives what are no numbers.
         """
+        if confidence is not None and not self.network.task.boxes:
+            raise UsageError("confidence: a classifier gives the probabilities of all classes; leave it out")
         limits = self.thresholds if confidence is None else _per_class(confidence, len(self.names))
         check_thresholds(limits, self._iou_threshold, self._max_detections)
         one = not isinstance(images, Iterable) and hasattr(images, "convert")  # a Pillow image
@@ -196,9 +200,11 @@ class Detector:
         self, images_bgr: Sequence[NDArray[np.uint8]], limits: Sequence[float], network: OnnxNetwork
     ) -> list[Detections]:
         started = time.perf_counter()
-        place: Callable[..., tuple[NDArray[Any], Placement]] = letterbox_pixels if network.takes_pixels else letterbox
-        placed = [place(image, self.image_size) for image in images_bgr]
-        inputs = [one[:, :, ::-1] if network.takes_pixels else one for one, _ in placed]  # pixels: BGR -> RGB
+        placed = [network.task.place(image, self.image_size) for image in images_bgr]
+        inputs: list[NDArray[Any]] = [
+            square[:, :, ::-1] if network.takes_pixels else as_tensor(square)  # pixels: BGR -> RGB
+            for square, _ in placed
+        ]
         batch = inputs[0][None] if len(inputs) == 1 else np.stack(inputs)
         prepared = time.perf_counter()
         outputs = network.run_pixels(batch) if network.takes_pixels else network(batch)

@@ -12,7 +12,6 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort
 
-from visionlora.cards import PREPROCESSING
 from visionlora.errors import ModelError, UsageError
 from visionlora.formats.parsing import parse_json, parse_literal
 from visionlora.formats.seal import check_entry, is_sealed
@@ -21,7 +20,7 @@ from visionlora.runtime.batch import check_batch, run_in_steps
 from visionlora.runtime.description import Stated, stated, stated_task
 from visionlora.runtime.end_to_end import is_end_to_end, lowest_score, one_hot
 from visionlora.runtime.providers import Provider, Providers, check_started, resolve_providers
-from visionlora.tasks import RawPrediction, Task
+from visionlora.tasks import RawPrediction, Task, task_on
 
 ORT_ERRORS = (
     ort.EPFail,
@@ -164,7 +163,8 @@ class OnnxNetwork:
             return (one_hot(self.path, self.task, first, len(self.names)), *rest)
         rows = self.task.rows(len(self.names))
         if first.shape[1] != rows:
-            raise ModelError(f"{self.path}: expected an output (n, {rows}, anchors), its graph gave {first.shape}")
+            shape = f"(n, {rows}, anchors)" if self.task.boxes else f"(n, {rows})"
+            raise ModelError(f"{self.path}: expected an output {shape}, its graph gave {first.shape}")
         return (first, *rest)
 
     def _run(self, batch: NDArray[Any]) -> RawPrediction:
@@ -173,8 +173,9 @@ class OnnxNetwork:
         except ORT_ERRORS as error:
             raise ModelError(f"{self.path}: onnxruntime cannot run it: {_one_line(error)}") from error
         first, *rest = outputs
-        if first.ndim != 3 or len(first) != len(batch):  # a graph need not give what it declares
-            raise ModelError(f"{self.path}: expected an output ({len(batch)}, rows, columns), got {first.shape}")
+        if first.ndim != self.task.axes or len(first) != len(batch):  # a graph need not give what it declares
+            shape = f"({len(batch)}, rows, columns)" if self.task.boxes else f"({len(batch)}, classes)"
+            raise ModelError(f"{self.path}: expected an output {shape}, got {first.shape}")
         for index, output in enumerate(rest, 1):
             if output.ndim != 4 or len(output) != len(batch):
                 raise ModelError(
@@ -190,6 +191,8 @@ class OnnxNetwork:
 
     def _has_end_to_end_output(self, shape: list[Any], says: Stated) -> bool:
         """Whether rows are final detections (n, boxes, columns) and not raw predictions (n, rows, anchors)."""
+        if not self.task.boxes:
+            return False
         trials: list[NDArray[np.float32]] = []
         known = len(shape) == 3 and all(isinstance(size, int) for size in shape[1:])
         if not known or (shape[2] == self.task.final_columns and says.end_to_end is None):
@@ -248,8 +251,9 @@ def _own_metadata(path: Path, properties: Mapping[str, str]) -> dict[str, Any] |
         raise ModelError(f"{path}: expected format 1, got {version}; use the visionlora version that made the file")
     if not complete:
         raise ModelError(f"{path}: its visionlora metadata is broken: names, nms or image_size is of a wrong type")
-    if preprocessing != PREPROCESSING:
-        raise ModelError(f"{path}: expected the preprocessing {PREPROCESSING}, got {preprocessing}")
+    expected = task_on(metadata, path).preprocessing
+    if preprocessing != expected:
+        raise ModelError(f"{path}: expected the preprocessing {expected}, got {preprocessing}")
     return metadata
 
 

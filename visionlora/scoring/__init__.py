@@ -4,7 +4,8 @@ No torch, no detector family, no report. Other rooms take what they need from he
 """
 
 from visionlora.scoring.bootstrap import Change, Draws, Interval, paired_draws, score_draws
-from visionlora.scoring.budget import Budget, Check, Verdict, check_budget, option_of
+from visionlora.scoring.budget import BUDGET_LIMITS, Budget, Check, Verdict, check_budget, option_of
+from visionlora.scoring.classification import Mistake, classification_scores, top_accuracy
 from visionlora.scoring.coco import (
     NEXT_TO_NOTHING,
     ClassCount,
@@ -17,13 +18,14 @@ from visionlora.scoring.coco import (
 from visionlora.scoring.detect_split import SplitDetections, find_objects, shared_classes
 from visionlora.scoring.matches import IOU_THRESHOLDS, RECALLS, Matches, precision_at_recalls
 from visionlora.scoring.model_scores import ClassChange, Difference, ModelScores, difference, judge
-from visionlora.scoring.operating import MATCHING_IOU, OperatingPoint, Outcome, outcome_of
+from visionlora.scoring.operating import MATCHING_IOU, Confusion, OperatingPoint, Outcome, outcome_of
 from visionlora.scoring.score_calibration import Calibration
 from visionlora.scoring.split import DataUsed, EvaluationSplit, check_split, load_split
 from visionlora.scoring.thresholds import Keep, Refit, refit_thresholds
 from visionlora.scoring.timing import Timing, busy_seconds, time_networks, timing_of
 
 __all__ = [
+    "BUDGET_LIMITS",
     "IOU_THRESHOLDS",
     "MATCHING_IOU",
     "NEXT_TO_NOTHING",
@@ -35,6 +37,7 @@ __all__ = [
     "ClassChange",
     "ClassCount",
     "ClassScores",
+    "Confusion",
     "DataUsed",
     "Difference",
     "Draws",
@@ -42,6 +45,7 @@ __all__ = [
     "Interval",
     "Keep",
     "Matches",
+    "Mistake",
     "ModelScores",
     "OperatingPoint",
     "Outcome",
@@ -53,6 +57,7 @@ __all__ = [
     "busy_seconds",
     "check_budget",
     "check_split",
+    "classification_scores",
     "coco_scores",
     "difference",
     "find_objects",
@@ -69,4 +74,5 @@ __all__ = [
     "shared_classes",
     "time_networks",
     "timing_of",
+    "top_accuracy",
 ]

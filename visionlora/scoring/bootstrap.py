@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from visionlora.scoring.matches import Matches, average_precision
+from visionlora.scoring.matches import Matches, average_precision, class_accuracy
 
 RESAMPLES = 1000
 CONFIDENCE = 0.95
@@ -58,18 +58,29 @@ class Draws:
         names: the classes, one a column.
         ap50_95: (draws, classes).
         ap50: (draws, classes).
+        pictures: (draws, classes), of a classifier: how many there are of each class; its means are over pictures.
     """
 
     names: tuple[str, ...]
     ap50_95: NDArray[np.float64]
     ap50: NDArray[np.float64]
+    pictures: NDArray[np.float64] | None = None
+
+    def mean(self, samples: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return (draws,) means of `ap50_95` or `ap50`; NaN where a draw has no object."""
+        if self.pictures is None:
+            return mean_over_classes(samples)
+        total = self.pictures.sum(axis=1)
+        right = np.nansum(samples * self.pictures, axis=1)
+        return np.divide(right, total, out=np.full_like(right, np.nan), where=total > 0)
 
     def over(self, classes: Collection[str]) -> Draws:
         """Return the named classes alone."""
         wanted = set(classes)
         columns = [index for index, name in enumerate(self.names) if name in wanted]
         names = tuple(self.names[index] for index in columns)
-        return Draws(names, self.ap50_95[:, columns], self.ap50[:, columns])
+        pictures = None if self.pictures is None else self.pictures[:, columns]
+        return Draws(names, self.ap50_95[:, columns], self.ap50[:, columns], pictures)
 
 
 def draw_images(images: int, *, draws: int = RESAMPLES, seed: int = 0) -> NDArray[np.int64]:
@@ -77,20 +88,28 @@ def draw_images(images: int, *, draws: int = RESAMPLES, seed: int = 0) -> NDArra
     return np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=draws)
 
 
-def score_draws(matches: Matches, weights: NDArray[np.int64]) -> Draws:
+def score_draws(matches: Matches, weights: NDArray[np.int64], *, pooled: bool = False) -> Draws:
     """Score every draw.
 
     Args:
         matches: of one model.
         weights: (draws, images) of `draw_images`; models whose scores are compared must share it.
+        pooled: whether the matches are a classifier's.
     """
+    if pooled:
+        return Draws(matches.names, *class_accuracy(matches, weights))
     blocks = [average_precision(matches, weights[i : i + _BLOCK]) for i in range(0, len(weights), _BLOCK)]
     precision = np.concatenate(blocks)  # (draws, 10, classes)
     return Draws(matches.names, precision.mean(axis=1), precision[:, _IOU_50])
 
 
 def paired_draws(
-    first: Matches, second: Matches, first_images: Sequence[str], second_images: Sequence[str]
+    first: Matches,
+    second: Matches,
+    first_images: Sequence[str],
+    second_images: Sequence[str],
+    *,
+    pooled: bool = False,
 ) -> tuple[Draws, Draws] | tuple[None, None]:
     """Score two models on the same draws of the same images, which each may have seen in an order of its own.
 
@@ -99,6 +118,7 @@ def paired_draws(
         second: of the other.
         first_images: SHA-256 of each image, in the order of the first.
         second_images: the same in the order of the second.
+        pooled: whether the matches are of classifiers.
 
     Returns:
         The scores of both; None where the images are not the same, or too few.
@@ -111,7 +131,7 @@ def paired_draws(
     here, there = (np.argsort(hashes, kind="stable") for hashes in (first_images, second_images))
     moved = np.empty_like(weights)
     moved[:, there] = weights[:, here]
-    return score_draws(first, weights), score_draws(second, moved)
+    return score_draws(first, weights, pooled=pooled), score_draws(second, moved, pooled=pooled)
 
 
 def interval_of(samples: NDArray[np.float64]) -> Interval | None:

@@ -66,11 +66,18 @@ class Scores:
     """95 % interval of `map50_95` by a bootstrap over images."""
     sizes: tuple[int, int, int] | None = None
     """How many objects are small, medium and large; None in reports of earlier versions."""
+    pooled: bool = False
+    """Of a classifier: `map50_95` is top-1 and `map50` top-5, over all pictures alike and not over classes."""
 
     def mean_over(self, classes: Collection[str]) -> float | None:
         """Return mAP50-95 over the named classes alone, or None if none of them has objects."""
-        wanted = set(classes)
-        return _mean(score.ap50_95 for score in self.per_class if score.name in wanted)
+        chosen = [score for score in self.per_class if score.name in set(classes) and score.ap50_95 is not None]
+        if not chosen:
+            return None
+        weights = [score.objects if self.pooled else 1 for score in chosen]
+        return sum(weight * (score.ap50_95 or 0.0) for weight, score in zip(weights, chosen, strict=True)) / sum(
+            weights
+        )
 
 
 @dataclass(frozen=True)

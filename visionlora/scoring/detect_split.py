@@ -15,8 +15,8 @@ from visionlora.errors import DataError
 from visionlora.progress import counting
 from visionlora.tasks import RawPrediction, Task
 from visionlora.vision.detections import EVALUATION_CONFIDENCE, IOU_THRESHOLD, MAX_DETECTIONS, Detections
-from visionlora.vision.inference import Network, detect_placed
-from visionlora.vision.preprocess import Placement, letterbox
+from visionlora.vision.inference import Network, detect_placed, placed
+from visionlora.vision.preprocess import Placement
 
 BATCH = 16
 _READERS = 4
@@ -26,7 +26,8 @@ _READERS = 4
 class SplitDetections:
     """Detections of one model, one entry an image, and the data set's classes that the model knows.
 
-    Class ids index the data set's names. A model that knows no class is not run and has found nothing.
+    Class ids index the data set's names; -1 is a class of a classifier that the data set does not have. A model that
+    knows no class is not run and has found nothing.
     """
 
     detections: tuple[Detections, ...]
@@ -74,7 +75,7 @@ def find_objects(
 ) -> SplitDetections:
     """Run a network on images, on those of the data set's classes that it knows by name.
 
-    Images are read, letterboxed, decoded and suppressed in the same way for every kind of network. They are read by
+    Images are read, placed, decoded and suppressed in the same way for every kind of network. They are read by
     threads while the network works on the batch before.
 
     Args:
@@ -91,35 +92,35 @@ def find_objects(
     nothing = Detections(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int64))
     if not shared:
         return SplitDetections((nothing,) * len(images), (), network.task)
-    judged = _SharedClasses(network, shared)
+    judged: Network = _SharedClasses(network, shared) if network.task.boxes else network
     id_of = {name: index for index, name in enumerate(names)}
-    to_data_set = np.array([id_of[name] for name in shared], dtype=np.int64)
+    to_data_set = np.array([id_of.get(name, -1) for name in judged.names], dtype=np.int64)
     found: list[Detections] = []
     with counting("judge", len(images), "image") as advance:
-        for placed in _placed_batches(images, network.image_size, batch):
+        for inputs in _placed_batches(network, images, batch):
             for detections in detect_placed(
                 judged,
-                placed,
+                inputs,
                 confidence=EVALUATION_CONFIDENCE,
                 iou_threshold=IOU_THRESHOLD,
                 max_detections=MAX_DETECTIONS,
             ):
                 masks = None if detections.masks is None else detections.masks.kept()  # prototypes take megabytes
                 found.append(replace(detections, class_ids=to_data_set[detections.class_ids], masks=masks))
-            advance(len(placed))
+            advance(len(inputs))
     return SplitDetections(tuple(found), shared, network.task)
 
 
 def _placed_batches(
-    images: Sequence[LabelledImage], image_size: int, batch: int
+    network: Network, images: Sequence[LabelledImage], batch: int
 ) -> Iterator[list[tuple[NDArray[np.float32], Placement]]]:
-    """Yield letterboxed batches, the next one being read meanwhile; only letterboxed pictures wait in memory."""
+    """Yield batches of inputs, the next one being read meanwhile; only pictures of their size wait in memory."""
     starts = range(0, len(images), batch)
     with ThreadPoolExecutor(_READERS) as pool:
 
         def read(start: int) -> list[Any]:
             return [
-                pool.submit(lambda one: letterbox(read_labelled(one), image_size), image)
+                pool.submit(lambda one: placed(network.task, read_labelled(one), network.image_size), image)
                 for image in images[start : start + batch]
             ]
 

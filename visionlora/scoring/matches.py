@@ -70,6 +70,29 @@ def average_precision(matches: Matches, weights: NDArray[np.floating | np.intege
     return result
 
 
+def class_accuracy(
+    matches: Matches, weights: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return top-1 and top-5 of each class in every draw, NaN without pictures, and how many pictures they are of.
+
+    Args:
+        matches: of `visionlora.scoring.classification`, right at the first threshold where a class is among the first
+            five, at the others where it is the first.
+        weights: (draws, images) of `draw_images`.
+
+    Returns:
+        (draws, classes) each.
+    """
+    total = (weights @ matches.objects).astype(np.float64)
+    shares = []
+    for threshold in (-1, 0):
+        right = np.zeros(matches.objects.shape)
+        right[matches.images, matches.columns] = matches.right[:, threshold]
+        hits = weights @ right
+        shares.append(np.divide(hits, total, out=np.full_like(hits, np.nan), where=total > 0))
+    return shares[0], shares[1], total
+
+
 def precision_at_recalls(matches: Matches, threshold: int = 0) -> NDArray[np.float64]:
     """Return the interpolated precision at `RECALLS` for each class, all images counting once.
 

@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visionlora.data import LabelledImage
-from visionlora.scoring.bootstrap import Change, Draws, Interval, interval_of, mean_over_classes, score_draws, settled
+from visionlora.scoring.bootstrap import Change, Draws, Interval, interval_of, score_draws, settled
+from visionlora.scoring.classification import Mistake, classification_scores, confusion_of
 from visionlora.scoring.coco import Scores, score_and_match
 from visionlora.scoring.detect_split import SplitDetections
 from visionlora.scoring.matches import Matches
-from visionlora.scoring.operating import OperatingPoint, Outcome, operating_point, outcome_of
+from visionlora.scoring.operating import Confusion, OperatingPoint, Outcome, operating_point, outcome_of
 from visionlora.scoring.score_calibration import Calibration, calibration
 
 _WITH_BOXES = ("segm", "keypoints")
@@ -48,19 +49,23 @@ class ModelScores:
         scores: with intervals where there are draws.
         matches: which detections are right.
         draws: the scores of every draw of images; None where the images are too few.
-        outcomes: one an image, at the chosen threshold, on the classes that the model knows.
-        operating: the counts over all images.
+        outcomes: one an image, at the chosen threshold, on the classes that the model knows; none of a classifier.
+        operating: the counts over all images; None of a classifier, as the next.
         calibration: of the detections above the threshold.
         boxes: the same detections scored by their boxes, with intervals, where the task finds more than boxes.
+        confusion: of a classifier, the cells of its confusion matrix that are not zero; None of any other.
+        mistakes: of a classifier, the most confident first.
     """
 
     scores: Scores
     matches: Matches
     draws: Draws | None
     outcomes: tuple[Outcome, ...]
-    operating: OperatingPoint
-    calibration: Calibration
+    operating: OperatingPoint | None
+    calibration: Calibration | None
     boxes: Scores | None = None
+    confusion: tuple[Confusion, ...] | None = None
+    mistakes: tuple[Mistake, ...] = ()
 
 
 def judge(
@@ -82,6 +87,8 @@ def judge(
     """
     if not found.classes:
         return None
+    if not found.task.boxes:
+        return _judge_classes(found, images, names, weights=weights)
     scores, matches, draws = _scored(found, images, names, weights, boxes=False)
     known = [only_classes(image, names, found.classes) for image in images]
     outcomes = tuple(
@@ -97,6 +104,29 @@ def judge(
         calibration=calibration(matches, confidence=confidence),
         boxes=_scored(found, images, names, weights, boxes=True)[0] if found.task.iou_type in _WITH_BOXES else None,
     )
+
+
+def _judge_classes(
+    found: SplitDetections, images: Sequence[LabelledImage], names: Sequence[str], *, weights: NDArray[np.int64] | None
+) -> ModelScores:
+    """Judge a classifier; there is nothing to operate: no threshold decides what is found."""
+    scores, matches = classification_scores(found.detections, images, names, classes=found.classes)
+    draws = None if weights is None else score_draws(matches, weights, pooled=True)
+    confusion, mistakes = confusion_of(found.detections, images, names, classes=found.classes)
+    return ModelScores(
+        scores=scores if draws is None else with_intervals(scores, draws),
+        matches=matches,
+        draws=draws,
+        outcomes=(),
+        operating=None,
+        calibration=None,
+        confusion=confusion,
+        mistakes=mistakes,
+    )
+
+
+def _mean(values: Sequence[float], weights: Sequence[int]) -> float:
+    return sum(weight * value for weight, value in zip(weights, values, strict=True)) / sum(weights)
 
 
 def _scored(
@@ -130,7 +160,7 @@ def with_intervals(scores: Scores, draws: Draws) -> Scores:
         replace(score, interval=None if score.ap50_95 is None else interval_of(draws.ap50_95[:, column]))
         for column, score in enumerate(scores.per_class)
     )
-    mean = None if scores.map50_95 is None else interval_of(mean_over_classes(draws.ap50_95))
+    mean = None if scores.map50_95 is None else interval_of(draws.mean(draws.ap50_95))
     return replace(scores, per_class=per_class, interval=mean)
 
 
@@ -158,16 +188,17 @@ def difference(
     per_class: list[Interval | None] = [None] * len(pairs)
     if draws is not None and other_draws is not None:
         a, b = draws.over(shared), other_draws.over(shared)
-        mean = interval_of(mean_over_classes(a.ap50_95) - mean_over_classes(b.ap50_95))
-        mean50 = interval_of(mean_over_classes(a.ap50) - mean_over_classes(b.ap50))
+        mean = interval_of(a.mean(a.ap50_95) - b.mean(b.ap50_95))
+        mean50 = interval_of(a.mean(a.ap50) - b.mean(b.ap50))
         column_a, column_b = ({name: column for column, name in enumerate(part.names)} for part in (a, b))
         per_class = [interval_of(a.ap50_95[:, column_a[name]] - b.ap50_95[:, column_b[name]]) for name in shared]
     changes = [settled((own.ap50_95 or 0.0) - (its.ap50_95 or 0.0)) for own, its in pairs]
+    counts = [own.objects if scores.pooled else 1 for own, _ in pairs]
     changes50 = [(own.ap50 or 0.0) - (its.ap50 or 0.0) for own, its in pairs]
     return Difference(
         to=to,
         classes=tuple(shared),
-        map50_95=Change(settled(sum(changes) / len(changes)), mean),
-        map50=Change(settled(sum(changes50) / len(changes50)), mean50),
+        map50_95=Change(settled(_mean(changes, counts)), mean),
+        map50=Change(settled(_mean(changes50, counts)), mean50),
         per_class=tuple(map(ClassChange, shared, map(Change, changes, per_class))),
     )

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visionlora.data import LabelledImage, content_hash, load_coco, load_dataset, read_coco, read_description
+from visionlora.errors import DataError
 from visionlora.formats.text import printable
 from visionlora.scoring.bootstrap import FEWEST_IMAGES, draw_images
 from visionlora.scoring.cache import cache_key, image_hashes, keep_found, load_found
@@ -112,6 +113,8 @@ def load_split(data: Path | str, split: str = "val", *, task: Task) -> Evaluatio
         DataError: the data set or an image cannot be used.
     """
     coco = _is_coco(data)
+    if coco and not task.boxes:
+        raise DataError(f"{data}: expected a folder of classes for a model of task {task.name}, got a COCO file")
     dataset = load_coco(data, split=split, task=task) if coco else load_dataset(data, splits=(split,), task=task)
     images, names = dataset.split(split), dataset.names
     counts = count_classes(images, names, iou_type=task.iou_type)

@@ -12,8 +12,7 @@ import psutil
 from numpy.typing import NDArray
 
 from visionlora.data import LabelledImage, read_labelled
-from visionlora.vision.inference import Network
-from visionlora.vision.preprocess import letterbox
+from visionlora.vision.inference import Network, placed
 
 ROUNDS = 10
 """Turns of each network."""
@@ -108,7 +107,7 @@ def time_networks(
     pixels = [read_labelled(image) for image in islice(cycle(images), CALLS)]
     batches = [network.batch or 1 for network in networks]
     inputs = [
-        [np.repeat(letterbox(image, network.image_size)[0][None], batch, axis=0) for image in pixels]
+        [np.repeat(placed(network.task, image, network.image_size)[0][None], batch, axis=0) for image in pixels]
         for network, batch in zip(networks, batches, strict=True)
     ]
     seconds, loads = np.zeros((len(networks), rounds, CALLS)), np.zeros((len(networks), rounds))

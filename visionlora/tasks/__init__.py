@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from visionlora.errors import ModelError, UsageError
+from visionlora.tasks.classify import Classify
 from visionlora.tasks.detect import DETECT
 from visionlora.tasks.label_lines import SLACK
 from visionlora.tasks.obb import OrientedBoxes
 from visionlora.tasks.pose import OBJECT_IN_BOX, Pose
 from visionlora.tasks.segment import Segment, coco_segmentation
-from visionlora.tasks.task import RawPrediction, Task, box_fields, difference, one_image
+from visionlora.tasks.task import OfBoxes, RawPrediction, Task, box_fields, difference, one_image
 
-TASKS: Mapping[str, Task] = {task.name: task for task in (DETECT, Segment(), Pose(), OrientedBoxes())}
+TASKS: Mapping[str, Task] = {task.name: task for task in (DETECT, Segment(), Pose(), OrientedBoxes(), Classify())}
 """All tasks by the names that Ultralytics and the files have for them, with the sizes that are usual."""
 
 __all__ = [
@@ -23,6 +24,8 @@ __all__ = [
     "OBJECT_IN_BOX",
     "SLACK",
     "TASKS",
+    "Classify",
+    "OfBoxes",
     "OrientedBoxes",
     "Pose",
     "RawPrediction",

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visionlora.errors import UsageError
-from visionlora.tasks.task import best_candidates
+from visionlora.tasks.task import OfBoxes, best_candidates
 from visionlora.vision.boxes import nms as suppress  # `decode` has a flag of that name
 from visionlora.vision.detections import (
     IOU_THRESHOLD,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 
-class Rows:
+class Rows(OfBoxes):
     """What tasks share whose first output has the rows centre x, centre y, width, height, scores, extras.
 
     A final detection of theirs is x1, y1, x2, y2, score, class, extras; a task may have another box there.

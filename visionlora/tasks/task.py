@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from visionlora.errors import UsageError
 from visionlora.vision.detections import IOU_THRESHOLD, MAX_DETECTIONS, PREDICTION_CONFIDENCE, Detections
 from visionlora.vision.drawing import Painter
-from visionlora.vision.preprocess import Placement
+from visionlora.vision.preprocess import LETTERBOX, Placement, letterbox_pixels
 
 RawPrediction: TypeAlias = tuple[NDArray[np.float32], ...]
 """What a network gives: an array for each output of its graph, batch first; see `Task`."""
@@ -34,6 +34,11 @@ class Task(Protocol):
         outputs: how many arrays a raw prediction has.
         final_columns: how many numbers a final detection has, where a file suppresses by itself; another than a file
             of raw predictions has anchors.
+        boxes: whether it finds objects at places, and not one class for the whole image.
+        axes: of a raw prediction's first output, the batch among them.
+        score_words: what its two scores are called, the one that models are chosen by first, and that one of a class.
+        score_keys: under which an adapter's card and results.csv have the two.
+        preprocessing: how an image becomes the input, as cards state it.
     """
 
     name: ClassVar[str]
@@ -43,6 +48,11 @@ class Task(Protocol):
     truth: ClassVar[str]
     binned: ClassVar[int]
     outputs: ClassVar[int]
+    boxes: ClassVar[bool]
+    axes: ClassVar[int]
+    score_words: ClassVar[tuple[str, str, str]]
+    score_keys: ClassVar[tuple[str, str]]
+    preprocessing: ClassVar[Mapping[str, Any]]
 
     @property
     def final_columns(self) -> int:
@@ -52,6 +62,15 @@ class Task(Protocol):
     @property
     def draw(self) -> Painter:
         """What draws detections, or what is labelled in an image."""
+        ...
+
+    def place(self, image_bgr: NDArray[np.uint8], image_size: int, /) -> tuple[NDArray[np.uint8], Placement]:
+        """Return an image (H, W, 3) as the square (S, S, 3) uint8 BGR that a network sees, and where it lies there.
+
+        Raises:
+            DataError: it is no image.
+            UsageError: `image_size` is below 1.
+        """
         ...
 
     def settings(self) -> dict[str, int]:
@@ -182,6 +201,17 @@ class Task(Protocol):
         ...
 
 
+class OfBoxes:
+    """What tasks share that find objects at places."""
+
+    boxes: ClassVar[bool] = True
+    axes: ClassVar[int] = 3
+    score_words: ClassVar[tuple[str, str, str]] = ("mAP50-95", "mAP50", "AP50-95")
+    score_keys: ClassVar[tuple[str, str]] = ("metrics/mAP50-95(B)", "metrics/mAP50(B)")  # Ultralytics' names
+    preprocessing: ClassVar[Mapping[str, Any]] = LETTERBOX
+    place = staticmethod(letterbox_pixels)
+
+
 def box_fields(objects: Any) -> dict[str, Any]:
     """Return `bbox`, (N, 4) left, top, width, height, and its `area`, (N,), in pixels of the image.
 
@@ -229,8 +259,8 @@ def difference(task: Task, got: Sequence[Any], expected: Sequence[Any]) -> tuple
     """
     apart = [abs(one - other) for one, other in zip(got, expected, strict=True)]
     geometry, scores = task.split(apart)
-    largest = [float(part.max()) for part in (geometry, *apart[1:])]
-    return float(np.max(largest)), float(scores.max())
+    largest = [float(part.max()) for part in (geometry, *apart[1:]) if 0 not in part.shape]
+    return float(np.max([0.0, *largest])), float(scores.max())
 
 
 def _best(scores: NDArray[np.float32], limit: int) -> NDArray[np.intp]:

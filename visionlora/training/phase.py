@@ -23,7 +23,7 @@ from visionlora.fake_quant import fake_quant_spec
 from visionlora.int8 import QuantizationRecipe
 from visionlora.progress import report
 from visionlora.quantization import calibrate_detector, load_float_detector
-from visionlora.scoring import mean_precision
+from visionlora.scoring import mean_precision, top_accuracy
 from visionlora.training.curves import draw_curves
 from visionlora.training.recipes import NEAR
 from visionlora.training.record import check_same, identity, read_record, run_record, write_record
@@ -207,9 +207,9 @@ def _job(
         task=run.base.task,
         keypoints=run.dataset.keypoints,
         images={split: run.dataset.split(split) for split in ("train", "val")},
-        ruler=partial(mean_precision, task=run.base.task),
+        ruler=partial(mean_precision, task=run.base.task) if run.base.task.boxes else top_accuracy,
         settings=phase.adapter,
-        preprocessing=preprocessing_card(phase.schedule.imgsz),
+        preprocessing=preprocessing_card(phase.schedule.imgsz, run.base.task.preprocessing),
         training=record,
         hyperparameters={**record["hyperparameters"], "device": run.settings.device},
         run=identity(record, run.settings.family),

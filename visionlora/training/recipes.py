@@ -14,7 +14,6 @@ from visionlora.data import LabelledImage, read_labelled
 from visionlora.data.leakage import choose_images
 from visionlora.detectors.family import Base, Family
 from visionlora.errors import UsageError
-from visionlora.vision.preprocess import letterbox_pixels
 
 AUTO = "auto"
 FAR_SHIFT = 0.07
@@ -160,7 +159,7 @@ def look_at(family: Family, base: Base, images: Sequence[LabelledImage]) -> Look
         DataError: one cannot be read.
     """
     chosen = choose_images(images, PICTURES)
-    squares = [letterbox_pixels(read_labelled(image), base.image_size)[0] for image in chosen]
+    squares = [base.task.place(read_labelled(image), base.image_size)[0] for image in chosen]
     sides = [np.sqrt(image.object_areas) / max(image.size_wh) for image in images]
     found = np.concatenate(sides) if sides else np.zeros(0)
     return Look(family.statistics_shift(base, squares), float(np.median(found)) if len(found) else 1.0, len(squares))

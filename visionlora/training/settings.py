@@ -279,12 +279,19 @@ class TrainingSettings:
         return replace(self, adapter=adapter, schedule=replace(self.schedule, lr0=rate))
 
     def check_belongs(self, base: Base, dataset: Dataset) -> None:
-        """Refuse an adapter to go on with that is of another base or finds other classes.
+        """Refuse an adapter to go on with that is of another base or finds other classes, and what a task cannot have.
 
         Raises:
             AdapterError: it is of another base.
-            UsageError: its classes are not those of the data set, in their order.
+            UsageError: its classes are not those of the data set, in their order; or a classifier is to be trained as
+                an int8 file computes, or with other activations.
         """
+        if not base.task.boxes and (self.qat or self.adapter.relu_targets):
+            option = "--quantize" if self.qat else "--activation"
+            raise UsageError(
+                f"{option}: for detectors alone yet, and {base.path} classifies pictures; train without it, and make "
+                "the INT8 file with visionlora quantize --max-drop 0.005"
+            )
         if self.start is None:
             return
         card = read_adapter_card(self.start)

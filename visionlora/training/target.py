@@ -36,6 +36,8 @@ def with_task(base: Base, asked: str | None, data: Path | str) -> Base:
     check_task(asked)
     own = base.task.name
     name = own if asked is None else asked
+    if name != own and not TASKS[name].boxes:
+        raise UsageError(f"--task {name}: expected a base of that task, got one of task {own}; give another --model")
     if name not in (own, *(TASKS if own == DETECT.name else ())):
         raise UsageError(
             f"--task {name}: expected a base of that task or of detection, got one of task {own}; give another --model"

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from visionlora.adapters import MAP50, MAP50_95, AdapterSettings, read_adapter_card
+from visionlora.adapters import AdapterSettings, read_adapter_card
 from visionlora.adapters.factors import FactorTraining
 from visionlora.adapters.methods import method_for
 from visionlora.data import load_dataset, warn_of_doubtful_data
@@ -25,6 +25,7 @@ from visionlora.formats.text import is_unicode, size_words
 from visionlora.hub import local_file
 from visionlora.progress import LEVELS, level, report
 from visionlora.scoring import NEXT_TO_NOTHING
+from visionlora.tasks import OfBoxes
 from visionlora.training.batching import with_batch
 from visionlora.training.choosing import under_recipe
 from visionlora.training.earlier import replacing, settle
@@ -50,6 +51,7 @@ class TrainedAdapter:
         map50_95, map50: its scores there, as `evaluate` counts them.
         bytes: size of the file.
         seconds: wall time of this call.
+        score_words: what the two scores are called, see `Task`.
     """
 
     path: Path
@@ -59,9 +61,11 @@ class TrainedAdapter:
     map50: float
     bytes: int
     seconds: float
+    score_words: tuple[str, str, str] = OfBoxes.score_words
 
     def __str__(self) -> str:
-        scores = f"val mAP50-95 {self.map50_95:.3f}, mAP50 {self.map50:.3f}"
+        mean, other, _ = self.score_words
+        scores = f"val {mean} {self.map50_95:.3f}, {other} {self.map50:.3f}"
         size = f"{size_words(self.bytes)}, {len(self.names)} classes"
         return f"{self.path}: {size}, from epoch {self.epoch} with {scores}; {self.seconds:.0f} s"
 
@@ -274,8 +278,9 @@ def warn_of_little(trained: TrainedAdapter) -> None:
     """Say at the end that an adapter is of no use yet, which its scores alone do not say to everyone."""
     if trained.map50_95 < NEXT_TO_NOTHING:
         _LOGGER.warning(
-            "%s: mAP50-95 %.3f: it has learned next to nothing yet; it needs more epochs",
+            "%s: %s %.3f: it has learned next to nothing yet; it needs more epochs",
             trained.path,
+            trained.score_words[0],
             trained.map50_95,
         )
 
@@ -348,11 +353,12 @@ def _run_phases(run: Run, phases: Sequence[Phase], start: Path | None, *, resume
         begun = resume and (phase.number == 1 or here.has_progress())
         start = run_phase(run, phase, start=start, teacher=first if phase.distill > 0 else None, resume=begun)
         first = first or start
-        before, score = score, read_adapter_card(start).scores.get(MAP50_95)
+        before, score = score, read_adapter_card(start).scores.get(run.base.task.score_keys[0])
         if before and score is not None and score < _FAR * before:
             _LOGGER.warning(
-                "%s: mAP50-95 %.3f after %s, %.3f before; it needs more epochs",
+                "%s: %s %.3f after %s, %.3f before; it needs more epochs",
                 here.path,
+                run.base.task.score_words[0],
                 score,
                 TITLES[phase.kind],
                 before,
@@ -365,8 +371,9 @@ def _summary(path: Path, *, seconds: float) -> TrainedAdapter:
         path=path,
         names=card.names,
         epoch=int(card.training["epoch"]),
-        map50_95=card.scores[MAP50_95],
-        map50=card.scores[MAP50],
+        map50_95=card.scores[card.sized_task.score_keys[0]],
+        map50=card.scores[card.sized_task.score_keys[1]],
+        score_words=card.sized_task.score_words,
         bytes=path.stat().st_size,
         seconds=seconds,
     )

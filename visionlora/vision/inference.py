@@ -17,7 +17,7 @@ from visionlora.vision.detections import (
     Detections,
     check_thresholds,
 )
-from visionlora.vision.preprocess import Placement, letterbox
+from visionlora.vision.preprocess import Placement, as_tensor
 
 SCORE_TOLERANCE = 0.01
 """How far a score may leave [0, 1]: half precision and integers round."""
@@ -64,7 +64,7 @@ class Network(Protocol):
         ...
 
     def __call__(self, batch: NDArray[np.float32], /) -> RawPrediction:
-        """Map (n, 3, S, S) RGB in [0, 1] to the raw prediction (n, rows, anchors) of its task."""
+        """Map (n, 3, S, S) RGB in [0, 1] to the raw prediction of its task."""
         ...
 
 
@@ -107,7 +107,7 @@ def detect(
     """
     return detect_placed(
         network,
-        [letterbox(image, network.image_size) for image in images_bgr],
+        [placed(network.task, image, network.image_size) for image in images_bgr],
         confidence=confidence,
         iou_threshold=iou_threshold,
         max_detections=max_detections,
@@ -115,25 +115,35 @@ def detect(
     )
 
 
+def placed(task: Task, image_bgr: NDArray[np.uint8], image_size: int) -> tuple[NDArray[np.float32], Placement]:
+    """Return an image as the input (3, S, S) of a network of a task, RGB in [0, 1], and where it lies in it.
+
+    Raises:
+        DataError: it is not (H, W, 3) of uint8.
+    """
+    square, placement = task.place(image_bgr, image_size)
+    return as_tensor(square), placement
+
+
 def detect_placed(
     network: Network,
-    placed: Sequence[tuple[NDArray[np.float32], Placement]],
+    inputs: Sequence[tuple[NDArray[np.float32], Placement]],
     *,
     confidence: float | Sequence[float] = PREDICTION_CONFIDENCE,
     iou_threshold: float = IOU_THRESHOLD,
     max_detections: int = MAX_DETECTIONS,
     agnostic: bool = False,
 ) -> list[Detections]:
-    """Find the objects in images that `letterbox` has placed already; otherwise as `detect`.
+    """Find the objects in images that `placed` has placed already; otherwise as `detect`.
 
     Raises:
         UsageError: a threshold is out of range.
         ModelError: the network gives what no detector gives, see `check_predictions`.
     """
     check_thresholds(confidence, iou_threshold, max_detections)
-    if not len(placed):
+    if not len(inputs):
         return []
-    outputs = network(np.stack([tensor for tensor, _ in placed]))
+    outputs = network(np.stack([tensor for tensor, _ in inputs]))
     check_predictions(network, outputs)
     return [
         network.task.decode(
@@ -145,7 +155,7 @@ def detect_placed(
             agnostic=agnostic,
             placement=placement,
         )
-        for index, (_, placement) in enumerate(placed)
+        for index, (_, placement) in enumerate(inputs)
     ]
 
 
@@ -162,9 +172,9 @@ def check_predictions(network: Network, outputs: RawPrediction) -> None:
     if not outputs[0].size:
         return
     geometry, scores = network.task.split(outputs)
-    rest = (geometry, *outputs[1:])
+    rest = [part for part in (geometry, *outputs[1:]) if part.size]
     low, high = scores.min(), scores.max()  # NaN where a value is, as below
-    farthest = np.max([max(part.max(), -part.min()) for part in rest])
+    farthest = np.max([0.0, *(max(part.max(), -part.min()) for part in rest)])
     if not np.isfinite([low, high, farthest]).all():
         raise ModelError(f"{_name(network)}: the network gave values that are no numbers; its file is broken")
     if low < -SCORE_TOLERANCE or high > 1 + SCORE_TOLERANCE:
@@ -185,8 +195,8 @@ def try_out(network: Network) -> None:
     A file with its own suppression may rightly find nothing in both.
 
     Raises:
-        ModelError: it gives what `check_predictions` refuses, nothing but zeros, or the same for both pictures; or it
-            cannot be run.
+        ModelError: it gives what `check_predictions` refuses, nothing but zeros, or, of a detector, the same for both
+            pictures; or it cannot be run.
     """
     side = network.image_size
     grey = network(np.full((1, 3, side, side), 0.5, dtype=np.float32))
@@ -197,7 +207,7 @@ def try_out(network: Network) -> None:
     if not grey[0].any() and not noise[0].any():
         if network.nms:
             raise ModelError(f"{_name(network)}: the network gave zeros for every picture; its file is broken")
-    elif np.array_equal(grey[0], noise[0]):
+    elif network.task.boxes and np.array_equal(grey[0], noise[0]):  # a classifier may be as sure of both
         raise ModelError(
             f"{_name(network)}: the network gave the same for two different pictures; its file is broken, its output "
             "does not depend on its input"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,6 +18,9 @@ from visionlora.vision.image_header import stated_size
 
 PADDING = 114
 """Grey value around the image: what Ultralytics' detectors were trained with."""
+LETTERBOX: Mapping[str, Any] = {"letterbox": "square", "padding": PADDING, "channels": "RGB", "scale": "1/255"}
+CENTER_CROP: Mapping[str, Any] = {"resize": "shorter side", "crop": "center", "channels": "RGB", "scale": "1/255"}
+"""How an image becomes a network's input, as cards state it: by `letterbox`, or by `center_crop_pixels`."""
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """Files that count as images in a folder."""
 MAX_PIXELS = 1 << 27
@@ -23,6 +28,7 @@ MAX_PIXELS = 1 << 27
 MAX_SIDE = 1_000_000
 """Longest side of an image that is decoded; libpng and OpenCV take no longer one."""
 MAX_FILE_BYTES = 1 << 30
+_FRACTION_BITS = 22
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _SPECIAL = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"))
@@ -186,10 +192,15 @@ def letterbox(image_bgr: NDArray[np.uint8], image_size: int) -> tuple[NDArray[np
         ((3, 200, 200), (0, 50), [[10.0, 5.0, 20.0, 15.0]])
     """
     canvas, placement = letterbox_pixels(image_bgr, image_size)
-    tensor = np.empty((3, image_size, image_size), dtype=np.float32)
-    for channel, plane in zip(tensor[::-1], cv2.split(canvas), strict=True):  # BGR -> RGB
+    return as_tensor(canvas), placement
+
+
+def as_tensor(square_bgr: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return (S, S, 3) uint8 BGR pixels as a network's input: (3, S, S) float32 RGB in [0, 1]."""
+    tensor = np.empty((3, *square_bgr.shape[:2]), dtype=np.float32)
+    for channel, plane in zip(tensor[::-1], cv2.split(square_bgr), strict=True):  # BGR -> RGB
         np.divide(plane, np.float32(255), out=channel)
-    return tensor, placement
+    return tensor
 
 
 def letterbox_pixels(image_bgr: NDArray[np.uint8], image_size: int) -> tuple[NDArray[np.uint8], Placement]:
@@ -202,10 +213,7 @@ def letterbox_pixels(image_bgr: NDArray[np.uint8], image_size: int) -> tuple[NDA
         DataError: `image_bgr` is not (H, W, 3) of uint8, or has no pixels.
         UsageError: `image_size` is below 1.
     """
-    if image_size < 1:
-        raise UsageError(f"image size: expected at least 1 pixel, got {image_size}")
-    if image_bgr.ndim != 3 or image_bgr.shape[2] != 3 or image_bgr.dtype != np.uint8 or image_bgr.size == 0:
-        raise DataError(f"expected an image (H, W, 3) of uint8, got {image_bgr.shape} of {image_bgr.dtype}")
+    _check(image_bgr, image_size)
     height, width = image_bgr.shape[:2]
     scale = min(image_size / height, image_size / width)
     new_width, new_height = max(round(width * scale), 1), max(round(height * scale), 1)
@@ -218,6 +226,56 @@ def letterbox_pixels(image_bgr: NDArray[np.uint8], image_size: int) -> tuple[NDA
         else cv2.resize(image_bgr, (new_width, new_height), interpolation=cv2.INTER_LINEAR)
     )
     return canvas, Placement((new_width / width, new_height / height), (left, top), (width, height))
+
+
+def center_crop_pixels(image_bgr: NDArray[np.uint8], image_size: int) -> tuple[NDArray[np.uint8], Placement]:
+    """Resize an image's shorter side to a square's and cut out the middle, as Ultralytics' `classify_transforms` does.
+
+    Returns:
+        The (image_size, image_size, 3) uint8 BGR square, and where the image lies in it.
+
+    Raises:
+        DataError: `image_bgr` is not (H, W, 3) of uint8, or has no pixels.
+        UsageError: `image_size` is below 1.
+    """
+    _check(image_bgr, image_size)
+    height, width = image_bgr.shape[:2]
+    new_width, new_height = (int(image_size * side / min(width, height)) for side in (width, height))
+    left, top = round((new_width - image_size) / 2), round((new_height - image_size) / 2)
+    square = _resized(image_bgr, new_width, range(left, left + image_size), axis=1)
+    square = _resized(square, new_height, range(top, top + image_size), axis=0)
+    return square, Placement((new_width / width, new_height / height), (-left, -top), (width, height))
+
+
+def _resized(image: NDArray[np.uint8], size: int, kept: range, *, axis: int) -> NDArray[np.uint8]:
+    """Resize (H, W, 3) along an axis to `size` pixels, of which some are kept, as Pillow's BILINEAR does.
+
+    Unlike OpenCV's, it is a triangle as wide as two pixels of the smaller image, so that nothing is skipped.
+    """
+    before = image.shape[axis]
+    if before == size:
+        return np.ascontiguousarray(image[:, kept.start : kept.stop] if axis else image[kept.start : kept.stop])
+    scale = before / size
+    reach = max(scale, 1.0)
+    centres = (np.array(kept) + 0.5) * scale
+    first = np.maximum((centres - reach + 0.5).astype(np.int64), 0)
+    end = np.minimum((centres + reach + 0.5).astype(np.int64), before)
+    taps = first[:, None] + np.arange((end - first).max())  # (kept, taps)
+    weights = np.maximum(1 - np.abs(taps + 0.5 - centres[:, None]) / reach, 0) * (taps < end[:, None])
+    weights /= weights.sum(axis=1, keepdims=True)
+    weights = np.floor(weights * (1 << _FRACTION_BITS) + 0.5).astype(np.int32)  # Pillow's, so that rounding is too
+    shape = (image.shape[0], len(kept), 3) if axis else (len(kept), *image.shape[1:])
+    total = np.full(shape, 1 << (_FRACTION_BITS - 1), dtype=np.int32)
+    for tap, weight in zip(np.minimum(taps, before - 1).T, weights.T, strict=True):
+        total += image.take(tap, axis=axis) * weight.reshape((1, -1, 1) if axis else (-1, 1, 1))
+    return (total >> _FRACTION_BITS).clip(0, 255).astype(np.uint8)
+
+
+def _check(image_bgr: NDArray[np.uint8], image_size: int) -> None:
+    if image_size < 1:
+        raise UsageError(f"image size: expected at least 1 pixel, got {image_size}")
+    if image_bgr.ndim != 3 or image_bgr.shape[2] != 3 or image_bgr.dtype != np.uint8 or image_bgr.size == 0:
+        raise DataError(f"expected an image (H, W, 3) of uint8, got {image_bgr.shape} of {image_bgr.dtype}")
 
 
 def has_end(data: bytes) -> bool:

@@ -50,7 +50,7 @@ class AdaptedModel:
         made = (self.adapter, self.merged, self.exported, self.quantized)
         files = ", ".join(each.path.name for each in made if each is not None)
         rows = ", ".join(f"{row.label} {row.scores.map50_95:.3f}" for row in self.report.rows if row.scores is not None)
-        return f"AdaptedModel({self.adapter.path.parent}: {files}; mAP50-95: {rows})"
+        return f"AdaptedModel({self.adapter.path.parent}: {files}; {self.report.measured.words[0]}: {rows})"
 
 
 class BudgetMissed(QuantizationError):
@@ -280,7 +280,8 @@ class _Way:
 
 def _broken_limits(report: Report) -> str:
     """Return the limits that are broken in one line, empty if none is."""
-    names = {"max_drop": "mAP50-95", "max_class_drop": "AP50-95", "min_map50": "mAP50"}
+    mean, other, of_class = report.measured.words
+    names = {"max_drop": mean, "max_class_drop": of_class, "min_map50": other}
     broken = [
         f"{check.model}: {names.get(check.limit, check.limit)}"
         + (f" of {check.class_name}" if check.class_name else "")
@@ -305,9 +306,10 @@ def int8_advice(report: Report, *, max_drop: float | None, quantize: str | None)
     difference = last.difference_to("float" if "float" in labels else "onnx")
     if difference is None or not difference.map50_95.measurable or difference.map50_95.difference >= 0:
         return ""
+    trains_on = quantize is None and not report.is_of_classes
     ways = [
         *(["--resume --max-drop 0.005 (leaves the layers that cost most in float)"] if max_drop is None else []),
-        *(["--quantize int8 (trains on as the INT8 file computes)"] if quantize is None else []),
+        *(["--quantize int8 (trains on as the INT8 file computes)"] if trains_on else []),
     ]
     if not ways:
         return ""

@@ -124,13 +124,16 @@ def _models(
 def _difference(old: Row, new: Row, results: tuple[ImageResults | None, ...]) -> Difference | None:
     if old.scores is None or new.scores is None:
         return None
-    old_draws, new_draws = _draws(old.label, new.label, results)
+    old_draws, new_draws = _draws(old.label, new.label, results, pooled=new.scores.pooled)
     return difference(new.scores, old.scores, draws=new_draws, other_draws=old_draws, to=old.label)
 
 
-def _draws(old: str, new: str, results: tuple[ImageResults | None, ...]) -> tuple[Draws, Draws] | tuple[None, None]:
+def _draws(
+    old: str, new: str, results: tuple[ImageResults | None, ...], *, pooled: bool
+) -> tuple[Draws, Draws] | tuple[None, None]:
     """Return the scores of both models on the same draws; None where a report has no matches of its images."""
     first, second = results
     if first is None or second is None or old not in first.matches or new not in second.matches:
         return None, None
-    return paired_draws(first.matches[old], second.matches[new], first.image_hashes, second.image_hashes)
+    hashes = first.image_hashes, second.image_hashes
+    return paired_draws(first.matches[old], second.matches[new], *hashes, pooled=pooled)

@@ -89,18 +89,21 @@ def evaluate(
 ) -> Report:
     """Score models of any kind on one data set: same images, same letterbox, same decoding, pycocotools.
 
+    Of classifiers the scores are top-1 and top-5, which stand in the fields `map50_95` and `map50`.
+
     Models run on the CPU, so that their milliseconds can be compared. The first model that knows all the classes is the
     reference, or `against`; every difference to it has a 95 % interval by a paired bootstrap over the images.
 
     Args:
         models: checkpoints, exported files (.onnx, OpenVINO's .xml, ncnn's .param, LiteRT's .tflite;
             `openvino:model.onnx` runs it in OpenVINO), or `base.pt+adapter.safetensors`; `label=` before one names it.
-        data: the data.yaml, or a COCO ground truth (.json) with its pictures beside it.
+        data: the data.yaml, or a COCO ground truth (.json) with its pictures beside it; for classifiers a folder of
+            classes.
         split: which of its splits; a COCO file has one.
         imgsz: side of the input in pixels; None takes what the files say, which must be one size.
         conf: the score threshold for precision, recall, misses and false alarms.
         retention: data.yaml of the base's source domain; its val split shows what the models have forgotten.
-        max_drop: budget: how much mAP50-95 a model may lose against the reference, as a fraction of 1.
+        max_drop: budget: how much mAP50-95, or top-1, a model may lose against the reference, as a fraction of 1.
         max_class_drop: budget: how much AP50-95 of any class it may lose.
         min_map50: budget: the mAP50 that it must reach.
         against: label of the model that the budget counts losses from and that the models held to it follow: the
@@ -145,6 +148,8 @@ def evaluate(
     networks = [open_network(spec, image_size=imgsz) for spec in specs]
     _check(specs, networks)
     task = networks[0].task
+    if not task.boxes:
+        _refuse_of_boxes(**{"--min-map50": min_map50, "--retention": retention})
     domain = load_split(data, split, task=task)
     source = None if retention is None else load_split(retention, "val", task=task)
     if source is not None:
@@ -227,6 +232,15 @@ def _check(specs: Sequence[ModelSpec], networks: Sequence[Network]) -> None:
         raise ModelError(f"expected the files of all models, found none at {', '.join(missing)}; give their paths")
 
 
+def _refuse_of_boxes(**options: Any) -> None:
+    """Refuse options that say nothing of classifiers."""
+    given = [option for option, value in options.items() if value is not None]
+    if given:
+        raise UsageError(
+            f"{' and '.join(given)}: for detectors alone, and these models classify pictures; leave it out"
+        )
+
+
 def _find(spec: ModelSpec, network: Network, domain: EvaluationSplit, *, cache: bool) -> SplitDetections:
     with about(spec.label):
         return domain.find(network, [spec.path, *spec.parts], runtime=spec.runtime, cache=cache)
@@ -257,6 +271,7 @@ def _row(spec: ModelSpec, network: Network, found: SplitDetections, judgement: M
         precision=network.precision,
         cut=network.cut,
         boxes=judgement.boxes if judgement else None,
+        confusion=judgement.confusion if judgement else None,
     )
 
 

@@ -21,7 +21,7 @@ from typing import Any, cast
 import torch
 import ultralytics
 from torch import nn
-from ultralytics.nn.tasks import DetectionModel, guess_model_task, torch_safe_load
+from ultralytics.nn.tasks import ClassificationModel, DetectionModel, guess_model_task, torch_safe_load
 from ultralytics.utils import ASSETS, DEFAULT_CFG_DICT, LOGGER
 from ultralytics.utils.checks import check_yolov5u_filename
 from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_asset
@@ -264,8 +264,8 @@ def _names_of(model: DetectionModel, path: Path) -> tuple[str, ...]:
         names = class_names(model.names)
     except ValueError as error:
         raise ModelError(f"{path}: its class names cannot be used: {error}") from error
-    outputs = {int(model.get_submodule(layer).out_channels) for layer in class_output_names(model)}
-    if outputs != {len(names)} or model.model[-1].nc != len(names):
+    outputs = {len(cast(torch.Tensor, model.get_submodule(name).weight)) for name in class_output_names(model)}
+    if outputs != {len(names)} or getattr(model.model[-1], "nc", len(names)) != len(names):
         counts = " and ".join(map(str, sorted(outputs)))
         raise ModelError(f"{path}: expected one class name for each class output, got {len(names)} names for {counts}")
     if len({*names}) < len(names):
@@ -289,6 +289,11 @@ def _check_runs(model: DetectionModel, task: Task, classes: int) -> None:
         Exception: its parts do not fit (see `UNREADABLE`).
     """
     head = model.model[-1]
+    if not task.boxes:
+        (scores,) = raw_prediction(model, torch.zeros(1, 3, 64, 64))
+        if scores.shape != (1, classes):
+            raise ValueError(f"expected a prediction {(1, classes)}, got {tuple(scores.shape)}")
+        return
     strides = [float(stride) for stride in head.stride]
     if len(strides) != head.nl or not all(1 <= stride <= 256 for stride in strides):
         raise ValueError(f"expected {head.nl} strides from 1 to 256, got {strides}")
@@ -322,10 +327,10 @@ def _card_of(checkpoint: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 def _check_detector(model: Any, path: Path) -> None:
     task = str(getattr(model, "task", None) or type(model).__name__)
-    if not isinstance(model, DetectionModel) or task not in TASKS:
+    if not isinstance(model, DetectionModel | ClassificationModel) or task not in TASKS:
         raise ModelError(
-            f"{path}: expected a detection checkpoint, or one for segment, pose or obb, got one for "
-            f"{task}; give one that finds boxes, such as yolo11n.pt"
+            f"{path}: expected a detection checkpoint, or one for segment, pose, obb or classify, got one for "
+            f"{task}; give one such as yolo11n.pt"
         )
     head = model.model[-1]
     if type(head) not in HEADS[str(task)]:
@@ -334,7 +339,7 @@ def _check_detector(model: Any, path: Path) -> None:
         raise ModelError(
             f"{path}: its head is {type(head).__name__}; supported for {task} are the detectors of {supported}"
         )
-    if model.is_fused() or head.cv2 is None:
+    if model.is_fused() or getattr(head, "cv2", head) is None:
         raise ModelError(f"{path}: its batch normalization is fused already; give the checkpoint as it was trained")
 
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import nn
+from ultralytics.nn.modules.head import Classify
 from ultralytics.nn.tasks import DetectionModel
 
 from visionlora.formats.text import class_names
 
 
 def class_output_names(model: DetectionModel) -> tuple[str, ...]:
-    """Return the dotted names of the convolutions whose channels are the class scores, of every head."""
+    """Return the dotted names of the layers whose outputs are the class scores, of every head."""
     last = len(model.model) - 1
+    if isinstance(model.model[-1], Classify):
+        return (f"model.{last}.linear",)
     towers = [tower for tower in ("cv3", "one2one_cv3") if getattr(model.model[-1], tower, None) is not None]
     return tuple(
         f"model.{last}.{tower}.{level}.{len(getattr(model.model[-1], tower)[level]) - 1}"
@@ -39,18 +43,22 @@ def set_classes(model: DetectionModel, names: Sequence[str]) -> tuple[str, ...]:
     for path in replaced:
         parent, _, index = path.rpartition(".")
         previous = model.get_submodule(path)
-        level = int(parent.rpartition(".")[2])
-        stride = float(model.stride[level])
-        layer = nn.Conv2d(previous.in_channels, len(new), 1)
+        layer: nn.Conv2d | nn.Linear
+        if isinstance(previous, nn.Linear):
+            layer = nn.Linear(previous.in_features, len(new))
+        else:
+            layer = nn.Conv2d(previous.in_channels, len(new), 1)
+            stride = float(model.stride[int(parent.rpartition(".")[2])])
+            nn.init.constant_(cast(torch.Tensor, layer.bias), math.log(5 / len(new) / (640 / stride) ** 2))
         assert layer.bias is not None
-        layer.bias.fill_(math.log(5 / len(new) / (640 / stride) ** 2))
         for row, name in enumerate(new):
             if name in old:
                 layer.weight[row] = previous.weight[old.index(name)]
                 layer.bias[row] = previous.bias[old.index(name)]
-        model.get_submodule(parent)[int(index)] = layer.to(previous.weight)
+        setattr(model.get_submodule(parent), index, layer.to(previous.weight))
     head = model.model[-1]
-    head.nc, head.no = len(new), len(new) + head.reg_max * 4
+    if not isinstance(head, Classify):
+        head.nc, head.no = len(new), len(new) + head.reg_max * 4
     model.nc = model.yaml["nc"] = len(new)
     model.names = dict(enumerate(names))
     return replaced

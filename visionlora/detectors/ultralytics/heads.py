@@ -1,7 +1,8 @@
 """The heads of the tasks: what a checkpoint's head finds, and giving a detector the head of another task.
 
 A head has towers of convolutions for boxes (`cv2`) and classes (`cv3`); where its task is not detection, it has a third
-(`cv4`) for mask factors, keypoints or the angle, and for segmentation it makes prototypes (`proto`).
+(`cv4`) for mask factors, keypoints or the angle, and for segmentation it makes prototypes (`proto`). That of
+classification is a convolution, a mean over the picture and a linear layer.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from ultralytics.nn.modules.head import OBB, Detect, Pose, Segment, v10Detect
+from ultralytics.nn.modules.head import OBB, Classify, Detect, Pose, Segment, v10Detect
 from ultralytics.nn.tasks import DetectionModel, OBBModel, PoseModel, SegmentationModel
 
 from visionlora.errors import UsageError
@@ -20,11 +21,12 @@ from visionlora.tasks import Pose as Keypoints
 from visionlora.tasks import Segment as Masks
 from visionlora.tasks import Task, task_of
 
-HEADS: Mapping[str, tuple[type[Detect], ...]] = {
+HEADS: Mapping[str, tuple[type[nn.Module], ...]] = {
     "detect": (Detect, v10Detect),
     "segment": (Segment,),
     "pose": (Pose,),
     "obb": (OBB,),
+    "classify": (Classify,),
 }
 """Ultralytics' heads that this room knows, by their task."""
 _MODELS: Mapping[str, tuple[type[DetectionModel], str]] = {

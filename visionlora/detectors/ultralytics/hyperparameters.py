@@ -31,6 +31,7 @@ TUNABLE = (
     *("angle", "box", "cls", "dfl", "kobj", "pose"),  # gains of the losses
     *("mask_ratio", "overlap_mask"),  # how masks are drawn to learn from
     *("copy_paste", "copy_paste_mode"),  # of outlines
+    *("auto_augment", "erasing"),  # of pictures that are classified
     *("bgr", "close_mosaic", "cutmix", "degrees", "fliplr", "flipud"),
     *("hsv_h", "hsv_s", "hsv_v", "mixup", "mosaic", "perspective", "scale", "shear", "translate"),  # augmentation
 )
@@ -66,13 +67,20 @@ _OF_TASK: Mapping[str, tuple[str, ...]] = {
     "segment": ("copy_paste", "copy_paste_mode", "mask_ratio", "overlap_mask"),
     "pose": ("kobj", "pose"),
     "obb": ("angle",),
+    "classify": ("auto_augment", "erasing"),
 }
 """What has an effect for one task alone."""
 _WHAT_FOR = {
     "segment": "it needs the outlines of objects, which task segment has",
     "pose": "it is of keypoints, which task pose has",
     "obb": "it is of angles, which task obb has",
+    "classify": "it changes whole pictures, as task classify does",
 }
+_OF_BOXES = (
+    *("bgr", "box", "close_mosaic", "cls", "cls_pw", "cutmix", "degrees", "dfl", "mixup", "mosaic", "multi_scale"),
+    *("perspective", "shear", "translate"),
+)
+"""What has no effect on a classifier."""
 _AT_LEAST_0 = (
     *("angle", "box", "close_mosaic", "cls", "dfl", "degrees", "kobj", "pose", "shear", "warmup_epochs", "workers"),
 )
@@ -169,6 +177,10 @@ def check_batches(base: Base, chosen: Mapping[str, Any], *, pictures: int, proce
 def _check_task(task: str, chosen: Mapping[str, Any]) -> None:
     of_others = {name: each for each, names in _OF_TASK.items() if each != task for name in names}
     problems = [f"{name}: {_WHAT_FOR[other]}" for name, other in of_others.items() if name in chosen]
+    if task == "classify":
+        problems += [f"{name}: it is of detectors" for name in _OF_BOXES if name in chosen]
+        if isinstance(chosen.get("scale"), list | tuple):
+            problems.append(f"scale: expected one number below 1, got {chosen['scale']!r}")
     if problems:
         raise UsageError(f"--set {'; '.join(problems)}; the model is of task {task}")
 

@@ -86,7 +86,8 @@ def set_activations(
 def fine_tunings(base: Base) -> dict[str, StepSpec]:
     """Return the ways in which Ultralytics' users fine-tune: all of it, with frozen modules, the head alone."""
     head = len(cast(DetectionModel, base.model).model) - 1
-    return {"full fine-tuning": StepSpec(), "freeze=10": StepSpec(frozen=10), "head only": StepSpec(frozen=head)}
+    some = {"freeze=10": StepSpec(frozen=10)} if head > 10 else {}  # a classifier has no module behind these
+    return {"full fine-tuning": StepSpec(), **some, "head only": StepSpec(frozen=head)}
 
 
 def norms_behind_layers(model: nn.Module) -> dict[str, str]:

@@ -54,7 +54,9 @@ def made_up_batch(
         "cls": joined[:, :1],
         "bboxes": joined[:, 1:],
     }
-    if isinstance(task, Pose):
+    if not task.boxes:
+        made["cls"] = torch.stack([each[0, 0] for each in labels]).long()
+    elif isinstance(task, Pose):
         visible = torch.ones(len(joined), 1)
         made["keypoints"] = torch.cat([joined[:, 1:3], visible], 1)[:, None].repeat(1, task.keypoints, 1)
     elif isinstance(task, OrientedBoxes):

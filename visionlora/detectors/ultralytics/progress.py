@@ -13,6 +13,7 @@ from tqdm import tqdm
 from visionlora.detectors.ultralytics.checkpoint import quiet
 from visionlora.progress import counting, current_level
 
+_SCORES = {"mAP50-95": "mAP50-95", "mAP50": "mAP50", "accuracy_top1": "top-1", "accuracy_top5": "top-5"}
 _WARNINGS = 30  # logging's level
 
 
@@ -89,6 +90,6 @@ def epoch_line(
     """
     parts = ", ".join(f"{name.removesuffix('_loss')} {value:.2f}" for name, value in losses.items())
     found = {name.removeprefix("metrics/").removesuffix("(B)"): value for name, value in scores.items()}
-    shown = ", ".join(f"{name} {found[name]:.3f}" for name in ("mAP50-95", "mAP50") if name in found)
+    shown = ", ".join(f"{words} {found[name]:.3f}" for name, words in _SCORES.items() if name in found)
     words = [f"epoch {epoch:>{len(str(epochs))}}/{epochs}", f"loss {sum(losses.values()):.2f} ({parts})"]
     return "  ".join([*words, *([f"val {shown}"] if shown else []), f"{seconds:.1f} s"])

@@ -20,7 +20,7 @@ from ultralytics.utils.ops import resample_segments
 from visionlora.data import LabelledImage, read_labelled
 from visionlora.detectors.ultralytics.sampling import training_label
 from visionlora.tasks import DETECT, Task
-from visionlora.vision.preprocess import Placement, letterbox_pixels
+from visionlora.vision.preprocess import Placement
 
 _READERS = 8
 _POINTS = 100  # of an outline, which Ultralytics wants to be the same for all
@@ -55,7 +55,7 @@ class SquareDataset(Dataset):
         hyp: IterableSimpleNamespace | None = None,
         in_memory: bool = False,
     ) -> None:
-        self.images, self.image_size = tuple(images), image_size
+        self.images, self.image_size, self._task = tuple(images), image_size, task
         self.labels = [training_label(image, task) for image in self.images]  # Ultralytics counts the objects
         self._format: Format | None = None
         if task != DETECT and hyp is not None:
@@ -113,7 +113,7 @@ class SquareDataset(Dataset):
         return {"img": square, "cls": label["cls"], "instances": instances}
 
     def _read(self, index: int) -> tuple[NDArray[np.uint8], Placement]:
-        return letterbox_pixels(read_labelled(self.images[index]), self.image_size)
+        return self._task.place(read_labelled(self.images[index]), self.image_size)
 
     def _keep(self, index: int) -> Placement:
         square, placement = self._read(index)

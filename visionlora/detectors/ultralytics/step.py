@@ -183,8 +183,7 @@ class TrainingStep(nn.Module):
         self, loss: torch.Tensor, names: Sequence[str], images: torch.Tensor, predictions: Any
     ) -> torch.Tensor:
         """Return the loss (terms,), named by `names`, with what a teacher adds; NaNs where the training runs away."""
-        heads = predictions.values() if "one2many" in predictions else [predictions]
-        scores = [head["scores"] for head in heads]
+        scores = _scores(predictions)
         added = self.from_teacher(images, predictions)
         zero = torch.zeros((), device=loss.device)
         return not_running_away(loss + torch.stack([added.get(name, zero) for name in names]), *scores)
@@ -327,6 +326,14 @@ class _Pass(nn.Module):
             predictions = step.predictions(images, recompute=ALL_MODULES if step.lean else _CHEAP)
             loss, terms = self._criterion(predictions, targets, weights)
             return step.whole_loss(loss, self._criterion.names, images, predictions), terms
+
+
+def _scores(predictions: Any) -> list[torch.Tensor]:
+    """Return the class outputs of each head, before the sigmoid or softmax."""
+    if isinstance(predictions, torch.Tensor):  # a classifier's
+        return [predictions]
+    heads = predictions.values() if "one2many" in predictions else [predictions]
+    return [head["scores"] for head in heads]
 
 
 def has_fixed_shapes(model: nn.Module) -> bool:

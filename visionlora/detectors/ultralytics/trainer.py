@@ -24,8 +24,9 @@ import onnx
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
+from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.models.yolo.detect import DetectionTrainer
-from ultralytics.nn.tasks import DetectionModel
+from ultralytics.nn.tasks import ClassificationModel, DetectionModel
 from ultralytics.utils import DEFAULT_CFG, RANK
 from ultralytics.utils.callbacks import get_default_callbacks
 from ultralytics.utils.dist import ddp_cleanup, generate_ddp_command
@@ -52,6 +53,7 @@ from visionlora.adapters.torch import (
 from visionlora.detectors.job import ADAPTER_FILE, RESULTS_FILE, RESUME_FILE, TrainingJob
 from visionlora.detectors.resume import read_resume_state, restore_results, write_resume_state
 from visionlora.detectors.ultralytics.activation_swap import SiLUToReLU, fade
+from visionlora.detectors.ultralytics.augmenting import ClassifiedDataset
 from visionlora.detectors.ultralytics.checkpoint import FAMILY, load_base, quiet
 from visionlora.detectors.ultralytics.fallback import MOST_HALVINGS, FallBack, is_finite, take_rates
 from visionlora.detectors.ultralytics.layout import adapted
@@ -218,7 +220,7 @@ class AdapterTrainer(DetectionTrainer):
     def _setup_train(self) -> None:
         with own_amp_check(self.args.imgsz), unwrapped():
             super()._setup_train()
-        if isinstance(self.model, DetectionModel):  # not compiled
+        if isinstance(self.model, DetectionModel | ClassificationModel):  # not compiled
             self.args.compile = False  # it may have been asked for where it does not work
             half = torch.bfloat16 if self.args.amp == "bf16" else torch.float16
             self.model = TrainingStep(
@@ -238,7 +240,10 @@ class AdapterTrainer(DetectionTrainer):
         """Refuse Ultralytics' halving of a batch that does not fit: it would train another than was asked for."""
         if self.batch_size != self.asked_batch:
             raise torch.OutOfMemoryError(f"a batch of {self.asked_batch} does not fit")
-        super()._build_train_pipeline()
+        if self.job.task.boxes:
+            super()._build_train_pipeline()
+        else:  # DetectionTrainer's goes on to tell the head how many boxes there may be
+            BaseTrainer._build_train_pipeline(self)
 
     def _teacher(self) -> GraphNetwork | None:
         """Return the network to learn from, on the device and in the precision of the training."""
@@ -341,6 +346,8 @@ class AdapterTrainer(DetectionTrainer):
         if mode != "train":
             cached = keeps_in_memory(args.cache)
             return SquareDataset(images, args.imgsz, task=self.task, hyp=args, in_memory=cached)
+        if not self.job.task.boxes:
+            return ClassifiedDataset(images, hyp=args, seed=args.seed)
         stride = max(int(unwrap_model(self.model).stride.max()), 32)
         return SeededDataset(
             images,
@@ -359,8 +366,7 @@ class AdapterTrainer(DetectionTrainer):
         validator = RulerValidator(
             self.test_loader, save_dir=self.save_dir, args=copy(self.args), _callbacks=self.callbacks
         )
-        validator.task, validator.ruler = self.task, self.job.ruler
-        validator.images, validator.classes = self.job.images["val"], self.job.names
+        validator.begin(self.job.task, self.job.images["val"], self.job.names, self.job.ruler)
         return validator
 
     def _close_dataloader_mosaic(self) -> None:

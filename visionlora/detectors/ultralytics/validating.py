@@ -17,7 +17,6 @@ from ultralytics.models.yolo.detect import DetectionValidator
 from ultralytics.utils import LOGGER, RANK
 from ultralytics.utils.metrics import DetMetrics
 
-from visionlora.adapters import MAP50, MAP50_95
 from visionlora.data import LabelledImage
 from visionlora.detectors.job import Ruler
 from visionlora.detectors.ultralytics.checkpoint import as_outputs
@@ -29,9 +28,9 @@ _DECODERS = 4
 
 
 class _Scores(DetMetrics):
-    """Where Ultralytics' trainer and its loggers look for names and values of the scores."""
+    """Where Ultralytics' trainer and its loggers look for names and values of scores; epochs are chosen by the last."""
 
-    values: Mapping[str, float] = {MAP50: 0.0, MAP50_95: 0.0}
+    values: Mapping[str, float] = {}
 
     @property
     def keys(self) -> list[str]:
@@ -41,14 +40,13 @@ class _Scores(DetMetrics):
     @property
     def results_dict(self) -> dict[str, float]:
         """Names and values, with the one that epochs are chosen by."""
-        return {**self.values, "fitness": self.values[MAP50_95]}
+        return {**self.values, "fitness": list(self.values.values())[-1]}
 
 
 class RulerValidator(DetectionValidator):
     """Ultralytics' validator with the project's decoding, suppression and scores; the losses are Ultralytics'.
 
-    Set `task`, `images`, `classes` and `ruler` before it is called. It needs a loader over a `SquareDataset` of those
-    images.
+    It needs `begin` before it is called, and a loader over a `SquareDataset` of those images.
     """
 
     task: Task
@@ -61,6 +59,11 @@ class RulerValidator(DetectionValidator):
         self.metrics = _Scores()
         self.found: dict[int, Detections] = {}
 
+    def begin(self, task: Task, images: Sequence[LabelledImage], classes: Sequence[str], ruler: Ruler) -> None:
+        """Say what is validated, before the first call."""
+        self.task, self.images, self.classes, self.ruler = task, images, classes, ruler
+        self.metrics.values = dict.fromkeys(reversed(task.score_keys), 0.0)
+
     def init_metrics(self, model: torch.nn.Module) -> None:
         """Forget what was found before."""
         super().init_metrics(model)
@@ -68,7 +71,12 @@ class RulerValidator(DetectionValidator):
 
     def get_desc(self) -> str:
         """Return the head of the line of scores."""
-        return ("%22s" + "%11s" * 4) % ("Class", "Images", "Instances", "mAP50", "mAP50-95")
+        return ("%22s" + "%11s" * 4) % ("Class", "Images", "Instances", *reversed(self.task.score_words[:2]))
+
+    def preprocess(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Move a batch to the device; the loss of classifiers wants a class a picture."""
+        batch = super().preprocess(batch)
+        return batch if self.task.boxes else {**batch, "cls": batch["cls"].view(-1).long()}
 
     def postprocess(self, preds: Any) -> list[tuple[np.ndarray, ...]]:
         """Return the raw prediction of each picture, an array an output."""
@@ -93,7 +101,8 @@ class RulerValidator(DetectionValidator):
         """Score what was found."""
         found = [self.found[index] for index in range(len(self.images))]
         scores = self.ruler(found, self.images, self.classes)
-        self.metrics.values = {MAP50: scores.map50 or 0.0, MAP50_95: scores.map50_95 or 0.0}
+        first, second = self.task.score_keys
+        self.metrics.values = {second: scores.map50 or 0.0, first: scores.map50_95 or 0.0}
         return self.metrics.results_dict
 
     def finalize_metrics(self) -> None:

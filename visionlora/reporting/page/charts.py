@@ -28,6 +28,7 @@ def precision_recall(curves: Sequence[tuple[int, str, NDArray[np.float64]]], *, 
 
     Args:
         curves: index and label of each model, and its (101,) precision at `RECALLS`.
+        score: what they are called.
         label: what is drawn.
     """
     axes = Axes(300)
@@ -42,7 +43,7 @@ def precision_recall(curves: Sequence[tuple[int, str, NDArray[np.float64]]], *, 
 
 
 def class_bars(report: Report, rows: Sequence[tuple[int, Row]]) -> Markup:
-    """Draw AP50-95 of each class for each model as bars with their intervals."""
+    """Draw the score of each class for each model as bars with their intervals."""
     names = charted_classes(report)
     block = _BAR * len(rows) + _ROW_GAP + 16
     axes = Axes(26 + block * len(names), left=8, right=44, top=22, bottom=4)
@@ -57,7 +58,7 @@ def class_bars(report: Report, rows: Sequence[tuple[int, Row]]) -> Markup:
         parts.append(element("text", label, x=axes.left, y=top + 10, class_="label"))
         for line, (index, row) in enumerate(rows):
             parts.append(_bar(axes, index, row, name, top + 16 + _BAR * line))
-    return chart(axes, parts, label="AP50-95 of each class with its 95 % interval")
+    return chart(axes, parts, label=f"{report.measured.words[2]} of each class with its 95 % interval")
 
 
 def charted_classes(report: Report) -> list[str]:
@@ -135,13 +136,16 @@ def forest(row: Row, to: str, span: float) -> Markup:
     return element("svg", join(parts), viewBox="0 0 120 18", class_=f"forest {kind}", aria_hidden="true")
 
 
-def trade_off(rows: Sequence[tuple[int, Row]], costs: Sequence[float], *, x_title: str) -> Markup:
-    """Draw mAP50-95 with its interval over a cost; the stepped line joins the models that no other beats in both.
+def trade_off(
+    rows: Sequence[tuple[int, Row]], costs: Sequence[float], *, x_title: str, y_title: str = "mAP50-95"
+) -> Markup:
+    """Draw the mean score with its interval over a cost; the stepped line joins the models that no other beats in both.
 
     Args:
         rows: index and row of each model, all of them scored.
         costs: of each, in the unit of `x_title`.
         x_title: of the cost.
+        y_title: what the score is called.
     """
     scores = [_score(row) for _, row in rows]
     spread = [value for _, row in rows for value in _whisker(row)]
@@ -150,7 +154,7 @@ def trade_off(rows: Sequence[tuple[int, Row]], costs: Sequence[float], *, x_titl
     axes = Axes(270, x_range=(0.0, 1.12 * max(costs)), y_range=(max(low - pad, 0.0), min(high + pad, 1.0)), left=56)
     y_ticks = ticks(*axes.y_range)
     parts = [
-        grid(axes, x_ticks=ticks(0, 1.12 * max(costs)), y_ticks=y_ticks, x_title=x_title, y_title="mAP50-95"),
+        grid(axes, x_ticks=ticks(0, 1.12 * max(costs)), y_ticks=y_ticks, x_title=x_title, y_title=y_title),
         _front(axes, costs, scores),
     ]
     labels = [shortened(row.label, _LONGEST_NAME, _NAME) for _, row in rows]
@@ -166,19 +170,20 @@ def trade_off(rows: Sequence[tuple[int, Row]], costs: Sequence[float], *, x_titl
             mark += element("line", x1=at, y1=axes.y(score), x2=place.x, y2=place.y - 3.5, class_="leader")
             mark += element("text", label, x=place.x, y=place.y, class_=f"name {place.anchor}")
         parts.append(element("g", mark, class_=f"m{index}"))
-    return chart(axes, parts, label=f"mAP50-95 over {x_title}")
+    return chart(axes, parts, label=f"{y_title} over {x_title}")
 
 
 def training_curve(
-    index: int, epochs: Sequence[float], scores: Sequence[float], *, best: float | None, label: str
+    index: int, epochs: Sequence[float], scores: Sequence[float], *, best: float | None, score: str, label: str
 ) -> Markup:
     """Draw the score of a training over its epochs.
 
     Args:
         index: of the model.
         epochs: their numbers.
-        scores: mAP50-95 on the validation images while training, of each epoch.
+        scores: on the validation images while training, of each epoch.
         best: the epoch that the file is from, marked with a dot; None for none.
+        score: what they are called.
         label: what is drawn.
     """
     high = max(*scores, 0.01)
@@ -186,11 +191,11 @@ def training_curve(
     points = [(axes.x(epoch), axes.y(score)) for epoch, score in zip(epochs, scores, strict=True)]
     across = [tick for tick in ticks(*axes.x_range) if tick == round(tick)]
     parts = [
-        grid(axes, x_ticks=across, y_ticks=ticks(*axes.y_range), x_title="epoch", y_title="mAP50-95"),
+        grid(axes, x_ticks=across, y_ticks=ticks(*axes.y_range), x_title="epoch", y_title=score),
         path(points, class_="curve"),
     ]
-    for epoch, score, (x, y) in zip(epochs, scores, points, strict=True):
-        said = element("title", f"epoch {epoch:g}: {fraction(score)}")
+    for epoch, reached, (x, y) in zip(epochs, scores, points, strict=True):
+        said = element("title", f"epoch {epoch:g}: {fraction(reached)}")
         kind = {"r": 5, "class_": "dot"} if epoch == best else {"r": 6, "class_": "point"}
         parts.append(element("circle", said, cx=x, cy=y, **kind))
     return chart(axes, [element("g", join(parts), class_=f"m{index}")], label=label)

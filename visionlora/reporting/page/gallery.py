@@ -103,6 +103,12 @@ def embedded(image: LabelledImage, name: str) -> Markup:
     return element("image", id=name, width=width, height=height, href=f"data:image/jpeg;base64,{data}")
 
 
+def whole_picture(image: LabelledImage, name: str) -> Markup:
+    """Return the picture as a drawing of its own, with nothing on it."""
+    width, height, _ = _fitted(image)
+    return element("svg", embedded(image, name), viewBox=f"0 0 {width:.1f} {height:.1f}", class_="panel")
+
+
 def panels(
     image: LabelledImage, name: str, names: Sequence[str], outcomes: Sequence[tuple[str, Outcome]]
 ) -> list[Panel]:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from visionlora.reporting.formatting import beside, change_words, fraction
 from visionlora.reporting.report import Report
-from visionlora.scoring import Check, Verdict, option_of
+from visionlora.reporting.verdict import score_of
+from visionlora.scoring import BUDGET_LIMITS, Check, Verdict, option_of
 
 SHOWN = 6
 """Reasons at the top; all limits stand in a table below."""
 _LONGEST = 32  # characters of a model's name in the headline
-_SCORES = {"max_drop": "mAP50-95", "max_class_drop": "AP50-95", "min_map50": "mAP50"}
 
 
 def headline(report: Report) -> str:
@@ -24,7 +24,8 @@ def headline(report: Report) -> str:
     if last.scores.map50_95 is None:
         return f"There is no object that {_name(last.label)} could find"
     known = "1 class" if len(last.classes) == 1 else f"{len(last.classes)} classes"
-    return f"{_name(last.label)} has mAP50-95{report.measured.of} {fraction(last.scores.map50_95)} on {known}"
+    score = f"{report.measured.words[0]}{report.measured.of} {fraction(last.scores.map50_95)}"
+    return f"{_name(last.label)} has {score} on {known}"
 
 
 def reasons(report: Report) -> list[str]:
@@ -35,7 +36,11 @@ def reasons(report: Report) -> list[str]:
             # What cannot be judged at all comes first, then what is farthest from its limit.
             ordered = sorted(failed, key=lambda check: (check.measured is not None, -_excess(check)))
             return list(dict.fromkeys(_failure(check, report) for check in ordered))
-        return [_nearest(report.verdict.checks, limit) for limit in _SCORES if _of(report.verdict.checks, limit)]
+        return [
+            _nearest(report.verdict.checks, limit, report)
+            for limit in BUDGET_LIMITS
+            if _of(report.verdict.checks, limit)
+        ]
     last, reference = report.rows[-1], report.reference
     difference = None if reference is None else last.difference_to(reference.label)
     if difference is None or reference is None:
@@ -66,16 +71,18 @@ def _failure(check: Check, report: Report) -> str:
         return f"{name} cannot be held to {option_of(check.limit)}: there is nothing to measure it by"
     if check.limit == "min_map50":
         return f"{name} has mAP50 {beside(check.measured, check.allowed)}, at least {check.allowed:g} is asked for"
-    return f"{name} loses {beside(check.measured, check.allowed)} of {_what(check)}, {check.allowed:g} is allowed"
+    return (
+        f"{name} loses {beside(check.measured, check.allowed)} of {_what(check, report)}, {check.allowed:g} is allowed"
+    )
 
 
-def _nearest(checks: Sequence[Check], limit: str) -> str:
+def _nearest(checks: Sequence[Check], limit: str, report: Report) -> str:
     """Return what came nearest to a limit that all keep."""
     worst = max(_of(checks, limit), key=_excess)
     measured, name = worst.measured or 0.0, _name(worst.model, whole=True)
     if limit == "min_map50":
         return f"lowest mAP50 {measured:.3f} ({name}), at least {worst.allowed:g} is asked for"
-    return f"largest loss of {_what(worst)} {max(measured, 0.0):.3f} ({name}), {worst.allowed:g} is allowed"
+    return f"largest loss of {_what(worst, report)} {max(measured, 0.0):.3f} ({name}), {worst.allowed:g} is allowed"
 
 
 def _of(checks: Sequence[Check], limit: str) -> list[Check]:
@@ -88,8 +95,8 @@ def _excess(check: Check) -> float:
     return check.allowed - measured if check.limit == "min_map50" else measured - check.allowed
 
 
-def _what(check: Check) -> str:
-    score = _SCORES[check.limit]
+def _what(check: Check, report: Report) -> str:
+    score = score_of(check.limit, report)
     return f"{score} of {_name(check.class_name, whole=True)}" if check.class_name else score
 
 

@@ -29,7 +29,11 @@ class Making:
 def makings(report: Report) -> list[Making]:
     """Return the models that say how they were made."""
     rows = [(index, row, tuple(_facts(row.settings))) for index, row in enumerate(report.rows)]
-    return [Making(index, row.label, facts, _curve(index, row)) for index, row, facts in rows if facts]
+    return [
+        Making(index, row.label, facts, _curve(index, row, report.measured.words[0]))
+        for index, row, facts in rows
+        if facts
+    ]
 
 
 def _facts(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -74,13 +78,15 @@ def _facts(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(name, value) for name, value in facts.items() if value]
 
 
-def _curve(index: int, row: Row) -> Markup | None:
+def _curve(index: int, row: Row, score: str) -> Markup | None:
     curve = _mapping(row.settings.get("curve"))
     epochs, scores = curve.get("epoch"), curve.get("map50_95")
     if not (_numbers(epochs) and _numbers(scores) and len(epochs) == len(scores)):
         return None
     best = _mapping(row.settings.get("training")).get("epoch")
-    return charts.training_curve(index, epochs, scores, best=best, label=f"{row.label}: mAP50-95 over epochs")
+    return charts.training_curve(
+        index, epochs, scores, best=best, score=score, label=f"{row.label}: {score} over epochs"
+    )
 
 
 def _numbers(values: Any) -> TypeGuard[list[float]]:

@@ -14,6 +14,7 @@ from markupsafe import Markup, escape
 
 from visionlora.data import LabelledImage
 from visionlora.formats.text import printable, size_words
+from visionlora.reporting.confusion import confusion_tables
 from visionlora.reporting.formatting import (
     FEWEST_OBJECTS,
     NO_DIFFERENCE,
@@ -29,9 +30,9 @@ from visionlora.reporting.formatting import (
 )
 from visionlora.reporting.markdown import batch_notes, sizes, stage_sentences, star
 from visionlora.reporting.page import charts, gallery
-from visionlora.reporting.page.confusion import confusion_tables
 from visionlora.reporting.page.headline import SHOWN, headline, reasons
 from visionlora.reporting.page.making import makings
+from visionlora.reporting.page.mistakes import mistake_pictures
 from visionlora.reporting.page.style import model_style, paper_style
 from visionlora.reporting.page.svg import join, shortened
 from visionlora.reporting.report import Report
@@ -73,7 +74,8 @@ def report_page(
     known = [
         (i, row, judgement) for i, (row, judgement) in enumerate(zip(report.rows, judgements, strict=True)) if judgement
     ]
-    definitions, galleries = _galleries(report, images, judgements)
+    operated = [(i, row, judgement) for i, row, judgement in known if judgement.operating is not None]
+    definitions, galleries = ("", []) if report.is_of_classes else _galleries(report, images, judgements)
     page = _template().render(
         report=report,
         title=_title(report),
@@ -85,11 +87,12 @@ def report_page(
         batches=batch_notes(report),
         boxed=any(row.boxes is not None for row in report.rows),
         span=_span(report),
-        curves=_curves(report, known),
+        curves=_curves(report, operated),
+        mistakes=mistake_pictures(report, images, judgements),
         class_scores=[row.class_scores() for row in report.rows],
         bars=charts.class_bars(report, scored) if scored else None,
         charted=len(charts.charted_classes(report)),
-        trade_offs=_trade_offs([pair for pair in scored if pair[1] in report.complete_rows]),
+        trade_offs=_trade_offs([pair for pair in scored if pair[1] in report.complete_rows], report.measured.words[0]),
         scores=[
             (
                 row.label,
@@ -100,7 +103,8 @@ def report_page(
                 ),
                 charts.reliability(judgement.calibration, index, label=row.label),
             )
-            for index, row, judgement in known
+            for index, row, judgement in operated
+            if judgement.operating is not None and judgement.calibration is not None
         ],
         confusions=[(row.label, confusion_tables(row, report.data.names)) for _, row, _ in known],
         definitions=definitions,
@@ -201,10 +205,9 @@ def _facts(report: Report) -> list[tuple[str, str, str]]:
         note = (
             f"95% interval {interval.low:.3f} to {interval.high:.3f}" if interval else "too few images for an interval"
         )
-        facts += [
-            ("mAP50-95", fraction(last.scores.map50_95), note),
-            ("mAP50", fraction(last.scores.map50), f"{report.measured.similarity} 0.50{report.measured.of}"),
-        ]
+        mean, other, _ = report.measured.words
+        at = "of the pictures" if report.is_of_classes else f"{report.measured.similarity} 0.50{report.measured.of}"
+        facts += [(mean, fraction(last.scores.map50_95), note), (other, fraction(last.scores.map50), at)]
         if last.boxes is not None:
             facts.append(("of boxes", fraction(last.boxes.map50_95), "mAP50-95 of the same detections"))
     if last.operating is not None:
@@ -236,13 +239,13 @@ def _curves(report: Report, known: Sequence[tuple[int, Row, ModelScores]]) -> li
     return drawn
 
 
-def _trade_offs(scored: Sequence[tuple[int, Row]]) -> list[Markup]:
+def _trade_offs(scored: Sequence[tuple[int, Row]], score: str) -> list[Markup]:
     if not scored:
         return []
     milliseconds, sizes = [row.ms_per_image for _, row in scored], [row.bytes / 1e6 for _, row in scored]
     return [
-        charts.trade_off(scored, milliseconds, x_title="ms per image"),
-        charts.trade_off(scored, sizes, x_title="MB"),
+        charts.trade_off(scored, milliseconds, x_title="ms per image", y_title=score),
+        charts.trade_off(scored, sizes, x_title="MB", y_title=score),
     ]
 
 
@@ -284,6 +287,7 @@ def _outcomes(judgement: ModelScores | None, images: Sequence[LabelledImage], ta
     if judgement is None:
         nothing = Detections(np.empty((0, 4), np.float32), np.empty(0, np.float32), np.empty(0, np.int64))
         return [outcome_of(nothing, image, confidence=0, task=task) for image in images]
+    assert judgement.operating is not None  # of a detector
     confidence = judgement.operating.confidence
     return [
         outcome_of(outcome.detections, image, confidence=confidence, task=task)
