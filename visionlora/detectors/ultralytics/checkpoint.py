@@ -4,14 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
-import io
 import json
-import pickle
-import struct
-import tarfile
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -27,6 +20,7 @@ from ultralytics.utils.checks import check_yolov5u_filename
 from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_asset
 
 from visionlora.cards import family_in
+from visionlora.detectors.checkpoints import UNREADABLE, fingerprint, pack
 from visionlora.detectors.family import Base
 from visionlora.detectors.ultralytics.classes import class_output_names
 from visionlora.detectors.ultralytics.heads import HEADS, task_of_model
@@ -95,20 +89,6 @@ def load_base(path: Path | str) -> Base:
         raise ModelError(f"{path}: cannot be read as an Ultralytics checkpoint: {reason}") from error
 
 
-def fingerprint(model: nn.Module) -> str:
-    """Return the SHA-256 of a model's weights: names, shapes and float32 values, without counters.
-
-    A checkpoint stored in half precision has the fingerprint of the same weights stored in float32.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        if name.endswith("num_batches_tracked"):
-            continue
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
 def raw_prediction(model: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Return the raw prediction of the one-to-many head in eval mode, a tensor an output; leave nothing behind.
 
@@ -153,37 +133,9 @@ def pack_checkpoint(base: Base, *, image_size: int, card: Mapping[str, Any]) -> 
     return pack(checkpoint)
 
 
-def pack(content: object) -> bytes:
-    """Return what `torch.save` would write, so that a full disk is met where files are written."""
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    return buffer.getvalue()
-
-
 def versions() -> dict[str, str]:
     """Return the versions of the libraries that decide what a training gives."""
     return {package: version(package) for package in ("torch", "torchvision", "ultralytics", "numpy")}
-
-
-UNREADABLE = (
-    OSError,
-    TypeError,
-    ValueError,
-    LookupError,
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    RuntimeError,
-    MemoryError,
-    EOFError,
-    ImportError,
-    pickle.UnpicklingError,
-    struct.error,
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-"""What reading and trying a damaged file can raise: its bytes may have become any other value of any field."""
 
 
 def _found(path: Path) -> Path:
