@@ -1,4 +1,4 @@
-"""What the checkpoints of all families share: the fingerprint of weights, and the bytes that torch writes."""
+"""What all families share: the fingerprint of weights, the bytes that torch writes, and what torch fails with."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import zlib
 
 import torch
 from torch import nn
+
+_CPU_ALLOCATOR = "DefaultCPUAllocator"  # in the message where a CPU has no memory left: a plain RuntimeError
 
 UNREADABLE = (
     OSError,
@@ -53,3 +55,8 @@ def pack(content: object) -> bytes:
     buffer = io.BytesIO()
     torch.save(content, buffer)
     return buffer.getvalue()
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch says with an error that there is no memory left; on a CPU it has no class of its own for that."""
+    return isinstance(error, torch.OutOfMemoryError) or _CPU_ALLOCATOR in str(error)

@@ -363,6 +363,16 @@ class Family(Protocol):
         """Return the usual ways to train the detector itself, by their labels; the first trains all of it."""
         ...
 
+    @property
+    def lean(self) -> bool:
+        """Whether a step can keep less in memory and compute it again."""
+        ...
+
+    @property
+    def partial_targets(self) -> tuple[str, ...]:
+        """Targets that leave out the first layers, and so need less memory; those with the most layers first."""
+        ...
+
     def measure_steps(
         self, base: Base, steps: Sequence[StepSpec], sample: StepSample, *, rounds: int
     ) -> Iterator[tuple[StepCost, ...]]:

@@ -32,6 +32,8 @@ class _Ultralytics:
     raw_detector = staticmethod(network.RawDetector)
     check_image_size = staticmethod(network.check_image_size)
     folded_base = staticmethod(folding.folded_base)
+    lean = True
+    partial_targets = ("from:5", "neck+head")
     free_hyperparameters = hyperparameters.FREE
     length_hyperparameters = hyperparameters.LENGTH
     check_step = staticmethod(hyperparameters.check_step)

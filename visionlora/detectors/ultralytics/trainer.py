@@ -47,6 +47,7 @@ from visionlora.adapters.torch import (
     start_factors,
     trained_state,
 )
+from visionlora.detectors.checkpoints import out_of_memory
 from visionlora.detectors.job import ADAPTER_FILE, RESULTS_FILE, RESUME_FILE, TrainingJob
 from visionlora.detectors.lines import describe, epoch_line
 from visionlora.detectors.resume import read_resume_state, restore_results, write_resume_state
@@ -55,7 +56,6 @@ from visionlora.detectors.ultralytics.checkpoint import FAMILY, load_base, quiet
 from visionlora.detectors.ultralytics.fallback import MOST_HALVINGS, FallBack, is_finite, take_rates
 from visionlora.detectors.ultralytics.layout import adapted
 from visionlora.detectors.ultralytics.loggers import only_chosen_loggers
-from visionlora.detectors.ultralytics.measuring import out_of_memory
 from visionlora.detectors.ultralytics.parallel import (
     GradientExchange,
     agree,
