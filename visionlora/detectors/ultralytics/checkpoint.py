@@ -27,7 +27,7 @@ from visionlora.detectors.ultralytics.heads import HEADS, task_of_model
 from visionlora.detectors.ultralytics.unpickling import read_restricted
 from visionlora.errors import ModelError
 from visionlora.formats.kinds import CHECKPOINT
-from visionlora.formats.pickled import read_plain
+from visionlora.formats.pickled import Opaque, read_plain
 from visionlora.formats.text import class_names
 from visionlora.tasks import TASKS, Segment, Task
 from visionlora.trust import is_trusted
@@ -46,10 +46,13 @@ def refusal(path: Path) -> str:
     if reason or not path.is_file():
         return reason
     try:
-        family = family_in(read_plain(path).get(CARD_KEY))
+        entries = read_plain(path)
     except ModelError:
         return ""
-    return "" if family in (None, FAMILY) else f"{_EXPECTED}, got a detector of {family!r:.40}"
+    family = family_in(entries.get(CARD_KEY))
+    if family not in (None, FAMILY):
+        return f"{_EXPECTED}, got a detector of {family!r:.40}"
+    return "" if isinstance(entries.get("ema") or entries.get("model"), Opaque) else f"{_EXPECTED}, {_got(entries)}"
 
 
 def load_base(path: Path | str) -> Base:
@@ -192,10 +195,7 @@ def _model_of(checkpoint: Mapping[str, Any], path: Path) -> Any:
     """Return the model in a checkpoint as Ultralytics' `load_checkpoint` does: the averaged one, float32, eval mode."""
     model: Any = checkpoint.get("ema") or checkpoint.get("model")
     if not isinstance(model, nn.Module):
-        parts = [checkpoint, *(part for part in checkpoint.values() if isinstance(part, dict))]
-        weights = any(isinstance(value, torch.Tensor) for part in parts for value in part.values())
-        got = "weights without the model that they belong to" if weights else "a file without a model"
-        raise ModelError(f"{path}: expected an Ultralytics checkpoint, got {got}")
+        raise ModelError(f"{path}: expected an Ultralytics checkpoint, {_got(checkpoint)}")
     if checkpoint.get("modelopt"):
         raise ModelError(f"{path}: it was trained under another tool's quantization; give the float checkpoint")
     model = model.float().eval()
@@ -208,6 +208,13 @@ def _model_of(checkpoint: Mapping[str, Any], path: Path) -> Any:
         elif isinstance(module, nn.Upsample) and not hasattr(module, "recompute_scale_factor"):
             module.recompute_scale_factor = None  # made before torch 1.11
     return model
+
+
+def _got(checkpoint: Mapping[str, Any]) -> str:
+    """Say what a file without a model holds."""
+    parts = [checkpoint, *(part for part in checkpoint.values() if isinstance(part, dict))]
+    weights = any(isinstance(value, torch.Tensor | Opaque) for part in parts for value in part.values())
+    return "got weights without the model that they belong to" if weights else "got a file without a model"
 
 
 def _names_of(model: DetectionModel, path: Path) -> tuple[str, ...]:
