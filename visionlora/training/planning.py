@@ -161,7 +161,7 @@ def plan(
     slows all of them. What is no difference beyond noise is marked, and nothing is recommended for it.
 
     Args:
-        model: Ultralytics checkpoint (.pt) of a detector, or a bare name such as `yolo11n.pt`.
+        model: checkpoint (.pt, .pth) of a detector, or a bare name such as `yolo11n.pt`.
         data: data.yaml with a train split.
         task: `detect`, `segment`, `pose` or `obb`, as for `train`; None for the model's.
         imgsz: side of the network's square input in pixels.

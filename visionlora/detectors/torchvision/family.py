@@ -12,7 +12,7 @@ from visionlora.adapters import FoldedBase
 from visionlora.detectors import folding
 from visionlora.detectors.family import Base, Family, StepCost, StepSample, StepSpec
 from visionlora.detectors.network import CheckpointNetwork
-from visionlora.detectors.torchvision import checkpoint, classes, hyperparameters, layout, network, shift
+from visionlora.detectors.torchvision import checkpoint, hyperparameters, layout, network, shift
 
 if TYPE_CHECKING:
     from visionlora.detectors.job import TrainingJob
@@ -22,6 +22,7 @@ class _Torchvision:
     """See `Family`. What trains is imported where it is called: opening a detector needs none of it."""
 
     name = checkpoint.FAMILY
+    licence = "BSD-3-Clause"
 
     refusal = staticmethod(checkpoint.refusal)
     load = staticmethod(checkpoint.load_base)
@@ -46,12 +47,8 @@ class _Torchvision:
     hyperparameters = staticmethod(hyperparameters.hyperparameters)
 
     def folded_base(self, base: Base, constants: Mapping[str, NDArray[Any]]) -> FoldedBase:
-        return folding.folded_base(
-            base,
-            constants,
-            norms=layout.norms_behind_layers(base.model),
-            class_outputs=classes.class_output_names(base.model),
-        )
+        # Classes are folded with anchors and the background, and their number is in the graph: it has its own alone.
+        return folding.folded_base(base, constants, norms=layout.norms_behind_layers(base.model), class_outputs=())
 
     def open(
         self, path: Path | str, *, adapter: Path | str | None = None, image_size: int | None = None, device: str = "cpu"
