@@ -16,7 +16,7 @@ from visionlora.detectors.torchvision.checkpoint import detector, pack_checkpoin
 from visionlora.detectors.torchvision.classes import class_output_names, class_rows
 from visionlora.tasks import DETECT
 
-FCOS, RETINANET, RETINANET_V2 = "fcos_resnet18_fpn_64", "retinanet_resnet18_fpn_32", "retinanet_resnet18_fpn_v2_64"
+FCOS, RETINANET, RETINANET_V2 = "fcos_resnet18_fpn_64", "retinanet_resnet18_fpn_64", "retinanet_resnet18_fpn_v2_64"
 SSDLITE = "ssdlite320_mobilenet_v3_large"
 DETECTORS = (FCOS, RETINANET, RETINANET_V2, SSDLITE)
 CATEGORIES = ("__background__", "one", "N/A", "crack", "three")
@@ -30,6 +30,12 @@ def random_detector(name: str, categories: tuple[str, ...] = CATEGORIES) -> Any:
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.uniform_(-0.2, 0.2)
             module.running_var.uniform_(0.5, 2.0)
+        elif isinstance(module, torch.nn.Conv2d) and module.bias is not None:
+            torch.nn.init.uniform_(module.bias, -0.1, 0.1)  # of equal biases an exported graph holds one
+    if name == SSDLITE:  # its own start is for training: signals fade on their way through it
+        for module in model.backbone.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                torch.nn.init.kaiming_normal_(module.weight)
     for path in class_output_names(model):
         torch.nn.init.normal_(model.get_submodule(path).weight, std=0.3)
     return model

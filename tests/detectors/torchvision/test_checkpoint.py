@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 import numpy as np
@@ -154,3 +155,10 @@ def test_a_checkpoint_is_opened_evaluated_and_predicts_as_any_other(checkpoints,
     assert len(found.images) == 6
     report = vl.evaluate([path], surface)
     assert report.rows[0].kind == "checkpoint" and 0 <= report.rows[0].scores.map50_95 <= 1
+
+
+def test_the_tests_that_the_page_of_families_names_are_there() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "families.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(test_\w+)`", page))
+    here = "".join(file.read_text(encoding="utf-8") for file in Path(__file__).parent.glob("test_*.py"))
+    assert len(named) >= 7 and all(f"def {name}(" in here for name in named)

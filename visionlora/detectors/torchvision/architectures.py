@@ -35,6 +35,7 @@ _OTHERS: Mapping[str, str] = {
     "head.classification_head.module_list.": "SSD: VGG without batch normalization, 35 M parameters",
 }
 """Detectors of torchvision that are refused, by how the names of their tensors begin, and why."""
+_MOST_CHANNELS, _MOST_OUTPUTS = 1 << 12, 1 << 16
 HEADS = ("head.", "roi_heads.")
 """How the names of tensors begin that a detector of torchvision has behind its `backbone.`."""
 
@@ -128,6 +129,8 @@ def recognised(state: Mapping[str, torch.Tensor]) -> tuple[Architecture, int]:
     is_fcos = "head.regression_head.bbox_ctrness.weight" in state
     v2 = not is_fcos and "head.classification_head.conv.0.1.weight" in state
     outputs, channels = len(state[_CLASSES]), state[_CLASSES].shape[1]
+    if channels > _MOST_CHANNELS or outputs > _MOST_OUTPUTS:  # a stored view may state any size
+        raise ValueError(f"expected at most {_MOST_CHANNELS} channels and {_MOST_OUTPUTS} class outputs")
     anchors = 1 if is_fcos else 9
     if outputs % anchors:
         raise ValueError(f"expected {anchors} anchors a place, as torchvision has them, got {outputs} class outputs")
