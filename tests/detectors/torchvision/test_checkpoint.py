@@ -71,8 +71,10 @@ def test_a_state_dict_alone_is_recognised_and_has_the_classes_of_coco(tmp_path: 
 
 
 def test_classes_without_names_are_numbered(tmp_path: Path) -> None:
-    torch.save(random_detector(RETINANET).state_dict(), tmp_path / "mine.pth")
-    assert load_base(tmp_path / "mine.pth").names == ("class1", "class2", "class3", "class4")
+    for path in (tmp_path / "mine.pth", tmp_path / "mine.pt"):
+        torch.save(random_detector(RETINANET).state_dict(), path)
+        assert family_of(path).load(path).names == ("class1", "class2", "class3", "class4")
+        assert vl.inspect(path).kind == "checkpoint"
 
 
 def test_the_published_file_whose_norms_have_no_eps_is_read_so(tmp_path: Path) -> None:
