@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from visionlora.detectors import FAMILIES
 from visionlora.formats import kinds
 
 PACKAGE = Path(__file__).parents[1] / "visionlora"
@@ -60,9 +61,10 @@ BESIDE_THE_FACE = {
 }
 """Modules inside a room that others may import; of a room that is not named here, its face alone."""
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
-ULTRALYTICS_ROOM = PACKAGE / "detectors" / "ultralytics"
+FRAMEWORKS = {"ultralytics": r"ultralytics(\.|$)", "torchvision": r"torchvision\.models(\.|$)"}
+"""What the room of each family alone imports; others may use torchvision's transforms, as Ultralytics does."""
 INTO_A_FAMILY = {
-    "visionlora.detectors": {"visionlora.detectors.ultralytics.family"},  # the composition
+    "visionlora.detectors": {f"visionlora.detectors.{family}.family" for family in FRAMEWORKS},  # the composition
     "visionlora.workflows.demonstrating": {"visionlora.detectors.ultralytics.toy_base"},  # writes its toy
 }
 
@@ -142,19 +144,25 @@ def test_no_room_reaches_past_the_face_of_another() -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_only_one_room_imports_ultralytics(path: Path) -> None:
-    uses = any(name.split(".")[0] == "ultralytics" for name in imports(path))
-    assert not uses or ULTRALYTICS_ROOM in path.parents
+@pytest.mark.parametrize("family", FRAMEWORKS)
+def test_only_one_room_imports_a_framework(family: str, path: Path) -> None:
+    uses = any(re.match(FRAMEWORKS[family], name) for name in imports(path))
+    assert not uses or PACKAGE / "detectors" / family in path.parents
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_a_family_is_reached_through_its_protocol(path: Path) -> None:
-    here, room = module_of(path), module_of(ULTRALYTICS_ROOM / "__init__.py")
-    inside = {name for name in imports(path) if f"{name}.".startswith(f"{room}.")}
-    assert ULTRALYTICS_ROOM in path.parents or inside == INTO_A_FAMILY.get(here, set())
+    here = module_of(path)
+    rooms = [f"visionlora.detectors.{family}." for family in FRAMEWORKS if f"detectors.{family}" not in here]
+    inside = {name for name in imports(path) for room in rooms if f"{name}.".startswith(room)}
+    assert inside == INTO_A_FAMILY.get(here, set())
 
 
-ENDINGS = "|".join(kind.suffix[1:] for kind in kinds.FILES.values()) + f"|{kinds.WEIGHTS[1:]}"
+def test_every_family_has_its_guards() -> None:
+    assert set(FRAMEWORKS) == set(FAMILIES)
+
+
+ENDINGS = "|".join(kind.suffix[1:] for kind in kinds.FILES.values()) + f"|{kinds.WEIGHTS[1:]}|{kinds.STATE_DICT[1:]}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

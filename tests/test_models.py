@@ -42,7 +42,7 @@ def test_existing_file_with_an_equals_sign_is_a_path(tmp_path, monkeypatch) -> N
     ("text", "message"),
     [
         ("adapter.safetensors", r"needs its base: write base\.pt\+adapter\.safetensors"),
-        ("model.engine", r"expected a \.pt, \.onnx, \.xml, \.param or \.tflite file"),
+        ("model.engine", r"expected a \.pt, \.pth, \.onnx, \.xml, \.param or \.tflite file"),
         ("model.onnx+adapter.safetensors", r"belongs to a \.pt base"),
         ("=model.onnx", "label before '=' is empty"),
     ],

@@ -23,7 +23,9 @@ from rivals import rival
 from ways import OWN, RIVALS, is_ranked, own_settings
 
 from visionlora.data import load_dataset
-from visionlora.detectors.ultralytics import TorchNetwork, load_base
+from visionlora.detectors.network import CheckpointNetwork
+from visionlora.detectors.ultralytics import load_base
+from visionlora.detectors.ultralytics.family import ULTRALYTICS
 from visionlora.progress import level
 from visionlora.scoring import coco_scores, find_objects, mean_precision
 from visionlora.tasks import DETECT, TASKS
@@ -76,7 +78,7 @@ def main() -> None:
         path = training.train(
             args.model, args.data, args.out, hyperparameters=extra, overwrite=True, **settings, **rate, **run
         ).path
-        network = TorchNetwork(args.model, adapter=path, **where)
+        network = ULTRALYTICS.open(args.model, adapter=path, **where)
     else:
         chosen = {"optimizer": "AdamW", "momentum": 0.9, "lr0": args.lr0, "warmup_bias_lr": 0.0} if args.lr0 else {}
         options = {"model": args.model, "data": args.data, "cache": "ram", "save_dir": str(args.out)}
@@ -94,7 +96,7 @@ def main() -> None:
         if args.method in INJECTED:
             network, path = trained_network(trainer, args), saved_adapter(trainer, args.out)
         else:
-            network = TorchNetwork(path, **where)
+            network = ULTRALYTICS.open(path, **where)
     seconds = time.monotonic() - started
     dataset = load_dataset(args.data, splits=("val",), task=network.task)
     images = dataset.split("val")
@@ -116,9 +118,9 @@ def main() -> None:
     report(result)
 
 
-def trained_network(trainer, args) -> TorchNetwork:
+def trained_network(trainer, args) -> CheckpointNetwork:
     """Return the averaged model of an injected trainer as a network to judge."""
-    network = TorchNetwork(args.model, image_size=args.imgsz, device=args.device)
+    network = ULTRALYTICS.open(args.model, image_size=args.imgsz, device=args.device)
     network.names = tuple(trainer.data["names"].values())
     network.detector.model = trainer.ema.ema.eval()
     network.detector.model.model[-1].export = True

@@ -29,8 +29,9 @@ from rivals import write_untrained
 
 from visionlora.adapters import AdapterSettings
 from visionlora.adapters.torch import freeze_norms
+from visionlora.detectors.measuring import Runner
 from visionlora.detectors.ultralytics.checkpoint import load_base
-from visionlora.detectors.ultralytics.measuring import Runner, adapted_step, full_model, made_up_batch
+from visionlora.detectors.ultralytics.measuring import adapted_step, full_model, made_up_batch
 from visionlora.detectors.ultralytics.step import TrainingStep
 
 KINDS = (  # the first that matches

@@ -8,7 +8,7 @@ import pytest
 import torch
 from ultralytics import YOLO
 
-from visionlora.detectors.ultralytics import TorchNetwork
+from visionlora.detectors.ultralytics.family import ULTRALYTICS
 from visionlora.errors import ExportError, OutputError, UsageError
 from visionlora.exporting import export, exporting
 from visionlora.runtime import OnnxNetwork
@@ -16,7 +16,7 @@ from visionlora.runtime import OnnxNetwork
 
 def test_exported_graph_gives_the_checkpoints_output(exported, merged) -> None:
     images = torch.rand(2, 3, 96, 96).numpy()
-    (got,), (expected,) = OnnxNetwork(exported.path)(images), TorchNetwork(merged.path)(images)
+    (got,), (expected,) = OnnxNetwork(exported.path)(images), ULTRALYTICS.open(merged.path)(images)
     torch.testing.assert_close(got, expected, atol=1e-3, rtol=1e-3)
 
 

@@ -7,7 +7,7 @@ import torch
 from ultralytics import YOLO
 
 from visionlora.adapters.torch import Adapter, load_adapter, save_adapter
-from visionlora.detectors.ultralytics import TorchNetwork, load_base
+from visionlora.detectors.ultralytics import load_base
 from visionlora.detectors.ultralytics.family import ULTRALYTICS
 from visionlora.errors import AdapterError, ModelError, OutputError, UsageError
 from visionlora.exporting import merge
@@ -16,8 +16,8 @@ from visionlora.workflows.evaluating import evaluate
 
 def test_merged_checkpoint_reproduces_base_and_adapter(merged, checkpoint, adapter) -> None:
     images = torch.rand(2, 3, 96, 96).numpy()
-    (expected,) = TorchNetwork(checkpoint, adapter=adapter)(images)
-    torch.testing.assert_close(TorchNetwork(merged.path)(images)[0], expected, atol=1e-4, rtol=1e-4)
+    (expected,) = ULTRALYTICS.open(checkpoint, adapter=adapter)(images)
+    torch.testing.assert_close(ULTRALYTICS.open(merged.path)(images)[0], expected, atol=1e-4, rtol=1e-4)
     assert merged.box_error < 1e-2 and merged.score_error < 1e-4 and merged.image_size == 96
 
 

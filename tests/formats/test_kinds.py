@@ -12,6 +12,7 @@ from visionlora.formats.kinds import ADAPTER, BUNDLE, EXPORTED, FILES, KINDS, ON
 def test_a_suffix_means_one_kind_and_its_runtime() -> None:
     assert {suffix: kind.runtime for suffix, kind in KINDS.items()} == {
         ".pt": "torch",
+        ".pth": "torch",
         ".onnx": "onnxruntime",
         ".xml": "openvino",
         ".param": "ncnn",

@@ -18,9 +18,9 @@ from tests.patching.conftest import IMAGE_SIZE, exported_merged, graph_bytes, ra
 from visionlora.adapters import AdapterSettings, ArrayAdapter, load_arrays, read_folded_base, save_arrays
 from visionlora.adapters.folded_base import ENTRY
 from visionlora.adapters.methods import LoRA
+from visionlora.detectors.checkpoints import fingerprint
 from visionlora.detectors.family import Base
 from visionlora.detectors.ultralytics import pack_checkpoint
-from visionlora.detectors.ultralytics.checkpoint import fingerprint
 from visionlora.errors import AdapterError, ModelError, OutputError, UsageError, VisionLoraError
 from visionlora.exporting import export, merge
 from visionlora.formats.seal import is_sealed, unseal

@@ -16,8 +16,9 @@ from visionlora.adapters import AdapterSettings
 from visionlora.adapters.methods import LoRA
 from visionlora.adapters.torch import attach
 from visionlora.data import load_dataset
+from visionlora.detectors.family import StepCost
+from visionlora.detectors.measuring import measure_in_turns, measure_step
 from visionlora.detectors.ultralytics import load_base, plan_detector, set_classes
-from visionlora.detectors.ultralytics.measuring import StepCost, measure_in_turns, measure_step
 from visionlora.errors import UsageError
 from visionlora.training import PlannedRun, TrainingPlan, plan, planning
 from visionlora.training.planning import _noise, recommend

@@ -20,7 +20,7 @@ from tests.turned import POSE, TURNED, write_detector, write_turned
 from visionlora.adapters import AdapterSettings, read_adapter_card
 from visionlora.data import load_dataset
 from visionlora.detectors.family import StepSample, StepSpec
-from visionlora.detectors.ultralytics import TorchNetwork, adapted, load_base
+from visionlora.detectors.ultralytics import adapted, load_base
 from visionlora.detectors.ultralytics.family import ULTRALYTICS
 from visionlora.detectors.ultralytics.qat_detector import QatDetector
 from visionlora.detectors.ultralytics.sampling import SeededDataset, keypoint_entries, training_label
@@ -121,7 +121,7 @@ def test_a_task_is_trained_judged_and_written_into_the_adapter(runs, made, task:
     header = (runs[task.name] / "results.csv").read_text().splitlines()[0]
     own = {"segment": "seg_loss", "pose": "pose_loss", "obb": "angle_loss"}[task.name]
     assert card.sized_task == task and f"train/{own}" in header and f"val/{own}" in header
-    network = TorchNetwork(made[task.name][0], adapter=runs[task.name] / "adapter.safetensors")
+    network = ULTRALYTICS.open(made[task.name][0], adapter=runs[task.name] / "adapter.safetensors")
     outputs = network(np.zeros((1, 3, 96, 96), dtype=np.float32))
     assert network.task == task and len(outputs) == task.outputs
 

@@ -78,7 +78,8 @@ class FoldedBase:
         fingerprint: SHA-256 of its weights.
         norms: layer name -> how its batch normalization was folded.
         plain: layers whose weight and bias are the checkpoint's own.
-        class_outputs: the layers whose channels are the class scores.
+        class_outputs: the layers whose channels are the class scores; empty where the graph holds for its own classes
+            alone.
         unused: layers of the checkpoint that the graph does not have (the end-to-end head), whose adapters count
             nothing here.
     """

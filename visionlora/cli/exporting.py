@@ -21,7 +21,7 @@ def add_merge(verbs: Any) -> None:
         )
 
     example = "visionlora merge --model yolo11n.pt --adapter runs/steel/adapter.safetensors --out merged.pt"
-    parser = verb(verbs, "merge", run, "merge an adapter into its base: an ordinary Ultralytics checkpoint", example)
+    parser = verb(verbs, "merge", run, "merge an adapter into its base: an ordinary checkpoint", example)
     parser.add_argument("--model", required=True, help="the base that the adapter was trained on (.pt)")
     parser.add_argument("--adapter", required=True, help="adapter file (.safetensors)")
     parser.add_argument("--out", required=True, help="checkpoint to write (.pt)")

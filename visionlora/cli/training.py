@@ -158,7 +158,11 @@ def _schedule_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--lr0", type=float, help="learning rate after warm-up; the recipe's if not given")
     group.add_argument("--lean", action="store_true", help="less memory, more time: compute parts of a step twice")
     group.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="any other Ultralytics hyperparameter"
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="any other hyperparameter of the trainer",
     )
 
 

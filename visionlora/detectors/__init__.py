@@ -18,7 +18,13 @@ def _ultralytics() -> Family:
     return ULTRALYTICS
 
 
-FAMILIES: Mapping[str, Callable[[], Family]] = {"ultralytics": _ultralytics}
+def _torchvision() -> Family:
+    from visionlora.detectors.torchvision.family import TORCHVISION
+
+    return TORCHVISION
+
+
+FAMILIES: Mapping[str, Callable[[], Family]] = {"ultralytics": _ultralytics, "torchvision": _torchvision}
 """What loads the room of each family, with torch and its framework, by the names that cards use.
 
 In this order they are asked whether a file is theirs.

@@ -165,6 +165,11 @@ class Family(Protocol):
     def name(self) -> str:
         """As cards have it."""
 
+    @property
+    def licence(self) -> str:
+        """Of its detectors, as an SPDX expression, for the files made of them."""
+        ...
+
     def refusal(self, path: Path) -> str:
         """Return why a file, or the name of a published one, is none of this family; empty where it may be one.
 
@@ -361,6 +366,16 @@ class Family(Protocol):
 
     def fine_tunings(self, base: Base) -> Mapping[str, StepSpec]:
         """Return the usual ways to train the detector itself, by their labels; the first trains all of it."""
+        ...
+
+    @property
+    def lean(self) -> bool:
+        """Whether a step can keep less in memory and compute it again."""
+        ...
+
+    @property
+    def partial_targets(self) -> tuple[str, ...]:
+        """Targets that leave out the first layers, and so need less memory; those with the most layers first."""
         ...
 
     def measure_steps(

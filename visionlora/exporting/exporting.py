@@ -19,7 +19,7 @@ from torch import nn
 from visionlora.adapters.folded_base import ENTRY as BASE_ENTRY
 from visionlora.adapters.torch import load_adapter
 from visionlora.cards import RECIPE_KEY, data_hashes, make_card
-from visionlora.detectors import family_of
+from visionlora.detectors import family_named, family_of
 from visionlora.detectors.family import Base
 from visionlora.errors import ExportError, ModelError, OutputError, UsageError
 from visionlora.exporting.converters import require_converter, write_litert, write_ncnn, write_openvino
@@ -74,7 +74,7 @@ def export(
     """Export a checkpoint to ONNX (contract: export/README.md) or another format; check it against torch on pictures.
 
     Args:
-        model: a merged or any other Ultralytics checkpoint of a detector (.pt).
+        model: a merged or any other checkpoint of a detector (.pt, .pth).
         adapter: an adapter (.safetensors) of `model`, which is exported with it in one graph: merged, or with the
             modules that it adds. No adapter can be patched into that graph any more.
         out: the file to write: .onnx; .xml for OpenVINO and .param for ncnn, with a .bin and a .metadata.yaml
@@ -242,7 +242,7 @@ def ultralytics_metadata(card: Mapping[str, Any], stride: int, task: Task) -> di
         "names": str(dict(enumerate(card["names"]))),
         "end2end": "False",
         **({"kpt_shape": str([task.keypoints, task.dims])} if isinstance(task, Pose) else {}),
-        "license": "AGPL-3.0",
+        "license": family_named(card["family"], "the card").licence,
         "visionlora": json.dumps(card, sort_keys=True),
     }
 

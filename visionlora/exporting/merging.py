@@ -46,7 +46,7 @@ class MergedModel:
 
 
 def merge(model: Path | str, adapter: Path | str, out: Path | str, *, overwrite: bool = False) -> MergedModel:
-    """Merge an adapter into its base and write an ordinary Ultralytics checkpoint in float32.
+    """Merge an adapter into its base and write an ordinary checkpoint of its family in float32.
 
     The file is read back and run on a probe batch beside the base with the adapter attached, as it was trained,
     before it is kept.

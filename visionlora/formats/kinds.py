@@ -71,7 +71,9 @@ LITERT = FileKind("litert", ".tflite", "a LiteRT file", runtime="litert")
 
 EXPORTED = {kind.name: kind for kind in (ONNX, OPENVINO, NCNN, LITERT)}
 """What `export` writes, by name."""
-KINDS = {kind.suffix: kind for kind in (CHECKPOINT, *EXPORTED.values())}
+STATE_DICT = ".pth"
+"""The other suffix of a checkpoint: of a state dict, as torchvision publishes them. It is read, never written."""
+KINDS = {CHECKPOINT.suffix: CHECKPOINT, STATE_DICT: CHECKPOINT, **{kind.suffix: kind for kind in EXPORTED.values()}}
 """What can be opened as a detector, by suffix."""
 FILES = {kind.suffix: kind for kind in (ADAPTER, ONNX_ADAPTER, BUNDLE, *KINDS.values())}
 """All, by suffix."""

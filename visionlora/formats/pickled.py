@@ -63,9 +63,16 @@ class Opaque:
         """Take the items of a set's subclass."""
 
 
+class _Ordered(dict[Any, Any]):
+    """A dictionary; what is set on it beside its entries, as `_metadata` on a state dict, is left out."""
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
 class _Unpickler(pickle._Unpickler):  # in Python: the one in C reserves as much memory as the file asks for
     def find_class(self, module: str, name: str) -> Any:
-        return dict if (module, name) == ("collections", "OrderedDict") else Opaque
+        return _Ordered if (module, name) == ("collections", "OrderedDict") else Opaque
 
     def persistent_load(self, pid: Any) -> Any:
         return Opaque()

@@ -98,6 +98,11 @@ def fitted(base: PatchableBase, adapter: ArrayAdapter) -> FittedAdapter:
             f"the adapter was trained with --activation {card.settings.activation}, but {base.path} has the base's "
             "activations, which a patch does not change; merge, export and quantize it on the workstation"
         )
+    if card.names != tuple(base.card["names"]) and not base.folded.class_outputs:
+        raise AdapterError(
+            f"the adapter finds other classes than {base.path}, and the graph of a {family_in(base.card)} detector is "
+            "laid out for its own; merge and export it on the workstation"
+        )
     whole, method = replaced_outputs(base, card.names), card.settings.method
     check_merges(method)
     layers = {name: layer_of(method, name) for name in adapter.tensors}

@@ -125,8 +125,8 @@ def quantize(
         method: what activation ranges are chosen by: `activation` (the error behind the activation function), `mse`,
             `percentile` or `minmax`.
         weights: what weights are kept in: `int8`, `int7` for x86 CPUs without VNNI, or `int4` for a smaller file that
-            computes the same way (see docs/quantization.md); None takes what the adapter was trained for, `int8` where it was trained in float or
-            with `recalibrate`.
+            computes the same way (see docs/quantization.md); None takes what the adapter was trained for, `int8` where
+            it was trained in float or with `recalibrate`.
         input: `float32`, as the float file, or `uint8`: (1, S, S, 3) pixels as they lie in memory.
         max_drop: budget: how much mAP50-95, or top-1, the file may lose against the float one, as a fraction of 1.
         max_class_drop: budget: how much AP50-95 of any class it may lose.
@@ -410,8 +410,8 @@ def build_int8(
 def _warn_of_saturation(scheme: Scheme) -> None:
     if scheme.name == "x86" and scheme.weights != "int7" and sums_saturate():
         _LOGGER.warning(
-            "this CPU has no integer dot products (VNNI): sums of an int8 file saturate here, and it finds less than on "
-            "one that has them; for such CPUs use --weights int7"
+            "this CPU has no integer dot products (VNNI): sums of an int8 file saturate here, and it finds less than "
+            "on one that has them; for such CPUs use --weights int7"
         )
 
 

@@ -103,8 +103,8 @@ def saturation_doubts(report: Report) -> tuple[str, ...]:
         return ()
     words = ("finds", "it") if len(labels) == 1 else ("find", "them")
     return (
-        f"{join_words(labels)} {words[0]} less here than elsewhere: this CPU has no integer dot products (VNNI), and sums "
-        f"saturate. For such CPUs quantize {words[1]} with `--weights int7`.",
+        f"{join_words(labels)} {words[0]} less here than elsewhere: this CPU has no integer dot products (VNNI), and "
+        f"sums saturate. For such CPUs quantize {words[1]} with `--weights int7`.",
     )
 
 

@@ -161,7 +161,7 @@ def plan(
     slows all of them. What is no difference beyond noise is marked, and nothing is recommended for it.
 
     Args:
-        model: Ultralytics checkpoint (.pt) of a detector, or a bare name such as `yolo11n.pt`.
+        model: checkpoint (.pt, .pth) of a detector, or a bare name such as `yolo11n.pt`.
         data: data.yaml with a train split.
         task: `detect`, `segment`, `pose` or `obb`, as for `train`; None for the model's.
         imgsz: side of the network's square input in pixels.
@@ -246,16 +246,16 @@ def _ways(base: Base, recipe: Recipe) -> tuple[_Way, ...]:
         settings = RecipeChoice().adapter(settings, recipe)
         return _Way(label, options, StepSpec(settings, lean=lean))
 
+    family = family_of(base)
     return (
-        *(_Way(label, None, step) for label, step in family_of(base).fine_tunings(base).items()),
+        *(_Way(label, None, step) for label, step in family.fine_tunings(base).items()),
         adapter("--rank 8"),
-        adapter("--rank 8 --lean", lean=True),
+        *([adapter("--rank 8 --lean", lean=True)] if family.lean else []),
         adapter("--rank 8 --base-precision nf4", precision="nf4"),
         adapter("--rank 4", rank=4),
         adapter("--rank 16", rank=16),
         adapter("--rank 32", rank=32),
-        adapter("--rank 8 --targets from:5", targets="from:5"),
-        adapter("--rank 8 --targets neck+head", targets="neck+head"),
+        *(adapter(f"--rank 8 --targets {targets}", targets=targets) for targets in family.partial_targets),
     )
 
 
@@ -312,10 +312,11 @@ def recommend(rows: tuple[PlannedRun, ...]) -> tuple[PlannedRun, str]:
     noise, it is the one.
     """
     full = rows[0]
-    order = ("--rank 8", "--rank 8 --lean", "--rank 8 --targets from:5", "--rank 8 --targets neck+head")
-    by_options = {row.options: row for row in rows}
-    first, lean = by_options["--rank 8"], by_options["--rank 8 --lean"]
-    if first.fits and lean.fits and lean.memory < first.memory:  # type: ignore[operator]
+    by_options = {row.options: row for row in rows if row.options is not None}
+    partial = [options for options in by_options if "--targets" in options]
+    order = [options for options in ("--rank 8", "--rank 8 --lean", *partial) if options in by_options]
+    first, lean = by_options["--rank 8"], by_options.get("--rank 8 --lean")
+    if lean is not None and first.fits and lean.fits and lean.memory < first.memory:  # type: ignore[operator]
         ratio = _ratio(lean, first)
         if ratio is not None and not (ratio.differs and ratio.median > 1):
             why = "the same adapter as without --lean in less memory, and no difference of time beyond noise"
@@ -328,7 +329,7 @@ def recommend(rows: tuple[PlannedRun, ...]) -> tuple[PlannedRun, str]:
             usual = "rank 8 in all layers, whose accuracy was measured"
             why = usual if options == "--rank 8" else f"the first that fits, with {options}"
             return row, f"Recommended: {why}. {_in_words(row, full)}"
-    return lean, "No way to train fits this machine; use a smaller --batch or --imgsz."
+    return lean or first, "No way to train fits this machine; use a smaller --batch or --imgsz."
 
 
 def _ratio(row: PlannedRun, other: PlannedRun) -> Ratio | None:

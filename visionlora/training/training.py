@@ -116,7 +116,8 @@ def train(
     """Train an adapter of `model` on `data` and leave `adapter.safetensors`, `results.csv` and curves in `out`.
 
     Args:
-        model: Ultralytics checkpoint (.pt) of a detector, or a bare name such as `yolo11n.pt`.
+        model: checkpoint (.pt, .pth) of a detector, or a bare name such as `yolo11n.pt` or
+            `torchvision:fcos_resnet50_fpn` (docs/families.md).
         data: data.yaml with a train and a val split.
         out: folder of the run.
         task: `detect`, `segment`, `pose` or `obb`; None for the model's. The backbone, the neck and the branches of
@@ -156,7 +157,7 @@ def train(
             thousands of updates: a few epochs of a small set leave it far behind.
         adapter: a float adapter of this shape to go on with instead of training one first.
         images: training images that calibrate the ranges int8 training begins with.
-        hyperparameters: any other of Ultralytics' training hyperparameters, such as `{"mosaic": 0.5}`.
+        hyperparameters: any other of the training hyperparameters of its family, such as `{"mosaic": 0.5}`.
         resume: go on with a run in `out`, begun with the same settings; a finished one is left as it is, or goes on if
             `epochs` is more than it had (with `quantize`: `qat_epochs`).
         overwrite: replace an earlier run in `out`, and what `adapt` made of it there; it is kept until the new one has

@@ -22,6 +22,7 @@ from visionlora.formats.text import printable
 from visionlora.machine import installed_versions, this_machine
 from visionlora.models import ModelSpec, open_network, parse_specs
 from visionlora.progress import about
+from visionlora.quantization import sums_saturate
 from visionlora.reporting import (
     Column,
     Report,

@@ -84,7 +84,7 @@ def inspect(path: Path | str) -> FileCard:
         return _folder(path)
     readers: dict[str, Callable[[Path], Mapping[str, Any] | None]] = {
         ADAPTER.suffix: _adapter,
-        CHECKPOINT.suffix: _checkpoint,
+        **{suffix: _checkpoint for suffix, kind in KINDS.items() if kind is CHECKPOINT},
         ONNX.suffix: read_card,
         ONNX_ADAPTER.suffix: lambda adapter: _json(adapter.with_suffix(".json")),
         ".json": _json,
@@ -140,6 +140,8 @@ def _checkpoint(path: Path) -> dict[str, Any]:
     arguments = entries.get("train_args")
     if isinstance(arguments, dict):
         card["training"] = {name: _plain(arguments[name]) for name in ("data", "imgsz", "epochs") if name in arguments}
+    described = ("architecture", "categories", "image_size")  # of torchvision's detectors
+    card |= {name: _plain(entries[name]) for name in described if name in entries}
     try:
         card["names"] = list(class_names(card.get("names")))
     except ValueError:

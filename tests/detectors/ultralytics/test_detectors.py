@@ -11,8 +11,10 @@ from ultralytics.nn.tasks import DetectionModel
 from visionlora.adapters import AdapterSettings
 from visionlora.adapters.methods import LoRA
 from visionlora.adapters.torch import adapter_tensors, attach, merge
-from visionlora.detectors.ultralytics import RawDetector, TorchNetwork, load_base, plan_detector, set_classes
-from visionlora.detectors.ultralytics.checkpoint import fingerprint, raw_prediction
+from visionlora.detectors.checkpoints import fingerprint
+from visionlora.detectors.ultralytics import RawDetector, load_base, plan_detector, set_classes
+from visionlora.detectors.ultralytics.checkpoint import raw_prediction
+from visionlora.detectors.ultralytics.family import ULTRALYTICS
 from visionlora.errors import ModelError, UsageError
 
 FAMILIES = ("yolov5n", "yolov8n", "yolov9t", "yolov10n", "yolo11n", "yolo12n", "yolo26n")
@@ -152,7 +154,7 @@ def test_base_is_loaded_with_its_names_and_size(checkpoint) -> None:
 def test_a_network_on_several_devices_is_refused(checkpoint, monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(UsageError, match=r"--device 0,1: .* give one number"):
-        TorchNetwork(checkpoint, device="0,1")
+        ULTRALYTICS.open(checkpoint, device="0,1")
 
 
 def test_unusable_checkpoints_are_refused(tmp_path, checkpoint) -> None:

@@ -13,11 +13,10 @@ from visionlora.detectors.ultralytics.checkpoint import load_base, pack_checkpoi
 from visionlora.detectors.ultralytics.classes import set_classes
 from visionlora.detectors.ultralytics.folding import folded_base
 from visionlora.detectors.ultralytics.layout import adapted, plan_detector, set_activations
-from visionlora.detectors.ultralytics.network import RawDetector, TorchNetwork, check_image_size, with_adapter
+from visionlora.detectors.ultralytics.network import RawDetector, check_image_size, with_adapter
 
 __all__ = [
     "RawDetector",
-    "TorchNetwork",
     "adapted",
     "check_image_size",
     "folded_base",

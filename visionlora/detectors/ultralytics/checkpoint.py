@@ -4,14 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
-import io
 import json
-import pickle
-import struct
-import tarfile
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -27,13 +20,14 @@ from ultralytics.utils.checks import check_yolov5u_filename
 from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_asset
 
 from visionlora.cards import family_in
+from visionlora.detectors.checkpoints import UNREADABLE, fingerprint, pack
 from visionlora.detectors.family import Base
 from visionlora.detectors.ultralytics.classes import class_output_names
 from visionlora.detectors.ultralytics.heads import HEADS, task_of_model
 from visionlora.detectors.ultralytics.unpickling import read_restricted
 from visionlora.errors import ModelError
 from visionlora.formats.kinds import CHECKPOINT
-from visionlora.formats.pickled import read_plain
+from visionlora.formats.pickled import Opaque, read_plain
 from visionlora.formats.text import class_names
 from visionlora.tasks import TASKS, Segment, Task
 from visionlora.trust import is_trusted
@@ -52,10 +46,13 @@ def refusal(path: Path) -> str:
     if reason or not path.is_file():
         return reason
     try:
-        family = family_in(read_plain(path).get(CARD_KEY))
+        entries = read_plain(path)
     except ModelError:
         return ""
-    return "" if family in (None, FAMILY) else f"{_EXPECTED}, got a detector of {family!r:.40}"
+    family = family_in(entries.get(CARD_KEY))
+    if family not in (None, FAMILY):
+        return f"{_EXPECTED}, got a detector of {family!r:.40}"
+    return "" if isinstance(entries.get("ema") or entries.get("model"), Opaque) else f"{_EXPECTED}, {_got(entries)}"
 
 
 def load_base(path: Path | str) -> Base:
@@ -93,20 +90,6 @@ def load_base(path: Path | str) -> Base:
     except UNREADABLE as error:
         reason = (str(error).strip().splitlines() or [repr(error)])[0]
         raise ModelError(f"{path}: cannot be read as an Ultralytics checkpoint: {reason}") from error
-
-
-def fingerprint(model: nn.Module) -> str:
-    """Return the SHA-256 of a model's weights: names, shapes and float32 values, without counters.
-
-    A checkpoint stored in half precision has the fingerprint of the same weights stored in float32.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        if name.endswith("num_batches_tracked"):
-            continue
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def raw_prediction(model: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -153,37 +136,9 @@ def pack_checkpoint(base: Base, *, image_size: int, card: Mapping[str, Any]) -> 
     return pack(checkpoint)
 
 
-def pack(content: object) -> bytes:
-    """Return what `torch.save` would write, so that a full disk is met where files are written."""
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    return buffer.getvalue()
-
-
 def versions() -> dict[str, str]:
     """Return the versions of the libraries that decide what a training gives."""
     return {package: version(package) for package in ("torch", "torchvision", "ultralytics", "numpy")}
-
-
-UNREADABLE = (
-    OSError,
-    TypeError,
-    ValueError,
-    LookupError,
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    RuntimeError,
-    MemoryError,
-    EOFError,
-    ImportError,
-    pickle.UnpicklingError,
-    struct.error,
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-"""What reading and trying a damaged file can raise: its bytes may have become any other value of any field."""
 
 
 def _found(path: Path) -> Path:
@@ -240,10 +195,7 @@ def _model_of(checkpoint: Mapping[str, Any], path: Path) -> Any:
     """Return the model in a checkpoint as Ultralytics' `load_checkpoint` does: the averaged one, float32, eval mode."""
     model: Any = checkpoint.get("ema") or checkpoint.get("model")
     if not isinstance(model, nn.Module):
-        parts = [checkpoint, *(part for part in checkpoint.values() if isinstance(part, dict))]
-        weights = any(isinstance(value, torch.Tensor) for part in parts for value in part.values())
-        got = "weights without the model that they belong to" if weights else "a file without a model"
-        raise ModelError(f"{path}: expected an Ultralytics checkpoint, got {got}")
+        raise ModelError(f"{path}: expected an Ultralytics checkpoint, {_got(checkpoint)}")
     if checkpoint.get("modelopt"):
         raise ModelError(f"{path}: it was trained under another tool's quantization; give the float checkpoint")
     model = model.float().eval()
@@ -256,6 +208,13 @@ def _model_of(checkpoint: Mapping[str, Any], path: Path) -> Any:
         elif isinstance(module, nn.Upsample) and not hasattr(module, "recompute_scale_factor"):
             module.recompute_scale_factor = None  # made before torch 1.11
     return model
+
+
+def _got(checkpoint: Mapping[str, Any]) -> str:
+    """Say what a file without a model holds."""
+    parts = [checkpoint, *(part for part in checkpoint.values() if isinstance(part, dict))]
+    weights = any(isinstance(value, torch.Tensor | Opaque) for part in parts for value in part.values())
+    return "got weights without the model that they belong to" if weights else "got a file without a model"
 
 
 def _names_of(model: DetectionModel, path: Path) -> tuple[str, ...]:

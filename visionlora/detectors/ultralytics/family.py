@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from visionlora.detectors.family import Base, Family, StepCost, StepSample, StepSpec
+from visionlora.detectors.network import CheckpointNetwork
 from visionlora.detectors.ultralytics import checkpoint, folding, hyperparameters, layout, network, shift
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ class _Ultralytics:
     """See `Family`. What trains is imported where it is called: opening a detector needs none of it."""
 
     name = checkpoint.FAMILY
+    licence = "AGPL-3.0"
 
     refusal = staticmethod(checkpoint.refusal)
     load = staticmethod(checkpoint.load_base)
@@ -28,9 +31,10 @@ class _Ultralytics:
     fine_tunings = staticmethod(layout.fine_tunings)
     with_adapter = staticmethod(network.with_adapter)
     raw_detector = staticmethod(network.RawDetector)
-    open = staticmethod(network.TorchNetwork)
     check_image_size = staticmethod(network.check_image_size)
     folded_base = staticmethod(folding.folded_base)
+    lean = True
+    partial_targets = ("from:5", "neck+head")
     free_hyperparameters = hyperparameters.FREE
     length_hyperparameters = hyperparameters.LENGTH
     check_step = staticmethod(hyperparameters.check_step)
@@ -38,6 +42,11 @@ class _Ultralytics:
     check_hyperparameters = staticmethod(hyperparameters.check_hyperparameters)
     int8_hyperparameters = staticmethod(hyperparameters.int8_hyperparameters)
     hyperparameters = staticmethod(hyperparameters.hyperparameters)
+
+    def open(
+        self, path: Path | str, *, adapter: Path | str | None = None, image_size: int | None = None, device: str = "cpu"
+    ) -> CheckpointNetwork:
+        return CheckpointNetwork(self, path, adapter=adapter, image_size=image_size, device=device)
 
     def train(self, job: TrainingJob) -> object:
         from visionlora.detectors.ultralytics.trainer import run_job

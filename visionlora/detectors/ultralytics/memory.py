@@ -13,10 +13,11 @@ from torch import nn
 from torch.nn.utils import parametrize
 from ultralytics.nn.tasks import DetectionModel
 
-from visionlora.adapters.torch import freeze_norms
+from visionlora.detectors.checkpoints import out_of_memory
 from visionlora.detectors.family import Base, StepSample, StepSpec
+from visionlora.detectors.measuring import Runner
 from visionlora.detectors.ultralytics.checkpoint import quiet
-from visionlora.detectors.ultralytics.measuring import Runner, made_up_batch, measured_step, out_of_memory
+from visionlora.detectors.ultralytics.measuring import made_up_batch, measured_step
 from visionlora.detectors.ultralytics.precision import exact_convolutions, no_fill
 from visionlora.detectors.ultralytics.step import TrainingStep, clear_workspaces, to_unit
 
@@ -65,10 +66,9 @@ def take_epoch(base: Base, step: StepSpec, sample: StepSample, *, last: int, val
     The usual batch twice, the smaller last one, which has a graph of its own, and the validation of the averaged copy.
     Ultralytics' own steps hold nothing between them, so that their validation has all the room.
     """
-    model = measured_step(base, step, sample).train()
+    model = measured_step(base, step, sample)
     average = None
     if isinstance(model, TrainingStep):
-        freeze_norms(model)
         average = copy.deepcopy(cast(DetectionModel, model.module)).eval().requires_grad_(False)
     run = Runner(model, [parameter for parameter in model.parameters() if parameter.requires_grad], sample.device)
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""What the user sees of a training: a bar while an epoch runs on a terminal, and a line when it has ended."""
+"""What the user sees of an epoch while it runs: a bar on a terminal, in place of Ultralytics' own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from tqdm import tqdm
 from visionlora.detectors.ultralytics.checkpoint import quiet
 from visionlora.progress import counting, current_level
 
-_SCORES = {"mAP50-95": "mAP50-95", "mAP50": "mAP50", "accuracy_top1": "top-1", "accuracy_top5": "top-5"}
 _WARNINGS = 30  # logging's level
 
 
@@ -70,26 +69,3 @@ def without_graph_dump(callbacks: Mapping[str, list[Any]]) -> dict[str, list[Any
 
 def _home(call: Any) -> str:
     return str(getattr(call, "__module__", ""))
-
-
-def epoch_line(
-    epoch: int, epochs: int, losses: Mapping[str, float], scores: Mapping[str, float], seconds: float
-) -> str:
-    """Return the line of an epoch.
-
-    Args:
-        epoch: from 1.
-        epochs: of the run.
-        losses: means over the epoch, by name.
-        scores: of the validation behind it, by Ultralytics' names; empty if there was none.
-        seconds: of training and validation.
-
-    Example:
-        >>> epoch_line(3, 50, {"box_loss": 1.33, "cls_loss": 4.0}, {"metrics/mAP50-95(B)": 0.0768}, 1.24)
-        'epoch  3/50  loss 5.33 (box 1.33, cls 4.00)  val mAP50-95 0.077  1.2 s'
-    """
-    parts = ", ".join(f"{name.removesuffix('_loss')} {value:.2f}" for name, value in losses.items())
-    found = {name.removeprefix("metrics/").removesuffix("(B)"): value for name, value in scores.items()}
-    shown = ", ".join(f"{words} {found[name]:.3f}" for name, words in _SCORES.items() if name in found)
-    words = [f"epoch {epoch:>{len(str(epochs))}}/{epochs}", f"loss {sum(losses.values()):.2f} ({parts})"]
-    return "  ".join([*words, *([f"val {shown}"] if shown else []), f"{seconds:.1f} s"])

@@ -1,10 +1,9 @@
-"""How far pictures are from what a base has seen, by the statistics that its batch normalization keeps of that."""
+"""How far pictures are from what the backbone of an Ultralytics detector has seen."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -12,67 +11,21 @@ from numpy.typing import NDArray
 from torch import nn
 from ultralytics.nn.tasks import DetectionModel
 
+from visionlora.detectors import statistics
 from visionlora.detectors.family import Base
 from visionlora.detectors.ultralytics.layout import module_inputs
 
-_EARLY = 0.4  # of the backbone's modules, which see colours and edges: gray pictures of anything differ there
 
-
-@torch.no_grad()
 def statistics_shift(base: Base, squares: Sequence[NDArray[np.uint8]]) -> float:
-    """Return the mean divergence of what enters the later norms of the backbone from the base's statistics of it.
-
-    Each channel counts log(1 + KL) of two Gaussians, of the pictures and of the base; each norm its channels' mean.
-    The jackknife takes off what few pictures alone make of it. A backbone without norms says nothing: 0. See
-    `Family.statistics_shift`.
-    """
+    """Return the divergence of pictures from the statistics of the backbone's later norms (see `Family`)."""
     model = cast(DetectionModel, base.model)
-    moments: dict[nn.BatchNorm2d, list[torch.Tensor]] = {}
     backbone = model.model[: len(model.yaml["backbone"])]
-    with _watched(backbone[round(_EARLY * len(backbone)) :], moments):
-        for square in squares:
-            x = torch.from_numpy(np.ascontiguousarray(square[..., ::-1].transpose(2, 0, 1)))[None].float() / 255
-            outputs: list[torch.Tensor] = []
-            for module in backbone:
-                x = module(module_inputs(module, x, outputs))
-                outputs.append(x)
-    found = [_divergences(norm, torch.stack(seen)) for norm, seen in moments.items()]
-    if not found:
-        return 0.0
-    count, whole = len(squares), np.mean([each for each, _ in found])
-    without = np.mean([each for _, each in found])
-    return float(max(count * whole - (count - 1) * without, 0.0))
+    later = backbone[round(statistics.EARLY * len(backbone)) :].modules()
 
+    def run(x: torch.Tensor) -> None:
+        outputs: list[torch.Tensor] = []
+        for module in backbone:
+            x = module(module_inputs(module, x, outputs))
+            outputs.append(x)
 
-@contextmanager
-def _watched(modules: nn.Module, moments: dict[nn.BatchNorm2d, list[torch.Tensor]]) -> Iterator[None]:
-    """Note mean and mean square (2, channels) of what enters each norm at each pass inside."""
-
-    def note(norm: nn.Module, inputs: tuple[Any, ...]) -> None:
-        x = inputs[0].double()
-        moments.setdefault(cast(nn.BatchNorm2d, norm), []).append(
-            torch.stack((x.mean((0, 2, 3)), x.square().mean((0, 2, 3))))
-        )
-
-    handles = [
-        module.register_forward_pre_hook(cast(Callable[..., None], note))
-        for module in modules.modules()
-        if isinstance(module, nn.BatchNorm2d)
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _divergences(norm: nn.BatchNorm2d, seen: torch.Tensor) -> tuple[float, NDArray[np.float64]]:
-    """Return the channels' mean with all pictures and (pictures,) without each, of (pictures, 2, channels) moments."""
-    total = seen.sum(0)
-    without = (total - seen) / max(len(seen) - 1, 1)
-    mean, square = torch.cat((total[None] / len(seen), without)).unbind(1)
-    before = cast(torch.Tensor, norm.running_var).double() + norm.eps
-    ratio = ((square - mean.square()).clamp(min=0) + norm.eps) / before
-    distance = (mean - cast(torch.Tensor, norm.running_mean).double()).square() / before
-    found = torch.log1p((ratio + distance - 1 - ratio.log()).clamp(min=0) / 2).mean(1).cpu().numpy()
-    return float(found[0]), found[1:]
+    return statistics.statistics_shift([norm for norm in later if isinstance(norm, nn.BatchNorm2d)], run, squares)

@@ -15,7 +15,7 @@ from safetensors.torch import save
 from ultralytics import __version__ as ultralytics_version
 from ultralytics.nn.tasks import DetectionModel
 
-from visionlora.detectors.ultralytics.checkpoint import UNREADABLE, pack
+from visionlora.detectors.checkpoints import UNREADABLE, pack
 from visionlora.errors import ModelError
 from visionlora.files import atomic_output
 from visionlora.formats.parsing import parse_json

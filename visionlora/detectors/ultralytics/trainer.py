@@ -35,13 +35,11 @@ from ultralytics.utils.patches import override_configs
 from ultralytics.utils.torch_utils import ModelEMA, unset_deterministic, unwrap_model
 
 from visionlora.adapters import AdapterCard
-from visionlora.adapters.base_precision import FLOAT32
 from visionlora.adapters.torch import (
     Adapter,
     AdapterPlan,
     adapter_tensors,
     freeze_norms,
-    frozen_bytes,
     frozen_weights,
     load_adapter,
     load_adapter_tensors,
@@ -50,7 +48,9 @@ from visionlora.adapters.torch import (
     start_factors,
     trained_state,
 )
+from visionlora.detectors.checkpoints import out_of_memory
 from visionlora.detectors.job import ADAPTER_FILE, RESULTS_FILE, RESUME_FILE, TrainingJob
+from visionlora.detectors.lines import describe, epoch_line
 from visionlora.detectors.resume import read_resume_state, restore_results, write_resume_state
 from visionlora.detectors.ultralytics.activation_swap import SiLUToReLU, fade
 from visionlora.detectors.ultralytics.augmenting import ClassifiedDataset
@@ -58,7 +58,6 @@ from visionlora.detectors.ultralytics.checkpoint import FAMILY, load_base, quiet
 from visionlora.detectors.ultralytics.fallback import MOST_HALVINGS, FallBack, is_finite, take_rates
 from visionlora.detectors.ultralytics.layout import adapted
 from visionlora.detectors.ultralytics.loggers import only_chosen_loggers
-from visionlora.detectors.ultralytics.measuring import out_of_memory
 from visionlora.detectors.ultralytics.parallel import (
     GradientExchange,
     agree,
@@ -68,7 +67,7 @@ from visionlora.detectors.ultralytics.parallel import (
     unwrapped,
 )
 from visionlora.detectors.ultralytics.precision import exact_convolutions, no_fill, own_amp_check
-from visionlora.detectors.ultralytics.progress import epoch_line, reporting, without_graph_dump
+from visionlora.detectors.ultralytics.progress import reporting, without_graph_dump
 from visionlora.detectors.ultralytics.qat_detector import QatDetector, raw_outputs
 from visionlora.detectors.ultralytics.sampling import (
     EpochSampler,
@@ -84,7 +83,6 @@ from visionlora.detectors.ultralytics.step import CAPTURE_OPTIONS, TrainingStep
 from visionlora.detectors.ultralytics.validating import RulerValidator
 from visionlora.errors import DataError, ModelError, VisionLoraError
 from visionlora.fake_quant import GraphNetwork, RangeSpec
-from visionlora.formats.text import size_words
 from visionlora.progress import level, report
 from visionlora.tasks import task_fields
 from visionlora.trust import trusted
@@ -515,27 +513,3 @@ class AdapterTrainer(DetectionTrainer):
 def load_graph(path: Path) -> onnx.GraphProto:
     """Read an exported float graph; what is constant is an initializer, as `visionlora export` writes it."""
     return onnx.load(path).graph
-
-
-def describe(plan: AdapterPlan, model: nn.Module, parameters: int) -> str:
-    """Return what is adapted, trained whole and skipped of a detector of so many parameters, for the user to read."""
-    trainable = sum(parameter.numel() for parameter in model.parameters())
-    lines = [
-        f"adapter: {plan.words} (targets {plan.settings.targets}), "
-        f"{len(plan.whole)} trained whole, {len(plan.skipped)} skipped",
-        f"trainable: {trainable:,} parameters, {trainable / parameters:.1%} of the detector's {parameters:,}; "
-        f"adapter file about {size_words(2 * trainable)}",
-    ]
-    if plan.settings.base_precision != FLOAT32:
-        kept = frozen_bytes(model)
-        lines.append(
-            f"frozen base in {plan.settings.base_precision}: {size_words(kept)}, {kept / (4 * parameters):.2f} of "
-            f"float32; {len(plan.rounded)} layers rounded, small ones as they are"
-        )
-    reasons: dict[str, list[str]] = {}
-    for layer in plan.skipped:
-        reasons.setdefault(layer.reason, []).append(layer.name)
-    for reason, names in reasons.items():
-        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        lines.append(f"skipped: {shown}: {reason}")
-    return "\n".join(lines)
