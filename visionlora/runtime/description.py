@@ -164,19 +164,6 @@ def stated_task(
     return task_of(name, path, settings)
 
 
-def detection_alone(path: Path, task: Task) -> Task:
-    """Return the task of a file that onnxruntime does not execute.
-
-    Raises:
-        ModelError: it is another than detection.
-    """
-    if task.outputs > 1 or task.settings() or task.name == "obb":
-        raise ModelError(
-            f"{path}: expected a detector of boxes, got one of task {task.name!r}; other tasks run in ONNX files alone"
-        )
-    return task
-
-
 def stated(fields: Mapping[str, Any]) -> Stated:
     """Return what the metadata of a foreign file says of its output, as Ultralytics writes it.
 
