@@ -12,11 +12,12 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from safetensors.numpy import load_file
 from ultralytics.cfg import get_cfg
 from ultralytics.data.dataset import YOLODataset
 from ultralytics.utils.ops import xyxyxyxy2xywhr
 
-from tests.turned import POSE, TURNED, write_detector, write_turned
+from tests.turned import POSE, TURNED, write_detector, write_turned, write_yolo26
 from visionlora.adapters import AdapterSettings, read_adapter_card
 from visionlora.data import load_dataset
 from visionlora.detectors.family import StepSample, StepSpec
@@ -124,6 +125,17 @@ def test_a_task_is_trained_judged_and_written_into_the_adapter(runs, made, task:
     network = TorchNetwork(made[task.name][0], adapter=runs[task.name] / "adapter.safetensors")
     outputs = network(np.zeros((1, 3, 96, 96), dtype=np.float32))
     assert network.task == task and len(outputs) == task.outputs
+
+
+@pytest.mark.parametrize("task", TURNED, ids=lambda task: task.name)
+def test_yolo26_is_trained_with_its_own_losses(made, task: Task, tmp_path) -> None:
+    base = write_yolo26(task, tmp_path / "base.pt")
+    trained = train(base, made[task.name][1], tmp_path / "run", **TRAINED)
+    header = (tmp_path / "run/results.csv").read_text().splitlines()[0]
+    own = {"segment": "sem_loss", "pose": "rle_loss", "obb": "angle_loss"}[task.name]
+    assert f"train/{own}" in header and trained.path.is_file()
+    names = [*load_file(trained.path)]
+    assert any("one2one_cv4" in name for name in names) and not any("flow_model" in name for name in names)
 
 
 def test_a_run_of_a_task_goes_on_for_more_epochs(runs, made, tmp_path) -> None:

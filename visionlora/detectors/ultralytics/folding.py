@@ -9,11 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from ultralytics.nn.tasks import DetectionModel
 
 from visionlora.adapters import FoldedBase, FoldedNorm
 from visionlora.adapters.torch import Layer, adaptable_layers
 from visionlora.detectors.family import Base
 from visionlora.detectors.ultralytics.classes import class_output_names
+from visionlora.detectors.ultralytics.heads import is_left_out
 from visionlora.detectors.ultralytics.layout import constant_layers, norms_behind_layers
 
 
@@ -30,9 +32,8 @@ def folded_base(base: Base, constants: Mapping[str, NDArray]) -> FoldedBase:
         constants: the exported weights and biases under their names in the checkpoint, such as `model.0.conv.weight`.
     """
     norms, fixed = norms_behind_layers(base.model), set(constant_layers(base.model))
-    one_to_one = f"model.{len(cast(nn.Sequential, base.model.model)) - 1}.one2one_"
     layers = [layer for layer in adaptable_layers(base.model)[0] if layer.name not in fixed]
-    unused = tuple(layer.name for layer in layers if layer.name.startswith(one_to_one))
+    unused = tuple(layer.name for layer in layers if is_left_out(cast(DetectionModel, base.model), layer.name))
     folded: dict[str, FoldedNorm] = {}
     plain = []
     for layer in layers:
