@@ -33,6 +33,7 @@ from visionlora.int8 import apply_recipe
 from visionlora.quantization import calibrate_detector, load_float_detector
 from visionlora.tasks import Segment, Task
 from visionlora.training import train
+from visionlora.workflows.evaluating import evaluate
 
 TRAINED = {"epochs": 1, "imgsz": 96, "batch": 4, "rank": 2, "device": "cpu", "recipe": "near", "quiet": True}
 
@@ -152,6 +153,10 @@ def test_a_detection_base_is_given_keypoints_of_the_data(checkpoint, made, tmp_p
     trained = train(checkpoint, made["pose"][1], tmp_path / "run", **TRAINED, task="pose")
     card = read_adapter_card(trained.path)
     assert card.sized_task == POSE
+    with pytest.raises(
+        UsageError, match=r"--retention: .* finds keypoints \(keypoints 4, dims 2\), and its base boxes"
+    ):
+        evaluate([f"{checkpoint}+{trained.path}"], made["pose"][1], retention=made["pose"][1])
     with pytest.raises(DataError, match="kpt_shape"):
         train(checkpoint, made["pose"][1], tmp_path / "other", **TRAINED)
     with pytest.raises(UsageError, match="--task: expected"):

@@ -99,7 +99,7 @@ class TorchNetwork:
     def adapter_off(self) -> TorchNetwork:
         """Return the detector without its adapter, from the base's weights that this one was made from."""
         off = copy.copy(self)
-        off.names, off.metadata = self._base.names, self._base.card
+        off.task, off.names, off.metadata = self._base.task, self._base.names, self._base.card
         off.detector = RawDetector(self._base.model).to(self.device)
         return off
 
