@@ -74,20 +74,8 @@ _WHAT_FOR = {
     "obb": "it is of angles, which task obb has",
 }
 _AT_LEAST_0 = (
-    *(
-        "angle",
-        "box",
-        "close_mosaic",
-        "cls",
-        "dfl",
-        "degrees",
-        "kobj",
-        "pose",
-        "rle",
-        "shear",
-        "warmup_epochs",
-        "workers",
-    ),
+    *("angle", "box", "close_mosaic", "cls", "dfl", "degrees", "kobj", "pose", "rle", "shear"),
+    *("warmup_epochs", "workers"),
 )
 """Ultralytics checks neither these nor the choices: it fails behind the first picture, or computes nonsense."""
 
