@@ -7,11 +7,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from ultralytics.nn.tasks import OBBModel, PoseModel, SegmentationModel, yaml_model_load
 
 from visionlora.detectors.family import Base
 from visionlora.detectors.ultralytics import load_base
 from visionlora.detectors.ultralytics.checkpoint import pack_checkpoint
-from visionlora.detectors.ultralytics.heads import with_task
+from visionlora.detectors.ultralytics.heads import task_of_model, with_task
 from visionlora.tasks import OrientedBoxes, Pose, Segment, Task
 
 POSE = Pose(keypoints=4, dims=2)
@@ -65,4 +66,24 @@ def write_detector(detector: Path, task: Task, out: Path, *, seed: int = 0) -> P
             norm.running_var.uniform_(0.5, 1.5)
     made = Base(**{**vars(base), "model": model, "task": task})
     out.write_bytes(pack_checkpoint(made, image_size=base.image_size, card={"kind": "test"}))
+    return out
+
+
+def write_yolo26(task: Task, out: Path, *, seed: int = 0) -> Path:
+    """Write a tiny YOLO26 of a task: untrained, end-to-end, with the sizes of Ultralytics' own, for `NAMES`."""
+    kinds = {"segment": ("seg", SegmentationModel), "pose": ("pose", PoseModel), "obb": ("obb", OBBModel)}
+    word, kind = kinds[task.name]
+    description = {**yaml_model_load(f"yolo26n-{word}.yaml"), "scales": {"n": [0.34, 0.125, 256]}}
+    torch.manual_seed(seed)
+    model = kind(description, nc=len(NAMES), verbose=False).eval()
+    model.names, model.task = dict(enumerate(NAMES)), task.name
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.2, 0.2)
+            module.running_var.uniform_(0.5, 1.5)
+    if task.name == "segment":
+        for layer in model.model[-1].cv4:
+            torch.nn.init.normal_(layer[-1].bias)  # masks that are not empty
+    base = Base(model, out, NAMES, 96, "", 32, "ultralytics", task_of_model(model))
+    out.write_bytes(pack_checkpoint(base, image_size=96, card={"kind": "test"}))
     return out

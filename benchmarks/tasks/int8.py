@@ -1,9 +1,10 @@
-"""What INT8 costs masks and keypoints, with and without the last convolutions beside boxes and scores in float.
+"""What INT8 costs masks and keypoints, and what it costs in time to keep the ends of their branches in float.
 
     python benchmarks/tasks/int8.py --images val2017 --segment yolov8n-seg.pt --pose yolo11n-pose.pt
 
 The labels are what the float file itself finds at a score of 0.4 and above, so a drop is that of INT8 alone. The first
-32 pictures by name calibrate, the next 64 are judged.
+32 pictures by name calibrate, the next 64 are judged. The files are timed in turns, on one thread: a share of the float
+file's time is the median over rounds.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import statistics
 import sys
 import tempfile
 from dataclasses import replace
@@ -27,9 +29,16 @@ from visionlora.data import load_dataset
 from visionlora.int8.plan import beside_boxes_and_scores
 from visionlora.quantization.float_detector import FloatDetector, load_float_detector
 from visionlora.quantization.quantizing import build_int8, calibrate_detector
+from visionlora.runtime import OnnxNetwork
 
 CALIBRATED, JUDGED, SCORE = 32, 64, 0.4
-NOTHING, LAST = "nothing", "last convolutions beside boxes and scores"
+ROUNDS = 60
+KEPT = {
+    "nothing": 0,
+    "last convolutions beside boxes and scores": 1,
+    "last two convolutions": 2,
+    "all three convolutions": 3,
+}
 
 
 def main() -> None:
@@ -52,16 +61,18 @@ def main() -> None:
 
 
 def measure(model: str, pictures: list[Path], folder: Path, side: int) -> dict:
-    """Return what the float file and both int8 files of a checkpoint reach and weigh."""
+    """Return what the float file and the int8 files of a checkpoint reach, weigh and take."""
     exported = vl.export(model, folder / "float.onnx", imgsz=side).path
     source = load_float_detector(exported)
     task = source.network.task
     data = write_data(source, pictures, folder)
     recipe = calibrate_detector(source, load_dataset(data, splits=("train",), task=task).split("train"))
     files = {"float": exported}
-    for name, layers in ((NOTHING, ()), (LAST, beside_boxes_and_scores(source.model.graph))):
+    for name, depth in KEPT.items():
+        layers = beside_boxes_and_scores(source.model.graph, depth) if depth else ()
         files[name] = folder / f"{len(files)}.onnx"
         onnx.save(build_int8(source, replace(recipe, float_layers=layers)), str(files[name]))
+    shares = time_shares(list(files.values()))
     report = vl.evaluate([f"{name}={path}" for name, path in files.items()], data, cache=False)
     rows = [
         {
@@ -69,10 +80,18 @@ def measure(model: str, pictures: list[Path], folder: Path, side: int) -> dict:
             "map50_95": round(row.scores.map50_95, 4),
             "boxes": round(row.boxes.map50_95, 4),
             "bytes": row.bytes,
+            "time": round(share, 3),
         }
-        for row in report.rows
+        for row, share in zip(report.rows, shares, strict=True)
     ]
     return {"model": Path(model).name, "task": task.name, "imgsz": side, "images": JUDGED, "rows": rows, **provenance()}
+
+
+def time_shares(files: list[Path]) -> list[float]:
+    """Return the time of each file as a share of the first one's: the median over rounds in which they take turns."""
+    networks = [OnnxNetwork(path, threads=1) for path in files]
+    rounds = [[network.seconds_for_blank() for network in networks] for _ in range(ROUNDS + 1)][1:]
+    return [statistics.median(each[index] / each[0] for each in rounds) for index in range(len(files))]
 
 
 def write_data(source: FloatDetector, pictures: list[Path], folder: Path) -> Path:
@@ -93,16 +112,18 @@ def write_data(source: FloatDetector, pictures: list[Path], folder: Path) -> Pat
 
 
 def summary(results: list[dict]) -> str:
-    """Return the results as a Markdown table."""
+    """Return the results as a Markdown table; without times where none were measured."""
+    timed = all("time" in row for result in results for row in result["rows"])
     lines = [
-        "| model | kept in float | mAP50-95 | of boxes | file, share of float |",
-        "| --- | --- | ---: | ---: | ---: |",
+        "| model | kept in float | mAP50-95 | of boxes | file, share of float |" + " time, share of float |" * timed,
+        "| --- | --- | ---: | ---: | ---: |" + " ---: |" * timed,
     ]
     for result in results:
         whole = result["rows"][0]["bytes"]
         for row in result["rows"]:
             kept = "all" if row["kept in float"] == "float" else row["kept in float"]
-            cells = (f"{row['map50_95']:.3f}", f"{row['boxes']:.3f}", f"{row['bytes'] / whole:.3f}")
+            cells = [f"{row['map50_95']:.3f}", f"{row['boxes']:.3f}", f"{row['bytes'] / whole:.3f}"]
+            cells += [f"{row['time']:.2f}"] if timed else []
             lines.append(f"| {result['model']} | {kept} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

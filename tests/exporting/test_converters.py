@@ -9,12 +9,17 @@ import numpy as np
 import pytest
 import yaml
 
+from tests.turned import TURNED, write_detector
 from visionlora.benchmarking import bench
 from visionlora.demonstration.generate import write_dataset
 from visionlora.demonstration.shapes import SHAPE_NAMES, draw_shapes
+from visionlora.detectors.ultralytics import TorchNetwork
+from visionlora.detectors.ultralytics.checkpoint import sample_pictures
 from visionlora.errors import ExportError, ModelError, OutputError, UsageError
 from visionlora.exporting import ExportedModel, export, exporting
 from visionlora.runtime import NcnnNetwork, OnnxNetwork, OpenVinoNetwork, open_exported
+from visionlora.vision.inference import detect
+from visionlora.vision.preprocess import read_image
 from visionlora.workflows.evaluating import evaluate
 from visionlora.workflows.inspecting import inspect
 
@@ -43,6 +48,26 @@ def test_other_format_gives_the_onnx_files_output(other, exported) -> None:
     assert file.box_error < 0.1 and file.score_error < 1e-3  # in float32
     with pytest.raises(UsageError, match=r"expected a batch \(n, 3, 96, 96\)"):
         network(batch[:, :, :32])
+
+
+@pytest.mark.parametrize("task", TURNED, ids=lambda task: task.name)
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_a_task_has_its_outputs_in_every_format(name, task, checkpoint, tmp_path) -> None:
+    for library in LIBRARIES[name]:
+        pytest.importorskip(library)
+    base = write_detector(checkpoint, task, tmp_path / "base.pt")
+    file = export(base, tmp_path / NAMES[name], format=name, imgsz=64)
+
+    network = OpenVinoNetwork(file.path, float32=True) if name == "openvino" else open_exported(file.path, name)
+
+    assert network.task == task and inspect(file.path).card["task"] == task.name
+    batch, torch = np.random.default_rng(0).random((2, 3, 64, 64), np.float32), TorchNetwork(base, image_size=64)
+    for found, expected in zip(network(batch), torch(batch), strict=True):
+        np.testing.assert_allclose(found, expected, atol={"ncnn": 2.0}.get(name, 0.02))  # see above
+    if task.outputs > 1:
+        (one,), (other,) = (detect(each, [read_image(sample_pictures()[0])]) for each in (torch, network))
+        assert len(one) == len(other) > 0
+        assert all((one.masks.dense(i) != other.masks.dense(i)).mean() < 0.01 for i in range(len(one)))
 
 
 def test_what_openvino_computes_in_costs_no_accuracy_and_is_said(checkpoint, tmp_path) -> None:

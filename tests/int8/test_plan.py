@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from tests.quantization.graphs import build, detector, node, silu
-from visionlora.int8.plan import Use, plan_quantization
+from visionlora.int8.plan import Use, beside_boxes_and_scores, plan_quantization
 
 CONV = {"w": np.ones((4, 4, 1, 1), dtype=np.float32), "w3": np.ones((4, 3, 1, 1), dtype=np.float32)}
 FIRST = node("Conv", "images w3", "a")
@@ -109,3 +110,18 @@ def test_a_relu_that_shares_its_input_is_rounded_on_both_sides():
     nodes = [FIRST, node("Relu", "a", "b"), node("Add", "a b", "c"), node("Conv", "c w", "output0")]
     groups = groups_of(nodes)
     assert ("a",) in groups and ("b",) in groups
+
+
+def test_the_ends_of_a_branch_are_counted_from_its_end_and_none_is_shared() -> None:
+    nodes, weight = [], numpy_helper.from_array(np.ones((1, 1, 1, 1), np.float32), "weight")
+    wires = {"trunk": "images", "first": "trunk", "second": "first", "points": "second", "logits": "trunk"}
+    for name, source in wires.items():
+        nodes.append(helper.make_node("Conv", [source, "weight"], [name], name=name))
+    nodes += [helper.make_node("Sigmoid", ["logits"], ["scores"])]
+    nodes += [helper.make_node("Concat", ["points", "scores"], ["output0"], axis=1)]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, None, 4, 4]) for name in ("images", "output0")]
+    graph = helper.make_graph(nodes, "branches", values[:1], values[1:], [weight])
+
+    ends = [beside_boxes_and_scores(graph, depth) for depth in (1, 2, 3, 4)]
+
+    assert ends == [("points",), ("second", "points"), *[("first", "second", "points")] * 2]

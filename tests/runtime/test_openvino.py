@@ -50,6 +50,12 @@ def test_outputs_are_not_overwritten_by_the_next_call(tmp_path) -> None:
     np.testing.assert_array_equal(first, kept)
 
 
+def test_a_file_of_fewer_outputs_than_its_task_has_is_refused(tmp_path) -> None:
+    path = _converted(write_detector(tmp_path / "a.onnx"), task="segment")
+    with pytest.raises(ModelError, match=r"model\.xml: expected a detector with one input and 2 outputs, .* 1 and 1"):
+        OpenVinoNetwork(path)
+
+
 def test_final_detections_need_no_suppression(tmp_path) -> None:
     row = np.array([[[4, 6, 20, 30, 0.9, 2]]], dtype=np.float32)
 

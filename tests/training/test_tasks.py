@@ -12,11 +12,12 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from safetensors.numpy import load_file
 from ultralytics.cfg import get_cfg
 from ultralytics.data.dataset import YOLODataset
 from ultralytics.utils.ops import xyxyxyxy2xywhr
 
-from tests.turned import POSE, TURNED, write_detector, write_turned
+from tests.turned import POSE, TURNED, write_detector, write_turned, write_yolo26
 from visionlora.adapters import AdapterSettings, read_adapter_card
 from visionlora.data import load_dataset
 from visionlora.detectors.family import StepSample, StepSpec
@@ -32,6 +33,7 @@ from visionlora.int8 import apply_recipe
 from visionlora.quantization import calibrate_detector, load_float_detector
 from visionlora.tasks import Segment, Task
 from visionlora.training import train
+from visionlora.workflows.evaluating import evaluate
 
 TRAINED = {"epochs": 1, "imgsz": 96, "batch": 4, "rank": 2, "device": "cpu", "recipe": "near", "quiet": True}
 
@@ -126,6 +128,17 @@ def test_a_task_is_trained_judged_and_written_into_the_adapter(runs, made, task:
     assert network.task == task and len(outputs) == task.outputs
 
 
+@pytest.mark.parametrize("task", TURNED, ids=lambda task: task.name)
+def test_yolo26_is_trained_with_its_own_losses(made, task: Task, tmp_path) -> None:
+    base = write_yolo26(task, tmp_path / "base.pt")
+    trained = train(base, made[task.name][1], tmp_path / "run", **TRAINED)
+    header = (tmp_path / "run/results.csv").read_text().splitlines()[0]
+    own = {"segment": "sem_loss", "pose": "rle_loss", "obb": "angle_loss"}[task.name]
+    assert f"train/{own}" in header and trained.path.is_file()
+    names = [*load_file(trained.path)]
+    assert any("one2one_cv4" in name for name in names) and not any("flow_model" in name for name in names)
+
+
 def test_a_run_of_a_task_goes_on_for_more_epochs(runs, made, tmp_path) -> None:
     run = tmp_path / "run"
     shutil.copytree(runs["pose"], run)
@@ -140,6 +153,10 @@ def test_a_detection_base_is_given_keypoints_of_the_data(checkpoint, made, tmp_p
     trained = train(checkpoint, made["pose"][1], tmp_path / "run", **TRAINED, task="pose")
     card = read_adapter_card(trained.path)
     assert card.sized_task == POSE
+    with pytest.raises(
+        UsageError, match=r"--retention: .* finds keypoints \(keypoints 4, dims 2\), and its base boxes"
+    ):
+        evaluate([f"{checkpoint}+{trained.path}"], made["pose"][1], retention=made["pose"][1])
     with pytest.raises(DataError, match="kpt_shape"):
         train(checkpoint, made["pose"][1], tmp_path / "other", **TRAINED)
     with pytest.raises(UsageError, match="--task: expected"):

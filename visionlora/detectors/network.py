@@ -71,6 +71,6 @@ class CheckpointNetwork:
     def adapter_off(self) -> CheckpointNetwork:
         """Return the detector without its adapter, from the base's weights that this one was made from."""
         off = copy.copy(self)
-        off.names, off.metadata = self._base.names, self._base.card
+        off.task, off.names, off.metadata = self._base.task, self._base.names, self._base.card
         off.detector = self._family.raw_detector(self._base.model).to(self.device)
         return off

@@ -31,7 +31,7 @@ from visionlora.hub import local_file
 from visionlora.int8.decode import simplify_decode
 from visionlora.int8.float_model import lift_constants
 from visionlora.runtime import OpenVinoNetwork, open_exported
-from visionlora.tasks import DETECT, Pose, Task, difference
+from visionlora.tasks import Pose, Task, difference
 from visionlora.vision.inference import Network, placed
 from visionlora.vision.preprocess import read_image
 
@@ -101,7 +101,10 @@ def export(
     base = family.load(model)
     if adapter is not None:
         base = with_adapter(family, base, load_adapter(adapter), adapter)
-    _check_format(format, base)
+    if format != ONNX.name and not base.task.boxes:
+        raise UsageError(
+            f"--format {format}: holds detectors, and {base.path} is of task {base.task.name}; take --format {ONNX.name}"
+        )
     image_size = base.image_size if imgsz is None else imgsz
     family.check_image_size(image_size, base)
     detector = family.raw_detector(base.model)
@@ -143,14 +146,6 @@ def _check(out: Path, format: str, opset: int, *, overwrite: bool) -> Path:
     if format != "onnx":
         require_converter(format)
     return out
-
-
-def _check_format(format: str, base: Base) -> None:
-    if format != ONNX.name and base.task != DETECT:
-        raise UsageError(
-            f"--format {format}: holds detectors of boxes for now, and {base.path} is of task "
-            f"{base.task.name}; take --format {ONNX.name}"
-        )
 
 
 def _write(
@@ -198,6 +193,8 @@ def _metadata_beside(card: Mapping[str, Any], stride: int, task: Task) -> dict[s
     """Return what stands beside a file that cannot hold it, with the types that Ultralytics writes."""
     image_size = card["preprocessing"]["image_size"]
     typed = {"batch": 1, "stride": stride, "imgsz": [image_size] * 2, "names": dict(enumerate(card["names"]))}
+    if isinstance(task, Pose):
+        typed["kpt_shape"] = [task.keypoints, task.dims]
     return {**ultralytics_metadata(card, stride, task), **typed, "end2end": False}
 
 

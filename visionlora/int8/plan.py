@@ -117,20 +117,25 @@ def plan_quantization(
     )
 
 
-def beside_boxes_and_scores(graph: onnx.GraphProto) -> tuple[str, ...]:
+def beside_boxes_and_scores(graph: onnx.GraphProto, depth: int = 1) -> tuple[str, ...]:
     """Return the last convolutions whose outputs are neither scores nor bins of which a mean is taken.
 
-    They give mask factors, prototypes, keypoints or angles. They are a hundredth of a network, so next to no time is
-    lost where they stay float.
+    They give mask factors, prototypes, keypoints or angles, or the sides of boxes where a head has no bins. They are a
+    hundredth of a network, so next to no time is lost where they stay float.
 
     Args:
         graph: as for `plan_quantization`.
+        depth: how many convolutions of each such branch, from its end; one that another branch reads is in none.
     """
     wiring = _Wiring(graph)
     convs = [node for node in graph.node if node.op_type == "Conv" and not wiring.is_decoder(node)]
     needed = wiring.tensors_before(convs)
     last = [node for node in convs if needed.isdisjoint(node.output)]
-    return tuple(layer_name(node) for node in last if not wiring.is_score_or_bins(node.output[0]))
+    kept = [node for node in last if not wiring.is_score_or_bins(node.output[0])]
+    for _ in range(depth - 1):
+        outputs = {node.output[0] for node in kept}
+        kept = [node for node in convs if node.output[0] in outputs or wiring.convs_behind(node) <= outputs]
+    return tuple(layer_name(node) for node in kept)
 
 
 def data_inputs(node: onnx.NodeProto) -> list[str]:
@@ -173,6 +178,15 @@ class _Wiring:
                 reached.add(name)
                 waiting += self.producer[name].input if name in self.producer else ()
         return reached
+
+    def convs_behind(self, node: onnx.NodeProto) -> set[str]:
+        """Outputs of the convolutions that read what a node gives, perhaps after other operations; "" for none."""
+        found, waiting = set(), list(node.output)
+        while waiting:
+            readers = self.consumers[waiting.pop()]
+            found |= {reader.output[0] for reader in readers if reader.op_type == "Conv"} if readers else {""}
+            waiting += [name for reader in readers if reader.op_type != "Conv" for name in reader.output]
+        return found
 
     def is_before_silu(self, name: str) -> bool:
         """Whether x * sigmoid(x) is all that happens to a tensor x."""

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from visionlora.errors import ModelError, UsageError
 from visionlora.formats.parsing import parse_json
 from visionlora.formats.text import class_names
-from visionlora.runtime.batch import check_batch
-from visionlora.runtime.description import detection_alone, stated_task
+from visionlora.runtime.batch import check_batch, check_count, checked_outputs
+from visionlora.runtime.description import of_boxes, stated_task
 from visionlora.tasks import RawPrediction
 
 _MAX_METADATA_BYTES = 4 << 20
@@ -51,15 +51,18 @@ class LiteRtNetwork:
             raise UsageError(f"threads: expected at least 1, got {threads}")
         self.path = Path(path)
         self.metadata, fields = _read_metadata(self.path)
-        self.task = detection_alone(self.path, stated_task(self.path, fields, self.metadata))
+        self.task = of_boxes(self.path, stated_task(self.path, fields, self.metadata))
         self.names, self.nms = class_names(self.metadata["names"]), bool(self.metadata["nms"])
         self.image_size = int(self.metadata["preprocessing"]["image_size"])
         self._interpreter = _load(self.path, threads)
-        self._input = self._interpreter.get_input_details()[0]["index"]
-        self._output = self._interpreter.get_output_details()[0]["index"]
-        shape = self._run(np.zeros((1, 3, self.image_size, self.image_size), dtype=np.float32)).shape
+        inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+        check_count(self.path, self.task, len(inputs), len(outputs))
+        self._input = inputs[0]["index"]
+        # by their names, which the converter numbers: `serving_default_output_0_output`
+        self._outputs = [output["index"] for output in sorted(outputs, key=lambda output: output["name"])]
+        shape = self._run(np.zeros((1, 3, self.image_size, self.image_size), dtype=np.float32))[0].shape
         rows = self.task.rows(len(self.names))
-        if len(shape) != 3 or shape[1] != rows:
+        if shape[1] != rows:
             raise ModelError(
                 f"{path}: expected an output (1, {rows}, anchors) for {len(self.names)} classes, got {shape}"
             )
@@ -72,15 +75,17 @@ class LiteRtNetwork:
             ModelError: LiteRT fails on the graph.
         """
         check_batch(self.path, batch, self.image_size)
-        return (np.concatenate([self._run(picture[None]) for picture in batch]),)
+        return tuple(map(np.concatenate, zip(*(self._run(picture[None]) for picture in batch), strict=True)))
 
-    def _run(self, picture: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _run(self, picture: NDArray[np.float32]) -> RawPrediction:
         try:
             self._interpreter.set_tensor(self._input, np.ascontiguousarray(picture, dtype=np.float32))
             self._interpreter.invoke()
         except (RuntimeError, ValueError) as error:
             raise ModelError(f"{self.path}: LiteRT cannot run it: {' '.join(str(error).split())}") from error
-        return self._interpreter.get_tensor(self._output)
+        return checked_outputs(
+            self.path, self.task, [self._interpreter.get_tensor(index) for index in self._outputs], 1
+        )
 
 
 def read_card(path: Path) -> Any:

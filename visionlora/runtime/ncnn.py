@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from visionlora.errors import ModelError, UsageError
 from visionlora.formats.kinds import WEIGHTS
-from visionlora.runtime.batch import check_batch
-from visionlora.runtime.description import Stated, described_beside, detection_alone
-from visionlora.tasks import RawPrediction
+from visionlora.runtime.batch import check_batch, check_count, checked_outputs
+from visionlora.runtime.description import Stated, described_beside
+from visionlora.tasks import RawPrediction, Task
 
 
 class NcnnNetwork:
@@ -48,13 +48,13 @@ class NcnnNetwork:
         self.path = Path(path)
         described = described_beside(self.path)
         self.names, self.image_size, self.metadata = described.names, described.image_size, described.card
-        self.task = detection_alone(self.path, described.task)
+        self.task = described.task
         self._library, self._net = _load(self.path, threads)
-        self._input, self._output = _ends(self.path, self._net)
-        shape = self._run(np.zeros((3, self.image_size, self.image_size), dtype=np.float32)).shape
+        self._input, self._outputs = _ends(self.path, self._net, self.task)
+        shape = self._run(np.zeros((3, self.image_size, self.image_size), dtype=np.float32))[0].shape[1:]
         says = described.stated if self.metadata is None else Stated()
         rows = self.task.rows(len(self.names))
-        if says.end_to_end or len(shape) != 2 or shape[0] != rows:
+        if says.end_to_end or shape[0] != rows:
             raise ModelError(
                 f"{path}: expected an output ({rows}, anchors) for {len(self.names)} classes, "
                 f"got {'final detections' if says.end_to_end else shape}"
@@ -68,17 +68,20 @@ class NcnnNetwork:
             ModelError: ncnn fails on the graph.
         """
         check_batch(self.path, batch, self.image_size)
-        return (np.stack([self._run(picture) for picture in batch]),)
+        return tuple(map(np.concatenate, zip(*map(self._run, batch), strict=True)))
 
-    def _run(self, picture: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _run(self, picture: NDArray[np.float32]) -> RawPrediction:
         extractor = self._net.create_extractor()
         # the copy: ncnn's matrix borrows the memory
         pixels = np.array(picture, dtype=np.float32, order="C")
         extractor.input(self._input, self._library.Mat(pixels))
-        failed, output = extractor.extract(self._output)
-        if failed:
-            raise ModelError(f"{self.path}: ncnn cannot run it (code {failed})")
-        return np.array(output, dtype=np.float32)
+        outputs = []
+        for name in self._outputs:
+            failed, output = extractor.extract(name)
+            if failed:
+                raise ModelError(f"{self.path}: ncnn cannot run it (code {failed})")
+            outputs.append(np.array(output, dtype=np.float32)[None])
+        return checked_outputs(self.path, self.task, outputs, 1)
 
 
 def _load(path: Path, threads: int | None) -> tuple[Any, Any]:
@@ -94,9 +97,11 @@ def _load(path: Path, threads: int | None) -> tuple[Any, Any]:
     return ncnn, net
 
 
-def _ends(path: Path, net: Any) -> tuple[str, str]:
-    """The names of a network's input and output."""
+def _ends(path: Path, net: Any, task: Task) -> tuple[str, list[str]]:
+    """The names of a network's input and of its outputs, which pnnx numbers: `out0`, `out1`."""
     try:
-        return net.input_names()[0], net.output_names()[0]
-    except (IndexError, UnicodeDecodeError) as error:
+        inputs, outputs = net.input_names(), net.output_names()
+    except UnicodeDecodeError as error:
         raise ModelError(f"{path}: expected an ncnn model with an input and an output, found none") from error
+    check_count(path, task, len(inputs), len(outputs))
+    return inputs[0], sorted(outputs)

@@ -16,7 +16,7 @@ from visionlora.errors import ModelError, UsageError
 from visionlora.formats.parsing import parse_json, parse_literal
 from visionlora.formats.seal import check_entry, is_sealed
 from visionlora.formats.text import class_names, is_unicode
-from visionlora.runtime.batch import check_batch, run_in_steps
+from visionlora.runtime.batch import check_batch, check_count, checked_outputs, run_in_steps
 from visionlora.runtime.description import Stated, stated, stated_task
 from visionlora.runtime.end_to_end import is_end_to_end, lowest_score, one_hot
 from visionlora.runtime.providers import Provider, Providers, check_started, resolve_providers
@@ -92,13 +92,7 @@ class OnnxNetwork:
         self.thresholds = _thresholds(self.path, self.metadata)
         inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
         self.task = _task(self.path, properties, self.metadata, [output.shape for output in outputs])
-        if len(inputs) != 1 or len(outputs) != self.task.outputs:
-            wanted = {1: "one output"}.get(self.task.outputs, f"{self.task.outputs} outputs")
-            raise ModelError(
-                f"{path}: expected a detector with one input and {wanted}, got a model of task {self.task.name!r} "
-                f"with {len(inputs)} and {len(outputs)}; export its predictions alone "
-                "(of an Ultralytics model: model.model[-1].export = True)"
-            )
+        check_count(self.path, self.task, len(inputs), len(outputs))
         if inputs[0].type not in _INPUT_TYPES:
             raise ModelError(f"{path}: expected a float or uint8 input, got {inputs[0].type}")
         self._input_name, self._input_type = inputs[0].name, _INPUT_TYPES[inputs[0].type]
@@ -172,17 +166,7 @@ class OnnxNetwork:
             outputs = self.session.run(None, {self._input_name: batch})
         except ORT_ERRORS as error:
             raise ModelError(f"{self.path}: onnxruntime cannot run it: {_one_line(error)}") from error
-        first, *rest = outputs
-        if first.ndim != self.task.axes or len(first) != len(batch):  # a graph need not give what it declares
-            shape = f"({len(batch)}, rows, columns)" if self.task.boxes else f"({len(batch)}, classes)"
-            raise ModelError(f"{self.path}: expected an output {shape}, got {first.shape}")
-        for index, output in enumerate(rest, 1):
-            if output.ndim != 4 or len(output) != len(batch):
-                raise ModelError(
-                    f"{self.path}: expected output {index} to be ({len(batch)}, channels, height, width), "
-                    f"got {output.shape}"
-                )
-        return tuple(output.astype(np.float32, copy=False) for output in outputs)
+        return checked_outputs(self.path, self.task, outputs, len(batch))
 
     def _blank(self) -> NDArray[Any]:
         side = self.image_size

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from visionlora.errors import ModelError, UsageError
 from visionlora.formats.kinds import ONNX
 from visionlora.isolation import isolate_openvino
-from visionlora.runtime.batch import check_batch, run_in_steps
-from visionlora.runtime.description import Stated, described_beside, described_inside, detection_alone
+from visionlora.runtime.batch import check_batch, check_count, checked_outputs, run_in_steps
+from visionlora.runtime.description import Stated, described_beside, described_inside
 from visionlora.runtime.end_to_end import is_end_to_end, lowest_score, one_hot
 from visionlora.tasks import RawPrediction
 
@@ -48,9 +48,10 @@ class OpenVinoNetwork:
         self.path = Path(path)
         described = (described_inside if self.path.suffix == ONNX.suffix else described_beside)(self.path)
         self.names, self.image_size, self.metadata = described.names, described.image_size, described.card
-        self.task = detection_alone(self.path, described.task)
+        self.task = described.task
         says = described.stated if self.metadata is None else Stated(end_to_end=False)
         self._compiled = _compile(self.path, threads, float32=float32)
+        check_count(self.path, self.task, len(self._compiled.inputs), len(self._compiled.outputs))
         self.precision: str | None = self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         shape = self._compiled.input(0).partial_shape
         self.batch: int | None = shape[0].get_length() if shape.rank.is_static and shape[0].is_static else None
@@ -72,21 +73,20 @@ class OpenVinoNetwork:
             ModelError: OpenVINO fails on the graph.
         """
         check_batch(self.path, batch, self.image_size)
-        (output,) = run_in_steps(self._run, batch, self.batch)
+        first, *rest = run_in_steps(self._run, batch, self.batch)
         if not self._end_to_end:
-            return (output,)
+            return (first, *rest)
         if self.cut is not None:
-            self.cut = min(self.cut, lowest_score(self.task, output))
-        return (one_hot(self.path, self.task, output, len(self.names)),)
+            self.cut = min(self.cut, lowest_score(self.task, first))
+        return (one_hot(self.path, self.task, first, len(self.names)), *rest)
 
     def _run(self, batch: NDArray[np.float32]) -> RawPrediction:
         try:
-            output = self._compiled(np.ascontiguousarray(batch))[0]
+            given = self._compiled(np.ascontiguousarray(batch))
+            outputs = [np.array(given[index]) for index in range(len(given))]  # copies: the next call writes into it
         except RuntimeError as error:  # all of OpenVINO's errors are
             raise ModelError(f"{self.path}: OpenVINO cannot run it: {' '.join(str(error).split())}") from error
-        if not len(output) == len(batch):  # a graph need not give what it declares
-            raise ModelError(f"{self.path}: expected an output of {len(batch)} pictures, got {output.shape}")
-        return (np.array(output, dtype=np.float32),)  # a copy: the next call writes into the same memory
+        return checked_outputs(self.path, self.task, outputs, len(batch))
 
 
 def _compile(path: Path, threads: int | None, *, float32: bool) -> Any:

@@ -63,6 +63,7 @@ from visionlora.scoring import (
     time_networks,
     timing_of,
 )
+from visionlora.tasks import Task
 from visionlora.vision.detections import PREDICTION_CONFIDENCE, check_thresholds
 from visionlora.vision.inference import Network, detect
 from visionlora.vision.preprocess import read_image
@@ -154,6 +155,7 @@ def evaluate(
     domain = load_split(data, split, task=task)
     source = None if retention is None else load_split(retention, "val", task=task)
     if source is not None:
+        _check_bases(specs, networks)
         check_base(specs[0].label, shared_classes(networks[0], source.names), source.used)
     found = [_find(spec, network, domain, cache=cache) for spec, network in zip(specs, networks, strict=True)]
     judgements = [_judge(detections, domain, conf) for detections in found]
@@ -358,6 +360,23 @@ def _retention(
                 found = find_objects(off.adapter_off(), source.images, source.names)
             remembered.append(RetentionInput(f"{spec.label} switched off", found, _judge(found, source, conf)))
     return measure_retention(remembered, source.used)
+
+
+def _check_bases(specs: Sequence[ModelSpec], networks: Sequence[Network]) -> None:
+    """Refuse retention where an adapter gave its base a task or other keypoints."""
+    for spec, network in zip(specs, networks, strict=True):
+        adapted: Any = network
+        own = network.task if spec.adapter is None else adapted.adapter_off().task
+        if own != network.task:
+            raise UsageError(
+                f"--retention: {spec.label} finds {_finds(network.task)}, and its base {_finds(own)}, so there is "
+                "nothing to hold it to; leave --retention out"
+            )
+
+
+def _finds(task: Task) -> str:
+    sizes = ", ".join(f"{name} {size}" for name, size in task.settings().items())
+    return f"{task.noun} ({sizes})" if sizes else task.noun
 
 
 def _sheet(specs: Sequence[ModelSpec], networks: Sequence[Network], domain: EvaluationSplit) -> NDArray[np.uint8]:

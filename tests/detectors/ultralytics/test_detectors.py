@@ -161,16 +161,16 @@ def test_unusable_checkpoints_are_refused(tmp_path, checkpoint) -> None:
     broken, other = tmp_path / "broken.pt", tmp_path / "segment.pt"
     broken.write_bytes(checkpoint.read_bytes()[:1000])
     torch.save({"model": {"weight": torch.zeros(1)}}, tmp_path / "state.pt")
-    from ultralytics.nn.tasks import SegmentationModel
+    from ultralytics.nn.tasks import YOLOESegModel
 
-    segmentation = SegmentationModel("yolo26n-seg.yaml", nc=1, verbose=False)
+    segmentation = YOLOESegModel("yoloe-11n-seg.yaml", nc=1, verbose=False)
     segmentation.task = "segment"
     torch.save({"model": segmentation}, other)
     cases = {
         tmp_path / "missing.pt": "no such file",
         broken: "cannot be read",
         tmp_path / "state.pt": "got weights without the model",
-        other: "its head is Segment26; supported for segment are the detectors of YOLOv8, YOLO11 or YOLO12",
+        other: "its head is YOLOESegment; supported for segment are the detectors of YOLOv8, YOLO11, YOLO12 or YOLO26",
         tmp_path / "model.onnx": "expected an Ultralytics checkpoint",
     }
     for path, message in cases.items():

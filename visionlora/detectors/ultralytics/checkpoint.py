@@ -294,7 +294,7 @@ def _check_detector(model: Any, path: Path) -> None:
     head = model.model[-1]
     if type(head) not in HEADS[str(task)]:
         supported = "YOLOv5u, YOLOv8, YOLOv9, YOLOv10, YOLO11, YOLO12 or YOLO26"
-        supported = supported if task == "detect" else "YOLOv8, YOLO11 or YOLO12"
+        supported = supported if task == "detect" else "YOLOv8, YOLO11, YOLO12 or YOLO26"
         raise ModelError(
             f"{path}: its head is {type(head).__name__}; supported for {task} are the detectors of {supported}"
         )

@@ -15,16 +15,18 @@ from visionlora.formats.text import class_names
 
 
 def class_output_names(model: DetectionModel) -> tuple[str, ...]:
-    """Return the dotted names of the layers whose outputs are the class scores, of every head."""
-    last = len(model.model) - 1
-    if isinstance(model.model[-1], Classify):
+    """Return the dotted names of the layers whose outputs are the class scores, of every head.
+
+    With YOLO26's masks, also that of the classes of pixels, which the loss reads.
+    """
+    head, last = model.model[-1], len(model.model) - 1
+    if isinstance(head, Classify):
         return (f"model.{last}.linear",)
-    towers = [tower for tower in ("cv3", "one2one_cv3") if getattr(model.model[-1], tower, None) is not None]
-    return tuple(
-        f"model.{last}.{tower}.{level}.{len(getattr(model.model[-1], tower)[level]) - 1}"
-        for tower in towers
-        for level in range(model.model[-1].nl)
-    )
+    towers = [tower for tower in ("cv3", "one2one_cv3") if getattr(head, tower, None) is not None]
+    scores = [f"{tower}.{level}.{len(getattr(head, tower)[level]) - 1}" for tower in towers for level in range(head.nl)]
+    pixels = getattr(getattr(head, "proto", None), "semseg", None)
+    scores += [] if pixels is None else [f"proto.semseg.{len(pixels) - 1}"]
+    return tuple(f"model.{last}.{name}" for name in scores)
 
 
 @torch.no_grad()
@@ -48,8 +50,10 @@ def set_classes(model: DetectionModel, names: Sequence[str]) -> tuple[str, ...]:
             layer = nn.Linear(previous.in_features, len(new))
         else:
             layer = nn.Conv2d(previous.in_channels, len(new), 1)
-            stride = float(model.stride[int(parent.rpartition(".")[2])])
-            nn.init.constant_(cast(torch.Tensor, layer.bias), math.log(5 / len(new) / (640 / stride) ** 2))
+            level = parent.rpartition(".")[2]
+            if level.isdigit():  # no classes of pixels
+                bias = math.log(5 / len(new) / (640 / float(model.stride[int(level)])) ** 2)
+                nn.init.constant_(cast(torch.Tensor, layer.bias), bias)
         assert layer.bias is not None
         for row, name in enumerate(new):
             if name in old:

@@ -6,19 +6,19 @@ from collections.abc import Mapping
 from typing import cast
 
 from numpy.typing import NDArray
-from torch import nn
+from ultralytics.nn.tasks import DetectionModel
 
 from visionlora.adapters import FoldedBase
 from visionlora.adapters.torch import adaptable_layers
 from visionlora.detectors import folding
 from visionlora.detectors.family import Base
 from visionlora.detectors.ultralytics.classes import class_output_names
+from visionlora.detectors.ultralytics.heads import is_left_out
 from visionlora.detectors.ultralytics.layout import constant_layers, norms_behind_layers
 
 
 def folded_base(base: Base, constants: Mapping[str, NDArray]) -> FoldedBase:
-    """Return how `base` was folded into an exported graph, whose end-to-end head is left out (see `Family`)."""
-    one_to_one = f"model.{len(cast(nn.Sequential, base.model.model)) - 1}.one2one_"
+    """Return how `base` was folded into an exported graph, which leaves some layers out (see `Family`)."""
     fixed = set(constant_layers(base.model))
     layers = [layer.name for layer in adaptable_layers(base.model)[0] if layer.name not in fixed]
     return folding.folded_base(
@@ -27,5 +27,5 @@ def folded_base(base: Base, constants: Mapping[str, NDArray]) -> FoldedBase:
         norms=norms_behind_layers(base.model),
         class_outputs=class_output_names(base.model),
         fixed=fixed,
-        unused=[name for name in layers if name.startswith(one_to_one)],
+        unused=[name for name in layers if is_left_out(cast(DetectionModel, base.model), name)],
     )

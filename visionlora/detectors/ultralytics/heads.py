@@ -1,8 +1,10 @@
 """The heads of the tasks: what a checkpoint's head finds, and giving a detector the head of another task.
 
 A head has towers of convolutions for boxes (`cv2`) and classes (`cv3`); where its task is not detection, it has a third
-(`cv4`) for mask factors, keypoints or the angle, and for segmentation it makes prototypes (`proto`). That of
-classification is a convolution, a mean over the picture and a linear layer.
+(`cv4`) for mask factors, keypoints or the angle, and for segmentation it makes prototypes (`proto`). In YOLO26 it has
+parts that serve the loss alone: the classes of pixels (`proto.semseg`), the spread of keypoints (`cv4_sigma`) and the
+distribution of their errors (`flow_model`). That of classification is a convolution, a mean over the picture and a
+linear layer.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from ultralytics.nn.modules.head import OBB, Classify, Detect, Pose, Segment, v10Detect
+from ultralytics.nn.modules.head import OBB, OBB26, Classify, Detect, Pose, Pose26, Segment, Segment26, v10Detect
 from ultralytics.nn.tasks import DetectionModel, OBBModel, PoseModel, SegmentationModel
 
 from visionlora.errors import UsageError
@@ -23,9 +25,9 @@ from visionlora.tasks import Task, task_of
 
 HEADS: Mapping[str, tuple[type[nn.Module], ...]] = {
     "detect": (Detect, v10Detect),
-    "segment": (Segment,),
-    "pose": (Pose,),
-    "obb": (OBB,),
+    "segment": (Segment, Segment26),
+    "pose": (Pose, Pose26),
+    "obb": (OBB, OBB26),
     "classify": (Classify,),
 }
 """Ultralytics' heads that this room knows, by their task."""
@@ -36,6 +38,7 @@ _MODELS: Mapping[str, tuple[type[DetectionModel], str]] = {
 }
 TOWERS = ("cv2", "cv3", "cv4")
 """Of a head, in the order of the rows of its predictions: boxes, classes, and what its task finds beside."""
+_LEFT_OUT = ("one2one_", "proto.semseg.", "cv4_sigma.", "flow_model.")
 
 
 def task_of_model(model: Any) -> Task:
@@ -55,6 +58,21 @@ def task_of_model(model: Any) -> Task:
 def towers(head: Detect) -> tuple[str, ...]:
     """Return the towers of the head that ships, one-to-many."""
     return tuple(tower for tower in TOWERS if getattr(head, tower, None) is not None)
+
+
+def last_layers(head: Detect, tower: str) -> tuple[str, ...]:
+    """Return the names in a head of the convolutions that end a tower, by level; none where it has no such tower."""
+    keypoints = getattr(head, f"{tower}_kpts", None)  # of YOLO26: convolutions of their own behind the tower
+    if keypoints is not None:
+        return tuple(f"{tower}_kpts.{level}" for level in range(len(keypoints)))
+    branches = getattr(head, tower, None) or ()
+    return tuple(f"{tower}.{level}.{len(branch) - 1}" for level, branch in enumerate(branches))
+
+
+def is_left_out(model: DetectionModel, layer: str) -> bool:
+    """Whether no exported graph has a layer: one of an end-to-end head, or what serves the loss of a task alone."""
+    head = f"model.{len(model.model) - 1}."
+    return layer.startswith(tuple(head + part for part in _LEFT_OUT))
 
 
 def with_task(model: DetectionModel, task: Task) -> tuple[DetectionModel, tuple[str, ...]]:
@@ -87,14 +105,19 @@ def with_task(model: DetectionModel, task: Task) -> tuple[DetectionModel, tuple[
 def _set_keypoints(model: DetectionModel, task: Keypoints) -> tuple[str, ...]:
     head, last = model.model[-1], len(model.model) - 1
     numbers = task.keypoints * task.dims
-    for tower in head.cv4:
-        previous = tower[-1]
-        tower[-1] = nn.Conv2d(previous.in_channels, numbers, 1).to(previous.weight)
+    sizes = dict.fromkeys((*last_layers(head, "cv4"), *last_layers(head, "one2one_cv4")), numbers)
+    if isinstance(head, Pose26):
+        head.nk_sigma = 2 * task.keypoints
+        spread = [name for name, _ in head.named_modules() if name.rpartition(".")[0].endswith("cv4_sigma")]
+        sizes |= dict.fromkeys(spread, head.nk_sigma)
+    for name, size in sizes.items():
+        previous, (parent, _, index) = head.get_submodule(name), name.rpartition(".")
+        head.get_submodule(parent)[int(index)] = nn.Conv2d(previous.in_channels, size, 1).to(previous.weight)
     shape = [task.keypoints, task.dims]
     head.kpt_shape, head.nk, model.kpt_shape, model.yaml["kpt_shape"] = shape, numbers, list(shape), list(shape)
     for beside in ("kpt_names", "kpt_oks_sigmas"):  # of the keypoints before
         model.__dict__.pop(beside, None)
-    return tuple(f"model.{last}.cv4.{level}.{len(tower) - 1}" for level, tower in enumerate(head.cv4))
+    return tuple(f"model.{last}.{name}" for name in sizes)
 
 
 @torch.no_grad()

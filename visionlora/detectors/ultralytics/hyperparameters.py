@@ -28,7 +28,7 @@ TUNABLE = (
     *("amp", "cache", "channels_last", "cls_pw", "compile", "cos_lr", "deterministic", "fraction", "lrf"),
     *("momentum", "multi_scale", "nbs", "optimizer", "patience", "val", "warmup_bias_lr", "warmup_epochs"),
     *("warmup_momentum", "weight_decay", "workers"),  # the loop
-    *("angle", "box", "cls", "dfl", "kobj", "pose"),  # gains of the losses
+    *("angle", "box", "cls", "dfl", "kobj", "pose", "rle"),  # gains of the losses
     *("mask_ratio", "overlap_mask"),  # how masks are drawn to learn from
     *("copy_paste", "copy_paste_mode"),  # of outlines
     *("auto_augment", "erasing"),  # of pictures that are classified
@@ -65,7 +65,7 @@ _CHOICES: Mapping[str, tuple[Any, ...]] = {
 }
 _OF_TASK: Mapping[str, tuple[str, ...]] = {
     "segment": ("copy_paste", "copy_paste_mode", "mask_ratio", "overlap_mask"),
-    "pose": ("kobj", "pose"),
+    "pose": ("kobj", "pose", "rle"),
     "obb": ("angle",),
     "classify": ("auto_augment", "erasing"),
 }
@@ -82,7 +82,8 @@ _OF_BOXES = (
 )
 """What has no effect on a classifier."""
 _AT_LEAST_0 = (
-    *("angle", "box", "close_mosaic", "cls", "dfl", "degrees", "kobj", "pose", "shear", "warmup_epochs", "workers"),
+    *("angle", "box", "close_mosaic", "cls", "dfl", "degrees", "kobj", "pose", "rle", "shear"),
+    *("warmup_epochs", "workers"),
 )
 """Ultralytics checks neither these nor the choices: it fails behind the first picture, or computes nonsense."""
 

@@ -54,7 +54,8 @@ def plan_detector(model: DetectionModel, settings: AdapterSettings, *, whole: Co
         settings,
         norms=norms_behind_layers(model),
         whole=whole,
-        constants=dict.fromkeys(constant_layers(model), "constant of the box decoding (DFL)"),
+        constants=dict.fromkeys(constant_layers(model), "constant of the box decoding (DFL)")
+        | dict.fromkeys(flow_layers(model), "serves the loss of keypoints alone"),
         groups=_groups(model),
         sites=sites_of(model, settings.method),
     )
@@ -111,6 +112,11 @@ def module_inputs(module: Any, x: Any, outputs: Sequence[Any]) -> Any:
 def constant_layers(model: nn.Module) -> list[str]:
     """Return the names of the layers that are constants of the box decoding."""
     return [f"{name}.conv" for name, module in model.named_modules() if isinstance(module, DFL)]
+
+
+def flow_layers(model: nn.Module) -> list[str]:
+    """Return the names of the layers by which YOLO26's loss of keypoints knows errors (arXiv 2107.11291)."""
+    return [name for name, module in model.named_modules() if ".flow_model." in name and isinstance(module, nn.Linear)]
 
 
 def _groups(model: DetectionModel) -> Callable[[str, str], bool | None]:

@@ -9,17 +9,30 @@ from typing import Any, cast
 import onnx
 import torch
 from torch import nn
-from ultralytics.nn.modules.head import OBB, Detect, Pose, Segment
+from ultralytics.nn.modules.head import OBB, OBB26, Detect, Pose, Pose26, Segment, Segment26
 from ultralytics.nn.tasks import DetectionModel
-from ultralytics.utils.loss import v8DetectionLoss, v8OBBLoss, v8PoseLoss, v8SegmentationLoss
+from ultralytics.utils.loss import (
+    PoseLoss26,
+    SegmentLoss26,
+    v8DetectionLoss,
+    v8OBBLoss,
+    v8PoseLoss,
+    v8SegmentationLoss,
+)
 
-from visionlora.detectors.ultralytics.heads import TOWERS, towers
+from visionlora.detectors.ultralytics.heads import TOWERS, last_layers, towers
 from visionlora.errors import QuantizationError
 from visionlora.fake_quant import FakeQuantSpec, GraphNetwork
 from visionlora.fake_quant.graph import Constants
 
 _PREFIX = "model."  # of a weight's name in an exported graph: the detector is an attribute of what is exported
-_LOSSES = {Segment: v8SegmentationLoss, Pose: v8PoseLoss, OBB: v8OBBLoss}
+_LOSSES = {
+    Segment26: SegmentLoss26,
+    Segment: v8SegmentationLoss,
+    Pose26: PoseLoss26,
+    Pose: v8PoseLoss,
+    OBB: v8OBBLoss,
+}  # the first that fits
 _SAME_WEIGHT = 1e-3  # largest difference of a weight, as a share of the largest of its layer
 
 
@@ -36,11 +49,7 @@ def raw_outputs(graph: onnx.GraphProto, head: Detect, index: int, towers: Sequen
         QuantizationError: a convolution is not in the graph.
     """
     made = {node.input[1]: node.output[0] for node in graph.node if node.op_type == "Conv"}
-    names = [
-        f"{_PREFIX}model.{index}.{part}.{level}.{len(cast(nn.Sequential, branch)) - 1}.weight"
-        for part in towers
-        for level, branch in enumerate(getattr(head, part))
-    ]
+    names = [f"{_PREFIX}model.{index}.{layer}.weight" for part in towers for layer in last_layers(head, part)]
     missing = [name for name in names if name not in made]
     if missing:
         raise QuantizationError(
@@ -67,7 +76,7 @@ def raw_predictions(outputs: Sequence[torch.Tensor], head: Detect | None = None)
     elif isinstance(head, Pose):
         raw["kpts"] = joined[2]
     elif isinstance(head, OBB):
-        raw["angle"] = (joined[2].sigmoid() - 0.25) * math.pi  # as its `forward_head`
+        raw["angle"] = joined[2] if isinstance(head, OBB26) else (joined[2].sigmoid() - 0.25) * math.pi
     return raw
 
 

@@ -10,7 +10,7 @@ from ultralytics.nn.tasks import DetectionModel
 
 from visionlora.adapters.methods import Addition, AttentionSite, BlockSite, InputSite, LayerSite, Method, Site
 from visionlora.detectors.ultralytics.checkpoint import raw_prediction
-from visionlora.detectors.ultralytics.heads import TOWERS
+from visionlora.detectors.ultralytics.heads import TOWERS, last_layers
 
 
 def sites_of(model: DetectionModel, method: Method) -> tuple[Site, ...]:
@@ -23,7 +23,8 @@ def sites_of(model: DetectionModel, method: Method) -> tuple[Site, ...]:
 def _layers(model: DetectionModel) -> tuple[Site, ...]:
     """Return the convolutions, but for those whose outputs are predictions: what ships is cut behind them."""
     last = model.model[-1]
-    raw = [layer for tower in TOWERS for name in (tower, f"one2one_{tower}") for layer in _ends(last, name)]
+    names = [name for tower in TOWERS for name in (tower, f"one2one_{tower}")]
+    raw = [last.get_submodule(layer) for name in names for layer in last_layers(last, name)]
     return tuple(
         LayerSite(
             name,
@@ -37,10 +38,6 @@ def _layers(model: DetectionModel) -> tuple[Site, ...]:
         for name, module in model.named_modules()
         if isinstance(module, nn.Conv2d) and not any(module is each for each in raw)
     )
-
-
-def _ends(head: Any, tower: str) -> list[nn.Module]:
-    return [branch[-1] for branch in getattr(head, tower, None) or ()]
 
 
 @torch.no_grad()
