@@ -38,7 +38,7 @@ def measure(model: str, adapter: Path, data: str) -> dict:
         change = row.differences[0].map50_95
         found[row.label] = {
             "map50_95": round(row.scores.map50_95, 4),
-            "change": round(change.value, 4),
+            "change": round(change.difference, 4),
             "interval": [round(change.interval.low, 4), round(change.interval.high, 4)],
             "bytes": made[row.label].bytes,
         }
