@@ -238,13 +238,12 @@ def test_a_run_without_numbers_begins_the_epoch_again_and_then_ends(checkpoints,
 @pytest.mark.parametrize("name", STAGES)
 def test_int8_runs_in_int8_and_sees_what_the_float_file_sees(name: str, stages, surface, tmp_path: Path) -> None:
     _, exported = stages(name)
-    quantized = vl.quantize(exported.path, surface, tmp_path / "model.int8.onnx", images=4)
+    quantized = vl.quantize(exported.path, surface, tmp_path / "model.int8.onnx", images=4, weights="int7")
     assert quantized.int8_convs >= 0.9 * quantized.convs
     images = np.random.default_rng(0).random((1, 3, SIZE, SIZE), dtype=np.float32)
     (expected,), (got,) = (OnnxNetwork(path)(images) for path in (exported.path, quantized.path))
-    assert (
-        np.corrcoef(expected[0, 4:].ravel(), got[0, 4:].ravel())[0, 1] > 0.5
-    )  # random layers add to the error of each other
+    alike = np.corrcoef(expected[0, 4:].ravel(), got[0, 4:].ravel())[0, 1]
+    assert alike > (0.5 if name == SSDLITE else 0.85)  # errors of random layers add up, of SSDlite's many most of all
     found = vl.Detector(quantized.path).predict(np.zeros((50, 70, 3), dtype=np.uint8))
     assert np.isfinite(found.boxes_xyxy).all()
 
