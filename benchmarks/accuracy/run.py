@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from jobs import Job, ResultsFile, run_jobs, visible
@@ -29,7 +30,8 @@ ONE = Path(__file__).with_name("one.py")
 SEEDS = (0, 1, 2)
 BATCH = 16
 SHOWN = ("data", "method", "rank", "lr0", "seed", "map50_95", "seconds", "refused")
-RATES: Mapping[str, tuple[float | None, ...]] = {
+Rates: TypeAlias = Mapping[str, tuple[float | None, ...]]
+RATES: Rates = {
     "full": (None, 0.0005, 0.001),  # None: Ultralytics' automatic choice, updates every 64 images
     "lora": (0.001, 0.002),  # the recipe `near`
     "lora-fp16": (0.001, 0.002),
@@ -160,9 +162,9 @@ def grid(suites: Iterable[str], sets: Iterable[str]) -> list[Run]:
     ]
 
 
-def sweep(cases: Iterable[tuple[str, str, int | None]]) -> list[Run]:
+def sweep(cases: Iterable[tuple[str, str, int | None]], rates: Rates = RATES) -> list[Run]:
     """Return the runs with the first seed, at every learning rate."""
-    return [Run(data, method, rate, SEEDS[0], rank) for data, method, rank in cases for rate in RATES[method]]
+    return [Run(data, method, rate, SEEDS[0], rank) for data, method, rank in cases for rate in rates[method]]
 
 
 def rest(cases: Iterable[tuple[str, str, int | None]], results: list[dict]) -> list[Run]:
@@ -176,7 +178,12 @@ def rest(cases: Iterable[tuple[str, str, int | None]], results: list[dict]) -> l
 
 
 def unfinished(
-    cases: Iterable[tuple[str, str, int | None]], results: list[dict], ended: Set[str], extra: Iterable[Run] = ()
+    cases: Iterable[tuple[str, str, int | None]],
+    results: list[dict],
+    ended: Set[str],
+    extra: Iterable[Run] = (),
+    *,
+    rates: Rates = RATES,
 ) -> list[Run]:
     """Return the runs without a result: of each case the sweep, and once that has ended, the other seeds.
 
@@ -185,11 +192,12 @@ def unfinished(
         results: so far.
         ended: names of runs that have ended, broken off ones too.
         extra: runs beside them.
+        rates: what each method is swept over.
     """
     done = {key_of(found) for found in results}
     runs: list[Run] = []
     for case in cases:
-        swept = sweep([case])
+        swept = sweep([case], rates)
         complete = all(run.key in done or run.name in ended for run in swept)
         runs += rest([case], results) if complete else swept
     return [run for run in dict.fromkeys([*runs, *extra]) if run.key not in done]

@@ -20,11 +20,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from accuracy.run import BATCH, ONE, SHOWN, Run, summary, unfinished
+from accuracy.run import BATCH, ONE, SHOWN, Rates, Run, summary, unfinished
 from jobs import Job, ResultsFile, run_jobs, visible
 
 METHODS: Mapping[str, int | None] = {"full": None, "lora": 8, "auto": 8}
 """Their ranks."""
+RATES: Rates = {
+    "full": (None, 0.0005, 0.001, 0.002, 0.004),  # None: Ultralytics' automatic choice
+    "lora": (0.001, 0.002, 0.004),
+    "auto": (None,),
+}
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
 
         def wanted(ended: Set[str]) -> list[Job]:
-            left = unfinished(cases, results.content, ended)
+            left = unfinished(cases, results.content, ended, rates=RATES)
             return [job_of(run, Path(folder), options, results) for run in left]
 
         run_jobs(wanted, devices=options.devices, at_once=options.jobs, minutes=options.minutes)
