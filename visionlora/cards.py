@@ -12,6 +12,8 @@ from visionlora.vision.preprocess import LETTERBOX
 FORMAT = 1
 RECIPE_KEY = "visionlora_quantization"
 """The metadata entry of a float ONNX file that holds the ranges its adapter was trained with, for `quantize`."""
+LICENCES: Mapping[str, str] = {"ultralytics": "AGPL-3.0-only", "torchvision": "BSD-3-Clause"}
+"""Of the detectors of a family, as SPDX expressions, for the files made of them."""
 
 
 def preprocessing_card(image_size: int, preprocessing: Mapping[str, Any] = LETTERBOX) -> dict[str, Any]:
@@ -45,6 +47,16 @@ def family_in(card: Any) -> str | None:
     """Return the family that a file's card names, for the card of what is made from it; None where it names none."""
     named = card.get("family") if isinstance(card, Mapping) else None
     return named if isinstance(named, str) else None
+
+
+def licence_of(family: str | None) -> str:
+    """Return the licence of a family's detectors, as an SPDX expression; of files that name none, Ultralytics'.
+
+    Example:
+        >>> licence_of("torchvision")
+        'BSD-3-Clause'
+    """
+    return LICENCES.get(family or "", LICENCES["ultralytics"])
 
 
 def make_card(

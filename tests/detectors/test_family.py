@@ -14,6 +14,7 @@ from visionlora import detectors
 from visionlora.adapters import AdapterSettings, read_adapter_card
 from visionlora.adapters.methods import LoRA
 from visionlora.adapters.torch import adapter_tensors, load_adapter
+from visionlora.cards import LICENCES
 from visionlora.detectors import FAMILIES, family_named, family_of
 from visionlora.detectors.family import check_targets
 from visionlora.detectors.ultralytics.activation_swap import SiLUToReLU
@@ -30,6 +31,7 @@ def kinds(model: nn.Module) -> set[type]:
 
 def test_every_family_goes_by_its_name() -> None:
     assert all(family_named(name, "a.pt").name == name for name in FAMILIES)
+    assert set(LICENCES) == set(FAMILIES)
 
 
 def test_another_family_is_refused_with_the_file_that_names_it() -> None:

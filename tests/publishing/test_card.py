@@ -10,10 +10,12 @@ import yaml
 from huggingface_hub import ModelCard
 
 from visionlora.adapters import MAP50_95
+from visionlora.cards import preprocessing_card
 from visionlora.publishing.card import model_card
 from visionlora.publishing.files import KNOWN, AdapterFiles, read_files
 from visionlora.reporting import report_files
 from visionlora.training.run_folder import RunFolder
+from visionlora.vision.preprocess import CENTER_CROP
 
 
 def read(folder: Path, *names: str) -> AdapterFiles:
@@ -64,6 +66,15 @@ def test_a_base_is_named_where_its_file_has_the_name_of_a_release(name: str, bas
     files = read(run, "adapter.safetensors")
     files = replace(files, card=replace(files.card, base={**files.card.base, "name": name}))
     assert metadata_of(model_card(files, "o/n", licence="mit")).get("base_model") == base
+
+
+def test_a_classifier_has_accuracies_and_its_own_preprocessing(run: Path) -> None:
+    files = read(run, "adapter.safetensors")
+    scores = {"metrics/accuracy_top1": 0.75, "metrics/accuracy_top5": 1.0}
+    card = replace(files.card, task="classify", preprocessing=preprocessing_card(224, CENTER_CROP), scores=scores)
+    text = model_card(replace(files, card=card), "o/n", licence="mit")
+    assert metadata_of(text)["pipeline_tag"] == "image-classification"
+    assert "top-1 0.750, top-5 1.000" in text and "scaled to 224 pixels and the center cut out" in text
 
 
 def test_names_of_a_hostile_file_stay_text(run: Path) -> None:

@@ -32,6 +32,7 @@ from visionlora.bundling.manifest import (
     time_now,
 )
 from visionlora.bundling.signing import sign
+from visionlora.cards import family_in, licence_of
 from visionlora.demonstration.surface import draw_surface
 from visionlora.errors import ModelError, OutputError, UsageError
 from visionlora.files import atomic_output, refuse_existing
@@ -45,7 +46,6 @@ from visionlora.vision.preprocess import IMAGE_SUFFIXES, read_image
 RUNNER = "detect.py"
 REQUIREMENTS = ("numpy", "onnxruntime", "pillow")
 """What the runner needs; Pillow, because its wheels are small and there are some for every board."""
-LICENCE = "AGPL-3.0-only"
 _SELFTEST_CONFIDENCE, _SELFTEST_DETECTIONS = 0.001, 10
 # In the order of `SelfTest`: integer kernels differ among processors.
 _TOLERANCES = {"onnx": (1.0, 0.01, 0.05, 0.01, 0.01), "int8": (8.0, 0.05, 0.4, 0.1, 0.15)}
@@ -74,7 +74,7 @@ def bundle(
     *,
     picture: Path | str | None = None,
     latency: bool = False,
-    licence: str = LICENCE,
+    licence: str | None = None,
     key: Path | str | None = None,
     overwrite: bool = False,
 ) -> BundledModel:
@@ -87,7 +87,7 @@ def bundle(
         out: a folder, or a name that ends in .zip.
         picture: for the self-test; None draws a steel surface.
         latency: measure the milliseconds of a picture on this machine and write them down.
-        licence: of the model, as an SPDX expression.
+        licence: of the model, as an SPDX expression; that of its family of detectors if None.
         key: ed25519 private key (PEM) to sign the manifest with.
         overwrite: replace an existing bundle; a folder that is none, or that holds a file which no bundle has put
             there, is refused.
@@ -136,7 +136,7 @@ def bundle(
         files={name: ListedFile(hashlib.sha256(data).hexdigest(), len(data)) for name, data in files.items()},
         selftest=_selftest(detector, name, content, str(card["kind"])),
         latency=_measure(detector) if latency else None,
-        licence=licence,
+        licence=licence or licence_of(family_in(card)),
         parents=card.get("parents", {}),
         version=importlib.metadata.version("visionlora"),
         **task_fields(detector.network.task),

@@ -59,7 +59,7 @@ def add_bundle(verbs: Any) -> None:
     parser.add_argument("--out", required=True, help="folder, or name that ends in .zip")
     parser.add_argument("--picture", help="for the self-test; a drawn steel surface if not given")
     parser.add_argument("--latency", action="store_true", help="measure this machine and write it down")
-    parser.add_argument("--licence", default="AGPL-3.0-only", help="of the model, as an SPDX expression")
+    parser.add_argument("--licence", help="of the model (SPDX); that of its kind of detectors if not given")
     parser.add_argument("--key", help="ed25519 private key (PEM) to sign the manifest with")
     overwrite(parser)
 

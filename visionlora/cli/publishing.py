@@ -22,7 +22,7 @@ def add_push(verbs: Any) -> None:
     parser.add_argument("--to", required=True, help="repository, owner/name; made if there is none")
     parser.add_argument("--private", action="store_true", help="let only its owners see it")
     parser.add_argument("--message", help="of the commit")
-    parser.add_argument("--licence", default="agpl-3.0", help="of the adapter, as the hub calls it")
+    parser.add_argument("--licence", help="of the adapter, as the hub calls it; that of its base if not given")
     parser.add_argument("--pictures", action="store_true", help="with the report's pictures of the data set")
     parser.add_argument("--dry-run", metavar="FOLDER", help="write there what would be uploaded; ask no network")
 

@@ -165,11 +165,6 @@ class Family(Protocol):
     def name(self) -> str:
         """As cards have it."""
 
-    @property
-    def licence(self) -> str:
-        """Of its detectors, as an SPDX expression, for the files made of them."""
-        ...
-
     def refusal(self, path: Path) -> str:
         """Return why a file, or the name of a published one, is none of this family; empty where it may be one.
 

@@ -18,8 +18,8 @@ from torch import nn
 
 from visionlora.adapters.folded_base import ENTRY as BASE_ENTRY
 from visionlora.adapters.torch import load_adapter
-from visionlora.cards import RECIPE_KEY, data_hashes, make_card
-from visionlora.detectors import family_named, family_of
+from visionlora.cards import RECIPE_KEY, data_hashes, licence_of, make_card
+from visionlora.detectors import family_of
 from visionlora.detectors.family import Base
 from visionlora.errors import ExportError, ModelError, OutputError, UsageError
 from visionlora.exporting.converters import require_converter, write_litert, write_ncnn, write_openvino
@@ -240,7 +240,7 @@ def ultralytics_metadata(card: Mapping[str, Any], stride: int, task: Task) -> di
         "names": str(dict(enumerate(card["names"]))),
         "end2end": "False",
         **({"kpt_shape": str([task.keypoints, task.dims])} if isinstance(task, Pose) else {}),
-        "license": family_named(card["family"], "the card").licence,
+        "license": licence_of(card["family"]).removesuffix("-only"),
         "visionlora": json.dumps(card, sort_keys=True),
     }
 

@@ -8,16 +8,17 @@ from typing import Any
 
 import yaml
 
-from visionlora.adapters import MAP50, MAP50_95
 from visionlora.formats.text import printable, size_words
 from visionlora.publishing.files import ADAPTER_FILE, CURVES, DETECTIONS, SCORES, AdapterFiles
 from visionlora.reporting import code
+from visionlora.tasks import task_of
 
 _PIPELINES = {
     "detect": "object-detection",
     "segment": "image-segmentation",
     "pose": "keypoint-detection",
     "obb": "object-detection",
+    "classify": "image-classification",
 }
 """What the hub calls a task."""
 _BASES = {
@@ -28,6 +29,8 @@ _BASES = {
 }
 """Where Ultralytics keeps its checkpoints on the hub, by the names that it gives them."""
 _METRICS = {"map50_95": "mAP50-95", "map50": "mAP50", "map75": "mAP75"}
+_ACCURACIES = {"map50_95": "top-1", "map50": "top-5"}
+"""In the fields where the scores of a classifier stand."""
 _ANY_BASE = "base.pt"
 
 
@@ -77,12 +80,13 @@ def _result(files: AdapterFiles) -> dict[str, Any]:
         return {"metrics": []}
     path = PurePath(report.data.path)
     data = printable((path.parent.name if path.stem == "data" else path.stem) or "data")
-    found = {name: getattr(scores, field) for field, name in _METRICS.items()}
+    boxes = task_of(files.card.task, "the adapter").boxes
+    found = {name: getattr(scores, field) for field, name in (_METRICS if boxes else _ACCURACIES).items()}
     return {
         "task": {"type": _PIPELINES.get(files.card.task, files.card.task)},
         "dataset": {"name": data, "type": data, "split": printable(report.data.split)},
         "metrics": [
-            {"type": "map", "name": name, "value": round(score, 5)}
+            {"type": "map" if boxes else "accuracy", "name": name, "value": round(score, 5)}
             for name, score in found.items()
             if score is not None
         ],
@@ -115,6 +119,11 @@ def _use(files: AdapterFiles, repository: str) -> str:
 def _preprocessing(files: AdapterFiles) -> str:
     given = files.card.preprocessing
     size = files.card.image_size
+    if "crop" in given:
+        return (
+            f"## Preprocessing\n\nThe picture's {given['resize']} is scaled to {size} pixels and the {given['crop']} "
+            f"cut out; {given['channels']}, times {given['scale']}. The commands above do this."
+        )
     return (
         f"## Preprocessing\n\nThe picture is scaled to fit into {size} x {size} pixels and centred on grey "
         f"({given['padding']}); {given['channels']}, times {given['scale']}. The commands above do this."
@@ -124,12 +133,12 @@ def _preprocessing(files: AdapterFiles) -> str:
 def _results(files: AdapterFiles) -> str:
     report = files.report
     if report is None:
-        scores = [files.card.scores.get(key) for key in (MAP50_95, MAP50)]
+        task = task_of(files.card.task, "the adapter")
+        scores = [files.card.scores.get(key) for key in task.score_keys]
         if not all(isinstance(score, float) for score in scores):
             return ""
-        return (
-            f"## Results\n\nOn the validation images of its training: mAP50-95 {scores[0]:.3f}, mAP50 {scores[1]:.3f}."
-        )
+        (first, second, _), (one, other) = task.score_words, scores
+        return f"## Results\n\nOn the validation images of its training: {first} {one:.3f}, {second} {other:.3f}."
     pictures = [("Scores", SCORES), ("Ground truth and detections", DETECTIONS)]
     parts = [
         f"## Results\n\n{report.data.images} images (split {code(report.data.split)}). One letterbox, one decoding and "

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from visionlora.cards import family_in, licence_of
 from visionlora.errors import AdapterError, HubError, OutputError, UsageError
 from visionlora.files import atomic_output
 from visionlora.formats.text import size_words
@@ -14,7 +15,6 @@ from visionlora.hub import HubName, explaining, is_hub_name, look_up, parse_hub_
 from visionlora.publishing.card import model_card
 from visionlora.publishing.files import ADAPTER_FILE, CARD_FILE, DETECTIONS, KNOWN, AdapterFiles, read_files
 
-LICENCE = "agpl-3.0"
 """As the hub calls it: that of Ultralytics' bases."""
 
 
@@ -49,7 +49,7 @@ def push(
     *,
     private: bool = False,
     message: str | None = None,
-    licence: str = LICENCE,
+    licence: str | None = None,
     pictures: bool = False,
     dry_run: Path | str | None = None,
 ) -> PushedAdapter:
@@ -64,7 +64,7 @@ def push(
         to: the repository, `owner/name`; made if there is none.
         private: let only its owners see it; an existing public repository is refused.
         message: of the commit.
-        licence: of the adapter, as the hub calls it.
+        licence: of the adapter, as the hub calls it; that of its base's family of detectors if None.
         pictures: let `report_detections.png` go along, which shows pictures of the data set.
         dry_run: a new folder to write the files into, instead of uploading them; the hub is not asked.
 
@@ -82,8 +82,8 @@ def push(
     name = _repository(to)
     if message is not None and not message.strip():
         raise UsageError("--message: expected some text, got none")
-    if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", licence):
-        raise UsageError(f"--licence: expected a licence as the hub calls it, such as {LICENCE}, got {licence!r:.60}")
+    if licence is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", licence):
+        raise UsageError(f"--licence: expected a licence as the hub calls it, such as agpl-3.0, got {licence!r:.60}")
     if is_hub_name(adapter):
         raise UsageError(f"{typed(adapter)}: expected a run or an adapter here, got one on the hub; pull it first")
     files = _with_card(read_files(_found(Path(adapter), pictures=pictures)), name.repository, licence)
@@ -117,11 +117,12 @@ def _found(path: Path, *, pictures: bool) -> dict[str, Path]:
     return {name: path / name for name in names if (path / name).is_file()}
 
 
-def _with_card(files: AdapterFiles, repository: str, licence: str) -> AdapterFiles:
+def _with_card(files: AdapterFiles, repository: str, licence: str | None) -> AdapterFiles:
     """Return the files with README.md: the one that is there, or a new one."""
     if CARD_FILE in files.content:
         return files
-    card = model_card(files, repository, licence=licence).encode()
+    own = licence_of(family_in(files.card.base)).removesuffix("-only").lower()
+    card = model_card(files, repository, licence=licence or own).encode()
     return replace(files, content={CARD_FILE: card, **files.content})
 
 

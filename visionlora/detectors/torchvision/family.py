@@ -22,7 +22,6 @@ class _Torchvision:
     """See `Family`. What trains is imported where it is called: opening a detector needs none of it."""
 
     name = checkpoint.FAMILY
-    licence = "BSD-3-Clause"
 
     refusal = staticmethod(checkpoint.refusal)
     load = staticmethod(checkpoint.load_base)

@@ -18,7 +18,6 @@ class _Ultralytics:
     """See `Family`. What trains is imported where it is called: opening a detector needs none of it."""
 
     name = checkpoint.FAMILY
-    licence = "AGPL-3.0"
 
     refusal = staticmethod(checkpoint.refusal)
     load = staticmethod(checkpoint.load_base)
