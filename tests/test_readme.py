@@ -117,6 +117,11 @@ def test_quantization_page_shows_what_int8_costs_masks_and_keypoints() -> None:
     assert table in (ROOT / "docs" / "quantization.md").read_text(encoding="utf-8")
 
 
+def test_quantization_page_shows_what_saturation_costs() -> None:
+    table = load_script("int8/saturation.py").table(read_results("int8", "saturation.json"))
+    assert table in (ROOT / "docs" / "quantization.md").read_text(encoding="utf-8")
+
+
 def test_device_page_shows_the_table_that_its_command_prints() -> None:
     table = load_script("device/run.py").summary(read_results("device"))
     assert table in (ROOT / "docs" / "device.md").read_text(encoding="utf-8")

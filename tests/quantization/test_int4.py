@@ -194,7 +194,7 @@ def test_a_layer_kept_in_float_changes_no_other():
     [
         ("tensorrt", "int4", "--target tensorrt: expected int8 weights, got int4"),
         ("arm", "int4", "--target arm: expected int8 weights, got int4"),
-        ("x86", "int2", "expected one of int8, int4"),
+        ("x86", "int2", "expected one of int8, int7, int4"),
     ],
 )
 def test_weights_that_a_target_does_not_take_are_refused(target, weights, message, model, data, tmp_path):
