@@ -279,7 +279,7 @@ def test_predictions_of_squares_are_checked_and_compared(tmp_path, task) -> None
 def test_squares_become_int8_but_for_the_tail_of_their_task(tmp_path, data, task) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (2 * SIDE, 2 * SIDE, 3), dtype=np.uint8)
     cv2.imwrite(str(data.parent / "images/train/a.png"), noise)
-    made = vl.quantize(write_network(tmp_path / "a.onnx"), data, tmp_path / "a.int8.onnx", images=1)
+    made = vl.quantize(write_network(tmp_path / "a.onnx"), data, tmp_path / "a.int8.onnx", images=1, weights="int7")
     one, other = OnnxNetwork(tmp_path / "a.onnx"), OnnxNetwork(made.path)
     picture = letterbox(noise, SIDE)[0][None]  # calibrated on: the ranges hold it
 

@@ -221,8 +221,9 @@ def _card(entries: Mapping[str, Any]) -> Mapping[str, Any] | None:
 def _check_runs(model: nn.Module, classes: int) -> None:
     """Run the model on a small picture, so that a damaged one is met here."""
     (returned,) = raw_prediction(model, torch.zeros(1, 3, 64, 64))
-    if returned.shape[:2] != (1, 4 + classes):
-        raise ValueError(f"expected a prediction (1, {4 + classes}, anchors), got {tuple(returned.shape)}")
+    rows = DETECT.rows(classes)
+    if returned.shape[:2] != (1, rows):
+        raise ValueError(f"expected a prediction (1, {rows}, anchors), got {tuple(returned.shape)}")
 
 
 def _published(text: str) -> Any:

@@ -29,7 +29,7 @@ STRIDE = 32
 class RawDetector(nn.Module):
     """A detector without its framework: images in, raw prediction out, batch normalization folded.
 
-    Input (n, 3, S, S) RGB in [0, 1]; output a tuple of (n, 4 + classes, anchors): centres and sizes of boxes in pixels,
+    Input (n, 3, S, S) RGB in [0, 1]; output a tuple of (n, rows, anchors): centres and sizes of boxes in pixels,
     cut off at the border of the input, and scores. The anchors of a size are made once: they are constants in a graph.
     """
 
@@ -78,7 +78,7 @@ def anchors_of(model: Any, images: torch.Tensor, features: list[torch.Tensor]) -
 
 
 def decoded(model: Any, outputs: dict[str, torch.Tensor], anchors: torch.Tensor, size: int) -> torch.Tensor:
-    """Return the raw prediction (n, 4 + classes, anchors) of what a head gives.
+    """Return the raw prediction (n, rows, anchors) of what a head gives.
 
     Args:
         model: the detector; its box coder says what the numbers of a box are.
