@@ -90,6 +90,7 @@ def read_results(folder: str, name: str = "results.json") -> list[dict]:
         ("accuracy", "results.json"),
         ("accuracy", "results-cpu.json"),
         ("rulers", "results.json"),
+        ("tasks", "results.json"),
     ],
 )
 def test_pages_show_the_table_that_their_command_prints(folder: str, name: str) -> None:
