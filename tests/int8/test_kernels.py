@@ -41,7 +41,7 @@ def upsampling(**attributes):
 
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_doubling_and_a_fourth_channel_give_the_same_levels(symmetric):
-    recipe = calibrate(upsampling(), IMAGES, Scheme("plain", symmetric=symmetric))
+    recipe = calibrate(upsampling(), IMAGES, Scheme("plain", symmetric=symmetric, weights="int7"))  # exact on any CPU
 
     plain, fast = (
         apply_recipe(upsampling(), replace(recipe, scheme=replace(recipe.scheme, rewrites=rewrites)))

@@ -56,7 +56,7 @@ def test_it_serves_other_weights_of_the_same_layers():
 
 @pytest.mark.parametrize("left", [("box",), ("mix",), ("stem", "mix"), ("stem", "mix", "box", "score")])
 def test_more_float_layers_need_no_other_ranges(left):
-    recipe = calibrate(detector(), INPUTS, X86)
+    recipe = calibrate(detector(), INPUTS, replace(X86, weights="int7"))  # exact on any CPU
 
     model = apply_recipe(detector(), replace(recipe, float_layers=left))
 
