@@ -157,12 +157,20 @@ def test_folders_are_for_classifiers_and_files_for_detectors(
         vl.evaluate([checkpoint], classified)
     with pytest.raises(DataError, match="expected a folder with train/CLASS"):
         vl.evaluate([classifier], surface)
-    with pytest.raises(DataError, match="got a folder without the train/CLASS"):
+    with pytest.raises(DataError, match=r"for a classifier a folder with train/CLASS.*, got no folder in it"):
+        vl.evaluate([classifier], tmp_path)
+    (tmp_path / "red").mkdir()
+    with pytest.raises(DataError, match=r"got the folders \['red'\]; check --data, or sort the pictures so"):
         vl.evaluate([classifier], tmp_path)
     with pytest.raises(UsageError, match="one task"):
         vl.evaluate([classifier, checkpoint], classified)
     with pytest.raises(UsageError, match="--min-map50 and --retention: for detectors alone"):
         vl.evaluate([classifier], classified, min_map50=0.5, retention=surface)
+
+
+def test_an_exported_classifier_is_not_said_to_have_boxes(classifier: Path, tmp_path: Path, capsys) -> None:
+    assert cli.main(["export", "--model", str(classifier), "--out", str(tmp_path / "model.onnx")]) == 0
+    assert "checked against torch: scores within" in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")
