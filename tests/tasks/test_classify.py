@@ -142,6 +142,13 @@ def test_all_that_is_wrong_with_folders_is_told_at_once(tmp_path: Path) -> None:
         assert part in str(caught.value)
 
 
+def test_one_class_alone_is_judged_but_not_trained(tmp_path: Path) -> None:
+    folder = write_classified(tmp_path / "data", {"train": 1, "val": 1}, classes=("red",))
+    assert load_dataset(folder, splits=("val",), task=Classify()).names == ("red",)
+    with pytest.raises(DataError, match=r"data/train: expected folders of at least two classes, got 'red' alone"):
+        load_dataset(folder, task=Classify())
+
+
 def test_a_broken_picture_is_named(tmp_path: Path) -> None:
     folder = write_classified(tmp_path / "data", {"train": 2, "val": 1})
     (folder / "train/red/0.png").write_bytes(b"")

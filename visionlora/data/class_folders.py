@@ -67,7 +67,7 @@ def misplaced(paths: Sequence[Path], source: Path, names: Sequence[str], *, comp
         paths: the pictures, below `source`.
         source: the folder of the split.
         names: of the classes.
-        complete: whether each class must have pictures, as for training.
+        complete: whether it is trained on: each class must have pictures, and be one of several.
     """
     problems = []
     depths = {path: len(path.relative_to(source).parts) for path in paths}
@@ -95,4 +95,9 @@ def misplaced(paths: Sequence[Path], source: Path, names: Sequence[str], *, comp
             for name in names
             if name not in there
         ]
+        if len(names) == 1:  # its probability is 1 whatever the picture shows
+            problems.append(
+                f"{shown(source)}: expected folders of at least two classes, got {excerpt(names[0])} alone; add a "
+                "folder of pictures that are something else"
+            )
     return problems
