@@ -74,6 +74,7 @@ def test_a_classifier_has_accuracies_and_its_own_preprocessing(run: Path) -> Non
     card = replace(files.card, task="classify", preprocessing=preprocessing_card(224, CENTER_CROP), scores=scores)
     text = model_card(replace(files, card=card), "o/n", licence="mit")
     assert metadata_of(text)["pipeline_tag"] == "image-classification"
+    assert "makes a classifier of" in text and "detector" not in text
     assert "top-1 0.750, top-5 1.000" in text and "scaled to 224 pixels and the center cut out" in text
 
 

@@ -18,7 +18,7 @@ from tests.classified import CLASSES, write_classified, write_classifier
 from tests.reporting.conftest import short_pauses
 from visionlora import cli
 from visionlora.data import LabelledImage, load_dataset
-from visionlora.errors import DataError, UsageError
+from visionlora.errors import DataError, ModelError, UsageError
 from visionlora.reporting import read_report
 from visionlora.scoring.bootstrap import draw_images, score_draws
 from visionlora.scoring.classification import classification_scores, confusion_of
@@ -142,6 +142,13 @@ def test_all_that_is_wrong_with_folders_is_told_at_once(tmp_path: Path) -> None:
         assert part in str(caught.value)
 
 
+def test_one_class_alone_is_judged_but_not_trained(tmp_path: Path) -> None:
+    folder = write_classified(tmp_path / "data", {"train": 1, "val": 1}, classes=("red",))
+    assert load_dataset(folder, splits=("val",), task=Classify()).names == ("red",)
+    with pytest.raises(DataError, match=r"data/train: expected folders of at least two classes, got 'red' alone"):
+        load_dataset(folder, task=Classify())
+
+
 def test_a_broken_picture_is_named(tmp_path: Path) -> None:
     folder = write_classified(tmp_path / "data", {"train": 2, "val": 1})
     (folder / "train/red/0.png").write_bytes(b"")
@@ -157,12 +164,23 @@ def test_folders_are_for_classifiers_and_files_for_detectors(
         vl.evaluate([checkpoint], classified)
     with pytest.raises(DataError, match="expected a folder with train/CLASS"):
         vl.evaluate([classifier], surface)
-    with pytest.raises(DataError, match="got a folder without the train/CLASS"):
+    with pytest.raises(DataError, match=r"for a classifier a folder with train/CLASS.*, got no folder in it"):
+        vl.evaluate([classifier], tmp_path)
+    (tmp_path / "red").mkdir()
+    with pytest.raises(DataError, match=r"got the folders \['red'\]; check --data, or sort the pictures so"):
         vl.evaluate([classifier], tmp_path)
     with pytest.raises(UsageError, match="one task"):
         vl.evaluate([classifier, checkpoint], classified)
     with pytest.raises(UsageError, match="--min-map50 and --retention: for detectors alone"):
         vl.evaluate([classifier], classified, min_map50=0.5, retention=surface)
+
+
+def test_an_exported_classifier_has_no_boxes_and_no_bundle(classifier: Path, tmp_path: Path, capsys) -> None:
+    assert cli.main(["export", "--model", str(classifier), "--out", str(tmp_path / "model.onnx")]) == 0
+    assert "checked against torch: scores within" in capsys.readouterr().out
+    with pytest.raises(ModelError, match=r"got a model of task classify, which detect\.py does not know"):
+        vl.bundle(tmp_path / "model.onnx", tmp_path / "line.zip")
+    assert not (tmp_path / "line.zip").exists()
 
 
 @pytest.fixture(scope="module")

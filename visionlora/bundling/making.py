@@ -117,6 +117,11 @@ def bundle(
     card = detector.network.metadata
     if card is None:
         raise ModelError(f"{model}: expected an ONNX file that visionlora wrote, got one of another maker")
+    if not detector.network.task.boxes:
+        raise ModelError(
+            f"{model}: expected a detector, got a model of task {detector.network.task.name}, which {RUNNER} does not "
+            "know; on the device open the file itself with vl.Detector"
+        )
     if not is_plain_name(model.name):
         raise UsageError(f"{model.name}: expected a file name of letters, digits, dots and dashes")
     name, content = _picture(picture, detector.image_size)

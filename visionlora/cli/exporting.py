@@ -10,6 +10,12 @@ from visionlora.cli.options import chosen, overwrite, quantization_budget, trust
 from visionlora.formats.text import size_words
 
 
+def _errors(written: vl.MergedModel | vl.ExportedModel) -> str:
+    """Return how far the output of a written file is from what it was made of."""
+    boxes = "" if written.task == "classify" else f"boxes within {written.box_error:.1g} px, "
+    return f"{boxes}scores within {written.score_error:.1g}"
+
+
 def add_merge(verbs: Any) -> None:
     """Add `visionlora merge`."""
 
@@ -17,7 +23,7 @@ def add_merge(verbs: Any) -> None:
         merged = vl.merge(options.model, options.adapter, options.out, overwrite=options.overwrite)
         print(
             f"{merged.path}: {size_words(merged.bytes)}, {len(merged.names)} classes; read back and compared: "
-            f"boxes within {merged.box_error:.1g} px, scores within {merged.score_error:.1g}"
+            f"{_errors(merged)}"
         )
 
     example = "visionlora merge --model yolo11n.pt --adapter runs/steel/adapter.safetensors --out merged.pt"
@@ -37,7 +43,7 @@ def add_export(verbs: Any) -> None:
         exported = vl.export(options.model, options.out, **chosen(options, *names))
         print(
             f"{exported.path}: {size_words(exported.bytes)}, {exported.image_size} px, {len(exported.names)} classes; "
-            f"checked against torch: boxes within {exported.box_error:.1g} px, scores within {exported.score_error:.1g}"
+            f"checked against torch: {_errors(exported)}"
         )
 
     example = "visionlora export --model merged.pt --out model.onnx --imgsz 320"

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from visionlora.data.problems import shown
+from visionlora.data.problems import excerpt, shown
 from visionlora.errors import DataError
 from visionlora.formats.text import class_names
 
@@ -44,9 +44,10 @@ def read_class_folders(root: Path, *, option: str) -> tuple[tuple[str, ...], dic
     except OSError as error:
         raise DataError(f"{shown(root)}: expected a folder of classes, got none that can be read; {error}") from error
     if not names:
+        got = f"the folders {excerpt(sorted(found))}" if found else "no folder in it"
         raise DataError(
-            f"{shown(root)}: expected a data.yaml, got a folder without the train/CLASS/*.jpg that a classifier takes; "
-            f"check {option}"
+            f"{shown(root)}: expected a data.yaml, or for a classifier a folder with train/CLASS/*.jpg and "
+            f"val/CLASS/*.jpg, got {got}; check {option}, or sort the pictures so"
         )
     try:
         return class_names(sorted(names)), {split: (name,) for split, name in splits.items()}
@@ -66,7 +67,7 @@ def misplaced(paths: Sequence[Path], source: Path, names: Sequence[str], *, comp
         paths: the pictures, below `source`.
         source: the folder of the split.
         names: of the classes.
-        complete: whether each class must have pictures, as for training.
+        complete: whether it is trained on: each class must have pictures, and be one of several.
     """
     problems = []
     depths = {path: len(path.relative_to(source).parts) for path in paths}
@@ -94,4 +95,9 @@ def misplaced(paths: Sequence[Path], source: Path, names: Sequence[str], *, comp
             for name in names
             if name not in there
         ]
+        if len(names) == 1:  # its probability is 1 whatever the picture shows
+            problems.append(
+                f"{shown(source)}: expected folders of at least two classes, got {excerpt(names[0])} alone; add a "
+                "folder of pictures that are something else"
+            )
     return problems

@@ -48,9 +48,10 @@ class ExportedModel:
         path: the file.
         names: its classes.
         image_size: side of the square input in pixels.
-        box_error: largest difference of a box coordinate on real pictures, in pixels of the input.
+        box_error: largest difference of a box coordinate on real pictures, in pixels of the input; 0 without boxes.
         score_error: largest difference of a score.
         bytes: size of the file, with that of its weights where they are beside it.
+        task: what it finds, as Ultralytics names it.
     """
 
     path: Path
@@ -59,6 +60,7 @@ class ExportedModel:
     box_error: float
     score_error: float
     bytes: int
+    task: str
 
 
 def export(
@@ -124,7 +126,7 @@ def export(
             with atomic_output(file) as partial:
                 partial.write_bytes(made.with_name(file.name).read_bytes())
     size = sum(file.stat().st_size for file in kind.parts(out))
-    return ExportedModel(out, base.names, image_size, box_error, score_error, size)
+    return ExportedModel(out, base.names, image_size, box_error, score_error, size, base.task.name)
 
 
 def _check(out: Path, format: str, opset: int, *, overwrite: bool) -> Path:

@@ -31,9 +31,10 @@ class MergedModel:
         base: the base's file, found where only its name was given.
         names: its classes.
         image_size: side of the square input that the adapter was trained at, in pixels.
-        box_error: largest difference of a box coordinate on the probe batch, in pixels of the input.
+        box_error: largest difference of a box coordinate on the probe batch, in pixels of the input; 0 without boxes.
         score_error: largest difference of a score.
         bytes: size of the file.
+        task: what it finds, as Ultralytics names it.
     """
 
     path: Path
@@ -43,6 +44,7 @@ class MergedModel:
     box_error: float
     score_error: float
     bytes: int
+    task: str
 
 
 def merge(model: Path | str, adapter: Path | str, out: Path | str, *, overwrite: bool = False) -> MergedModel:
@@ -79,7 +81,8 @@ def merge(model: Path | str, adapter: Path | str, out: Path | str, *, overwrite:
     with atomic_output(out) as partial:
         partial.write_bytes(family.pack(merged, image_size=merged.image_size, card=merged.card or {}))
         box_error, score_error = _verify(family, base, loaded, partial, out)
-    return MergedModel(out, base.path, merged.names, merged.image_size, box_error, score_error, out.stat().st_size)
+    size, task = out.stat().st_size, merged.task.name
+    return MergedModel(out, base.path, merged.names, merged.image_size, box_error, score_error, size, task)
 
 
 def with_adapter(family: Family, base: Base, loaded: Adapter, path: Path | str) -> Base:

@@ -96,8 +96,9 @@ def _result(files: AdapterFiles) -> dict[str, Any]:
 def _what_it_is(files: AdapterFiles) -> str:
     card = files.card
     size = size_words(len(files.content[ADAPTER_FILE]))
+    made = "classifier" if card.task == "classify" else "detector"
     return (
-        f"An adapter ({card.settings.method.name}) of {size} that makes a detector of {len(card.names)} "
+        f"An adapter ({card.settings.method.name}) of {size} that makes a {made} of {len(card.names)} "
         f"class{'es' * (len(card.names) != 1)} out of {code(card.base.get('name', _ANY_BASE))}. It belongs to "
         f"that base alone, the one whose weights have the fingerprint {code(card.base['fingerprint'])}, and is refused "
         "on any other. It is a safetensors file: reading it runs no code. Made with visionlora "
