@@ -84,7 +84,9 @@ def test_what_these_detectors_cannot_is_refused_by_name(checkpoints, surface: Pa
             {"hyperparameters": {"fliplr": 2, "amp": 1, "patience": 0.5, "lrf": float("nan")}},
             "fliplr: .*amp: .*patience: .*lrf",
         ),
-        ({"method": "prompt", "imgsz": 96}, "--method"),
+        ({"method": "prompt", "imgsz": 96}, "--method: modules beside the weights"),
+        ({"method": "conv-adapter"}, "--method: modules beside the weights"),
+        ({"task": "segment"}, "--task segment: torchvision's detectors do detect alone"),
         ({"imgsz": 100}, "--imgsz: expected a multiple of 32"),
     ):
         with pytest.raises(UsageError, match=message):
