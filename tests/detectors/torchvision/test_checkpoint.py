@@ -120,11 +120,12 @@ def test_a_tensor_that_is_missing_or_of_another_shape_is_an_error(checkpoints, t
         (lambda state: state.pop(box), rf"1 missing \({box}\)"),
         (lambda state: state.update({"head.extra": torch.zeros(1)}), r"1 unknown \(head\.extra\)"),
         (lambda state: state.update({box: torch.zeros(7)}), rf"1 of another shape \({box}\)"),
+        (lambda state: state[box].fill_(torch.nan), "values that are no numbers"),
     ):
-        broken = {**entries, "state_dict": dict(entries["state_dict"])}
+        broken = {**entries, "state_dict": {name: each.clone() for name, each in entries["state_dict"].items()}}
         change(broken["state_dict"])
         torch.save(broken, tmp_path / "broken.pt")
-        with pytest.raises(ModelError, match=rf"broken\.pt: .* not those of torchvision's FCOS: {message}"):
+        with pytest.raises(ModelError, match=rf"broken\.pt: .*{message}"):
             load_base(tmp_path / "broken.pt")
     torch.save({**entries, "transform": torch.nn.ReLU()}, tmp_path / "code.pt")
     with pytest.raises(ModelError, match=r"code\.pt: refused: .*, got torch\.nn\.\S+ReLU, which is code; save"):

@@ -261,6 +261,8 @@ def _check_runs(model: nn.Module, classes: int) -> None:
     (returned,) = raw_prediction(model, torch.zeros(1, 3, 64, 64))
     if returned.shape[:2] != (1, 4 + classes):
         raise ValueError(f"expected a prediction (1, {4 + classes}, anchors), got {tuple(returned.shape)}")
+    if not returned.isfinite().all():
+        raise ValueError("its tensors hold, or give, values that are no numbers")
 
 
 def _published(text: str) -> Any:
