@@ -13,8 +13,8 @@ from tests.turned import TURNED, write_detector
 from visionlora.benchmarking import bench
 from visionlora.demonstration.generate import write_dataset
 from visionlora.demonstration.shapes import SHAPE_NAMES, draw_shapes
-from visionlora.detectors.ultralytics import TorchNetwork
 from visionlora.detectors.ultralytics.checkpoint import sample_pictures
+from visionlora.detectors.ultralytics.family import ULTRALYTICS
 from visionlora.errors import ExportError, ModelError, OutputError, UsageError
 from visionlora.exporting import ExportedModel, export, exporting
 from visionlora.runtime import NcnnNetwork, OnnxNetwork, OpenVinoNetwork, open_exported
@@ -61,7 +61,7 @@ def test_a_task_has_its_outputs_in_every_format(name, task, checkpoint, tmp_path
     network = OpenVinoNetwork(file.path, float32=True) if name == "openvino" else open_exported(file.path, name)
 
     assert network.task == task and inspect(file.path).card["task"] == task.name
-    batch, torch = np.random.default_rng(0).random((2, 3, 64, 64), np.float32), TorchNetwork(base, image_size=64)
+    batch, torch = np.random.default_rng(0).random((2, 3, 64, 64), np.float32), ULTRALYTICS.open(base, image_size=64)
     for found, expected in zip(network(batch), torch(batch), strict=True):
         np.testing.assert_allclose(found, expected, atol={"ncnn": 2.0}.get(name, 0.02))  # see above
     if task.outputs > 1:

@@ -18,7 +18,7 @@ from visionlora.formats.seal import unseal
 from visionlora.int8 import apply_recipe, load_float_model
 from visionlora.int8.ranges import UNIT_RANGE
 from visionlora.int8.scheme import X86
-from visionlora.quantization import calibrate, quantize
+from visionlora.quantization import calibrate, quantize, sums_saturate
 from visionlora.runtime import OnnxNetwork
 from visionlora.tasks import DETECT
 from visionlora.vision.preprocess import letterbox, read_image
@@ -118,7 +118,7 @@ def test_the_first_layers_of_a_real_model_compute_what_their_ranges_say(exported
     levels = next(one.output[0] for one in written.graph.node if one.input[0] == computed)
     del written.graph.output[:]
     written.graph.output.append(helper.make_tensor_value_info(levels, TensorProto.UINT8, None))
-    for optimised in (False, True):
+    for optimised in (False, *([] if sums_saturate() else [True])):  # integer kernels, where they are exact
         apart = np.abs(run(written, shown[0], optimised=optimised).astype(int) - wanted)
         assert len(np.unique(wanted)) > 50
         assert apart.max() <= 3 and np.mean(apart > 0) < 0.03  # where a rounding is a tie

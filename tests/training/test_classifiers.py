@@ -20,7 +20,7 @@ from visionlora.adapters import AdapterSettings, read_adapter_card
 from visionlora.adapters.torch import load_adapter
 from visionlora.data import load_dataset
 from visionlora.detectors.family import StepSpec
-from visionlora.detectors.ultralytics import TorchNetwork, adapted, load_base
+from visionlora.detectors.ultralytics import adapted, load_base
 from visionlora.detectors.ultralytics.augmenting import ClassifiedDataset
 from visionlora.detectors.ultralytics.family import ULTRALYTICS
 from visionlora.errors import UsageError
@@ -136,7 +136,7 @@ def test_files_say_what_torch_says_and_ultralytics_reads_them(exported: Path, cl
     picture = next(classified.glob("val/red/*.png"))
     torch_says, onnx_says = (
         network(placed(Classify(), read_image(picture), 64)[0][None])[0]
-        for network in (TorchNetwork(merged), open_network(exported))
+        for network in (ULTRALYTICS.open(merged), open_network(exported))
     )
     assert onnx_says.shape == (1, 3) and onnx_says.sum() == pytest.approx(1, abs=1e-5)
     np.testing.assert_allclose(onnx_says, torch_says, atol=1e-5)

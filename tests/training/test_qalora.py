@@ -29,7 +29,7 @@ from visionlora.exporting import export, merge
 from visionlora.fake_quant import GraphNetwork, fake_quant_spec
 from visionlora.int8 import QuantizationRecipe, load_float_model
 from visionlora.patching import patch
-from visionlora.quantization import calibrate_detector, quantize
+from visionlora.quantization import calibrate_detector, quantize, sums_saturate
 from visionlora.quantization.checks import _optimised_nodes
 from visionlora.quantization.float_detector import load_float_detector
 from visionlora.runtime import OnnxNetwork
@@ -192,6 +192,7 @@ def test_early_tensors_are_equal_but_for_ties_and_outputs_nearly_so(simulated, f
         assert np.corrcoef(mine.numpy().ravel(), theirs.ravel())[0, 1] > 0.99
 
 
+@pytest.mark.skipif(sums_saturate(), reason="the integer kernels of this CPU are not exact")
 def test_integer_kernels_find_what_training_saw(simulated, files, surface) -> None:
     x = picture(surface)
     with torch.no_grad():

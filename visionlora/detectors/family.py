@@ -299,6 +299,7 @@ class Family(Protocol):
         rounded: bool,
         teacher: bool,
         fitted: bool,
+        addition: bool,
     ) -> None:
         """Refuse hyperparameters that the step of a phase cannot be taken with, before the first phase is trained.
 
@@ -311,6 +312,7 @@ class Family(Protocol):
             rounded: the frozen base is kept in fewer bits.
             teacher: a phase learns from a float graph too.
             fitted: the batch is found by `training_memory`, which does without `asked`.
+            addition: the adapter has modules beside the weights.
 
         Raises:
             UsageError: it cannot.
@@ -361,6 +363,11 @@ class Family(Protocol):
 
     def fine_tunings(self, base: Base) -> Mapping[str, StepSpec]:
         """Return the usual ways to train the detector itself, by their labels; the first trains all of it."""
+        ...
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks that a detector of boxes can be given."""
         ...
 
     @property

@@ -191,7 +191,7 @@ def plan(
     place = torch_device(device)
     model = local_file(model, CHECKPOINT)
     family = family_of(model)
-    base = with_task(family.load(model), task, data)
+    base = with_task(family, family.load(model), task, data)
     family.check_image_size(imgsz, base)
     dataset = load_dataset(data, splits=("train",), task=base.task)
     images = dataset.split("train")

@@ -258,6 +258,7 @@ class TrainingSettings:
             rounded=self.adapter.base_precision != FLOAT32,
             teacher=bool(self.distill),
             fitted=self.auto_batch,
+            addition=isinstance(self.adapter.method, Addition),
         )
         method = self.adapter.method
         if self.qat and isinstance(method, Addition) and not method.int8:

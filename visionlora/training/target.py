@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from visionlora.data import read_description
-from visionlora.detectors.family import Base
+from visionlora.detectors.family import Base, Family
 from visionlora.errors import UsageError
 from visionlora.tasks import DETECT, TASKS, Pose, task_of
 
@@ -21,10 +21,11 @@ def check_task(asked: str | None) -> None:
         raise UsageError(f"--task: expected {', '.join(TASKS)}, got {asked!r}")
 
 
-def with_task(base: Base, asked: str | None, data: Path | str) -> Base:
+def with_task(family: Family, base: Base, asked: str | None, data: Path | str) -> Base:
     """Return a base as it is to be adapted: its task that asked for, its keypoints those of a data set.
 
     Args:
+        family: of the base.
         base: as it was loaded.
         asked: a task by name; None for the base's own.
         data: the data.yaml.
@@ -38,6 +39,8 @@ def with_task(base: Base, asked: str | None, data: Path | str) -> Base:
     name = own if asked is None else asked
     if name != own and not TASKS[name].boxes:
         raise UsageError(f"--task {name}: expected a base of that task, got one of task {own}; give another --model")
+    if name != own and name not in family.tasks:
+        raise UsageError(f"--task {name}: {family.name}'s detectors do {', '.join(family.tasks)} alone; drop it")
     if name not in (own, *(TASKS if own == DETECT.name else ())):
         raise UsageError(
             f"--task {name}: expected a base of that task or of detection, got one of task {own}; give another --model"

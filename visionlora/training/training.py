@@ -245,7 +245,7 @@ def run_training(
         folder.clear_partials()
         if not call.resume:
             folder.refuse_earlier_run(overwrite=call.overwrite)
-        base = with_task(family.load(model), settings.task, data)
+        base = with_task(family, family.load(model), settings.task, data)
         family.check_image_size(schedule.imgsz, base)
         dataset = load_dataset(data, task=base.task)
         settings.check_belongs(base, dataset)

@@ -115,15 +115,21 @@ def test_a_damaged_checkpoint_is_an_error_that_names_it(change, message: str, ch
 
 def test_a_tensor_that_is_missing_or_of_another_shape_is_an_error(checkpoints, tmp_path: Path) -> None:
     entries = torch.load(checkpoints(FCOS), weights_only=True)
-    for change in (
-        lambda state: state.popitem(),
-        lambda state: state.update({"head.regression_head.bbox_reg.bias": torch.zeros(7)}),
+    box = "head.regression_head.bbox_reg.bias"
+    for change, message in (
+        (lambda state: state.pop(box), rf"1 missing \({box}\)"),
+        (lambda state: state.update({"head.extra": torch.zeros(1)}), r"1 unknown \(head\.extra\)"),
+        (lambda state: state.update({box: torch.zeros(7)}), rf"1 of another shape \({box}\)"),
+        (lambda state: state[box].fill_(torch.nan), "values that are no numbers"),
     ):
-        broken = {**entries, "state_dict": dict(entries["state_dict"])}
+        broken = {**entries, "state_dict": {name: each.clone() for name, each in entries["state_dict"].items()}}
         change(broken["state_dict"])
         torch.save(broken, tmp_path / "broken.pt")
-        with pytest.raises(ModelError, match="broken"):
+        with pytest.raises(ModelError, match=rf"broken\.pt: .*{message}"):
             load_base(tmp_path / "broken.pt")
+    torch.save({**entries, "transform": torch.nn.ReLU()}, tmp_path / "code.pt")
+    with pytest.raises(ModelError, match=r"code\.pt: refused: .*, got torch\.nn\.\S+ReLU, which is code; save"):
+        load_base(tmp_path / "code.pt")
     (tmp_path / "cut.pth").write_bytes(checkpoints(FCOS).read_bytes()[:5000])
     with pytest.raises(ModelError, match=r"cut\.pth: cannot be read"):
         load_base(tmp_path / "cut.pth")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import visionlora as vl
 from tests.detectors.torchvision.conftest import CATEGORIES, DETECTORS, FCOS, RETINANET, SIZE, SSDLITE, random_detector
 from visionlora.adapters import AdapterSettings, read_adapter_card
 from visionlora.adapters.methods import LoRA
-from visionlora.adapters.torch import Adapter, adapter_tensors, load_adapter, save_adapter
+from visionlora.adapters.torch import Adapter, adapter_tensors, freeze_norms, load_adapter, save_adapter
 from visionlora.data import load_dataset
 from visionlora.detectors.family import StepSample, StepSpec
 from visionlora.detectors.torchvision.classes import class_output_names, set_classes
@@ -22,7 +23,8 @@ from visionlora.detectors.torchvision.family import TORCHVISION
 from visionlora.detectors.torchvision.hyperparameters import TUNABLE
 from visionlora.detectors.torchvision.layout import norms_behind_layers
 from visionlora.detectors.torchvision.pictures import TrainingPictures
-from visionlora.errors import AdapterError, UsageError
+from visionlora.detectors.torchvision.trainer import losses_of
+from visionlora.errors import AdapterError, DataError, UsageError
 from visionlora.models import open_network
 from visionlora.runtime import OnnxNetwork
 from visionlora.tasks import TASKS
@@ -84,7 +86,9 @@ def test_what_these_detectors_cannot_is_refused_by_name(checkpoints, surface: Pa
             {"hyperparameters": {"fliplr": 2, "amp": 1, "patience": 0.5, "lrf": float("nan")}},
             "fliplr: .*amp: .*patience: .*lrf",
         ),
-        ({"method": "prompt", "imgsz": 96}, "--method"),
+        ({"method": "prompt", "imgsz": 96}, "--method: modules beside the weights"),
+        ({"method": "conv-adapter"}, "--method: modules beside the weights"),
+        ({"task": "segment"}, "--task segment: torchvision's detectors do detect alone"),
         ({"imgsz": 100}, "--imgsz: expected a multiple of 32"),
     ):
         with pytest.raises(UsageError, match=message):
@@ -173,7 +177,7 @@ def test_merged_and_exported_are_the_adapted_detector(name: str, checkpoints, ru
 
 def test_losses_fall_and_the_record_says_all(checkpoints, surface: Path, tmp_path: Path) -> None:
     off = {"fliplr": 0.0, "iou_crop": 0.0, "photometric": 0.0, "zoom_out": 0.0, "warmup_epochs": 0.0, "workers": 0}
-    train(checkpoints(FCOS), surface, tmp_path / "run", epochs=4, hyperparameters=off, lora_plus=4)
+    trained = train(checkpoints(FCOS), surface, tmp_path / "run", epochs=4, hyperparameters=off, lora_plus=4)
     header, *rows = (tmp_path / "run" / "results.csv").read_text().splitlines()
     losses = [sum(map(float, row.split(",")[2:5])) for row in rows]
     assert header.startswith("epoch,time,train/classification,train/bbox_regression,train/bbox_ctrness,metrics/")
@@ -183,6 +187,8 @@ def test_losses_fall_and_the_record_says_all(checkpoints, surface: Path, tmp_pat
     assert card.base["family"] == "torchvision" and set(record["versions"]) == {"torch", "torchvision", "numpy"}
     assert record["hyperparameters"]["iou_crop"] == 0.0 and record["lora_plus"] == 4
     assert (tmp_path / "run" / "curves.png").is_file()
+    if trained.map50_95 == 0:  # as far as this machine gets: of epochs alike the last has learned most
+        assert trained.epoch == len(rows)
 
 
 def test_a_resumed_run_ends_as_one_that_was_not_interrupted(checkpoints, surface, tmp_path: Path) -> None:
@@ -214,6 +220,38 @@ def test_a_resumed_run_ends_as_one_that_was_not_interrupted(checkpoints, surface
     assert expected.keys() == got.keys() and all(torch.equal(got[name], each) for name, each in expected.items())
     longer = train(checkpoints(FCOS), surface, tmp_path / "halved", start=start, resume=True, epochs=3)
     assert longer.epoch <= 3 and len((tmp_path / "halved" / "results.csv").read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_under_autocast_boxes_and_anchors_are_in_float32(name: str, monkeypatch) -> None:
+    """A coordinate in half precision would be rounded to half a pixel, or more."""
+    model = random_detector(name).train()
+    freeze_norms(model)
+    images = torch.randint(0, 256, (2, 3, SIZE, SIZE), dtype=torch.uint8)
+    targets = [{"boxes": torch.tensor([[9.3, 12.7, 70.1, 64.9]]), "labels": torch.tensor([1])}] * 2
+    seen, whole = [], model.compute_loss
+    monkeypatch.setattr(model, "compute_loss", lambda *given: seen.append(given) or whole(*given))
+    losses_of(model, images, targets)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = losses_of(model, images, targets)
+    (_, outputs, anchors, *_), (_, half, same, *_) = seen
+    assert all(torch.equal(*pair) for pair in zip(anchors, same, strict=True))
+    assert {each.dtype for each in (*half.values(), *losses.values())} == {torch.float32}
+    assert not torch.equal(outputs["cls_logits"], half["cls_logits"])  # the rest is not
+
+
+def test_a_picture_that_is_gone_is_named_without_the_traceback_of_a_process(
+    checkpoints, surface, tmp_path: Path
+) -> None:
+    shutil.copytree(surface.parent, tmp_path / "data")
+    gone = next((tmp_path / "data" / "images" / "train").iterdir())
+
+    def remove(event) -> None:
+        if "trainable" in event.message:
+            gone.unlink()
+
+    with vl.progress_to(remove), pytest.raises(DataError, match=rf"^\S*{gone.name}: [^\n]*$"):
+        train(checkpoints(FCOS), tmp_path / "data" / surface.name, tmp_path / "run", hyperparameters={"workers": 2})
 
 
 def test_a_run_without_numbers_begins_the_epoch_again_and_then_ends(checkpoints, surface, tmp_path: Path) -> None:

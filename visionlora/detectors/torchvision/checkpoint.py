@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -82,6 +84,8 @@ def load_base(path: Path | str) -> Base:
         if not isinstance(entries, dict):
             raise ValueError(f"expected a state dict, got a {type(entries).__name__}")
         return _base_of(entries, path)
+    except pickle.UnpicklingError as error:
+        raise ModelError(f"{path}: {_refused(error)}") from error
     except UNREADABLE as error:
         reason = (str(error).strip().splitlines() or [repr(error)])[0]
         raise ModelError(f"{path}: cannot be read as a torchvision checkpoint: {reason}") from error
@@ -129,14 +133,48 @@ def detector(
     """Return a detector in eval mode, float32, whose outputs stand for `categories`; at random weights without a state.
 
     Raises:
-        RuntimeError: the state does not fit.
+        ValueError: the state does not fit.
     """
     with torch.random.fork_rng(devices=[], enabled=state is not None):
         model: Any = architecture.build(len(categories))
     model.categories = categories
     if state is not None:
+        _check_fits(model, state)
         model.load_state_dict(state)
     return model.float().eval()
+
+
+def _refused(error: pickle.UnpicklingError) -> str:
+    """Say by name what torch's restricted reader did not follow, or that the file is damaged."""
+    named = re.search(r"GLOBAL (\S+)|function (.+?)(?:$|\n)", str(error))
+    if named is None:
+        reason = str(error).partition("WeightsUnpickler error: ")[2] or "it is damaged, or older than torch 1.6"
+        return f"cannot be read as a torchvision checkpoint: {reason.strip().splitlines()[0]}"
+    return (
+        f"refused: expected tensors and plain values, got {named.group(1) or named.group(2)}, which is code; save "
+        "model.state_dict() alone where it was made"
+    )
+
+
+def _check_fits(model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    """Name the tensors of a state that a model has not, or has of another shape.
+
+    Raises:
+        ValueError: there are some.
+    """
+    own = model.state_dict()
+    problems = {
+        "missing": own.keys() - state.keys(),
+        "unknown": state.keys() - own.keys(),
+        "of another shape": {name for name in own.keys() & state.keys() if own[name].shape != state[name].shape},
+    }
+    told = [
+        f"{len(names)} {what} ({', '.join(sorted(names)[:3])}{', ...' if len(names) > 3 else ''})"
+        for what, names in problems.items()
+        if names
+    ]
+    if told:
+        raise ValueError(f"its tensors are not those of torchvision's {type(model).__name__}: {'; '.join(told)}")
 
 
 def _base_of(entries: Mapping[str, Any], path: Path) -> Base:
@@ -224,6 +262,8 @@ def _check_runs(model: nn.Module, classes: int) -> None:
     rows = DETECT.rows(classes)
     if returned.shape[:2] != (1, rows):
         raise ValueError(f"expected a prediction (1, {rows}, anchors), got {tuple(returned.shape)}")
+    if not returned.isfinite().all():
+        raise ValueError("its tensors hold, or give, values that are no numbers")
 
 
 def _published(text: str) -> Any:

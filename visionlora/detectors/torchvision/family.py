@@ -13,6 +13,7 @@ from visionlora.detectors import folding
 from visionlora.detectors.family import Base, Family, StepCost, StepSample, StepSpec
 from visionlora.detectors.network import CheckpointNetwork
 from visionlora.detectors.torchvision import checkpoint, hyperparameters, layout, network, shift
+from visionlora.tasks import DETECT
 
 if TYPE_CHECKING:
     from visionlora.detectors.job import TrainingJob
@@ -35,6 +36,7 @@ class _Torchvision:
     raw_detector = staticmethod(network.RawDetector)
     with_adapter = staticmethod(network.with_adapter)
     check_image_size = staticmethod(network.check_image_size)
+    tasks = (DETECT.name,)
     lean = False
     partial_targets = ("neck+head", "head")
     free_hyperparameters = hyperparameters.FREE

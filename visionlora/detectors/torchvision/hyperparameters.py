@@ -75,6 +75,7 @@ def check_step(
     rounded: bool,
     teacher: bool,
     fitted: bool,
+    addition: bool,
 ) -> None:
     """Refuse what the step of these detectors cannot do (see `Family`).
 
@@ -85,6 +86,11 @@ def check_step(
         raise UsageError(_NO_INT8)
     if relu:
         raise UsageError("--activation: replaces SiLU, which torchvision's detectors do not have; drop it")
+    if addition:
+        raise UsageError(
+            "--method: modules beside the weights are written for the blocks of Ultralytics' models; choose one that "
+            "adapts weights, such as lora"
+        )
     if lean:
         raise UsageError("--lean: computes again what Ultralytics' modules give; drop it, or give a smaller --batch")
     if fitted:

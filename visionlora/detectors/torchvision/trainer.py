@@ -43,7 +43,7 @@ from visionlora.detectors.torchvision.checkpoint import FAMILY, load_base
 from visionlora.detectors.torchvision.layout import adapted
 from visionlora.detectors.torchvision.network import raw_prediction
 from visionlora.detectors.torchvision.pictures import TrainingPictures, squares
-from visionlora.errors import ModelError, VisionLoraError
+from visionlora.errors import DataError, ModelError, VisionLoraError
 from visionlora.files import atomic_output
 from visionlora.progress import counting, level, report
 from visionlora.tasks import one_image, task_fields
@@ -65,6 +65,8 @@ def run_job(job: TrainingJob) -> None:
     with level(job.console):
         try:
             _Training(job).run()
+        except DataError as error:  # from a process that reads pictures it comes with that one's traceback
+            raise DataError(str(error).rpartition("DataError: ")[2].strip()) from error
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
@@ -75,7 +77,9 @@ def run_job(job: TrainingJob) -> None:
 
 
 def losses_of(model: Any, images: torch.Tensor, targets: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Return torchvision's own losses, by their names.
+    """Return torchvision's own losses, by their names; under autocast, of boxes and anchors in float32.
+
+    A coordinate beyond 512 px in half precision is a multiple of half a pixel.
 
     Args:
         model: in training mode; its `transform` normalises and must not resize.
@@ -83,7 +87,17 @@ def losses_of(model: Any, images: torch.Tensor, targets: list[dict[str, torch.Te
         targets: `boxes` (m, 4) xyxy in pixels and `labels` (m,) of each image.
     """
     model.transform._skip_resize = True
-    return model(list(images.float().div(255)), targets)
+    with (
+        model.head.register_forward_hook(lambda _module, _inputs, outputs: _in_float32(outputs)),
+        model.anchor_generator.register_forward_pre_hook(lambda _module, inputs: (inputs[0], _in_float32(inputs[1]))),
+    ):
+        return model(list(images.float().div(255)), targets)
+
+
+def _in_float32(tensors: Any) -> Any:
+    if isinstance(tensors, Mapping):
+        return {name: each.float() for name, each in tensors.items()}
+    return [each.float() for each in tensors]
 
 
 @dataclass
@@ -282,7 +296,7 @@ class _Training:
                     ]
             ruled = self.job.ruler(found, images, self.job.names)
             scores = {MAP50: ruled.map50 or 0.0, MAP50_95: ruled.map50_95 or 0.0}
-            if scores[MAP50_95] > self.done.best:
+            if scores[MAP50_95] > self.done.best or not self.done.best:  # of nothing but zeros the last
                 self.done.best, self.done.best_epoch = scores[MAP50_95], self.done.epoch + 1
                 self._save(scores)
         return scores

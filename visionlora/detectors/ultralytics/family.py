@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from visionlora.detectors.family import Base, Family, StepCost, StepSample, StepSpec
 from visionlora.detectors.network import CheckpointNetwork
 from visionlora.detectors.ultralytics import checkpoint, folding, hyperparameters, layout, network, shift
+from visionlora.tasks import TASKS
 
 if TYPE_CHECKING:
     from visionlora.detectors.job import TrainingJob
@@ -32,6 +33,7 @@ class _Ultralytics:
     raw_detector = staticmethod(network.RawDetector)
     check_image_size = staticmethod(network.check_image_size)
     folded_base = staticmethod(folding.folded_base)
+    tasks = tuple(name for name, task in TASKS.items() if task.boxes)
     lean = True
     partial_targets = ("from:5", "neck+head")
     free_hyperparameters = hyperparameters.FREE

@@ -114,6 +114,7 @@ def check_step(
     rounded: bool,
     teacher: bool,
     fitted: bool,
+    addition: bool,
 ) -> None:
     """Refuse `compile`, `multi_scale` and others where the step of a phase works without them (see `Family`).
 
