@@ -38,6 +38,7 @@ __all__ = [
     "task_fields",
     "task_of",
     "task_on",
+    "task_words",
 ]
 
 
@@ -80,6 +81,17 @@ def task_on(card: Mapping[str, Any], where: Path | str) -> Task:
         ModelError: as from `task_of`.
     """
     return task_of(card.get("task", DETECT.name), where, card.get("task_settings"))
+
+
+def task_words(task: Task) -> str:
+    """Return a task with its sizes, for messages.
+
+    Example:
+        >>> task_words(Pose(12, 2))
+        'pose (keypoints 12, dims 2)'
+    """
+    sizes = ", ".join(f"{name} {size}" for name, size in task.settings().items())
+    return f"{task.name} ({sizes})" if sizes else task.name
 
 
 def task_fields(task: Task) -> dict[str, Any]:

@@ -260,7 +260,8 @@ class _Way:
             *([] if before is None else [f"float={base}+{before}"]),  # what the next one is held against
             f"{self.weights}={shipped}",
         ]
-        report("judge", 0, None, f"judge: {len(stages)} models on val")
+        without = "" if same else ", without the base, which finds something else"
+        report("judge", 0, None, f"judge: {len(stages)} models on val{without}")
         limited = self.budget != Budget()
         return evaluate(
             stages,
