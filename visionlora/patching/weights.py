@@ -90,8 +90,8 @@ def fitted(base: PatchableBase, adapter: ArrayAdapter) -> FittedAdapter:
     found = task_on(base.card, str(base.path))
     if card.sized_task != found:
         raise AdapterError(
-            f"the adapter is of task {task_words(card.sized_task)}, {base.path} of {task_words(found)}, and a patch does "
-            "not change its outputs; merge and export it on the workstation"
+            f"the adapter is of task {task_words(card.sized_task)}, {base.path} of {task_words(found)}, and a patch "
+            "does not change its outputs; merge and export it on the workstation"
         )
     if card.settings.relu_targets:
         raise AdapterError(
