@@ -69,7 +69,7 @@ def test_who_takes_detection_for_granted_reads_or_writes_what_names_no_task() ->
         "step.py",
     )  # whose heads and batches differ by task
     extending = (*training, *(f"detectors/ultralytics/{name}" for name in room))
-    boxes_alone = (f"detectors/torchvision/{name}" for name in ("checkpoint.py", "layout.py"))
+    boxes_alone = (f"detectors/torchvision/{name}" for name in ("checkpoint.py", "family.py", "layout.py"))
     assert named == {PACKAGE / name for name in (*readers, *writers, *tables, *extending, *boxes_alone)}
 
 
