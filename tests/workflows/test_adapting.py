@@ -131,7 +131,9 @@ def test_a_loss_that_can_be_measured_names_the_ways_that_were_not_taken(high, to
     rows = [SimpleNamespace(label=label) for label in ("base", "onnx", *(["float"] if to == "float" else []))]
     last = SimpleNamespace(label="int8", difference_to={to: apart}.get)
 
-    said = adapting.int8_advice(SimpleNamespace(rows=(*rows, last)), max_drop=given[0], quantize=given[1])
+    said = adapting.int8_advice(
+        SimpleNamespace(rows=(*rows, last), is_of_classes=False), max_drop=given[0], quantize=given[1]
+    )
 
     assert [way for way in ("--max-drop 0.005", "--quantize int8") if way in said] == ways and "\n" not in said
     assert not ways or "-0.020 (95% interval -0.040 to -0.010)" in said
