@@ -189,9 +189,9 @@ def test_errors_of_groups_are_of_each_class() -> None:
 
 
 def test_formats_of_boxes_are_refused(exported: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--format ncnn: holds detectors, and .* is of task classify"):
+    with pytest.raises(UsageError, match=r"--format ncnn: holds detectors, and .* is of task classify"):
         vl.export(exported.with_name("merged.pt"), tmp_path / "a.param", format="ncnn")
-    with pytest.raises(vl.ModelError, match="a model of task classify, which detect.py does not know"):
+    with pytest.raises(vl.ModelError, match=r"a model of task classify, which detect.py does not know"):
         vl.bundle(exported, tmp_path / "a.zip")
 
 
