@@ -24,7 +24,7 @@ from ultralytics.models.yolo.detect import DetectionTrainer
 from visionlora.adapters.torch import attach, load_adapter
 from visionlora.data import load_dataset, warn_of_doubtful_data
 from visionlora.detectors.device import check_device
-from visionlora.detectors.ultralytics import load_base, plan_detector, set_classes, trainer, with_adapter
+from visionlora.detectors.ultralytics import load_base, plan_detector, set_classes, trainer
 from visionlora.detectors.ultralytics.family import ULTRALYTICS
 from visionlora.detectors.ultralytics.hyperparameters import RECIPE, TUNABLE, check_hyperparameters
 from visionlora.detectors.ultralytics.trainer import AdapterTrainer
@@ -72,7 +72,7 @@ def test_adapter_says_what_it_belongs_to(run, checkpoint) -> None:
 
 def test_base_and_adapter_file_equal_the_trained_model(run, checkpoint) -> None:
     trained, trainer = run
-    merged = with_adapter(load_base(checkpoint), load_adapter(trained.path)).model.eval()
+    merged = ULTRALYTICS.with_adapter(load_base(checkpoint), load_adapter(trained.path)).model.eval()
     images = torch.rand(2, 3, 96, 96)
     with torch.no_grad():
         expected, got = trainer.ema.ema.eval()(images)[0], merged(images)[0]

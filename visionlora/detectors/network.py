@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from visionlora.adapters.torch import load_adapter
+from visionlora.adapters.torch import Adapter, load_adapter
 from visionlora.detectors.device import check_device
-from visionlora.detectors.family import Family
-from visionlora.errors import UsageError
+from visionlora.detectors.family import AdaptedDetector, Base, Family
+from visionlora.errors import AdapterError, UsageError
 from visionlora.tasks import RawPrediction
 
 
@@ -74,3 +76,36 @@ class CheckpointNetwork:
         off.task, off.names, off.metadata = self._base.task, self._base.names, self._base.card
         off.detector = self._family.raw_detector(self._base.model).to(self.device)
         return off
+
+
+def with_adapter(adapted: Callable[..., AdaptedDetector], base: Base, adapter: Adapter) -> Base:
+    """Return the base with the adapter's task, classes and weights in a copy of its model, and the modules it adds.
+
+    Args:
+        adapted: of the base's family (see `Family`).
+        base: the checkpoint.
+        adapter: one that belongs to it.
+
+    Raises:
+        AdapterError: the adapter belongs to another base, or its tensors do not fit.
+    """
+    adapter.card.check_base(base.fingerprint, str(base.path), family=base.family)
+    base = replace(base, task=adapter.card.sized_task)
+    try:
+        detector = adapted(base, adapter.card.names, adapter.card.settings)
+    except UsageError as error:
+        raise AdapterError(f"the adapter's task and targets do not fit {base.path}: {error}") from error
+    detector.finish(adapter.tensors)
+    return replace(base, model=detector.model, names=adapter.card.names, card=None)
+
+
+def check_image_size(image_size: int, base: Base) -> None:
+    """Refuse a side that the detector's strides do not divide.
+
+    Raises:
+        UsageError: `image_size` is no positive multiple of the largest stride.
+    """
+    stride = max(base.stride, 32)
+    if image_size < stride or image_size % stride:
+        below = max(image_size // stride, 1) * stride
+        raise UsageError(f"--imgsz: expected a multiple of {stride}, got {image_size}; try {below} or {below + stride}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from visionlora.adapters import FoldedBase
 from visionlora.detectors import folding
 from visionlora.detectors.family import Base, Family, StepCost, StepSample, StepSpec
-from visionlora.detectors.network import CheckpointNetwork
+from visionlora.detectors.network import CheckpointNetwork, check_image_size, with_adapter
 from visionlora.detectors.torchvision import checkpoint, hyperparameters, layout, network, shift
 from visionlora.tasks import DETECT
 
@@ -34,8 +35,8 @@ class _Torchvision:
     fine_tunings = staticmethod(layout.fine_tunings)
     raw_prediction = staticmethod(network.raw_prediction)
     raw_detector = staticmethod(network.RawDetector)
-    with_adapter = staticmethod(network.with_adapter)
-    check_image_size = staticmethod(network.check_image_size)
+    with_adapter = staticmethod(partial(with_adapter, layout.adapted))
+    check_image_size = staticmethod(check_image_size)
     tasks = (DETECT.name,)
     lean = False
     partial_targets = ("neck+head", "head")

@@ -6,7 +6,6 @@ Its `transform` would resize the images, and its `postprocess_detections` suppre
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -16,11 +15,8 @@ from torchvision.models.detection import FCOS
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD
 
-from visionlora.adapters.torch import Adapter
-from visionlora.detectors.family import Base
 from visionlora.detectors.torchvision.classes import class_rows
-from visionlora.detectors.torchvision.layout import adapted, norms_behind_layers
-from visionlora.errors import AdapterError, UsageError
+from visionlora.detectors.torchvision.layout import norms_behind_layers
 
 STRIDE = 32
 """A side of the input is a multiple of it, as torchvision pads pictures (`size_divisible`)."""
@@ -103,30 +99,3 @@ def decoded(model: Any, outputs: dict[str, torch.Tensor], anchors: torch.Tensor,
     rows = class_rows(model.categories)
     wanted = scores[:, rows[0] :] if rows == list(range(rows[0], scores.shape[1])) else scores[:, rows]
     return torch.cat([(low + high) / 2, high - low, wanted], 1)
-
-
-def with_adapter(base: Base, adapter: Adapter) -> Base:
-    """Return the base with the adapter's classes and weights in a copy of its model.
-
-    Raises:
-        AdapterError: the adapter belongs to another base, or its tensors do not fit.
-    """
-    adapter.card.check_base(base.fingerprint, str(base.path), family=base.family)
-    base = replace(base, task=adapter.card.sized_task)
-    try:
-        detector = adapted(base, adapter.card.names, adapter.card.settings)
-    except UsageError as error:
-        raise AdapterError(f"the adapter's task and targets do not fit {base.path}: {error}") from error
-    detector.finish(adapter.tensors)
-    return replace(base, model=detector.model, names=adapter.card.names, card=None)
-
-
-def check_image_size(image_size: int, base: Base) -> None:
-    """Refuse a side that torchvision would pad.
-
-    Raises:
-        UsageError: `image_size` is no positive multiple of 32.
-    """
-    if image_size < STRIDE or image_size % STRIDE:
-        below = max(image_size // STRIDE, 1) * STRIDE
-        raise UsageError(f"--imgsz: expected a multiple of {STRIDE}, got {image_size}; try {below} or {below + STRIDE}")

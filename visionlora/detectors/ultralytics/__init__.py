@@ -13,12 +13,11 @@ from visionlora.detectors.ultralytics.checkpoint import load_base, pack_checkpoi
 from visionlora.detectors.ultralytics.classes import set_classes
 from visionlora.detectors.ultralytics.folding import folded_base
 from visionlora.detectors.ultralytics.layout import adapted, plan_detector, set_activations
-from visionlora.detectors.ultralytics.network import RawDetector, check_image_size, with_adapter
+from visionlora.detectors.ultralytics.network import RawDetector
 
 __all__ = [
     "RawDetector",
     "adapted",
-    "check_image_size",
     "folded_base",
     "load_base",
     "pack_checkpoint",
@@ -26,5 +25,4 @@ __all__ = [
     "sample_pictures",
     "set_activations",
     "set_classes",
-    "with_adapter",
 ]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from visionlora.detectors.family import Base, Family, StepCost, StepSample, StepSpec
-from visionlora.detectors.network import CheckpointNetwork
+from visionlora.detectors.network import CheckpointNetwork, check_image_size, with_adapter
 from visionlora.detectors.ultralytics import checkpoint, folding, hyperparameters, layout, network, shift
 from visionlora.tasks import TASKS
 
@@ -29,9 +30,9 @@ class _Ultralytics:
     versions = staticmethod(checkpoint.versions)
     adapted = staticmethod(layout.adapted)
     fine_tunings = staticmethod(layout.fine_tunings)
-    with_adapter = staticmethod(network.with_adapter)
+    with_adapter = staticmethod(partial(with_adapter, layout.adapted))
     raw_detector = staticmethod(network.RawDetector)
-    check_image_size = staticmethod(network.check_image_size)
+    check_image_size = staticmethod(check_image_size)
     folded_base = staticmethod(folding.folded_base)
     tasks = tuple(name for name, task in TASKS.items() if task.boxes)
     lean = True
