@@ -32,7 +32,7 @@ from visionlora.training.samples import step_sample
 from visionlora.vision.inference import placed
 from visionlora.vision.preprocess import read_image
 
-TRAINED = {"imgsz": 64, "batch": 4, "rank": 2, "device": "cpu", "recipe": "near", "quiet": True, "lr0": 0.002}
+TRAINED = {"batch": 4, "rank": 2, "device": "cpu", "recipe": "near", "quiet": True, "lr0": 0.002}
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +81,7 @@ def test_training_learns_and_leaves_the_base_and_the_pictures_alone(
 ) -> None:
     card = read_adapter_card(run / "adapter.safetensors")
     assert card.task == "classify" and card.names == CLASSES and card.preprocessing["crop"] == "center"
+    assert card.preprocessing["image_size"] == load_base(classifier).image_size == 64
     (row,) = vl.evaluate([f"a={classifier}+{run / 'adapter.safetensors'}"], classified, cache=False).rows
     assert row.scores.map50_95 == pytest.approx(card.scores["metrics/accuracy_top1"], abs=1e-5)
     lines = list(csv.DictReader((run / "results.csv").read_text().splitlines()))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from visionlora.adapters import AdapterSettings
-from visionlora.adapters.methods import method_of
+from visionlora.adapters.methods import Prompt, method_of
 from visionlora.adapters.torch import load_adapter, save_adapter
 from visionlora.data import load_dataset
 from visionlora.detectors.ultralytics import trainer
@@ -52,6 +52,13 @@ def test_an_adapter_that_does_not_belong_touches_no_earlier_run(
     with pytest.raises(error, match=message):
         train(checkpoint, surface, out, adapter=start, overwrite=True, **INT8)
     assert [path.name for path in out.iterdir()] == ["adapter.safetensors"]
+
+
+def test_without_a_size_images_are_as_large_as_the_base_had_them(checkpoint) -> None:
+    prompt = AdapterSettings(Prompt(border=4))
+    settings = TrainingSettings(ULTRALYTICS, prompt, Schedule(epochs=2), device="cpu").at_size_of(checkpoint)
+    assert settings.schedule == Schedule(epochs=2, imgsz=160)
+    assert settings.adapter.method == Prompt(border=4, imgsz=160)
 
 
 @pytest.mark.parametrize(

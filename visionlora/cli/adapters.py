@@ -91,7 +91,7 @@ def _add_import(verbs: Any) -> None:
     parser.add_argument("source", help=source)
     parser.add_argument("--model", required=True, help="base (.pt) that it was trained on")
     parser.add_argument("--data", required=True, help="data.yaml, for the names of its classes")
-    parser.add_argument("--imgsz", type=int, default=640, help="side of the square input that it was trained at")
+    parser.add_argument("--imgsz", type=int, help="side of its square input; the model's own if not given")
     parser.add_argument("--format", choices=["peft", "lycoris"], default="peft", help="library that wrote it")
     trust(parser)
     _out(parser)

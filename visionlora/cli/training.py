@@ -62,7 +62,7 @@ def add_plan(verbs: Any) -> None:
     parser.add_argument("--model", required=True, help="base: a checkpoint (.pt), or a name such as yolo11n.pt")
     parser.add_argument("--data", required=True, help="data.yaml with train")
     _task(parser)
-    parser.add_argument("--imgsz", type=int, default=640, help="side of the square input in pixels")
+    parser.add_argument("--imgsz", type=int, help="side of the square input in pixels; the model's own if not given")
     parser.add_argument(
         "--batch", type=_batch, default=16, help="images a step; auto: the largest that fits, for each way to train"
     )
@@ -146,7 +146,7 @@ def _adapter_options(group: argparse._ArgumentGroup) -> None:
 
 def _schedule_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--epochs", type=int, default=50, help="passes over the training images")
-    group.add_argument("--imgsz", type=int, default=640, help="side of the square input in pixels")
+    group.add_argument("--imgsz", type=int, help="side of the square input in pixels; the model's own if not given")
     group.add_argument(
         "--batch",
         type=_batch,

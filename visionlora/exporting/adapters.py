@@ -62,7 +62,7 @@ def import_adapter(
     *,
     model: Path | str,
     data: Path | str,
-    imgsz: int = 640,
+    imgsz: int | None = None,
     format: str = PEFT,
     overwrite: bool = False,
 ) -> ImportedAdapter:
@@ -74,7 +74,7 @@ def import_adapter(
         out: the adapter file to write (.safetensors).
         model: the base (.pt) that it was trained on; for `peft` its class outputs may have been others.
         data: data.yaml, for the class names.
-        imgsz: side of the square input that it was trained at, in pixels.
+        imgsz: side of the square input that it was trained at, in pixels; the model's if None.
         format: `peft` or `lycoris`.
         overwrite: replace an existing file.
 
@@ -97,6 +97,7 @@ def import_adapter(
     read = READERS[format](Path(source))
     family = family_of(model)
     base = family.load(model)
+    imgsz = base.image_size if imgsz is None else imgsz
     family.check_image_size(imgsz, base)
     names = load_dataset(data, splits=(), task=base.task).names
     detector = family.adapted(base, names, AdapterSettings())

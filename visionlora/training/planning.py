@@ -26,7 +26,7 @@ from visionlora.progress import counting, tracked
 from visionlora.training.batching import Fitting, Room
 from visionlora.training.recipes import Recipe, RecipeChoice, look_at, recipe_for
 from visionlora.training.samples import step_sample
-from visionlora.training.settings import AUTO_BATCH, Schedule, batch_or_usual, check_memory
+from visionlora.training.settings import AUTO_BATCH, Schedule, batch_or_usual, check_count, check_memory
 from visionlora.training.target import with_task
 
 _ROUNDS = 5
@@ -148,7 +148,7 @@ def plan(
     data: Path | str,
     *,
     task: str | None = None,
-    imgsz: int = 640,
+    imgsz: int | None = None,
     batch: int | str = 16,
     memory: float | None = None,
     device: str | None = None,
@@ -164,7 +164,7 @@ def plan(
         model: checkpoint (.pt, .pth) of a detector, or a bare name such as `yolo11n.pt`.
         data: data.yaml with a train split.
         task: `detect`, `segment`, `pose` or `obb`, as for `train`; None for the model's.
-        imgsz: side of the network's square input in pixels.
+        imgsz: side of the network's square input in pixels; that which the model was trained at if None.
         batch: images a step. `auto` finds for each way the largest batch up to 64 that a training fits with (see
             docs/training.md), and times a step at 16, or at the largest batch of all where that is less; on a GPU only.
         memory: with `auto`, the GiB to fit into, as on a smaller GPU; what is free if None.
@@ -179,9 +179,9 @@ def plan(
         >>> print(vl.plan("yolo11n.pt", "data.yaml", imgsz=320))  # doctest: +SKIP
     """
     auto, batch = batch == AUTO_BATCH, batch_or_usual(batch)
-    for option, value in (("--batch", batch), ("--imgsz", imgsz)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise UsageError(f"{option}: expected a whole number of at least 1, got {value!r}")
+    check_count(batch, "--batch")
+    if imgsz is not None:
+        check_count(imgsz, "--imgsz")
     check_memory(memory, auto=auto)
     device = check_device(default_device() if device is None else device)
     if "," in device:
@@ -192,6 +192,7 @@ def plan(
     model = local_file(model, CHECKPOINT)
     family = family_of(model)
     base = with_task(family, family.load(model), task, data)
+    imgsz = base.image_size if imgsz is None else imgsz
     family.check_image_size(imgsz, base)
     dataset = load_dataset(data, splits=("train",), task=base.task)
     images = dataset.split("train")

@@ -11,7 +11,7 @@ from typing import Any, cast
 from visionlora.adapters import AdapterSettings, read_adapter_card
 from visionlora.adapters.base_precision import FLOAT32
 from visionlora.adapters.factors import STARTS, FactorTraining
-from visionlora.adapters.methods import Addition, setting_names
+from visionlora.adapters.methods import Addition, method_for, setting_names
 from visionlora.data import Dataset
 from visionlora.detectors.device import check_batch, check_device, check_gpu, default_device
 from visionlora.detectors.family import Base, Family
@@ -80,10 +80,10 @@ class Schedule:
         object.__setattr__(self, "lr0", check_learning_rate(self.lr0, "--lr0"))
 
     @classmethod
-    def asked(cls, *, epochs: int, imgsz: int, batch: int | str, seed: int, lr0: float | None) -> Schedule:
-        """Return the schedule; without a rate, or with a batch that is to be found, with the usual one for now."""
-        rate = cls.lr0 if lr0 is None else lr0
-        return cls(epochs=epochs, imgsz=imgsz, batch=batch_or_usual(batch), seed=seed, lr0=rate)
+    def asked(cls, *, epochs: int, imgsz: int | None, batch: int | str, seed: int, lr0: float | None) -> Schedule:
+        """Return the schedule; without a size or a rate, or with a batch that is to be found, the usual for now."""
+        rate, size = cls.lr0 if lr0 is None else lr0, cls.imgsz if imgsz is None else imgsz
+        return cls(epochs=epochs, imgsz=size, batch=batch_or_usual(batch), seed=seed, lr0=rate)
 
 
 def batch_or_usual(batch: int | str) -> int:
@@ -278,6 +278,18 @@ class TrainingSettings:
         rate = recipe.lr0 if self.recipe.lr0 is None else self.recipe.lr0
         adapter = self.recipe.adapter(self.adapter, recipe)
         return replace(self, adapter=adapter, schedule=replace(self.schedule, lr0=rate))
+
+    def at_size_of(self, model: Path | str) -> TrainingSettings:
+        """Return the settings for images of the size that a model was trained at.
+
+        Raises:
+            ModelError: the model cannot be loaded.
+        """
+        size, method = self.family.load(model).image_size, self.adapter.method
+        own = {name: getattr(method, name) for name in setting_names(method)}
+        sized = method_for(method.name, own, imgsz=size)
+        schedule = replace(self.schedule, imgsz=size)
+        return replace(self, adapter=replace(self.adapter, method=sized), schedule=schedule)
 
     def check_belongs(self, base: Base, dataset: Dataset) -> None:
         """Refuse an adapter to go on with that is of another base or finds other classes, and what a task cannot have.

@@ -93,7 +93,7 @@ def train(
     targets: str = "all",
     base_precision: str = "float32",
     epochs: int = 50,
-    imgsz: int = 640,
+    imgsz: int | None = None,
     batch: int | str = 16,
     device: str | None = None,
     seed: int = 0,
@@ -138,7 +138,7 @@ def train(
         base_precision: what the frozen weights are kept in: `float32`, `fp16`, `int8`, or `nf4`, 4 bits, as in QLoRA
             (see docs/training.md). The adapter belongs to the rounded base, which is what merging starts from.
         epochs: passes over the training images.
-        imgsz: side of the network's square input in pixels.
+        imgsz: side of the network's square input in pixels; that which the model was trained at if None.
         batch: images a step, over all devices, which must divide it; `auto` finds the largest up to 64 that fits into
             a GPU's memory (see docs/training.md).
         device: `cpu`, `0`, `0,1`, or torch's `cuda:0`; the first GPU if there is one, else the CPU, if None.
@@ -178,7 +178,7 @@ def train(
     call = RunCall.asked(resume=resume, overwrite=overwrite, verbose=verbose, quiet=quiet)
     model = local_file(model, CHECKPOINT)
     own = {"rank": rank, "alpha": alpha, "block_size": block_size, "form": form, "border": border, "tokens": tokens}
-    chosen = method_for(method, own, imgsz=imgsz)
+    chosen = method_for(method, own, imgsz=imgsz or Schedule.imgsz)
     settings = TrainingSettings(
         family_of(model),
         AdapterSettings(chosen, targets=targets, activation=activation, base_precision=base_precision),
@@ -195,6 +195,8 @@ def train(
         auto_batch=batch == AUTO_BATCH,
         task=task,
     )
+    if imgsz is None:
+        settings = settings.at_size_of(model)
     trained = run_training(model, data, out, settings, call)
     warn_of_little(trained)
     return trained

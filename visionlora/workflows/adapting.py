@@ -87,7 +87,7 @@ def adapt(
     targets: str = "all",
     base_precision: str = "float32",
     epochs: int = 50,
-    imgsz: int = 640,
+    imgsz: int | None = None,
     batch: int | str = 16,
     device: str | None = None,
     seed: int = 0,
@@ -134,7 +134,7 @@ def adapt(
     check_budget(limits)
     model = local_file(model, CHECKPOINT)
     own = {"rank": rank, "alpha": alpha, "block_size": block_size, "form": form, "border": border, "tokens": tokens}
-    chosen = method_for(method, own, imgsz=imgsz)
+    chosen = method_for(method, own, imgsz=imgsz or Schedule.imgsz)
     settings = TrainingSettings(
         family_of(model),
         AdapterSettings(chosen, targets=targets, activation=activation, base_precision=base_precision),
@@ -151,6 +151,8 @@ def adapt(
         auto_batch=batch == AUTO_BATCH,
         task=task,
     )
+    if imgsz is None:
+        settings = settings.at_size_of(model)
     folder = RunFolder(Path(out))
     way = _Way(model, data, folder, settings, call, limits)
     with level(call.console), exclusive(folder.path):
