@@ -18,6 +18,7 @@ from visionlora.detectors.ultralytics.family import ULTRALYTICS
 from visionlora.errors import ExportError, ModelError, OutputError, UsageError
 from visionlora.exporting import ExportedModel, export, exporting
 from visionlora.runtime import NcnnNetwork, OnnxNetwork, OpenVinoNetwork, open_exported
+from visionlora.tasks import Classify
 from visionlora.vision.inference import detect
 from visionlora.vision.preprocess import read_image
 from visionlora.workflows.evaluating import evaluate
@@ -68,6 +69,26 @@ def test_a_task_has_its_outputs_in_every_format(name, task, checkpoint, tmp_path
         (one,), (other,) = (detect(each, [read_image(sample_pictures()[0])]) for each in (torch, network))
         assert len(one) == len(other) > 0
         assert all((one.masks.dense(i) != other.masks.dense(i)).mean() < 0.01 for i in range(len(one)))
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_a_classifier_has_its_probabilities_in_every_format(name, classifier, tmp_path) -> None:
+    for library in LIBRARIES[name]:
+        pytest.importorskip(library)
+    file = export(classifier, tmp_path / NAMES[name], format=name)
+    expected = ULTRALYTICS.open(classifier)
+    assert file.score_error < 1e-3
+
+    network = open_exported(file.path, name)
+
+    assert network.task == Classify() and network.names == expected.names
+    batch = np.random.default_rng(0).random((2, 3, 64, 64), np.float32)
+    np.testing.assert_allclose(network(batch)[0], expected(batch)[0], atol=0.02)
+    if name != "litert":  # its card lies inside
+        described = file.path.with_suffix(".metadata.yaml")
+        described.write_text(described.read_text().replace('"red",', '"red", "blue",'))
+        with pytest.raises(ModelError, match="expected an output"):
+            open_exported(file.path, name)
 
 
 def test_what_openvino_computes_in_costs_no_accuracy_and_is_said(checkpoint, tmp_path) -> None:

@@ -189,9 +189,7 @@ def test_errors_of_groups_are_of_each_class() -> None:
     assert prediction_error(Classify(), [(wanted,)], [(got,)]) == pytest.approx([0.04, 0.0], abs=1e-6)
 
 
-def test_formats_of_boxes_are_refused(exported: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"--format ncnn: holds detectors, and .* is of task classify"):
-        vl.export(exported.with_name("merged.pt"), tmp_path / "a.param", format="ncnn")
+def test_a_bundle_is_refused(exported: Path, tmp_path: Path) -> None:
     with pytest.raises(vl.ModelError, match=r"a model of task classify, which detect.py does not know"):
         vl.bundle(exported, tmp_path / "a.zip")
 

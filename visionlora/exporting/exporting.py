@@ -103,11 +103,6 @@ def export(
     base = family.load(model)
     if adapter is not None:
         base = with_adapter(family, base, load_adapter(adapter), adapter)
-    if format != ONNX.name and not base.task.boxes:
-        raise UsageError(
-            f"--format {format}: holds detectors, and {base.path} is of task {base.task.name}; take --format "
-            f"{ONNX.name}"
-        )
     image_size = base.image_size if imgsz is None else imgsz
     family.check_image_size(image_size, base)
     detector = family.raw_detector(base.model)

@@ -120,7 +120,7 @@ def described(path: Path, fields: Mapping[str, Any]) -> Description:
     card = parse_json(fields["visionlora"]) if isinstance(fields.get("visionlora"), str) else None
     if card is not None and not isinstance(card, dict):
         raise ValueError("expected the visionlora entry to be an object")
-    task = of_boxes(path, stated_task(path, fields, card))
+    task = stated_task(path, fields, card)
     if card is not None and "names" in card:
         names, size = card["names"], _image_size(card)
     else:
@@ -162,17 +162,6 @@ def stated_task(
     if name == "segment" and prototypes is not None:
         settings = {"coefficients": prototypes}
     return task_of(name, path, settings)
-
-
-def of_boxes(path: Path, task: Task) -> Task:
-    """Return the task of a file that onnxruntime does not execute.
-
-    Raises:
-        ModelError: it is of classification.
-    """
-    if not task.boxes:
-        raise ModelError(f"{path}: expected a detector, got one of task {task.name!r}, which runs in ONNX files alone")
-    return task
 
 
 def stated(fields: Mapping[str, Any]) -> Stated:

@@ -33,6 +33,10 @@ def is_end_to_end(
         ModelError: it gives neither, or what its metadata contradicts.
     """
     rows = task.rows(classes)
+    if not task.boxes:
+        if shape[1:] != (rows,):
+            raise ModelError(f"{path}: expected an output (n, {rows}) for {classes} classes, got {shape}")
+        return False
     if len(shape) == 3 and shape[2] == task.final_columns:
         if stated.end_to_end is None:
             if not _looks_end_to_end(task, trials, classes):

@@ -14,7 +14,7 @@ from visionlora.errors import ModelError, UsageError
 from visionlora.formats.parsing import parse_json
 from visionlora.formats.text import class_names
 from visionlora.runtime.batch import check_batch, check_count, checked_outputs
-from visionlora.runtime.description import of_boxes, stated_task
+from visionlora.runtime.description import stated_task
 from visionlora.tasks import RawPrediction
 
 _MAX_METADATA_BYTES = 4 << 20
@@ -51,7 +51,7 @@ class LiteRtNetwork:
             raise UsageError(f"threads: expected at least 1, got {threads}")
         self.path = Path(path)
         self.metadata, fields = _read_metadata(self.path)
-        self.task = of_boxes(self.path, stated_task(self.path, fields, self.metadata))
+        self.task = stated_task(self.path, fields, self.metadata)
         self.names, self.nms = class_names(self.metadata["names"]), bool(self.metadata["nms"])
         self.image_size = int(self.metadata["preprocessing"]["image_size"])
         self._interpreter = _load(self.path, threads)
