@@ -1,4 +1,4 @@
-"""Find objects with a detector that visionlora exported: boxes, masks, keypoints or oriented boxes.
+"""Find objects with a model that visionlora exported: boxes, masks, keypoints or oriented boxes; or class pictures.
 
 README.md has the contract of the file.
 
@@ -50,7 +50,10 @@ except ImportError:
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 PREPROCESSING = {"letterbox": "square", "padding": 114, "channels": "RGB", "scale": "1/255"}
-SIZES: dict = {"detect": {}, "segment": {"coefficients": 32}, "pose": {"keypoints": 17, "dims": 3}, "obb": {}}
+CENTER_CROP = {"resize": "shorter side", "crop": "center", "channels": "RGB", "scale": "1/255"}
+SIZES: dict = {"segment": {"coefficients": 32}, "pose": {"keypoints": 17, "dims": 3}}
+SIZES.update({"detect": {}, "obb": {}, "classify": {}})
+SHOWN = 5  # classes that are given of a picture
 CONFIDENCE = 0.25
 SEAL = b"\x72\x55\x0a\x11visionlora_sha256\x12\x40"  # before the 64 digits that a file of ours ends with
 MAX_CANDIDATES = 30_000  # that enter suppression, the best first
@@ -100,8 +103,11 @@ class Detector:
                 raise ValueError(f"the sizes of its task, it has {self.sizes!s:.80}")
         except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"{path}: expected a file that visionlora exported, its metadata lacks {error}") from error
-        if version != 1 or preprocessing != PREPROCESSING:
-            raise ValueError(f"{path}: expected format 1 with {PREPROCESSING}, got {version} with {preprocessing}")
+        known_preprocessing = CENTER_CROP if self.task == "classify" else PREPROCESSING
+        if version != 1 or preprocessing != known_preprocessing:
+            raise ValueError(
+                f"{path}: expected format 1 with {known_preprocessing}, got {version} with {preprocessing}"
+            )
         self.takes_pixels = self.session.get_inputs()[0].type == "tensor(uint8)"
         self.iou_threshold, self.max_detections, self.path = iou_threshold, max_detections, path
         grey, noise = (
@@ -111,21 +117,27 @@ class Detector:
                 np.random.RandomState(0).randint(0, 256, (self.image_size, self.image_size, 3)),
             )
         )
-        if np.array_equal(grey, noise):
+        if np.array_equal(grey, noise) and self.task != "classify":  # which may be as sure of both
             raise ValueError(f"{path}: the network gave the same for two different pictures; its file is broken")
 
     def _run(self, square: np.ndarray) -> list:
-        """Return what the network gives for a letterboxed picture; ValueError if it is nonsense.
+        """Return what the network gives for a picture in its square; ValueError if it is nonsense.
 
-        The first is (rows, anchors): 4 of the box, a score a class, and what the task has beside: a factor for each
-        prototype of masks, or x, y and how surely it is visible of each keypoint, or the angle. For masks there is a
-        second, the prototypes (coefficients, size / 4, size / 4).
+        Of a classifier it is (classes,) probabilities. Of others the first is (rows, anchors): 4 of the box, a score a
+        class, and what the task has beside: a factor for each prototype of masks, or x, y and how surely it is visible
+        of each keypoint, or the angle. For masks there is a second, the prototypes (coefficients, size / 4, size / 4).
         """
         tensor = square[None] if self.takes_pixels else to_float(square)
         try:
             outputs = self.session.run(None, {self.session.get_inputs()[0].name: tensor})
         except ORT_ERRORS as error:
             raise ValueError(f"{self.path}: onnxruntime cannot run it: {' '.join(str(error).split())}") from error
+        if self.task == "classify":
+            if [output.shape for output in outputs] != [(1, len(self.names))]:
+                raise ValueError(f"{self.path}: expected an output (1, {len(self.names)}), got {outputs[0].shape}")
+            if not (outputs[0].min() >= -0.01 and outputs[0].max() <= 1.01):
+                raise ValueError(f"{self.path}: expected probabilities in [0, 1]; the file is broken")
+            return [outputs[0][0]]
         end = 4 + len(self.names)
         rows = end if self.task == "detect" else end + int(np.prod(list(self.sizes.values())))  # of no sizes it is 1
         if outputs[0].ndim != 3 or outputs[0].shape[:2] != (1, rows) or not outputs[0].shape[2]:
@@ -150,12 +162,17 @@ class Detector:
         Each is a dict: name, class_id, score in [0, 1], box_xyxy (left, top, right, bottom in pixels of the image), and
         what the task finds beside: segmentation (a mask as COCO's RLE, see `mask_of`), keypoints (x, y and how surely
         it is visible, each), or obb (centre x, centre y, width, height, angle in radians).
-        Without a confidence the file's own thresholds count, one a class.
+        Without a confidence the file's own thresholds count, one a class. A classifier has none, and gives the five
+        best classes of the picture: name, class_id and score.
         """
+        pixels = image if isinstance(image, np.ndarray) else read_image(image)
+        if self.task == "classify":
+            if confidence is not None:
+                raise ValueError("confidence: a classifier gives the probabilities of all classes; leave it out")
+            return self._classes(pixels)
         if confidence is not None and not 0 <= confidence <= 1:
             raise ValueError(f"confidence: expected a number in [0, 1], got {confidence}")
         limits = np.array(self.thresholds if confidence is None else [confidence] * len(self.names), dtype=np.float64)
-        pixels = image if isinstance(image, np.ndarray) else read_image(image)
         square, place = letterbox(pixels, self.image_size)
         prediction, *prototypes = self._run(square)
         end = 4 + len(self.names)
@@ -176,6 +193,12 @@ class Detector:
             **self._geometry(boxes, extras, prototypes, place),
         }
         return [{field: values[i] for field, values in columns.items()} for i in range(len(scores))]
+
+    def _classes(self, pixels: np.ndarray) -> list:
+        """Return the best classes of a picture, equals by their ids."""
+        probabilities = self._run(center_crop(pixels, self.image_size))[0]
+        best = np.argsort(-probabilities, kind="stable")[:SHOWN].tolist()
+        return [{"name": self.names[i], "class_id": i, "score": float(probabilities[i])} for i in best]
 
     def _geometry(self, boxes: np.ndarray, extras: np.ndarray, prototypes: list, place: "Place") -> dict:
         """Return where the objects are in the image: lists by the names that `predict` has for them."""
@@ -291,10 +314,15 @@ class Place(NamedTuple):
         return np.clip(points, 0, np.float32(self.size_wh)) if clip else points
 
 
-def letterbox(image: np.ndarray, size: int) -> tuple:
-    """Fit an image into a grey square: (size, size, 3) uint8 RGB, and its place there."""
+def check_pixels(image: np.ndarray) -> None:
+    """Raise ValueError if an array is no picture."""
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
         raise ValueError(f"expected an image (H, W, 3) of uint8, got {image.shape} of {image.dtype}")
+
+
+def letterbox(image: np.ndarray, size: int) -> tuple:
+    """Fit an image into a grey square: (size, size, 3) uint8 RGB, and its place there."""
+    check_pixels(image)
     height, width = image.shape[:2]
     scale = min(size / height, size / width)
     new_width, new_height = max(round(width * scale), 1), max(round(height * scale), 1)
@@ -303,6 +331,36 @@ def letterbox(image: np.ndarray, size: int) -> tuple:
     square[top : top + new_height, left : left + new_width] = resize(image, new_width, new_height)
     place = Place((new_width / width, new_height / height), (left, top), (width, height))
     return np.ascontiguousarray(square[:, :, ::-1]), place
+
+
+def center_crop(image: np.ndarray, size: int) -> np.ndarray:
+    """Resize the shorter side of an image to a square's and cut out the middle: (size, size, 3) uint8 RGB."""
+    check_pixels(image)
+    height, width = image.shape[:2]
+    for axis, side in ((1, width), (0, height)):
+        long = int(size * side / min(width, height))
+        first = round((long - size) / 2)
+        image = reduce(image, long, np.arange(first, first + size), axis)
+    return np.ascontiguousarray(image[:, :, ::-1])
+
+
+def reduce(image: np.ndarray, size: int, kept: np.ndarray, axis: int) -> np.ndarray:
+    """Resize (H, W, 3) along an axis to `size` pixels, of which some are kept, as Pillow's BILINEAR does (22 bits)."""
+    before = image.shape[axis]
+    if before == size:
+        return image.take(kept, axis=axis)
+    reach = max(before / size, 1.0)  # of the triangle that weighs the pixels
+    centres = (kept + 0.5) * (before / size)
+    first = np.maximum((centres - reach + 0.5).astype(int), 0)
+    end = np.minimum((centres + reach + 0.5).astype(int), before)
+    taps = first[:, None] + np.arange((end - first).max())
+    weights = np.maximum(1 - np.abs(taps + 0.5 - centres[:, None]) / reach, 0) * (taps < end[:, None])
+    weights = np.floor(weights / weights.sum(axis=1, keepdims=True) * (1 << 22) + 0.5).astype(np.int32)
+    total: np.ndarray = np.int32(1 << 21)
+    for tap in range(taps.shape[1]):
+        weight = weights[:, tap].reshape((1, -1, 1) if axis else (-1, 1, 1))
+        total = total + image.take(np.minimum(taps[:, tap], before - 1), axis=axis) * weight
+    return (total >> 22).clip(0, 255).astype(np.uint8)
 
 
 def to_float(square: np.ndarray) -> np.ndarray:
@@ -487,7 +545,7 @@ def draw(image: np.ndarray, detections: list, path: Path) -> None:
             picture[inside] = picture[inside] * np.float32(0.55) + colour * np.float32(0.45)
             picture[inside & ~inner] = colour
     canvas = Image.fromarray(picture[:, :, ::-1]) if cv2 is None else picture
-    for found in detections:
+    for number, found in enumerate(detections):
         colour = COLOURS_RGB[found["class_id"] % len(COLOURS_RGB)]
         for line in lines_of(found):
             points = np.rint(np.clip(line, -1e5, 1e5)).astype(int)
@@ -495,7 +553,7 @@ def draw(image: np.ndarray, detections: list, path: Path) -> None:
                 ImageDraw.Draw(canvas).line([tuple(point) for point in points.tolist()], fill=colour, width=2)
             else:
                 cv2.polylines(canvas, [points.astype(np.int32)], False, colour[::-1], 2)
-        left, top = (round(v) for v in found["box_xyxy"][:2])
+        left, top = (round(v) for v in found.get("box_xyxy", (0, 18 * number))[:2])  # classes one below the other
         ink = (255, 255, 255) if "segmentation" in found else colour  # on its own colour none can be read
         # Control characters as escapes, and so what is no Unicode, which ends the process in OpenCV 5.
         name = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in found["name"])
@@ -518,6 +576,8 @@ def draw(image: np.ndarray, detections: list, path: Path) -> None:
 
 def lines_of(found: dict) -> list:
     """Return what is drawn of a detection in lines through points (P, 2): its box, but of a mask, and its keypoints."""
+    if "box_xyxy" not in found:
+        return []
     left, top, right, bottom = found["box_xyxy"]
     box = np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
     if "obb" in found:
@@ -577,14 +637,17 @@ def compare(test: dict, found: list) -> list:
     for wanted in test["detections"]:
         told = sorted(difference(wanted, one, test) for one in found if one["class_id"] == wanted["class_id"])
         if all(text for _, text in told):
-            box = [round(value) for value in wanted["box_xyxy"]]
+            box = [round(value) for value in wanted.get("box_xyxy", ())]
             text = told[0][1] if told else "no such object"
-            problems.append(f"expected {wanted['name']} with {wanted['score']:.3f} at {box}, found {text}")
+            place = f" at {box}" if box else ""
+            problems.append(f"expected {wanted['name']} with {wanted['score']:.3f}{place}, found {text}")
     return problems
 
 
 def difference(wanted: dict, found: dict, test: dict) -> tuple:
     """Return how far a box is off in pixels, and what differs by more than a self-test allows; empty for nothing."""
+    if "box_xyxy" not in wanted:
+        return 0.0, "" if abs(found["score"] - wanted["score"]) <= test["score_tolerance"] else f"{found['score']:.3f}"
     apart = float(np.abs(np.subtract(found["box_xyxy"], wanted["box_xyxy"])).max())
     if not (apart <= test["box_tolerance"] and abs(found["score"] - wanted["score"]) <= test["score_tolerance"]):
         return apart, f"{found['score']:.3f}, {apart:.1f} px off"
@@ -626,7 +689,8 @@ def self_test(folder: Path, key: "Path | None") -> list:
         problems.append(f"expected {manifest['preprocessing']['image_size']} px, the model takes {detector.image_size}")
     if (detector.task, detector.sizes) != (manifest.get("task", "detect"), manifest.get("task_settings", {})):
         return [*problems, f"expected another task, the model is of {detector.task} with {detector.sizes}"]
-    found = detector.predict(folder / test["picture"], confidence=test["confidence"])
+    confidence = None if detector.task == "classify" else test["confidence"]
+    found = detector.predict(folder / test["picture"], confidence=confidence)
     return problems + compare(test, found)
 
 
@@ -694,9 +758,10 @@ def _run(args: argparse.Namespace, model: Path) -> int:
             problems.append(str(error))
             continue
         name = os.fsencode(path).decode("utf-8", "backslashreplace")  # bytes that are no UTF-8 as \xe9
-        results.append({"image": name, "detections": detector.predict(image, confidence=args.conf)})
+        found = detector.predict(image, confidence=args.conf)
+        results.append({"image": name, "top5" if detector.task == "classify" else "detections": found})
         if args.draw:
-            draw(image, results[-1]["detections"], args.draw / path.name)
+            draw(image, found, args.draw / path.name)
     if not results:
         raise ValueError("; ".join(problems))
     text = json.dumps(results, indent=1)

@@ -24,7 +24,7 @@ from visionlora.runtime import OnnxNetwork
 from visionlora.tasks import OrientedBoxes, Pose, Segment
 from visionlora.vision import image_header
 from visionlora.vision.inference import detect
-from visionlora.vision.preprocess import read_image
+from visionlora.vision.preprocess import center_crop_pixels, read_image
 
 SCRIPT = Path(__file__).parents[2] / "export" / "detect.py"
 CONFIDENCE = 0.4
@@ -179,6 +179,45 @@ def test_runs_that_are_no_mask_are_refused(without_opencv, counts, size):
 def test_nms_has_an_effect_on_these_pictures(tmp_path, model, folder):
     everything = write_detector(tmp_path / "all.onnx", properties={"visionlora": json.dumps(own_metadata(nms=False))})
     assert len(expected_detections(model, folder / "1.jpg")) < len(expected_detections(everything, folder / "1.jpg"))
+
+
+@pytest.fixture(scope="module")
+def class_model(classifier: Path, tmp_path_factory) -> Path:
+    return vl.export(classifier, tmp_path_factory.mktemp("classes") / "model.onnx").path
+
+
+@LIBRARIES
+def test_classes_are_those_of_visionlora(class_model, folder, tmp_path, blocked):
+    script = load(blocked)
+    detector = script.Detector(class_model)
+    random = np.random.default_rng(0)
+    for shape in ((64, 64), (40, 31), (201, 333), (64, 700), (1, 5)):
+        pixels = random.integers(0, 256, (*shape, 3), dtype=np.uint8)
+        np.testing.assert_array_equal(script.center_crop(pixels, 64), center_crop_pixels(pixels, 64)[0][:, :, ::-1])
+        best = vl.Detector(class_model).predict(pixels).to_dict()["top5"]
+        found = [{**one, "score": round(one["score"], 4)} for one in detector.predict(pixels)]
+        assert found == [{key: one[key] for key in ("name", "class_id", "score")} for one in best]
+    with pytest.raises(ValueError, match="confidence: a classifier gives the probabilities of all classes"):
+        detector.predict(pixels, confidence=0.5)
+    done = run(blocked, "--model", class_model, "--source", folder / "1.jpg", "--draw", tmp_path / "drawn")
+    assert [sorted(entry) for entry in json.loads(done.stdout)] == [["image", "top5"]] and not done.stderr
+    assert (tmp_path / "drawn/1.jpg").is_file()
+
+
+def test_a_bundle_of_classes_says_ok_or_what_differs(class_model, tmp_path):
+    folder = vl.bundle(class_model, tmp_path / "line").path
+    told = [run("cv2", "--self-test", folder)]
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    first = manifest["selftest"]["detections"][0]
+    assert sorted(first) == ["class_id", "name", "score"]
+    opened = vl.open_bundle(folder)
+    assert opened.detector().predict(folder / "selftest.png").to_dict()["top5"][0]["name"] == first["name"]
+    expected = first["score"]
+    first["score"] = round(expected - 0.4, 4)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    told.append(run("cv2", "--self-test", folder))
+    assert [done.returncode for done in told] == [0, 1] and told[0].stdout == "OK\n"
+    assert told[1].stdout.startswith(f"expected {first['name']} with {first['score']:.3f}, found {expected:.3f}")
 
 
 @LIBRARIES

@@ -189,11 +189,6 @@ def test_errors_of_groups_are_of_each_class() -> None:
     assert prediction_error(Classify(), [(wanted,)], [(got,)]) == pytest.approx([0.04, 0.0], abs=1e-6)
 
 
-def test_a_bundle_is_refused(exported: Path, tmp_path: Path) -> None:
-    with pytest.raises(vl.ModelError, match=r"a model of task classify, which detect.py does not know"):
-        vl.bundle(exported, tmp_path / "a.zip")
-
-
 def test_adapt_goes_the_whole_way(classifier: Path, tmp_path: Path, monkeypatch) -> None:
     data = write_classified(tmp_path / "data", {"train": 4, "val": 3})
     made = vl.adapt(classifier, data, tmp_path / "run", epochs=1, images=8, **TRAINED)

@@ -93,8 +93,7 @@ def bundle(
             there, is refused.
 
     Raises:
-        ModelError: the model cannot be used, is of a task that the runner does not know, or the runner does not find
-            what it should.
+        ModelError: the model cannot be used, or the runner does not find what it should.
         DataError: the picture cannot be read.
         OutputError: `out` exists, is a folder that is no bundle, or cannot be written.
         UsageError: the key cannot be used, or the model finds nothing at all in the picture.
@@ -117,11 +116,6 @@ def bundle(
     card = detector.network.metadata
     if card is None:
         raise ModelError(f"{model}: expected an ONNX file that visionlora wrote, got one of another maker")
-    if not detector.network.task.boxes:
-        raise ModelError(
-            f"{model}: expected a detector, got a model of task {detector.network.task.name}, which {RUNNER} does not "
-            "know; on the device open the file itself with vl.Detector"
-        )
     if not is_plain_name(model.name):
         raise UsageError(f"{model.name}: expected a file name of letters, digits, dots and dashes")
     name, content = _picture(picture, detector.image_size)
@@ -177,11 +171,13 @@ def _picture(path: Path | str | None, image_size: int) -> tuple[str, bytes]:
 
 def _selftest(detector: Detector, name: str, content: bytes, kind: str) -> SelfTest:
     pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
-    found = detector.predict(np.asarray(pixels, dtype=np.uint8), confidence=_SELFTEST_CONFIDENCE)
-    best = [ExpectedDetection(**one) for one in found.top(_SELFTEST_DETECTIONS).to_dict()["detections"]]
+    confidence = _SELFTEST_CONFIDENCE if detector.network.task.boxes else None
+    found = detector.predict(np.asarray(pixels, dtype=np.uint8), confidence=confidence)
+    says = found.top(_SELFTEST_DETECTIONS).to_dict() if detector.network.task.boxes else found.to_dict()
+    best = [ExpectedDetection(**one) for one in says["detections" if "detections" in says else "top5"]]
     if not best:
         raise UsageError("the model finds nothing at all in the self-test's picture; give another with --picture")
-    return SelfTest(name, _SELFTEST_CONFIDENCE, best, *_TOLERANCES[kind])
+    return SelfTest(name, confidence or 0.0, best, *_TOLERANCES[kind])
 
 
 def _requirements() -> str:

@@ -59,8 +59,8 @@ class ExpectedDetection:
         name: of its class.
         class_id: index into the names.
         score: in [0, 1].
-        box_xyxy: left, top, right, bottom.
-        segmentation: its mask; None where the task finds none, as of the two below.
+        box_xyxy: left, top, right, bottom; None where the task finds none, as of all below.
+        segmentation: its mask.
         keypoints: of each x, y and how surely it is visible.
         obb: centre x, centre y, width, height, angle in radians.
     """
@@ -68,7 +68,7 @@ class ExpectedDetection:
     name: str
     class_id: Annotated[int, Field(ge=0)]
     score: _Fraction
-    box_xyxy: Annotated[Sequence[_Number], Field(min_length=4, max_length=4)]
+    box_xyxy: Annotated[Sequence[_Number], Field(min_length=4, max_length=4)] | None = None
     segmentation: ExpectedMask | None = None
     keypoints: Sequence[Annotated[Sequence[_Number], Field(min_length=3, max_length=3)]] | None = None
     obb: Annotated[Sequence[_Number], Field(min_length=5, max_length=5)] | None = None

@@ -62,7 +62,7 @@ class Bundle:
         """
         name = self.manifest.model
         network = OnnxNetwork(self.path / name, content=self.files[name], **options)
-        return Detector(network, confidence=self.manifest.thresholds)
+        return Detector(network, confidence=self.manifest.thresholds if network.task.boxes else None)
 
 
 @dataclass(frozen=True)
