@@ -63,7 +63,7 @@ def test_an_adapter_of_another_task_is_refused(task, lines, tmp_path) -> None:
     loaded, lie = load_arrays(adapter), tmp_path / "lie.safetensors"
     card = dataclasses.replace(loaded.card, task=task.name, task_settings=task.settings())
     save_arrays(dataclasses.replace(loaded, card=card), lie)
-    message = r"lie\.safetensors: the adapter finds .*base\.onnx finds Pose.*merge and export it"
+    message = rf"lie\.safetensors: the adapter is of task {task.name}.*base\.onnx of pose.*merge and export it"
     with pytest.raises(AdapterError, match=message):
         patch(base, lie, tmp_path / "line.onnx")
     with pytest.raises(AdapterError, match=message):

@@ -151,14 +151,14 @@ def adapt(
         auto_batch=batch == AUTO_BATCH,
         task=task,
     )
+    folder = RunFolder(Path(out))
+    folder.refuse_as_base(Path(model))
     if imgsz is None:
         settings = settings.at_size_of(model)
-    folder = RunFolder(Path(out))
     way = _Way(model, data, folder, settings, call, limits)
     with level(call.console), exclusive(folder.path):
         settle(folder)
         folder.refuse_earlier_stages(overwrite=way.replaces)
-        folder.refuse_as_base(Path(model))
         trained = run_training(model, data, out, settings, replace(call, calibrates=True))
         try:
             made = way.later_stages(trained)
