@@ -69,7 +69,7 @@ def test_final_detections_need_no_suppression(tmp_path) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"task": "segment"}, "task 'segment'"), ({"imgsz": [64, 32]}, "64 x 32"), ({"names": {0: "a"}}, "for 1 classes")],
+    [({"task": "segment"}, "task 'segment'"), ({"imgsz": [64, 32]}, "64 x 32"), ({"names": {0: "a"}}, "for 1 class")],
 )
 def test_other_models_are_refused(tmp_path, changes, message) -> None:
     with pytest.raises(ModelError, match=message):

@@ -7,7 +7,7 @@ from typing import Any
 
 import visionlora as vl
 from visionlora.cli.options import chosen, overwrite, verb
-from visionlora.formats.text import size_words
+from visionlora.formats.text import class_words, size_words
 
 
 def add_patch(verbs: Any) -> None:
@@ -17,7 +17,7 @@ def add_patch(verbs: Any) -> None:
         made = vl.patch(options.model, options.adapter, options.out, **chosen(options, "int8", "overwrite"))
         kept = f"; the file before is {made.previous}" if made.previous else ""
         print(
-            f"{made.path}: {size_words(made.bytes)}, {len(made.names)} classes, tried on this machine, "
+            f"{made.path}: {size_words(made.bytes)}, {class_words(len(made.names))}, tried on this machine, "
             f"in {made.seconds:.2f} s{kept}"
         )
 

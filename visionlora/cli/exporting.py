@@ -7,7 +7,7 @@ from typing import Any
 
 import visionlora as vl
 from visionlora.cli.options import chosen, overwrite, quantization_budget, trust, verb
-from visionlora.formats.text import size_words
+from visionlora.formats.text import class_words, size_words
 
 
 def _errors(written: vl.MergedModel | vl.ExportedModel) -> str:
@@ -22,7 +22,7 @@ def add_merge(verbs: Any) -> None:
     def run(options: argparse.Namespace) -> None:
         merged = vl.merge(options.model, options.adapter, options.out, overwrite=options.overwrite)
         print(
-            f"{merged.path}: {size_words(merged.bytes)}, {len(merged.names)} classes; read back and compared: "
+            f"{merged.path}: {size_words(merged.bytes)}, {class_words(len(merged.names))}; read back and compared: "
             f"{_errors(merged)}"
         )
 
@@ -42,8 +42,8 @@ def add_export(verbs: Any) -> None:
         names = ["adapter", "format", "imgsz", "opset", "overwrite"]
         exported = vl.export(options.model, options.out, **chosen(options, *names))
         print(
-            f"{exported.path}: {size_words(exported.bytes)}, {exported.image_size} px, {len(exported.names)} classes; "
-            f"checked against torch: {_errors(exported)}"
+            f"{exported.path}: {size_words(exported.bytes)}, {exported.image_size} px, "
+            f"{class_words(len(exported.names))}; checked against torch: {_errors(exported)}"
         )
 
     example = "visionlora export --model merged.pt --out model.onnx --imgsz 320"

@@ -229,7 +229,7 @@ def ultralytics_metadata(card: Mapping[str, Any], stride: int, task: Task) -> di
     """Return a file's metadata entries: the card, and what Ultralytics' own readers look for."""
     image_size = card["preprocessing"]["image_size"]
     return {
-        "description": "object detector exported by visionlora",
+        "description": f"{'object detector' if task.boxes else 'classifier'} exported by visionlora",
         "task": task.name,
         "batch": "1",
         "stride": str(stride),
