@@ -27,6 +27,16 @@ def overwrite(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
 
 
+def keep(parser: argparse.ArgumentParser) -> None:
+    """Add `--keep` and `--joined`."""
+    parser.add_argument("--keep", choices=["exact"], help="keep the base's classes: exact, bit for bit")
+    parser.add_argument(
+        "--joined",
+        choices=["both", "base", "new"],
+        help="with --keep: who finds a class that base and adapter both know by name; both if not given",
+    )
+
+
 def trust(parser: argparse.ArgumentParser) -> None:
     """Add `--trust`."""
     parser.add_argument(
