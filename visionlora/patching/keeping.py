@@ -190,21 +190,21 @@ def _module(layer: str) -> int:
     return int(found[1]) if found else 0
 
 
-def without_kept(kept: KeptModel, adapter: str) -> KeptModel:
+def without_kept(kept: KeptModel, name: str) -> KeptModel:
     """Return a base without one of the adapters beside it.
 
     Args:
         kept: is not changed.
-        adapter: its id, or the name of its file, where only one has it.
+        name: id of the adapter, or the name of its file, where only one has it.
 
     Raises:
         UsageError: there is no such adapter, or several.
     """
-    found = [i for i, each in enumerate(kept.adapters) if adapter in (each.id, each.name, each.sha256)]
+    found = [i for i, each in enumerate(kept.adapters) if name in (each.id, each.name, each.sha256)]
     if len(found) != 1:
         known = ", ".join(f"{each.id} ({each.name})" for each in kept.adapters)
         raise UsageError(
-            f"adapter {adapter!r}: expected one of the adapters in the file by its id or the name of its file, got "
+            f"--name {name!r:.80}: expected one of the adapters in the file by its id or the name of its file, got "
             f"{'several of this name' if found else 'none of them'}; it has {known}"
         )
     rest = [i for i in range(len(kept.adapters)) if i != found[0]]

@@ -29,6 +29,7 @@ from visionlora.int8.adapter_recipe import check_adapter_of
 from visionlora.int8.plan import beside_boxes_and_scores
 from visionlora.int8.recipe import IMAGES
 from visionlora.int8.scheme import X86, scheme_for
+from visionlora.patching import KEPT_ENTRY
 from visionlora.quantization.accuracy import SENSITIVITY_IMAGES, AccuracyTarget, keep_budget
 from visionlora.quantization.blank import warn_of_blank_images
 from visionlora.quantization.calibration import calibrate
@@ -401,7 +402,9 @@ def build_int8(
     card["nms"] = network.nms
     if thresholds is not None:
         card["thresholds"] = list(thresholds)
-    left = (BASE_ENTRY, RECIPE_KEY)  # of the float file alone
+    if "kept" in (network.metadata or {}):
+        card["kept"] = (network.metadata or {})["kept"]
+    left = (BASE_ENTRY, KEPT_ENTRY, RECIPE_KEY)  # of the float file alone
     properties = {entry.key: entry.value for entry in source.model.metadata_props if entry.key not in left}
     helper.set_model_props(quantized, {**properties, "visionlora": json.dumps(card)})
     return quantized
