@@ -62,7 +62,7 @@ def measure(args: argparse.Namespace, image_size: int, folder: Path) -> list[dic
         for i in order if number % 2 == 0 else reversed(order):
             turns[i].append(timed(networks[i], picture))
     detector = family_of(Path(args.model)).load(args.model)
-    costs = kept_costs(detector, args.starts, image_size)
+    costs = [cost for cost in kept_costs(detector, image_size) if cost.start in args.starts]
     return [
         {
             "image_size": image_size,

@@ -14,7 +14,7 @@ import visionlora as vl
 from visionlora.adapters.base_precision import NAMES as PRECISIONS
 from visionlora.adapters.factors import STARTS
 from visionlora.adapters.methods import FORMS, METHODS
-from visionlora.cli.options import chosen, overwrite, print_report, quantization_budget, trust, verb
+from visionlora.cli.options import chosen, keep, overwrite, print_report, quantization_budget, trust, verb
 from visionlora.errors import UsageError
 from visionlora.formats.text import printable
 from visionlora.tasks import TASKS
@@ -27,7 +27,7 @@ def add_adapt(verbs: Any) -> None:
     def run(options: argparse.Namespace) -> int:
         from visionlora.workflows.adapting import int8_advice
 
-        arguments = {**_training_arguments(options), **chosen(options, "max_drop", "max_class_drop")}
+        arguments = {**_training_arguments(options), **chosen(options, "max_drop", "max_class_drop", "keep", "joined")}
         try:
             adapted = vl.adapt(options.model, options.data, options.out, **arguments)
         except vl.BudgetMissed as missed:
@@ -49,6 +49,7 @@ def add_adapt(verbs: Any) -> None:
     parser = verb(verbs, "adapt", run, "the whole way: train, merge, export, quantize and judge", example)
     _training_options(parser)
     quantization_budget(parser)
+    keep(parser)
 
 
 def add_plan(verbs: Any) -> None:

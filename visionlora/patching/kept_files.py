@@ -36,6 +36,7 @@ class KeptFile:
         adapters: those beside it, in the order of their classes; none of a base alone.
         joined: who finds a class that several parts know by name: `both`, `base` or `new`.
         bytes: size of the file.
+        kind: `onnx`, in which the base finds what it finds alone bit for bit, or `int8`.
     """
 
     path: Path
@@ -44,9 +45,11 @@ class KeptFile:
     adapters: tuple[KeptAdapter, ...]
     joined: str
     bytes: int
+    kind: str
 
     def __str__(self) -> str:
-        lines = [f"{self.path}: {size_words(self.bytes)}; {self.base} with {len(self.base_names)} classes, unchanged"]
+        whole = "unchanged" if self.kind == "onnx" else f"in {self.kind}"
+        lines = [f"{self.path}: {size_words(self.bytes)}; {self.base} with {len(self.base_names)} classes, {whole}"]
         lines += [
             f"{each.id}  {each.name}, from module {each.start}: {', '.join(each.names)}" for each in self.adapters
         ]
@@ -90,7 +93,7 @@ def list_adapters(model: Path | str) -> KeptFile:
             raise ValueError(f"kept: expected the name of a base and one of {', '.join(RULES)}, got {joined!r:.40}")
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{path}: its visionlora metadata is broken: {error!r:.200}") from error
-    return KeptFile(path, base, names, adapters, joined, path.stat().st_size)
+    return KeptFile(path, base, names, adapters, joined, path.stat().st_size, str(card.get("kind")))
 
 
 def remove_adapter(model: Path | str, name: str, out: Path | str, *, overwrite: bool = False) -> KeptFile:
@@ -123,7 +126,7 @@ def remove_adapter(model: Path | str, name: str, out: Path | str, *, overwrite: 
     with atomic_output(out) as partial:
         write_kept(partial, rest)
     base = rest.base
-    return KeptFile(out, base.folded.name, base.names, rest.adapters, rest.rule, out.stat().st_size)
+    return KeptFile(out, base.folded.name, base.names, rest.adapters, rest.rule, out.stat().st_size, "onnx")
 
 
 def keep_adapters_in(path: Path, adapters: Sequence[Path | str], joined: str | None) -> KeptModel:

@@ -5,16 +5,22 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
+from visionlora.adapters import AdapterSettings
+from visionlora.adapters.base_precision import FLOAT32
 from visionlora.detectors import family_of
 from visionlora.detectors.family import Base
 from visionlora.errors import UsageError
+from visionlora.patching import KEEP
+from visionlora.tasks import task_words
 
+MOST = 1.5
+"""Times the base alone that a file with both may compute, where nothing else is asked for."""
 _FLOAT = 4  # bytes of a weight
 
 
@@ -36,17 +42,21 @@ class KeptCost:
 
 
 @torch.no_grad()
-def kept_costs(base: Base, starts: Sequence[int], image_size: int) -> tuple[KeptCost, ...]:
-    """Compute what the file costs for several first modules; the base's classes count for those of the adapter.
+def kept_costs(base: Base, image_size: int) -> tuple[KeptCost, ...]:
+    """Compute what the file costs for every first module with weights; the base's classes count for the adapter's.
 
     Args:
-        base: an Ultralytics detector.
-        starts: numbers of modules.
+        base: an Ultralytics detector of boxes, keypoints or oriented boxes.
         image_size: side of the square input in pixels.
 
     Raises:
-        UsageError: the base has no numbered modules, or none of such a number.
+        UsageError: the base is another.
     """
+    if base.family != "ultralytics" or base.task.outputs != 1 or not base.task.boxes:
+        raise UsageError(
+            f"--keep {KEEP}: expected an Ultralytics detector of boxes, keypoints or oriented boxes, got {base.path}, "
+            f"{base.family}, task {task_words(base.task)}"
+        )
     multiplications: Counter[int] = Counter()
     weights: Counter[int] = Counter()
     detector = family_of(base).raw_detector(base.model)
@@ -64,11 +74,6 @@ def kept_costs(base: Base, starts: Sequence[int], image_size: int) -> tuple[Kept
         if found and isinstance(module, nn.Conv2d | nn.Linear):
             module.register_forward_hook(count(int(found[1])))
     detector(torch.zeros(1, 3, image_size, image_size))
-    last = max(multiplications, default=0)
-    if not all(0 < start <= last for start in starts):
-        raise UsageError(
-            f"--targets: expected from:N with a module from 1 to {last} of {base.path}, got {list(starts)}"
-        )
     total, size = multiplications.total(), _FLOAT * weights.total()
 
     def behind(counted: Counter[int], start: int) -> int:
@@ -76,5 +81,42 @@ def kept_costs(base: Base, starts: Sequence[int], image_size: int) -> tuple[Kept
 
     return tuple(
         KeptCost(start, 1 + behind(multiplications, start) / total, size + _FLOAT * behind(weights, start), size)
-        for start in starts
+        for start in sorted(multiplications)
+        if start
     )
+
+
+def default_start(costs: Sequence[KeptCost]) -> int:
+    """Return the first module from which on base and adapter compute at most `MOST` times the base; else the last."""
+    return next((cost.start for cost in costs if cost.ratio <= MOST), costs[-1].start)
+
+
+def check_kept_settings(settings: AdapterSettings, costs: Sequence[KeptCost]) -> AdapterSettings:
+    """Return the settings of an adapter that can stand beside its base: targets `all` become those that cost little.
+
+    Args:
+        settings: as they were asked for.
+        costs: of the base.
+
+    Raises:
+        UsageError: such an adapter changes the first module, or more than weights that a patch can put in.
+    """
+    usual = default_start(costs)
+    if settings.targets == "all":
+        settings = replace(settings, targets=f"from:{usual}")
+    found, last = re.fullmatch(r"from:(\d+)", settings.targets), costs[-1].start
+    words = settings.targets.split("+")
+    if not (found and 0 < int(found[1]) <= last) and not {*words} <= {"neck", "head"}:
+        raise UsageError(
+            f"--keep {KEEP} --targets {settings.targets}: expected from:N with N from 1 to {last}, neck or head: what "
+            f"lies before is shared with the base; from:{usual} is the usual here"
+        )
+    problems = {
+        f"--method {settings.method.name}": not settings.method.merges,
+        f"--base-precision {settings.base_precision}": settings.base_precision != FLOAT32,
+        f"--activation {settings.activation}": settings.activation != "silu",
+    }
+    wrong = [option for option, is_wrong in problems.items() if is_wrong]
+    if wrong:
+        raise UsageError(f"--keep {KEEP}: cannot be with {', '.join(wrong)}: the base stays as it is; leave it out")
+    return settings
