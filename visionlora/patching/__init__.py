@@ -6,6 +6,7 @@ from visionlora.patching.inputs import INPUTS_SETTING, INPUTS_VERSION, graph_wit
 from visionlora.patching.keeping import KEEP, SHARED, KeptAdapter, check_keep
 from visionlora.patching.kept_files import KeptFile, keep_adapters_in, list_adapters, remove_adapter
 from visionlora.patching.patching import PatchedModel, patch, patched_content, rollback
+from visionlora.patching.selftest import BaseAlone
 
 __all__ = [
     "INPUTS_SETTING",
@@ -14,6 +15,7 @@ __all__ = [
     "KEPT_ENTRY",
     "SHARED",
     "AdapterBank",
+    "BaseAlone",
     "KeptAdapter",
     "KeptFile",
     "PatchableBase",

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from visionlora.errors import ModelError
-from visionlora.patching.keeping import KeptModel, kept_content
+from visionlora.patching.keeping import KeptModel, kept_content, open_kept
 from visionlora.runtime import OnnxNetwork
 
 
@@ -33,23 +33,52 @@ def self_test(path: Path, names: Sequence[str]) -> None:
         raise ModelError(f"{path}: gives the same scores for every picture; the file is not used")
 
 
+@dataclass(frozen=True, eq=False)
+class BaseAlone:
+    """The base in a file with adapters beside it, as a network of its own.
+
+    Attributes:
+        network: the base.
+        places: row of its output -> row of the file's output, of those that the file has.
+    """
+
+    network: OnnxNetwork
+    places: Mapping[int, int]
+
+    @classmethod
+    def of(cls, path: Path) -> BaseAlone:
+        """Return the base in a file.
+
+        Raises:
+            ModelError: the file is broken, or none that holds a base.
+        """
+        return cls.in_kept(open_kept(path))
+
+    @classmethod
+    def in_kept(cls, kept: KeptModel) -> BaseAlone:
+        """Return the base with adapters beside it."""
+        content = kept_content(replace(kept, adapters=(), branches=()))
+        places = {row: place for place, row in enumerate(kept.rows[0]) if row is not None}
+        return cls(OnnxNetwork(kept.base.path, content=content), places)
+
+    def equals(self, network: OnnxNetwork, picture: NDArray[np.float32]) -> bool:
+        """Whether the file's network predicts for an input (1, 3, S, S) what the base alone does, bit for bit."""
+        (alone,), (got,) = self.network(picture), network(picture)
+        return np.array_equal(got[:, list(self.places.values()), : alone.shape[2]], alone[:, list(self.places)])
+
+
 def self_test_kept(path: Path, kept: KeptModel) -> None:
     """Run a base with adapters beside it on the same pictures: the base's part must be the base's own, bit for bit.
 
     Raises:
         ModelError: it is another.
     """
-    alone = kept_content(replace(kept, adapters=(), branches=()))
-    base, network = OnnxNetwork(kept.base.path, content=alone), OnnxNetwork(path)
-    places = {row: place for place, row in enumerate(kept.rows[0]) if row is not None}
-    for picture in _pictures(network.image_size):
-        (expected,), (got,) = base(picture), network(picture)
-        part = got[:, list(places.values()), : expected.shape[2]]
-        if not np.array_equal(part, expected[:, list(places)]):
-            raise ModelError(
-                f"{path}: the base does not find what it finds alone, as this onnxruntime computes it; the file is not "
-                "used: use another version of onnxruntime"
-            )
+    base, network = BaseAlone.in_kept(kept), OnnxNetwork(path)
+    if not all(base.equals(network, picture) for picture in _pictures(network.image_size)):
+        raise ModelError(
+            f"{path}: the base does not find what it finds alone, as this onnxruntime computes it; the file is not "
+            "used: use another version of onnxruntime"
+        )
 
 
 def _pictures(side: int) -> tuple[NDArray[np.float32], ...]:
