@@ -27,9 +27,11 @@ def overwrite(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
 
 
-def keep(parser: argparse.ArgumentParser) -> None:
-    """Add `--keep` and `--joined`."""
+def keep(parser: argparse.ArgumentParser, *, joined: bool = True) -> None:
+    """Add `--keep`, and `--joined`, for verbs that make such a file."""
     parser.add_argument("--keep", choices=["exact"], help="keep the base's classes: exact, bit for bit")
+    if not joined:
+        return
     parser.add_argument(
         "--joined",
         choices=["both", "base", "new"],

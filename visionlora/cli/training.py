@@ -54,9 +54,10 @@ def add_adapt(verbs: Any) -> None:
 
 def add_plan(verbs: Any) -> None:
     """Add `visionlora plan`."""
+    names = ("task", "imgsz", "batch", "memory", "device", "keep")
 
     def run(options: argparse.Namespace) -> None:
-        print(vl.plan(options.model, options.data, **chosen(options, "task", "imgsz", "batch", "memory", "device")))
+        print(vl.plan(options.model, options.data, **chosen(options, *names)))
 
     example = "visionlora plan --model yolo11n.pt --data data.yaml --imgsz 320"
     parser = verb(verbs, "plan", run, "measure what each way to train costs here, and recommend one", example)
@@ -70,6 +71,7 @@ def add_plan(verbs: Any) -> None:
     parser.add_argument("--memory", type=float, help="with --batch auto: GiB to fit into; what is free if not given")
     trust(parser)
     parser.add_argument("--device", help="cpu, 0 or cuda:0; the first GPU, else the CPU, if not given")
+    keep(parser, joined=False)
 
 
 def add_train(verbs: Any) -> None:

@@ -120,3 +120,22 @@ def check_kept_settings(settings: AdapterSettings, costs: Sequence[KeptCost]) ->
     if wrong:
         raise UsageError(f"--keep {KEEP}: cannot be with {', '.join(wrong)}: the base stays as it is; leave it out")
     return settings
+
+
+def kept_lines(costs: Sequence[KeptCost]) -> list[str]:
+    """Return a table of what the file costs; nothing where none is kept."""
+    if not costs:
+        return []
+    usual = default_start(costs)
+    return [
+        "",
+        "| base and adapter in one file | time of the base | MB | of the base |",
+        "| --- | ---: | ---: | ---: |",
+        *(
+            f"| from:{cost.start}{' (default)' if cost.start == usual else ''} | {cost.ratio:.2f} | "
+            f"{cost.bytes / 1e6:.2f} | {cost.bytes / cost.base_bytes:.2f} |"
+            for cost in costs
+        ),
+        "",
+        "Time by the multiplications of both paths; MB of float weights.",
+    ]
