@@ -121,7 +121,11 @@ def remove_adapter(model: Path | str, name: str, out: Path | str, *, overwrite: 
     path = Path(local_file(model, ONNX))
     if out.resolve() == path.resolve():
         raise UsageError(f"--out {out}: expected another file than the one that is read; it would be replaced")
-    list_adapters(path)  # or the message would be that of a base
+    kind = list_adapters(path).kind
+    if kind != "onnx":
+        raise ModelError(
+            f"{path}: expected a float file, got {kind}; take the adapter out of the float file, and quantize that"
+        )
     rest = without_kept(open_kept(path), name)
     with atomic_output(out) as partial:
         write_kept(partial, rest)
