@@ -42,7 +42,10 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         rows = [row for size in args.imgsz for row in measure(args, size, Path(folder))]
-    results = {"command": " ".join(sys.argv), "machine": vars(this_machine()), **provenance(), "rows": rows}
+    command = (
+        f"benchmarks/keeping/run.py --model {Path(args.model).name} --rounds {args.rounds} --threads {args.threads}"
+    )
+    results = {"command": command, "machine": vars(this_machine()), **provenance(), "rows": rows}
     args.out.write_text(json.dumps(results, indent=1) + "\n")
     print(summary(results))
 
