@@ -40,11 +40,13 @@ VERBS = (
     "adapters merge",
     "adapters scale",
     "adapters rank",
+    "adapters list",
+    "adapters remove",
     "push",
     "pull",
 )
-FUNCTIONS = {"eval": "evaluate"} | {f"adapters {verb}": f"{verb}_adapter" for verb in ("scale", "rank")}
-FUNCTIONS["adapters merge"] = "merge_adapters"
+FUNCTIONS = {"eval": "evaluate"} | {f"adapters {verb}": f"{verb}_adapter" for verb in ("scale", "rank", "remove")}
+FUNCTIONS |= {f"adapters {verb}": f"{verb}_adapters" for verb in ("merge", "list")}
 FOR_PRINTING = ("help", "json", "trust")
 """Options that no function has."""
 

@@ -40,7 +40,16 @@ if TYPE_CHECKING:
         import_adapter,
         merge,
     )
-    from visionlora.patching import AdapterBank, PatchedModel, patch, rollback
+    from visionlora.patching import (
+        AdapterBank,
+        KeptAdapter,
+        KeptFile,
+        PatchedModel,
+        list_adapters,
+        patch,
+        remove_adapter,
+        rollback,
+    )
     from visionlora.prediction import Prediction, predict
     from visionlora.progress import Progress, progress_to
     from visionlora.publishing import PulledAdapter, PushedAdapter, pull, push
@@ -81,6 +90,8 @@ _HOMES = {
     "FileCard": "workflows.inspecting",
     "HubError": "errors",
     "ImportedAdapter": "exporting",
+    "KeptAdapter": "patching",
+    "KeptFile": "patching",
     "MergedModel": "exporting",
     "ModelError": "errors",
     "OutputError": "errors",
@@ -107,6 +118,7 @@ _HOMES = {
     "export_adapter": "exporting",
     "import_adapter": "exporting",
     "inspect": "workflows.inspecting",
+    "list_adapters": "patching",
     "merge": "exporting",
     "merge_adapters": "workflows.combining",
     "open_bundle": "bundling",
@@ -118,6 +130,7 @@ _HOMES = {
     "push": "publishing",
     "quantize": "quantization",
     "rank_adapter": "workflows.combining",
+    "remove_adapter": "patching",
     "rollback": "patching",
     "scale_adapter": "workflows.combining",
     "train": "training",
@@ -146,6 +159,8 @@ __all__ = [
     "FileCard",
     "HubError",
     "ImportedAdapter",
+    "KeptAdapter",
+    "KeptFile",
     "MergedModel",
     "ModelError",
     "OutputError",
@@ -172,6 +187,7 @@ __all__ = [
     "export_adapter",
     "import_adapter",
     "inspect",
+    "list_adapters",
     "merge",
     "merge_adapters",
     "open_bundle",
@@ -183,6 +199,7 @@ __all__ = [
     "push",
     "quantize",
     "rank_adapter",
+    "remove_adapter",
     "rollback",
     "scale_adapter",
     "train",

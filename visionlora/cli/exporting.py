@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 import visionlora as vl
-from visionlora.cli.options import chosen, overwrite, quantization_budget, trust, verb
+from visionlora.cli.options import chosen, keep, overwrite, quantization_budget, trust, verb
 from visionlora.formats.text import class_words, size_words
 
 
@@ -39,7 +39,7 @@ def add_export(verbs: Any) -> None:
     """Add `visionlora export`."""
 
     def run(options: argparse.Namespace) -> None:
-        names = ["adapter", "format", "imgsz", "opset", "overwrite"]
+        names = ["adapter", "keep", "joined", "format", "imgsz", "opset", "overwrite"]
         exported = vl.export(options.model, options.out, **chosen(options, *names))
         print(
             f"{exported.path}: {size_words(exported.bytes)}, {exported.image_size} px, "
@@ -56,7 +56,9 @@ def add_export(verbs: Any) -> None:
     )
     parser.add_argument("--model", required=True, help="checkpoint (.pt)")
     parser.add_argument("--out", required=True, help="file to write (.onnx, .xml, .param or .tflite)")
-    parser.add_argument("--adapter", help="adapter of that checkpoint (.safetensors), exported with it in one graph")
+    adapter = "adapter of that checkpoint (.safetensors), exported with it in one graph; several with --keep"
+    parser.add_argument("--adapter", nargs="+", help=adapter)
+    keep(parser)
     parser.add_argument("--format", default="onnx", help="onnx, openvino, ncnn or litert")
     parser.add_argument("--imgsz", type=int, help="side of the square input in pixels; the checkpoint's if not given")
     parser.add_argument("--opset", type=int, default=17, help="ONNX operator set")
