@@ -320,7 +320,7 @@ def _load_classified(
 
     def load(path: Path) -> LabelledImage | str:
         try:
-            size_wh = _checked_size(path)
+            size_wh = checked_size(path)
         except DataError as error:
             return str(error)
         return LabelledImage(path, size_wh, np.array([[0, 0, *size_wh]]), np.array([ids[class_of(path, source)]]))
@@ -330,8 +330,8 @@ def _load_classified(
     return tuple(one for one in found if not isinstance(one, str)), [one for one in found if isinstance(one, str)]
 
 
-def _checked_size(path: Path) -> tuple[int, int]:
-    """Return width and height of a picture that is whole.
+def checked_size(path: Path) -> tuple[int, int]:
+    """Return width and height in pixels, as displayed, of a picture that is whole.
 
     Raises:
         DataError: it is not, or of another format.
@@ -348,10 +348,10 @@ def _load_image(path: Path, description: Description, task: Task) -> tuple[Label
     problems = []
     size_wh = (1, 1)
     try:
-        size_wh = _checked_size(path)
+        size_wh = checked_size(path)
     except DataError as error:
         problems.append(str(error))
-    labels = _labels_of(path, len(description.names), task)
+    labels = labels_of(path, len(description.names), task)
     problems += labels.problems
     image = None
     if not problems:
@@ -365,7 +365,7 @@ def _sigmas(description: Description) -> NDArray[np.float64] | None:
     return None if layout is None or layout.sigmas is None else np.array(layout.sigmas)
 
 
-def _labels_of(path: Path, class_count: int, task: Task) -> Labels:
+def labels_of(path: Path, class_count: int, task: Task) -> Labels:
     """Return the labels of an image; a label file that is a pipe or a device is not opened."""
     labels = label_path(path)
     try:
