@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
@@ -17,6 +17,7 @@ from visionlora import cli
 from visionlora.checking import DataCheck, check_data, pictures
 from visionlora.checking.duplicates import NEAR, near_pairs
 from visionlora.checking.findings import Finding
+from visionlora.data import load_dataset, to_coco
 from visionlora.errors import DataError, OutputError, UsageError
 
 SMALL_SET = {"few pictures"}  # what any set of so few pictures is told
@@ -230,9 +231,26 @@ def test_wrong_usage_is_refused(root: Path, arguments, error) -> None:
         check_data("data.yaml", **arguments)
 
 
+@settings(max_examples=25)
 @given(arrays(bool, (6, 256)), st.lists(st.integers(0, 255), max_size=30, unique=True))
 def test_near_pairs_are_those_whose_bits_differ_in_few(bits, flipped) -> None:
     bits = np.concatenate([bits, bits[:1]])
     bits[-1, flipped] ^= True
     expected = {(a, b) for a in range(7) for b in range(a + 1, 7) if np.count_nonzero(bits[a] != bits[b]) <= NEAR * 256}
     assert set(near_pairs(bits)) == expected
+
+
+def test_coco_files_and_zips_are_checked(root: Path) -> None:
+    dataset = load_dataset("data.yaml")
+    for split in ("train", "val"):
+        truth = to_coco(dataset.split(split), dataset.names)
+        truth["annotations"][0]["bbox"] = [0, 0, 64, 1] if split == "train" else [0, 0, 0, 9]
+        (root / f"images/{split}/_annotations.coco.json").write_text(json.dumps(truth))
+    shutil.make_archive("made", "zip", root / "images")
+
+    found = check_data("made.zip")
+
+    (error,) = found.of("error")
+    assert "_annotations.coco.json: annotation 1 of a.jpg: expected bbox" in error.message
+    assert told(found)["degenerate box"].places[0].endswith("train/a.jpg")
+    assert found.splits["train"].objects == {"scratch": 1, "pit": 1}

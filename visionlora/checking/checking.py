@@ -14,8 +14,17 @@ from visionlora.checking.duplicates import duplicate_findings
 from visionlora.checking.findings import DataCheck, Finding, in_order
 from visionlora.checking.folders import folder_findings, name_findings
 from visionlora.checking.kinds import kind_findings
-from visionlora.checking.pictures import Picture, can_hash, look_at_class, look_at_lines
-from visionlora.data import SPLITS, Description, class_of, list_pictures, misplaced, read_description, shown
+from visionlora.checking.pictures import Picture, can_hash, look_at_class, look_at_lines, look_at_loaded
+from visionlora.data import (
+    SPLITS,
+    Description,
+    class_of,
+    collect_coco,
+    misplaced,
+    picture_paths,
+    read_description,
+    shown,
+)
 from visionlora.errors import DataError, UsageError
 from visionlora.files import atomic_output, refuse_existing
 from visionlora.progress import counting
@@ -38,7 +47,7 @@ def check_data(
     An error is what `train` or `eval` refuses; a warning is what they take and is seldom meant.
 
     Args:
-        data: a data.yaml, or for a classifier a folder of classes.
+        data: a data.yaml, a folder with one, a COCO file, a .zip, or for a classifier a folder of classes.
         task: what a line of a label file holds; if not given, pose where the data.yaml has kpt_shape, classify for a
             folder of classes, else detect.
         imgsz: side of the square input in pixels that sizes of boxes are told at.
@@ -107,9 +116,15 @@ def _look(description: Description, task: Task) -> tuple[list[Picture], list[Pat
             continue
         try:
             places = description.sources(split)
-            paths = list_pictures(places, f"{shown(description.path)}: split {split!r}")
+            if description.truths:
+                _, images, wrong, hint = collect_coco(places[0], task)
+                findings += [Finding("error", "label", line) for line in (*wrong, *([hint] if hint else []))]
+                jobs += [partial(look_at_loaded, image, split, places[0], hashed=hashed) for image in images]
+                continue
+            paths = picture_paths(description, split)
         except DataError as error:
-            findings += [Finding("error", "split", line) for line in str(error).splitlines()]
+            level = "warning" if description.truths and split not in description.truths else "error"
+            findings += [Finding(level, "split", line) for line in str(error).splitlines()]
             continue
         sources += places
         if description.by_folder:
@@ -142,7 +157,8 @@ def _doubts(
     pictures: Sequence[Picture], sources: Sequence[Path], description: Description, task: Task, imgsz: int
 ) -> list[Finding]:
     """Return what is doubtful about files, boxes and duplicates."""
-    findings = name_findings(pictures) if description.by_folder else folder_findings(pictures, sources)
+    lines = not description.by_folder and not description.truths
+    findings = name_findings(pictures) if not lines else folder_findings(pictures, sources)
     if task.boxes:
         findings += [*kind_findings(pictures, task), *box_findings(pictures, imgsz)]
     if not can_hash():

@@ -30,7 +30,8 @@ def _add_check(verbs: Any) -> None:
 
     example = "visionlora data check data.yaml --imgsz 640 --json check.json"
     parser = verb(verbs, "check", run, "tell all that is wrong or doubtful with a data set", example)
-    parser.add_argument("data", help="data.yaml; a folder of classes for a classifier")
+    forms = "data.yaml, a folder with one, COCO files, a .zip; a folder of classes for a classifier"
+    parser.add_argument("data", help=forms)
     tasks = ["detect", "segment", "pose", "obb", "classify"]
     parser.add_argument("--task", choices=tasks, help="what labels hold; pose with kpt_shape, else detect if not given")
     parser.add_argument("--imgsz", type=int, default=640, help="side of the square input that box sizes are told at")

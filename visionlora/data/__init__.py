@@ -3,7 +3,7 @@
 from visionlora.data.class_folders import class_of, misplaced
 from visionlora.data.coco import to_coco
 from visionlora.data.coco_fields import read_coco
-from visionlora.data.coco_file import load_coco
+from visionlora.data.coco_file import collect_coco, load_coco
 from visionlora.data.content import content_hash, find_shared_files, find_shared_images
 from visionlora.data.dataset import (
     Dataset,
@@ -11,15 +11,14 @@ from visionlora.data.dataset import (
     Segmentation,
     check_keypoints,
     checked_size,
-    image_paths,
     labels_of,
-    load_dataset,
     read_labelled,
 )
 from visionlora.data.description import SPLITS, Description, KeypointLayout, read_description
 from visionlora.data.doubts import warn_of_doubtful_data
 from visionlora.data.labels import Labels, format_labels, label_path
 from visionlora.data.listing import list_pictures
+from visionlora.data.loading import image_paths, load_dataset, picture_paths
 from visionlora.data.problems import shown
 from visionlora.data.voc import voc_boxes
 
@@ -34,6 +33,7 @@ __all__ = [
     "check_keypoints",
     "checked_size",
     "class_of",
+    "collect_coco",
     "content_hash",
     "find_shared_files",
     "find_shared_images",
@@ -45,6 +45,7 @@ __all__ = [
     "load_coco",
     "load_dataset",
     "misplaced",
+    "picture_paths",
     "read_coco",
     "read_description",
     "read_labelled",

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visionlora.data.class_folders import class_of, misplaced
-from visionlora.data.description import Description, KeypointLayout, read_description
+from visionlora.data.description import Description, KeypointLayout
 from visionlora.data.images import image_size
 from visionlora.data.labels import Labels, label_path, read_labels
 from visionlora.data.listing import list_pictures
@@ -171,28 +171,13 @@ class Dataset:
         return tuple(name for name, count in self.count_objects(split).items() if count == 0)
 
 
-def load_dataset(yaml_path: Path | str, *, splits: Sequence[str] = ("train", "val"), task: Task = DETECT) -> Dataset:
-    """Load and check splits of a data set in Ultralytics' layout; of a classifier a folder of classes.
-
-    Labels lie where the last folder `images` of an image's path is `labels`, with the suffix `.txt`; an image without a
-    label file has no objects. Boxes are clipped to the image.
-
-    Args:
-        yaml_path: the data.yaml, or the folder of classes.
-        splits: which of train, val and test to load; the others may be absent.
-        task: what a line of a label file holds, which a data.yaml does not say.
+def load_described(description: Description, *, splits: Sequence[str], task: Task) -> Dataset:
+    """Load splits of label files or of a folder of classes, as `load_dataset` does.
 
     Raises:
-        DataError: anything is wrong with the data.yaml, the images or the labels; the first few problems of the
-            images and labels are listed, one a line, and the others counted.
+        DataError: as from `load_dataset`.
         UsageError: a split that no data.yaml has.
-
-    Example:
-        >>> dataset = load_dataset("datasets/neu-det/data.yaml", splits=["val"])  # doctest: +SKIP
-        >>> len(dataset.split("val"))  # doctest: +SKIP
-        360
     """
-    description = read_description(yaml_path)
     _check_kind(description, task)
     check_keypoints(description.keypoints, task, shown(description.path))
     problems: list[str] = []
@@ -280,19 +265,6 @@ def _class_hint(description: Description, highest: int) -> str:
     if highest < len(description.names):
         return ""
     return f"{shown(description.path)}: the highest class id is {highest}: names needs at least {highest + 1} entries"
-
-
-def image_paths(yaml_path: Path | str, split: str) -> tuple[Path, ...]:
-    """Return the image files of a split without opening them or their labels; none where the split is not there.
-
-    Raises:
-        DataError: the data.yaml cannot be read.
-    """
-    description = read_description(yaml_path)
-    try:
-        return tuple(list_pictures(description.sources(split), split))
-    except DataError:  # not in the file, not on this disk, or empty
-        return ()
 
 
 def _load_images(
