@@ -159,6 +159,12 @@ def test_a_coco_file_alone_has_no_val(root: Path) -> None:
         load_dataset(data, splits=("train",), task=TASKS["classify"])
 
 
+def test_a_folder_of_coco_files_may_lack_train(root: Path) -> None:
+    as_roboflow(root)
+    shutil.rmtree(root / "train")
+    assert list(read_description(root).splits) == ["val"]
+
+
 def test_a_folder_with_several_yaml_files_is_refused(root: Path) -> None:
     (root / "data.yaml").rename(root / "a.yaml")
     shutil.copy(root / "a.yaml", root / "b.yaml")

@@ -79,8 +79,9 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _coco_in(folder: Path) -> Iterator[Path]:
-    """Yield the files in a folder that may be the COCO ground truth of its training split."""
-    yield from (folder / "train" / _ROBOFLOW,) if (folder / "train" / _ROBOFLOW).is_file() else ()
+    """Yield the files in a folder that may be COCO ground truths, those of train first."""
+    places = [folder / word for words in _WORDS.values() for word in words]
+    yield from (place / _ROBOFLOW for place in (*places, folder) if (place / _ROBOFLOW).is_file())
     for place in (folder / "annotations", folder):
         files = sorted(path for path in _entries(place) if path.suffix.lower() == _JSON)
         words = [path for path in files if _WORD.search(path.stem)]
