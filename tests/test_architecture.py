@@ -36,6 +36,7 @@ ORDER = (
     ("models",),
     ("scoring",),
     ("reporting",),
+    ("checking",),
     ("exporting", "quantization"),
     ("bundling",),
     ("publishing",),

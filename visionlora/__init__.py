@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from visionlora.adapters.combining import CombinedAdapter
     from visionlora.benchmarking import Benchmark, bench
     from visionlora.bundling import Bundle, BundledModel, bundle, open_bundle, unbundle
+    from visionlora.checking import DataCheck, check_data
     from visionlora.errors import (
         AdapterError,
         DataError,
@@ -80,6 +81,7 @@ _HOMES = {
     "Classification": "vision.classification",
     "CombinedAdapter": "adapters.combining",
     "Comparison": "workflows.comparing",
+    "DataCheck": "checking",
     "DataError": "errors",
     "Demonstration": "workflows.demonstrating",
     "Detections": "vision.detections",
@@ -111,6 +113,7 @@ _HOMES = {
     "adapt": "workflows.adapting",
     "bench": "benchmarking",
     "bundle": "bundling",
+    "check_data": "checking",
     "compare": "workflows.comparing",
     "demo": "workflows.demonstrating",
     "evaluate": "workflows.evaluating",
@@ -149,6 +152,7 @@ __all__ = [
     "Classification",
     "CombinedAdapter",
     "Comparison",
+    "DataCheck",
     "DataError",
     "Demonstration",
     "Detections",
@@ -180,6 +184,7 @@ __all__ = [
     "adapt",
     "bench",
     "bundle",
+    "check_data",
     "compare",
     "demo",
     "evaluate",

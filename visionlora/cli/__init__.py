@@ -1,7 +1,7 @@
 """The command line: one verb is one public function; there is no logic here.
 
-Exit codes: 0 done, 1 an error that the message explains (quantize: also a budget that cannot be kept), 2 wrong usage,
-3 a budget of eval is missed, 130 interrupted.
+Exit codes: 0 done, 1 an error that the message explains (quantize: also a budget that cannot be kept; data check: an
+error in the data), 2 wrong usage, 3 a budget of eval is missed, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from visionlora.cli.adapters import add_adapters
+from visionlora.cli.data import add_data
 from visionlora.cli.device import add_bundle, add_patch, add_rollback, add_unbundle
 from visionlora.cli.evaluating import add_bench, add_compare, add_demo, add_eval, add_inspect, add_predict
 from visionlora.cli.exporting import add_export, add_merge, add_quantize
@@ -40,6 +41,7 @@ VERBS = (
     add_bundle,
     add_unbundle,
     add_adapters,
+    add_data,
     add_push,
     add_pull,
     add_eval,

@@ -88,7 +88,8 @@ def add_quantize(verbs: Any) -> None:
     example = "visionlora quantize --model model.onnx --data data.yaml --out model.int8.onnx --images 32"
     parser = verb(verbs, "quantize", run, "quantize an ONNX detector to INT8, or with INT4 weights", example)
     parser.add_argument("--model", required=True, help="float ONNX file, ours or an Ultralytics export")
-    parser.add_argument("--data", required=True, help="data.yaml; calibration images come from its train split")
+    data = "data.yaml, or another form of it; calibration images come from its train split"
+    parser.add_argument("--data", required=True, help=data)
     parser.add_argument("--out", required=True, help="file to write (.onnx)")
     parser.add_argument("--images", type=int, default=32, help="calibration images")
     parser.add_argument("--seed", type=int, default=0, help="seed of the choice of images")

@@ -62,7 +62,7 @@ def add_plan(verbs: Any) -> None:
     example = "visionlora plan --model yolo11n.pt --data data.yaml --imgsz 320"
     parser = verb(verbs, "plan", run, "measure what each way to train costs here, and recommend one", example)
     parser.add_argument("--model", required=True, help="base: a checkpoint (.pt), or a name such as yolo11n.pt")
-    parser.add_argument("--data", required=True, help="data.yaml with train")
+    parser.add_argument("--data", required=True, help="data.yaml with train, or another form of it")
     _task(parser)
     parser.add_argument("--imgsz", type=int, help="side of the square input in pixels; the model's own if not given")
     parser.add_argument(
@@ -87,7 +87,9 @@ def add_train(verbs: Any) -> None:
 
 def _training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="base: a checkpoint (.pt), or a name such as yolo11n.pt")
-    parser.add_argument("--data", required=True, help="data.yaml with train and val")
+    parser.add_argument(
+        "--data", required=True, help="data.yaml with train and val, a folder with one, COCO files, or a .zip"
+    )
     parser.add_argument("--out", required=True, help="folder of the run")
     _task(parser)
     _adapter_options(parser.add_argument_group("how the base is adapted"))
