@@ -40,11 +40,13 @@ VERBS = (
     "adapters merge",
     "adapters scale",
     "adapters rank",
+    "data split",
     "push",
     "pull",
 )
 FUNCTIONS = {"eval": "evaluate"} | {f"adapters {verb}": f"{verb}_adapter" for verb in ("scale", "rank")}
 FUNCTIONS["adapters merge"] = "merge_adapters"
+FUNCTIONS["data split"] = "split_data"
 FOR_PRINTING = ("help", "json", "trust")
 """Options that no function has."""
 

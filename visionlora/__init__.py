@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from visionlora.adapters.combining import CombinedAdapter
     from visionlora.benchmarking import Benchmark, bench
     from visionlora.bundling import Bundle, BundledModel, bundle, open_bundle, unbundle
+    from visionlora.data import SplitData, split_data
     from visionlora.errors import (
         AdapterError,
         DataError,
@@ -93,6 +94,7 @@ _HOMES = {
     "QuantizationError": "errors",
     "QuantizedModel": "quantization",
     "Report": "reporting",
+    "SplitData": "data",
     "TrainedAdapter": "training",
     "TrainingPlan": "training",
     "UsageError": "errors",
@@ -120,6 +122,7 @@ _HOMES = {
     "rank_adapter": "workflows.combining",
     "rollback": "patching",
     "scale_adapter": "workflows.combining",
+    "split_data": "data",
     "train": "training",
     "trusted": "trust",
     "unbundle": "bundling",
@@ -158,6 +161,7 @@ __all__ = [
     "QuantizationError",
     "QuantizedModel",
     "Report",
+    "SplitData",
     "TrainedAdapter",
     "TrainingPlan",
     "UsageError",
@@ -185,6 +189,7 @@ __all__ = [
     "rank_adapter",
     "rollback",
     "scale_adapter",
+    "split_data",
     "train",
     "trusted",
     "unbundle",

@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from visionlora.cli.adapters import add_adapters
+from visionlora.cli.data import add_data
 from visionlora.cli.device import add_bundle, add_patch, add_rollback, add_unbundle
 from visionlora.cli.evaluating import add_bench, add_compare, add_demo, add_eval, add_inspect, add_predict
 from visionlora.cli.exporting import add_export, add_merge, add_quantize
@@ -32,6 +33,7 @@ VERBS = (
     add_adapt,
     add_plan,
     add_train,
+    add_data,
     add_merge,
     add_export,
     add_quantize,

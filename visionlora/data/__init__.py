@@ -16,6 +16,7 @@ from visionlora.data.dataset import (
 from visionlora.data.description import KeypointLayout, read_description
 from visionlora.data.doubts import warn_of_doubtful_data
 from visionlora.data.labels import format_labels, label_path
+from visionlora.data.splitting import SplitData, split_data
 from visionlora.data.voc import voc_boxes
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "KeypointLayout",
     "LabelledImage",
     "Segmentation",
+    "SplitData",
     "check_keypoints",
     "content_hash",
     "find_shared_files",
@@ -35,6 +37,7 @@ __all__ = [
     "read_coco",
     "read_description",
     "read_labelled",
+    "split_data",
     "to_coco",
     "voc_boxes",
     "warn_of_doubtful_data",

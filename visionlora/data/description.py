@@ -73,6 +73,8 @@ class Description:
         if split not in self.splits:
             has = ", ".join(self.splits) or "none"
             add = f"the folder {split}" if self.by_folder else f"the line '{split}: images/...'"
+            if split == "val" and "train" in self.splits and not self.by_folder:
+                add += f", or divide the pictures: visionlora data split {shown(self.path)} --out split"
             raise DataError(f"{shown(self.path)}: expected a split {split!r}, got {has}; add {add}")
         found, problems = [], []
         for entry in self.splits[split]:
