@@ -43,11 +43,13 @@ VERBS = (
     "adapters list",
     "adapters remove",
     "data check",
+    "data split",
     "push",
     "pull",
 )
 FUNCTIONS = {"eval": "evaluate"} | {f"adapters {verb}": f"{verb}_adapter" for verb in ("scale", "rank", "remove")}
-FUNCTIONS |= {f"adapters {verb}": f"{verb}_adapters" for verb in ("merge", "list")} | {"data check": "check_data"}
+FUNCTIONS |= {f"adapters {verb}": f"{verb}_adapters" for verb in ("merge", "list")}
+FUNCTIONS |= {"data check": "check_data", "data split": "split_data"}
 FOR_PRINTING = ("help", "json", "trust")
 """Options that no function has."""
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from visionlora.benchmarking import Benchmark, bench
     from visionlora.bundling import Bundle, BundledModel, bundle, open_bundle, unbundle
     from visionlora.checking import DataCheck, check_data
+    from visionlora.data import SplitData, split_data
     from visionlora.errors import (
         AdapterError,
         DataError,
@@ -106,6 +107,7 @@ _HOMES = {
     "QuantizationError": "errors",
     "QuantizedModel": "quantization",
     "Report": "reporting",
+    "SplitData": "data",
     "TrainedAdapter": "training",
     "TrainingPlan": "training",
     "UsageError": "errors",
@@ -136,6 +138,7 @@ _HOMES = {
     "remove_adapter": "patching",
     "rollback": "patching",
     "scale_adapter": "workflows.combining",
+    "split_data": "data",
     "train": "training",
     "trusted": "trust",
     "unbundle": "bundling",
@@ -177,6 +180,7 @@ __all__ = [
     "QuantizationError",
     "QuantizedModel",
     "Report",
+    "SplitData",
     "TrainedAdapter",
     "TrainingPlan",
     "UsageError",
@@ -207,6 +211,7 @@ __all__ = [
     "remove_adapter",
     "rollback",
     "scale_adapter",
+    "split_data",
     "train",
     "trusted",
     "unbundle",

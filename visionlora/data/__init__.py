@@ -20,6 +20,7 @@ from visionlora.data.labels import Labels, format_labels, label_path
 from visionlora.data.listing import list_pictures
 from visionlora.data.loading import image_paths, load_dataset, picture_paths
 from visionlora.data.problems import shown
+from visionlora.data.splitting import SplitData, split_data
 from visionlora.data.voc import voc_boxes
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "LabelledImage",
     "Labels",
     "Segmentation",
+    "SplitData",
     "check_keypoints",
     "checked_size",
     "class_of",
@@ -50,6 +52,7 @@ __all__ = [
     "read_description",
     "read_labelled",
     "shown",
+    "split_data",
     "to_coco",
     "voc_boxes",
     "warn_of_doubtful_data",

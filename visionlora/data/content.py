@@ -59,9 +59,9 @@ def find_shared_files(a: Sequence[Path], b: Sequence[Path]) -> tuple[tuple[Path,
     by_hash = defaultdict(list)
     for path in a:
         if _bytes(path) in sizes:
-            by_hash[_file_hash(path)].append(path)
+            by_hash[hash_file(path)].append(path)
     candidates = [path for path in b if _bytes(path) in sizes]
-    return tuple((twin, path) for path in candidates for twin in by_hash.get(_file_hash(path), ()))
+    return tuple((twin, path) for path in candidates for twin in by_hash.get(hash_file(path), ()))
 
 
 def _image_hash(image: LabelledImage) -> str:
@@ -73,7 +73,7 @@ def _image_hash(image: LabelledImage) -> str:
         objects = np.column_stack([objects, image.is_crowd]).astype("<f8")
     objects = np.column_stack([objects, *_more(image)]).astype("<f8")
     objects = objects[np.lexsort(objects.T)]
-    return hashlib.sha256(_file_hash(image.path).encode() + objects.tobytes()).hexdigest()
+    return hashlib.sha256(hash_file(image.path).encode() + objects.tobytes()).hexdigest()
 
 
 def _more(image: LabelledImage) -> list[NDArray[Any]]:
@@ -101,7 +101,7 @@ def _segment_hash(segment: Segmentation) -> NDArray[np.uint32]:
     return np.frombuffer(digest.digest(), dtype="<u4")
 
 
-def _file_hash(path: Path) -> str:
+def hash_file(path: Path) -> str:
     """Hash a file's bytes."""
     try:
         return sha256_of(path)

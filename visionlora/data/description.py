@@ -78,6 +78,8 @@ class Description:
             has = ", ".join(self.splits) or "none"
             add = f"the folder {split}" if self.by_folder else f"the line '{split}: images/...'"
             add = f"a COCO file named alike with {split!r} in its name" if self.truths else add
+            if split == "val" and "train" in self.splits and not (self.by_folder or self.truths):
+                add += f", or divide the pictures: visionlora data split {shown(self.path)} --out split"
             raise DataError(f"{shown(self.path)}: expected a split {split!r}, got {has}; add {add}")
         if self.truths:
             return (self.truths[split],)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from datetime import datetime
 from pathlib import Path
 
 from PIL import BmpImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
@@ -36,7 +37,8 @@ _BROKEN = (
     *(OSError, SyntaxError, ValueError, LookupError, TypeError, EOFError, ArithmeticError, AttributeError),
     *(AssertionError, RuntimeError, MemoryError, struct.error, zlib.error, Image.DecompressionBombError),
 )
-_ORIENTATION = 0x0112  # EXIF tag
+_ORIENTATION, _MAKE, _MODEL = 0x0112, 0x010F, 0x0110  # EXIF tags
+_DETAILS, _TIME, _FRACTION, _SERIAL = 0x8769, 0x9003, 0x9291, 0xA431  # where these lie: DateTimeOriginal ...
 _UPRIGHT = (1, 2, 3, 4)  # orientations that keep width and height
 
 
@@ -82,6 +84,38 @@ def image_size(path: Path | str) -> tuple[int, int]:
             f"{shown(path)}: expected at least {MIN_SIDE}x{MIN_SIDE} pixels, got {size_wh[0]}x{size_wh[1]}; delete it"
         )
     return size_wh
+
+
+def taken(path: Path | str) -> tuple[str, float] | None:
+    """Return which camera took a picture and when, as its EXIF says; None where it does not say when.
+
+    Returns:
+        Make, model and serial number as one text, and seconds since any fixed moment by the camera's own clock.
+
+    Raises:
+        DataError: the file cannot be read as a picture.
+    """
+    path = Path(path)
+    try:
+        refuse_special(path)
+        with open(path, "rb") as file:
+            head = file.read(_HEAD_BYTES)
+        reader = next((reader for magic, reader in _READERS if head.startswith(magic)), None)
+        if reader is None:
+            return None
+        with reader(path) as image:
+            exif = image.getexif()
+            details = exif.get_ifd(_DETAILS)
+    except _BROKEN as error:
+        raise DataError(f"{shown(path)}: expected an image, got none that can be read; {error}") from error
+    try:
+        moment = datetime.strptime(str(details.get(_TIME, "")).strip("\0 "), "%Y:%m:%d %H:%M:%S")
+    except ValueError:
+        return None
+    fraction = str(details.get(_FRACTION, "")).strip("\0 ")
+    seconds = float(f"0.{fraction}") if fraction.isascii() and fraction.isdigit() else 0.0
+    camera = " ".join(str(tags.get(tag, "")) for tags, tag in ((exif, _MAKE), (exif, _MODEL), (details, _SERIAL)))
+    return camera, (moment - datetime.min).total_seconds() + seconds
 
 
 def _jpeg_size(path: Path, head: bytes) -> tuple[int, int]:

@@ -63,6 +63,27 @@ def read_labels(path: Path | str, *, class_count: int, task: Task) -> Labels:
     return parse_labels(text, shown(path), class_count=class_count, task=task)
 
 
+def count_classes(path: Path, class_count: int) -> tuple[NDArray[np.int64], list[str]]:
+    """Return how many objects of each class a label file of any task has, (class_count,), and what is wrong with it.
+
+    Only the first column of a line is looked at. A missing file is an image without objects.
+    """
+    counts = np.zeros(class_count, dtype=np.int64)
+    try:
+        text = decode_utf8(read_bytes(path, "a label file", most=MAX_LABEL_BYTES), path)
+    except DataError as error:
+        missing = isinstance(error.__cause__, FileNotFoundError) and not path.is_symlink()
+        return counts, [] if missing else [str(error)]
+    problems = []
+    lines = {line.strip(): number for number, line in enumerate(text.splitlines(), start=1) if line.strip()}
+    for line, number in lines.items():
+        try:
+            counts[_class_id(_numbers(line.split(maxsplit=1)[:1])[0], class_count)] += 1
+        except ValueError as error:
+            problems.append(f"{shown(path)}:{number}: {error}")
+    return counts, problems
+
+
 def parse_labels(text: str, where: str, *, class_count: int, task: Task) -> Labels:
     """Parse the lines of a label file: the class, and what the task says, such as `class x y width height`.
 
