@@ -33,7 +33,6 @@ VERBS = (
     add_adapt,
     add_plan,
     add_train,
-    add_data,
     add_merge,
     add_export,
     add_quantize,
