@@ -19,7 +19,7 @@ demo: $(READY)  ## train, merge, quantize and judge an adapter on generated pict
 	$(BIN)/visionlora demo --out runs/demo --overwrite
 
 test: $(READY)  ## all tests, JOBS=2 at a time
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(or $(JOBS),2)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(or $(JOBS),2) --dist loadfile
 
 wheel: $(READY)  ## one file to install on other machines, in dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

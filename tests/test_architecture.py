@@ -36,6 +36,7 @@ ORDER = (
     ("models",),
     ("scoring",),
     ("reporting",),
+    ("checking",),
     ("exporting", "quantization"),
     ("bundling",),
     ("publishing",),
@@ -57,7 +58,7 @@ BESIDE_THE_FACE = {
         *("adapter_recipe", "decode", "float_model", "histogram", "limits", "plan", "ranges", "recipe", "scheme"),
     },
     "runtime": {"frames", "network", "pictures", "providers", "video"},
-    "training": {"earlier", "recipes", "run_folder", "settings", "training"},
+    "training": {"earlier", "keeping", "recipes", "run_folder", "settings", "training"},
 }
 """Modules inside a room that others may import; of a room that is not named here, its face alone."""
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}

@@ -40,13 +40,16 @@ VERBS = (
     "adapters merge",
     "adapters scale",
     "adapters rank",
+    "adapters list",
+    "adapters remove",
+    "data check",
     "data split",
     "push",
     "pull",
 )
-FUNCTIONS = {"eval": "evaluate"} | {f"adapters {verb}": f"{verb}_adapter" for verb in ("scale", "rank")}
-FUNCTIONS["adapters merge"] = "merge_adapters"
-FUNCTIONS["data split"] = "split_data"
+FUNCTIONS = {"eval": "evaluate"} | {f"adapters {verb}": f"{verb}_adapter" for verb in ("scale", "rank", "remove")}
+FUNCTIONS |= {f"adapters {verb}": f"{verb}_adapters" for verb in ("merge", "list")}
+FUNCTIONS |= {"data check": "check_data", "data split": "split_data"}
 FOR_PRINTING = ("help", "json", "trust")
 """Options that no function has."""
 
@@ -80,7 +83,8 @@ def test_verb_and_function_have_equal_names_and_defaults(verb: str) -> None:
     parameters = inspect.signature(getattr(vl, FUNCTIONS.get(verb, verb))).parameters
     names = {"model": "models"} if verb in ("eval", "bench") else {"file": "path", "bundle": "path"}
     names |= {"set": "hyperparameters"}
-    actions = [action for action in verb_parser(verb)._actions if action.dest not in FOR_PRINTING]
+    printing = set(FOR_PRINTING) - set(parameters)
+    actions = [action for action in verb_parser(verb)._actions if action.dest not in printing]
     for action in actions:
         parameter = parameters[names.get(action.dest, action.dest)]
         if parameter.default is not inspect.Parameter.empty and action.dest != "set":

@@ -214,6 +214,8 @@ CALLS: dict[str, Callable[[str], object]] = {
     "import_adapter.model": lambda name: vl.import_adapter("peft", "out.safetensors", model=name, data="d.yaml"),
     "inspect.path": lambda name: vl.inspect(name),
     "Detector.model": lambda name: vl.Detector(name),
+    "list_adapters.model": lambda name: vl.list_adapters(name),
+    "remove_adapter.model": lambda name: vl.remove_adapter(name, "a", "out.onnx"),
     "AdapterBank.base": lambda name: vl.AdapterBank(name),
 }
 """Every public function that takes a model or an adapter, by the argument that is a name on the hub here."""

@@ -278,3 +278,8 @@ def test_table_of_shifts_is_that_of_the_committed_results() -> None:
 README_ACCURACY = re.findall(
     r"^\| (?:steel d|African|far-|wildlife, |far, small)[^|]*\| ([^|]*) \| ([^|]*) \|$", README, re.M
 )
+
+
+def test_the_table_of_kept_bases_is_the_committed_one() -> None:
+    results = json.loads((ROOT / "benchmarks/keeping/results.json").read_text())
+    assert load_script("keeping/run.py").summary(results) in (ROOT / "docs" / "keeping.md").read_text(encoding="utf-8")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from visionlora.adapters.combining import CombinedAdapter
     from visionlora.benchmarking import Benchmark, bench
     from visionlora.bundling import Bundle, BundledModel, bundle, open_bundle, unbundle
+    from visionlora.checking import DataCheck, check_data
     from visionlora.data import SplitData, split_data
     from visionlora.errors import (
         AdapterError,
@@ -41,7 +42,16 @@ if TYPE_CHECKING:
         import_adapter,
         merge,
     )
-    from visionlora.patching import AdapterBank, PatchedModel, patch, rollback
+    from visionlora.patching import (
+        AdapterBank,
+        KeptAdapter,
+        KeptFile,
+        PatchedModel,
+        list_adapters,
+        patch,
+        remove_adapter,
+        rollback,
+    )
     from visionlora.prediction import Prediction, predict
     from visionlora.progress import Progress, progress_to
     from visionlora.publishing import PulledAdapter, PushedAdapter, pull, push
@@ -72,6 +82,7 @@ _HOMES = {
     "Classification": "vision.classification",
     "CombinedAdapter": "adapters.combining",
     "Comparison": "workflows.comparing",
+    "DataCheck": "checking",
     "DataError": "errors",
     "Demonstration": "workflows.demonstrating",
     "Detections": "vision.detections",
@@ -82,6 +93,8 @@ _HOMES = {
     "FileCard": "workflows.inspecting",
     "HubError": "errors",
     "ImportedAdapter": "exporting",
+    "KeptAdapter": "patching",
+    "KeptFile": "patching",
     "MergedModel": "exporting",
     "ModelError": "errors",
     "OutputError": "errors",
@@ -102,6 +115,7 @@ _HOMES = {
     "adapt": "workflows.adapting",
     "bench": "benchmarking",
     "bundle": "bundling",
+    "check_data": "checking",
     "compare": "workflows.comparing",
     "demo": "workflows.demonstrating",
     "evaluate": "workflows.evaluating",
@@ -109,6 +123,7 @@ _HOMES = {
     "export_adapter": "exporting",
     "import_adapter": "exporting",
     "inspect": "workflows.inspecting",
+    "list_adapters": "patching",
     "merge": "exporting",
     "merge_adapters": "workflows.combining",
     "open_bundle": "bundling",
@@ -120,6 +135,7 @@ _HOMES = {
     "push": "publishing",
     "quantize": "quantization",
     "rank_adapter": "workflows.combining",
+    "remove_adapter": "patching",
     "rollback": "patching",
     "scale_adapter": "workflows.combining",
     "split_data": "data",
@@ -139,6 +155,7 @@ __all__ = [
     "Classification",
     "CombinedAdapter",
     "Comparison",
+    "DataCheck",
     "DataError",
     "Demonstration",
     "Detections",
@@ -149,6 +166,8 @@ __all__ = [
     "FileCard",
     "HubError",
     "ImportedAdapter",
+    "KeptAdapter",
+    "KeptFile",
     "MergedModel",
     "ModelError",
     "OutputError",
@@ -169,6 +188,7 @@ __all__ = [
     "adapt",
     "bench",
     "bundle",
+    "check_data",
     "compare",
     "demo",
     "evaluate",
@@ -176,6 +196,7 @@ __all__ = [
     "export_adapter",
     "import_adapter",
     "inspect",
+    "list_adapters",
     "merge",
     "merge_adapters",
     "open_bundle",
@@ -187,6 +208,7 @@ __all__ = [
     "push",
     "quantize",
     "rank_adapter",
+    "remove_adapter",
     "rollback",
     "scale_adapter",
     "split_data",

@@ -13,6 +13,7 @@ from pathlib import Path
 _PACKAGES = (
     "visionlora",
     "torch",
+    "torchvision",
     "ultralytics",
     "onnxruntime",
     "openvino",

@@ -17,7 +17,6 @@ WRONG = {
     "names without value": (SPLITS + "names:\n", "expected 'names' with at least one class name, got none"),
     "empty names": (SPLITS + "names: []\n", "expected 'names' with at least one class name, got none"),
     "names a number": (SPLITS + "names: 3\n", "expected 'names' with at least one class name"),
-    "only nc": (SPLITS + "nc: 3\n", "expected 'names' with at least one class name"),
     "gap in the ids": (SPLITS + "names: {0: a, 2: b}\n", "expected 'names' to number its classes 0 to 1, got 0, 2"),
     "ids from 1": (SPLITS + "names: {1: a, 2: b}\n", "expected 'names' to number its classes 0 to 1, got 1, 2"),
     "an id that is no number": (SPLITS + "names: {a: 0}\n", "to number its classes 0 to 0, got a"),
@@ -63,7 +62,7 @@ WRONG = {
     "a class id twice": ("names: {0: a, 1: b, 1: c}\n", "expected the key '1' once, got it twice"),
     "a COCO ground truth": (
         '{"images": [], "annotations": []}',
-        "got a COCO ground truth; `visionlora eval` takes one",
+        "got a COCO ground truth; rename it",
     ),
     "aliases of aliases": (
         "a: &a [x, x, x, x, x, x, x, x, x]\n"
@@ -125,6 +124,7 @@ NAMES = {
     "list": ("names: [a, b]", ("a", "b")),
     "mapping in any order": ("names: {1: b, 0: a}", ("a", "b")),
     "ids in quotes": ("names: {'0': a, '1': b}", ("a", "b")),
+    "nc alone": ("nc: 2", ("class_0", "class_1")),
     "nc agrees": ("names: [a, b]\nnc: 2", ("a", "b")),
     "nc in quotes": ("names: [a, b]\nnc: '2'", ("a", "b")),
     "numbers": (

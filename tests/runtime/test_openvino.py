@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -69,7 +70,7 @@ def test_final_detections_need_no_suppression(tmp_path) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"task": "segment"}, "task 'segment'"), ({"imgsz": [64, 32]}, "64 x 32"), ({"names": {0: "a"}}, "for 1 classes")],
+    [({"task": "segment"}, "task 'segment'"), ({"imgsz": [64, 32]}, "64 x 32"), ({"names": {0: "a"}}, "for 1 class")],
 )
 def test_other_models_are_refused(tmp_path, changes, message) -> None:
     with pytest.raises(ModelError, match=message):
@@ -124,3 +125,18 @@ def test_onnx_file_is_read_with_its_own_description(tmp_path) -> None:
         OpenVinoNetwork(write_detector(tmp_path / "c.onnx", properties={}))
     with pytest.raises(UsageError, match="threads: expected at least 1"):
         OpenVinoNetwork(onnx, threads=0)
+
+
+def test_a_signal_after_another_thread_dropped_a_network_ends_nothing(tmp_path) -> None:
+    onnx = write_detector(tmp_path / "a.onnx")
+    script = f"""
+import faulthandler, signal, threading
+from visionlora.runtime import OpenVinoNetwork
+faulthandler.enable()
+signal.signal(signal.SIGUSR1, lambda *_: print("signalled"))
+networks = [OpenVinoNetwork({str(onnx)!r})]
+thread = threading.Thread(target=networks.clear)
+thread.start(), thread.join()
+signal.raise_signal(signal.SIGUSR1)
+"""
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout

@@ -30,7 +30,7 @@ def planned(checkpoint, surface, tmp_path_factory) -> TrainingPlan:
     folder = tmp_path_factory.mktemp("a name with spaces") / "data"
     shutil.copytree(surface.parent, folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(planning, "_ROUNDS", 2)
+        patch.setattr(planning, "_ROUNDS", 1)
         return plan(checkpoint, folder / surface.name, imgsz=96, batch=2, device="cpu")
 
 
@@ -44,7 +44,7 @@ def test_the_pictures_are_looked_at_and_the_ways_follow(planned, checkpoint, sur
     assert "objects (median" in str(planned) and "recipe near" in planned.pictures
     monkeypatch.setattr(planning, "look_at", lambda *_: Look(0.3, 0.02))
     monkeypatch.setattr(planning, "_ROUNDS", 1)
-    far = plan(checkpoint, surface, imgsz=96, batch=2, device="cpu")
+    far = plan(checkpoint, surface, imgsz=32, batch=2, device="cpu")
     assert "far from what the base has seen (shift 0.30)" in str(far) and "recipe far" in str(far)
     more = {row.label: row.trainable for row in far.rows}
     usual = {row.label: row.trainable for row in planned.rows}

@@ -46,10 +46,12 @@ def test_foreign_file_is_refused_before_anything_is_written(tmp_path, name) -> N
 
 
 @pytest.mark.slow
-def test_the_base_fails_and_the_adapter_succeeds(tmp_path) -> None:
+def test_the_base_fails_and_the_adapter_succeeds(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(run, "COUNTS", {"train": 150, "val": 50})
+    monkeypatch.setattr(run, "EPOCHS", 8)
     rows = {row.label: row for row in run.demo(tmp_path / "demo").adapted.report.rows}
     assert rows["base"].scores is None
-    assert rows["adapter"].scores.map50_95 > 0.35
+    assert rows["adapter"].scores.map50_95 > 0.25
     assert abs(rows["onnx"].scores.map50_95 - rows["adapter"].scores.map50_95) < 0.001
     assert rows["adapter"].scores.map50_95 - rows["int8"].scores.map50_95 < 0.02
     assert rows["int8"].bytes < 0.3 * rows["onnx"].bytes

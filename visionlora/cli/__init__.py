@@ -1,7 +1,7 @@
 """The command line: one verb is one public function; there is no logic here.
 
-Exit codes: 0 done, 1 an error that the message explains (quantize: also a budget that cannot be kept), 2 wrong usage,
-3 a budget of eval is missed, 130 interrupted.
+Exit codes: 0 done, 1 an error that the message explains (quantize: also a budget that cannot be kept; data check: an
+error in the data), 2 wrong usage, 3 a budget of eval is missed, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ VERBS = (
     add_bundle,
     add_unbundle,
     add_adapters,
+    add_data,
     add_push,
     add_pull,
     add_eval,

@@ -14,8 +14,10 @@ def add_adapters(verbs: Any) -> None:
     """Add `visionlora adapters` and its verbs."""
     parser = verbs.add_parser(
         "adapters",
-        help="scale adapter files, add them, change their rank, write them for PEFT or onnxruntime",
-        description="Scale adapter files, add them, change their rank; write them for other libraries.",
+        help="scale adapter files, add them, change their rank, write them for PEFT or onnxruntime; list and remove "
+        "those beside a base",
+        description="Scale adapter files, add them, change their rank; write them for other libraries; list those "
+        "that stand beside a base in one file, and take one out.",
         epilog="example: visionlora adapters scale a.safetensors --factor 0.5 --out half.safetensors",
     )
     nested = parser.add_subparsers(dest="operation", required=True, metavar="OPERATION")
@@ -24,6 +26,8 @@ def add_adapters(verbs: Any) -> None:
     _add_rank(nested)
     _add_export(nested)
     _add_import(nested)
+    _add_list(nested)
+    _add_remove(nested)
 
 
 def _add_merge(verbs: Any) -> None:
@@ -95,6 +99,29 @@ def _add_import(verbs: Any) -> None:
     parser.add_argument("--format", choices=["peft", "lycoris"], default="peft", help="library that wrote it")
     trust(parser)
     _out(parser)
+
+
+def _add_list(verbs: Any) -> None:
+    def run(options: argparse.Namespace) -> None:
+        print(vl.list_adapters(options.model))
+
+    example = "visionlora adapters list kept.onnx"
+    parser = verb(verbs, "list", run, "say which adapters stand beside a base in a file of --keep exact", example)
+    parser.add_argument("model", help="detector (.onnx)")
+
+
+def _add_remove(verbs: Any) -> None:
+    def run(options: argparse.Namespace) -> None:
+        print(vl.remove_adapter(options.model, options.name, options.out, overwrite=options.overwrite))
+
+    example = "visionlora adapters remove kept.onnx --name line3.safetensors --out without.onnx"
+    parser = verb(verbs, "remove", run, "write a file of --keep exact as if an adapter had never been in it", example)
+    parser.add_argument("model", help="detector (.onnx), float")
+    parser.add_argument(
+        "--name", required=True, help="id of the adapter or the name of its file, as adapters list tells them"
+    )
+    parser.add_argument("--out", required=True, help="detector to write (.onnx)")
+    overwrite(parser)
 
 
 def _base(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""Data sets before training: data split."""
+"""Data sets before training: data check, data split."""
 
 from __future__ import annotations
 
@@ -14,13 +14,32 @@ def add_data(verbs: Any) -> None:
     """Add `visionlora data` and its operations."""
     parser = verbs.add_parser(
         "data",
-        help="divide a data set into train and val, folds or few shots",
+        help="check a data set, or divide it into train and val, folds or few shots",
         description="Work on a data set before training.",
-        epilog="example: visionlora data split data.yaml --out split",
+        epilog="example: visionlora data check data.yaml",
     )
     nested = parser.add_subparsers(dest="operation", required=True, metavar="OPERATION")
     for add in OPERATIONS:
         add(nested)
+
+
+def add_check(verbs: Any) -> None:
+    """Add `visionlora data check`."""
+
+    def run(options: argparse.Namespace) -> int:
+        found = vl.check_data(options.data, **chosen(options, "task", "imgsz", "json", "overwrite"))
+        print(found)
+        return 0 if found.ok else 1
+
+    example = "visionlora data check data.yaml --imgsz 640 --json check.json"
+    parser = verb(verbs, "check", run, "tell all that is wrong or doubtful with a data set", example)
+    forms = "data.yaml, a folder with one, COCO files, a .zip; a folder of classes for a classifier"
+    parser.add_argument("data", help=forms)
+    tasks = ["detect", "segment", "pose", "obb", "classify"]
+    parser.add_argument("--task", choices=tasks, help="what labels hold; pose with kpt_shape, else detect if not given")
+    parser.add_argument("--imgsz", type=int, default=640, help="side of the square input that box sizes are told at")
+    parser.add_argument("--json", metavar="FILE", help="write all of it for programs")
+    overwrite(parser)
 
 
 def add_split(verbs: Any) -> None:
@@ -58,5 +77,5 @@ def add_split(verbs: Any) -> None:
     overwrite(parser)
 
 
-OPERATIONS = (add_split,)
+OPERATIONS = (add_check, add_split)
 """What `visionlora data` can do, in the order of its help."""

@@ -6,27 +6,30 @@ import argparse
 from typing import Any
 
 import visionlora as vl
-from visionlora.cli.options import chosen, overwrite, verb
-from visionlora.formats.text import size_words
+from visionlora.cli.options import chosen, keep, overwrite, verb
+from visionlora.formats.text import class_words, size_words
 
 
 def add_patch(verbs: Any) -> None:
     """Add `visionlora patch`."""
 
     def run(options: argparse.Namespace) -> None:
-        made = vl.patch(options.model, options.adapter, options.out, **chosen(options, "int8", "overwrite"))
+        made = vl.patch(
+            options.model, options.adapter, options.out, **chosen(options, "int8", "keep", "joined", "overwrite")
+        )
         kept = f"; the file before is {made.previous}" if made.previous else ""
         print(
-            f"{made.path}: {size_words(made.bytes)}, {len(made.names)} classes, tried on this machine, "
+            f"{made.path}: {size_words(made.bytes)}, {class_words(len(made.names))}, tried on this machine, "
             f"in {made.seconds:.2f} s{kept}"
         )
 
     example = "visionlora patch --model base.onnx --adapter adapter.safetensors --out line3.onnx"
     parser = verb(verbs, "patch", run, "patch an adapter into an exported base on the device, without torch", example)
     parser.add_argument("--model", required=True, help="the exported base (.onnx)")
-    parser.add_argument("--adapter", required=True, help="adapter file (.safetensors)")
+    parser.add_argument("--adapter", required=True, nargs="+", help="adapter file (.safetensors); several with --keep")
     parser.add_argument("--out", required=True, help="detector to write (.onnx)")
     parser.add_argument("--int8", action="store_true", help="quantize with the recipe that the adapter carries")
+    keep(parser)
     overwrite(parser)
 
 

@@ -30,7 +30,8 @@ def add_eval(verbs: Any) -> None:
         help="a .pt, .onnx, .xml (OpenVINO), .param (ncnn) or .tflite, openvino:model.onnx, or "
         "base.pt+adapter.safetensors, each also by hf://owner/name; label=... names it; repeat to compare",
     )
-    parser.add_argument("--data", required=True, help="data.yaml, or COCO ground truth (.json) beside its pictures")
+    data = "data.yaml, a folder with one, a .zip, or COCO ground truth (.json) beside its pictures"
+    parser.add_argument("--data", required=True, help=data)
     parser.add_argument("--split", default="val", help="split to score on")
     parser.add_argument("--imgsz", type=int, help="side of the square input in pixels; the models' own if not given")
     parser.add_argument("--conf", type=float, default=0.25, help="score threshold for misses and false alarms")

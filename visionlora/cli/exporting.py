@@ -6,8 +6,8 @@ import argparse
 from typing import Any
 
 import visionlora as vl
-from visionlora.cli.options import chosen, overwrite, quantization_budget, trust, verb
-from visionlora.formats.text import size_words
+from visionlora.cli.options import chosen, keep, overwrite, quantization_budget, trust, verb
+from visionlora.formats.text import class_words, size_words
 
 
 def _errors(written: vl.MergedModel | vl.ExportedModel) -> str:
@@ -22,7 +22,7 @@ def add_merge(verbs: Any) -> None:
     def run(options: argparse.Namespace) -> None:
         merged = vl.merge(options.model, options.adapter, options.out, overwrite=options.overwrite)
         print(
-            f"{merged.path}: {size_words(merged.bytes)}, {len(merged.names)} classes; read back and compared: "
+            f"{merged.path}: {size_words(merged.bytes)}, {class_words(len(merged.names))}; read back and compared: "
             f"{_errors(merged)}"
         )
 
@@ -39,11 +39,11 @@ def add_export(verbs: Any) -> None:
     """Add `visionlora export`."""
 
     def run(options: argparse.Namespace) -> None:
-        names = ["adapter", "format", "imgsz", "opset", "overwrite"]
+        names = ["adapter", "keep", "joined", "format", "imgsz", "opset", "overwrite"]
         exported = vl.export(options.model, options.out, **chosen(options, *names))
         print(
-            f"{exported.path}: {size_words(exported.bytes)}, {exported.image_size} px, {len(exported.names)} classes; "
-            f"checked against torch: {_errors(exported)}"
+            f"{exported.path}: {size_words(exported.bytes)}, {exported.image_size} px, "
+            f"{class_words(len(exported.names))}; checked against torch: {_errors(exported)}"
         )
 
     example = "visionlora export --model merged.pt --out model.onnx --imgsz 320"
@@ -56,7 +56,9 @@ def add_export(verbs: Any) -> None:
     )
     parser.add_argument("--model", required=True, help="checkpoint (.pt)")
     parser.add_argument("--out", required=True, help="file to write (.onnx, .xml, .param or .tflite)")
-    parser.add_argument("--adapter", help="adapter of that checkpoint (.safetensors), exported with it in one graph")
+    adapter = "adapter of that checkpoint (.safetensors), exported with it in one graph; several with --keep"
+    parser.add_argument("--adapter", nargs="+", help=adapter)
+    keep(parser)
     parser.add_argument("--format", default="onnx", help="onnx, openvino, ncnn or litert")
     parser.add_argument("--imgsz", type=int, help="side of the square input in pixels; the checkpoint's if not given")
     parser.add_argument("--opset", type=int, default=17, help="ONNX operator set")
@@ -86,7 +88,8 @@ def add_quantize(verbs: Any) -> None:
     example = "visionlora quantize --model model.onnx --data data.yaml --out model.int8.onnx --images 32"
     parser = verb(verbs, "quantize", run, "quantize an ONNX detector to INT8, or with INT4 weights", example)
     parser.add_argument("--model", required=True, help="float ONNX file, ours or an Ultralytics export")
-    parser.add_argument("--data", required=True, help="data.yaml; calibration images come from its train split")
+    data = "data.yaml, or another form of it; calibration images come from its train split"
+    parser.add_argument("--data", required=True, help=data)
     parser.add_argument("--out", required=True, help="file to write (.onnx)")
     parser.add_argument("--images", type=int, default=32, help="calibration images")
     parser.add_argument("--seed", type=int, default=0, help="seed of the choice of images")

@@ -27,6 +27,18 @@ def overwrite(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
 
 
+def keep(parser: argparse.ArgumentParser, *, joined: bool = True) -> None:
+    """Add `--keep`, and `--joined`, for verbs that make such a file."""
+    parser.add_argument("--keep", choices=["exact"], help="keep the base's classes: exact, bit for bit")
+    if not joined:
+        return
+    parser.add_argument(
+        "--joined",
+        choices=["both", "base", "new"],
+        help="with --keep: who finds a class that base and adapter both know by name; both if not given",
+    )
+
+
 def trust(parser: argparse.ArgumentParser) -> None:
     """Add `--trust`."""
     parser.add_argument(

@@ -14,7 +14,7 @@ import visionlora as vl
 from visionlora.adapters.base_precision import NAMES as PRECISIONS
 from visionlora.adapters.factors import STARTS
 from visionlora.adapters.methods import FORMS, METHODS
-from visionlora.cli.options import chosen, overwrite, print_report, quantization_budget, trust, verb
+from visionlora.cli.options import chosen, keep, overwrite, print_report, quantization_budget, trust, verb
 from visionlora.errors import UsageError
 from visionlora.formats.text import printable
 from visionlora.tasks import TASKS
@@ -27,7 +27,7 @@ def add_adapt(verbs: Any) -> None:
     def run(options: argparse.Namespace) -> int:
         from visionlora.workflows.adapting import int8_advice
 
-        arguments = {**_training_arguments(options), **chosen(options, "max_drop", "max_class_drop")}
+        arguments = {**_training_arguments(options), **chosen(options, "max_drop", "max_class_drop", "keep", "joined")}
         try:
             adapted = vl.adapt(options.model, options.data, options.out, **arguments)
         except vl.BudgetMissed as missed:
@@ -49,18 +49,20 @@ def add_adapt(verbs: Any) -> None:
     parser = verb(verbs, "adapt", run, "the whole way: train, merge, export, quantize and judge", example)
     _training_options(parser)
     quantization_budget(parser)
+    keep(parser)
 
 
 def add_plan(verbs: Any) -> None:
     """Add `visionlora plan`."""
+    names = ("task", "imgsz", "batch", "memory", "device", "keep")
 
     def run(options: argparse.Namespace) -> None:
-        print(vl.plan(options.model, options.data, **chosen(options, "task", "imgsz", "batch", "memory", "device")))
+        print(vl.plan(options.model, options.data, **chosen(options, *names)))
 
     example = "visionlora plan --model yolo11n.pt --data data.yaml --imgsz 320"
     parser = verb(verbs, "plan", run, "measure what each way to train costs here, and recommend one", example)
     parser.add_argument("--model", required=True, help="base: a checkpoint (.pt), or a name such as yolo11n.pt")
-    parser.add_argument("--data", required=True, help="data.yaml with train")
+    parser.add_argument("--data", required=True, help="data.yaml with train, or another form of it")
     _task(parser)
     parser.add_argument("--imgsz", type=int, help="side of the square input in pixels; the model's own if not given")
     parser.add_argument(
@@ -69,6 +71,7 @@ def add_plan(verbs: Any) -> None:
     parser.add_argument("--memory", type=float, help="with --batch auto: GiB to fit into; what is free if not given")
     trust(parser)
     parser.add_argument("--device", help="cpu, 0 or cuda:0; the first GPU, else the CPU, if not given")
+    keep(parser, joined=False)
 
 
 def add_train(verbs: Any) -> None:
@@ -84,7 +87,9 @@ def add_train(verbs: Any) -> None:
 
 def _training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="base: a checkpoint (.pt), or a name such as yolo11n.pt")
-    parser.add_argument("--data", required=True, help="data.yaml with train and val")
+    parser.add_argument(
+        "--data", required=True, help="data.yaml with train and val, a folder with one, COCO files, or a .zip"
+    )
     parser.add_argument("--out", required=True, help="folder of the run")
     _task(parser)
     _adapter_options(parser.add_argument_group("how the base is adapted"))

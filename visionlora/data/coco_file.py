@@ -49,6 +49,28 @@ def load_coco(path: Path | str, *, split: str = "val", task: Task = DETECT) -> D
         (640, 426)
     """
     path = Path(path)
+    names, images, problems, hint = collect_coco(path, task)
+    raise_problems(problems, hint=hint)
+    return Dataset(path, names, {split: images})
+
+
+def coco_paths(path: Path) -> tuple[Path, ...]:
+    """Return the picture files that a COCO ground truth lists, those that are there.
+
+    Raises:
+        DataError: the file is no COCO ground truth.
+    """
+    names = [picture.file_name for picture in read_coco(path).pictures]
+    folder = _folder(path, names)
+    return tuple(place for name in names if os.path.isfile(place := folder / name))
+
+
+def collect_coco(path: Path, task: Task) -> tuple[tuple[str, ...], tuple[LabelledImage, ...], list[str], str]:
+    """Return the class names, the images that are right, what is wrong, a line each, and a hint on all of that.
+
+    Raises:
+        DataError: the file is no COCO ground truth.
+    """
     if task.truth == "obb":
         raise DataError(f"{shown(path)}: expected a data.yaml, got COCO, which knows no oriented boxes; convert it")
     truth = read_coco(path, task=task)
@@ -61,8 +83,7 @@ def load_coco(path: Path | str, *, split: str = "val", task: Task = DETECT) -> D
         else:
             problems.append(f"{shown(place)}: expected a picture, got no file")
             hint = f"pictures of {shown(path)} are looked for in {', '.join(map(shown, _places(path)))}"
-    raise_problems(problems, hint=hint)
-    return Dataset(path, truth.names, {split: tuple(images)})
+    return truth.names, tuple(images), problems, hint
 
 
 def _places(path: Path) -> list[Path]:

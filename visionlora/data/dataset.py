@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visionlora.data.class_folders import class_of, misplaced
-from visionlora.data.description import Description, KeypointLayout, read_description
+from visionlora.data.description import Description, KeypointLayout
 from visionlora.data.images import image_size
 from visionlora.data.labels import Labels, label_path, read_labels
 from visionlora.data.listing import list_pictures
@@ -171,28 +171,13 @@ class Dataset:
         return tuple(name for name, count in self.count_objects(split).items() if count == 0)
 
 
-def load_dataset(yaml_path: Path | str, *, splits: Sequence[str] = ("train", "val"), task: Task = DETECT) -> Dataset:
-    """Load and check splits of a data set in Ultralytics' layout; of a classifier a folder of classes.
-
-    Labels lie where the last folder `images` of an image's path is `labels`, with the suffix `.txt`; an image without a
-    label file has no objects. Boxes are clipped to the image.
-
-    Args:
-        yaml_path: the data.yaml, or the folder of classes.
-        splits: which of train, val and test to load; the others may be absent.
-        task: what a line of a label file holds, which a data.yaml does not say.
+def load_described(description: Description, *, splits: Sequence[str], task: Task) -> Dataset:
+    """Load splits of label files or of a folder of classes, as `load_dataset` does.
 
     Raises:
-        DataError: anything is wrong with the data.yaml, the images or the labels; the first few problems of the
-            images and labels are listed, one a line, and the others counted.
+        DataError: as from `load_dataset`.
         UsageError: a split that no data.yaml has.
-
-    Example:
-        >>> dataset = load_dataset("datasets/neu-det/data.yaml", splits=["val"])  # doctest: +SKIP
-        >>> len(dataset.split("val"))  # doctest: +SKIP
-        360
     """
-    description = read_description(yaml_path)
     _check_kind(description, task)
     check_keypoints(description.keypoints, task, shown(description.path))
     problems: list[str] = []
@@ -282,19 +267,6 @@ def _class_hint(description: Description, highest: int) -> str:
     return f"{shown(description.path)}: the highest class id is {highest}: names needs at least {highest + 1} entries"
 
 
-def image_paths(yaml_path: Path | str, split: str) -> tuple[Path, ...]:
-    """Return the image files of a split without opening them or their labels; none where the split is not there.
-
-    Raises:
-        DataError: the data.yaml cannot be read.
-    """
-    description = read_description(yaml_path)
-    try:
-        return tuple(list_pictures(description.sources(split), split))
-    except DataError:  # not in the file, not on this disk, or empty
-        return ()
-
-
 def _load_images(
     paths: Sequence[Path], description: Description, task: Task
 ) -> tuple[tuple[LabelledImage, ...], list[Labels], list[str]]:
@@ -320,7 +292,7 @@ def _load_classified(
 
     def load(path: Path) -> LabelledImage | str:
         try:
-            size_wh = _checked_size(path)
+            size_wh = checked_size(path)
         except DataError as error:
             return str(error)
         return LabelledImage(path, size_wh, np.array([[0, 0, *size_wh]]), np.array([ids[class_of(path, source)]]))
@@ -330,8 +302,8 @@ def _load_classified(
     return tuple(one for one in found if not isinstance(one, str)), [one for one in found if isinstance(one, str)]
 
 
-def _checked_size(path: Path) -> tuple[int, int]:
-    """Return width and height of a picture that is whole.
+def checked_size(path: Path) -> tuple[int, int]:
+    """Return width and height in pixels, as displayed, of a picture that is whole.
 
     Raises:
         DataError: it is not, or of another format.
@@ -348,10 +320,10 @@ def _load_image(path: Path, description: Description, task: Task) -> tuple[Label
     problems = []
     size_wh = (1, 1)
     try:
-        size_wh = _checked_size(path)
+        size_wh = checked_size(path)
     except DataError as error:
         problems.append(str(error))
-    labels = _labels_of(path, len(description.names), task)
+    labels = labels_of(path, len(description.names), task)
     problems += labels.problems
     image = None
     if not problems:
@@ -365,7 +337,7 @@ def _sigmas(description: Description) -> NDArray[np.float64] | None:
     return None if layout is None or layout.sigmas is None else np.array(layout.sigmas)
 
 
-def _labels_of(path: Path, class_count: int, task: Task) -> Labels:
+def labels_of(path: Path, class_count: int, task: Task) -> Labels:
     """Return the labels of an image; a label file that is a pipe or a device is not opened."""
     labels = label_path(path)
     try:

@@ -6,11 +6,13 @@ import math
 import os
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from visionlora.data.class_folders import read_class_folders
+from visionlora.data.coco_fields import read_coco
+from visionlora.data.forms import Form, form_of
 from visionlora.data.problems import excerpt, raise_problems, shown
 from visionlora.data.reading import decode_utf8, read_bytes
 from visionlora.errors import DataError, UsageError
@@ -52,6 +54,7 @@ class Description:
         splits: for each split that the file names, its folders or list files as written.
         keypoints: of a pose data set; None for any other.
         by_folder: whether it is a folder of pictures that lie in folders by their class, and no file.
+        truths: the COCO file of each split, where labels are such; else empty.
     """
 
     path: Path
@@ -60,6 +63,7 @@ class Description:
     splits: Mapping[str, tuple[str, ...]]
     keypoints: KeypointLayout | None = None
     by_folder: bool = False
+    truths: Mapping[str, Path] = field(default_factory=dict)
 
     def sources(self, split: str) -> tuple[Path, ...]:
         """Return the folders and list files of a split, resolved.
@@ -73,9 +77,12 @@ class Description:
         if split not in self.splits:
             has = ", ".join(self.splits) or "none"
             add = f"the folder {split}" if self.by_folder else f"the line '{split}: images/...'"
-            if split == "val" and "train" in self.splits and not self.by_folder:
+            add = f"a COCO file named alike with {split!r} in its name" if self.truths else add
+            if split == "val" and "train" in self.splits and not (self.by_folder or self.truths):
                 add += f", or divide the pictures: visionlora data split {shown(self.path)} --out split"
             raise DataError(f"{shown(self.path)}: expected a split {split!r}, got {has}; add {add}")
+        if self.truths:
+            return (self.truths[split],)
         found, problems = [], []
         for entry in self.splits[split]:
             source = _resolved(self.root / entry)
@@ -93,19 +100,23 @@ class Description:
 
 
 def read_description(yaml_path: Path | str, *, option: str = "--data") -> Description:
-    """Read and check a data.yaml in Ultralytics' layout, or a folder of classes (see `class_folders`).
+    """Read and check a data.yaml in Ultralytics' layout, or any other form of a data set (see `forms`).
 
     Class names are text as written: `no` and `007` are no boolean and no number, though YAML 1.1 would have them so.
 
-    Keys: `names` (list, or mapping from 0 to n - 1), `train`, `val`, `test` (a folder, a .txt list of images, or a list
-    of those), optionally `path` (their root; a relative one counts from the folder of the file) and `nc`; of a pose
-    data set `kpt_shape`, and optionally `flip_idx` and `kpt_oks_sigmas`.
+    Keys: `names` (list, or mapping from 0 to n - 1; without it `nc`, for class_0 to class_(n - 1)), `train`, `val`,
+    `test` (a folder, a .txt list of images, or a list of those), optionally `path` (their root; a relative one counts
+    from the folder of the file, and where there is none, as in Ultralytics, from the working directory) and `nc`; of a
+    pose data set `kpt_shape`, and optionally `flip_idx` and `kpt_oks_sigmas`.
     `option` names the file on the command line.
 
     Raises:
         DataError: the file is missing, no YAML, or wrong in one of these keys.
     """
-    path = Path(yaml_path)
+    form = form_of(Path(yaml_path))
+    path = form.path
+    if form.truths:
+        return _of_coco(form, option)
     if os.path.isdir(path):
         names, splits = read_class_folders(path, option=option)
         return Description(path, _resolved(path), names, splits, by_folder=True)
@@ -124,7 +135,30 @@ def read_description(yaml_path: Path | str, *, option: str = "--data") -> Descri
         problems.append(f"expected images of 3 channels, got 'channels: {str(raw['channels'])[:20]}'; remove the key")
     raise_problems([f"{shown(path)}: {problem}" for problem in problems])
     folder = _resolved(path).parent
-    return Description(path, _resolved(folder / root if root else folder), names, splits, keypoints)
+    place = _resolved(folder / root if root else folder)
+    if root and not os.path.isdir(place) and os.path.isdir(root):
+        place = _resolved(Path(root))
+    return Description(path, place, names, splits, keypoints)
+
+
+def _of_coco(form: Form, option: str) -> Description:
+    """Return the description of COCO files, which must name the same classes.
+
+    Raises:
+        DataError: one cannot be read, or they name others.
+    """
+    names = {split: read_coco(path, option=option).names for split, path in form.truths.items()}
+    first = next(iter(names))
+    raise_problems(
+        [
+            f"{shown(form.truths[split])}: expected the categories of {shown(form.truths[first])}, "
+            f"{excerpt(list(names[first]))}, got {excerpt(list(own))}; list the same ones in both"
+            for split, own in names.items()
+            if own != names[first]
+        ]
+    )
+    splits = {split: (path.name,) for split, path in form.truths.items()}
+    return Description(form.path, _resolved(form.path).parent, names[first], splits, truths=form.truths)
 
 
 def _resolved(path: Path) -> Path:
@@ -151,15 +185,16 @@ def _load(path: Path, option: str) -> dict[str, Any]:
         raise DataError(f"{shown(path)}: expected keys such as 'train' and 'names', got {kind}; see the docs")
     if "annotations" in raw and "names" not in raw:
         raise DataError(
-            f"{shown(path)}: expected a data.yaml, got a COCO ground truth; `visionlora eval` takes one that ends in "
-            "'.json', everything else needs a data.yaml"
+            f"{shown(path)}: expected a data.yaml, got a COCO ground truth; rename it, so that it ends in '.json'"
         )
     return raw
 
 
 def _names(raw: dict[str, Any], problems: list[str]) -> tuple[str, ...]:
     """Return the class names in order of their ids; add what is wrong to `problems`."""
-    names = raw.get("names")
+    names, count = raw.get("names"), raw.get("nc")
+    if names is None and isinstance(count, str) and count.isascii() and count.isdigit() and len(count) < 6:
+        return tuple(f"class_{index}" for index in range(int(count)))
     if not isinstance(names, list | dict) or not names:
         problems.append("expected 'names' with at least one class name, got none; add 'names: [scratch, pit]'")
         return ()

@@ -33,6 +33,8 @@ class Labels:
         highest_class: the highest class id of any line, a wrong one too, if it can be one; -1 where there is none.
         polygons: how many objects are not written as a box, but by the corners of a polygon or of an oriented box.
         rows: the columns of each object behind the class, in float32.
+        lines: where each object stands, from 1.
+        repeated: lines that say again what an earlier one says.
     """
 
     boxes_xyxy: NDArray[np.float64] = field(default_factory=_EMPTY.copy)
@@ -41,6 +43,8 @@ class Labels:
     highest_class: int = -1
     polygons: int = 0
     rows: tuple[tuple[float, ...], ...] = ()
+    lines: tuple[int, ...] = ()
+    repeated: tuple[int, ...] = ()
 
 
 def read_labels(path: Path | str, *, class_count: int, task: Task) -> Labels:
@@ -106,7 +110,8 @@ def parse_labels(text: str, where: str, *, class_count: int, task: Task) -> Labe
         return Labels(problems=(problem,))
     most = max((len(words) for _, words in lines), default=0)
     boxes: dict[tuple[float, ...], NDArray[np.float64]] = {}
-    problems, highest = [], -1
+    first: dict[tuple[float, ...], int] = {}
+    problems, repeated, highest = [], [], -1
     for number, words in lines:
         try:
             task.check_columns(len(words), most)
@@ -120,6 +125,8 @@ def parse_labels(text: str, where: str, *, class_count: int, task: Task) -> Labe
         else:
             key = (class_id, *np.asarray(values[1:], dtype=np.float32).tolist())
             boxes.setdefault(key, box)
+            if first.setdefault(key, number) != number:
+                repeated.append(number)
     return Labels(
         np.array(list(boxes.values())).reshape(-1, 4),
         np.array([key[0] for key in boxes], dtype=np.int64),
@@ -127,6 +134,8 @@ def parse_labels(text: str, where: str, *, class_count: int, task: Task) -> Labe
         highest,
         sum(len(key) > _BOX_COLUMNS for key in boxes),
         tuple(key[1:] for key in boxes),
+        tuple(first.values()),
+        tuple(repeated),
     )
 
 

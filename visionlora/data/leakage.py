@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from visionlora.data.content import find_shared_files
-from visionlora.data.dataset import Dataset, LabelledImage, image_paths
+from visionlora.data.dataset import Dataset, LabelledImage
+from visionlora.data.loading import image_paths
 from visionlora.errors import DataError
 
 _EVALUATION_SPLITS = ("val", "test")

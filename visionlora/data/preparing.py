@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from visionlora.data.dataset import Dataset, load_dataset
+from visionlora.data.dataset import Dataset
 from visionlora.data.listing import pictures_below
+from visionlora.data.loading import load_dataset
 from visionlora.data.problems import raise_problems, shown
 from visionlora.errors import DataError, OutputError, VisionLoraError
 from visionlora.files import refuse_existing

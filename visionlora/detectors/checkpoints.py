@@ -1,4 +1,4 @@
-"""What all families share: the fingerprint of weights, the bytes that torch writes, and what torch fails with."""
+"""What all families share: the fingerprint of weights, the bytes that torch writes, and what reading fails with."""
 
 from __future__ import annotations
 
@@ -34,6 +34,18 @@ UNREADABLE = (
     zlib.error,
 )
 """What reading and trying a damaged file can raise: its bytes may have become any other value of any field."""
+
+
+def reason_of(error: BaseException) -> str:
+    r"""Return the first line of what an error says; some have no words.
+
+    Example:
+        >>> reason_of(ValueError("a\\nb")), reason_of(EOFError()), reason_of(KeyError())
+        ('a', 'the file ends too early', 'KeyError()')
+    """
+    if isinstance(error, EOFError):
+        return "the file ends too early"
+    return (str(error).strip().splitlines() or [repr(error)])[0]
 
 
 def fingerprint(model: nn.Module) -> str:

@@ -56,5 +56,6 @@ def epoch_line(
     parts = ", ".join(f"{name.removesuffix('_loss')} {value:.2f}" for name, value in losses.items())
     found = {name.removeprefix("metrics/").removesuffix("(B)"): value for name, value in scores.items()}
     shown = ", ".join(f"{words} {found[name]:.3f}" for name, words in _SCORES.items() if name in found)
-    words = [f"epoch {epoch:>{len(str(epochs))}}/{epochs}", f"loss {sum(losses.values()):.2f} ({parts})"]
+    words = [f"epoch {epoch:>{len(str(epochs))}}/{epochs}", f"loss {sum(losses.values()):.2f}"]
+    words[1] += f" ({parts})" if len(losses) > 1 else ""
     return "  ".join([*words, *([f"val {shown}"] if shown else []), f"{seconds:.1f} s"])

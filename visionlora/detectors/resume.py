@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from visionlora.detectors.checkpoints import reason_of
 from visionlora.detectors.safe_globals import only_allowed
 from visionlora.errors import ModelError
 from visionlora.files import atomic_output
@@ -65,7 +66,7 @@ def read_resume_state(path: Path, *, run: str) -> Mapping[str, Any]:
             state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         own = state["run"]
     except _UNREADABLE as error:
-        reason = (str(error).strip().splitlines() or [repr(error)])[0]
+        reason = reason_of(error)
         raise ModelError(f"{path}: cannot be read: {reason}; {_ANEW}") from error
     if own != run:
         raise ModelError(f"{path}: the state of another run than training.json beside it describes; {_ANEW}")

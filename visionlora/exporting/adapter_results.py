@@ -11,7 +11,7 @@ from torch import nn
 
 from visionlora.adapters import AdapterSettings
 from visionlora.adapters.torch import AdapterPlan
-from visionlora.formats.text import size_words
+from visionlora.formats.text import class_words, size_words
 
 Reader = Callable[
     [nn.Module, AdapterPlan, Callable[[AdapterSettings], AdapterPlan]],
@@ -65,4 +65,4 @@ class ImportedAdapter:
     bytes: int
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.settings.method.words}; {size_words(self.bytes)}, {len(self.names)} classes"
+        return f"{self.path}: {self.settings.method.words}; {size_words(self.bytes)}, {class_words(len(self.names))}"

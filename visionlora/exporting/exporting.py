@@ -16,6 +16,7 @@ import torch
 from onnx import helper, numpy_helper
 from torch import nn
 
+from visionlora.adapters import read_adapter_card
 from visionlora.adapters.folded_base import ENTRY as BASE_ENTRY
 from visionlora.adapters.torch import load_adapter
 from visionlora.cards import RECIPE_KEY, data_hashes, licence_of, make_card
@@ -30,6 +31,7 @@ from visionlora.formats.seal import seal
 from visionlora.hub import local_file
 from visionlora.int8.decode import simplify_decode
 from visionlora.int8.float_model import lift_constants
+from visionlora.patching import check_keep, keep_adapters_in
 from visionlora.runtime import OpenVinoNetwork, open_exported
 from visionlora.tasks import Pose, Task, difference
 from visionlora.vision.inference import Network, placed
@@ -67,7 +69,9 @@ def export(
     model: Path | str,
     out: Path | str,
     *,
-    adapter: Path | str | None = None,
+    adapter: Path | str | Sequence[Path | str] | None = None,
+    keep: str | None = None,
+    joined: str | None = None,
     format: str = "onnx",
     imgsz: int | None = None,
     opset: int = OPSET,
@@ -78,7 +82,9 @@ def export(
     Args:
         model: a merged or any other checkpoint of a detector (.pt, .pth).
         adapter: an adapter (.safetensors) of `model`, which is exported with it in one graph: merged, or with the
-            modules that it adds. No adapter can be patched into that graph any more.
+            modules that it adds. No adapter can be patched into that graph any more. With `keep` also several.
+        keep: `exact` keeps the base's classes: the adapters stand beside the base in the file, as `patch` puts them.
+        joined: with `keep`, who finds a class that several parts know by name, as for `patch`.
         out: the file to write: .onnx; .xml for OpenVINO and .param for ncnn, with a .bin and a .metadata.yaml
             beside it; .tflite for LiteRT.
         format: `onnx`, `openvino`, `ncnn` or `litert`; the libraries of the others are optional.
@@ -87,7 +93,7 @@ def export(
         overwrite: replace an existing file.
 
     Raises:
-        UsageError: an option is out of range, or the format's library is not installed.
+        UsageError: an option is out of range, the format's library is not installed, or options do not go together.
         ModelError: the checkpoint cannot be used.
         AdapterError: the adapter cannot be read, or belongs to another base.
         ExportError: the exported graph does not give torch's output; no file is left.
@@ -98,18 +104,22 @@ def export(
         >>> vl.export("merged.pt", "model.onnx", imgsz=320)  # doctest: +SKIP
     """
     out, model = _check(Path(out), format, opset, overwrite=overwrite), local_file(model, CHECKPOINT)
-    adapter = None if adapter is None else local_file(adapter, ADAPTER)
+    given = [adapter] if isinstance(adapter, Path | str) else list(adapter or ())
+    adapters = [local_file(each, ADAPTER) for each in given]
+    _check_kept(keep, joined, len(adapters), format)
     family, kind = family_of(model), EXPORTED[format]
     base = family.load(model)
-    if adapter is not None:
-        base = with_adapter(family, base, load_adapter(adapter), adapter)
+    if adapters and keep is None:
+        base = with_adapter(family, base, load_adapter(adapters[0]), adapters[0])
+    if keep is not None and imgsz is None:
+        imgsz = read_adapter_card(adapters[0]).image_size
     image_size = base.image_size if imgsz is None else imgsz
     family.check_image_size(image_size, base)
     detector = family.raw_detector(base.model)
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / out.name
         try:
-            patchable = adapter is None
+            patchable = not adapters or keep is not None
             _write(made, detector, base, format=format, image_size=image_size, opset=opset, patchable=patchable)
         except OSError as error:
             raise OutputError(f"{out}: cannot be written: {error.strerror or error}") from error
@@ -117,11 +127,14 @@ def export(
             box_error, score_error = _compare(detector, _open(made, format), family.sample_pictures(), out)
         except ModelError as error:  # it names the temporary file
             raise ExportError(str(error).replace(str(made), str(out))) from error
+        names = base.names
+        if keep is not None:
+            names = keep_adapters_in(made, adapters, joined).names
         for file in kind.files(out):
             with atomic_output(file) as partial:
                 partial.write_bytes(made.with_name(file.name).read_bytes())
     size = sum(file.stat().st_size for file in kind.parts(out))
-    return ExportedModel(out, base.names, image_size, box_error, score_error, size, base.task.name)
+    return ExportedModel(out, names, image_size, box_error, score_error, size, base.task.name)
 
 
 def _check(out: Path, format: str, opset: int, *, overwrite: bool) -> Path:
@@ -144,6 +157,17 @@ def _check(out: Path, format: str, opset: int, *, overwrite: bool) -> Path:
     if format != "onnx":
         require_converter(format)
     return out
+
+
+def _check_kept(keep: str | None, joined: str | None, adapters: int, format: str) -> None:
+    """Refuse options that do not go together."""
+    check_keep(keep, joined)
+    if keep is None and adapters > 1:
+        raise UsageError(f"--adapter: expected one file, got {adapters}; several stand beside the base with --keep")
+    if keep is not None and not adapters:
+        raise UsageError(f"--keep {keep}: expected the adapters that stand beside the base, as --adapter")
+    if keep is not None and format != "onnx":
+        raise UsageError(f"--keep {keep}: expected --format onnx, got {format}; other formats hold one path alone")
 
 
 def _write(
@@ -229,7 +253,7 @@ def ultralytics_metadata(card: Mapping[str, Any], stride: int, task: Task) -> di
     """Return a file's metadata entries: the card, and what Ultralytics' own readers look for."""
     image_size = card["preprocessing"]["image_size"]
     return {
-        "description": "object detector exported by visionlora",
+        "description": f"{'object detector' if task.boxes else 'classifier'} exported by visionlora",
         "task": task.name,
         "batch": "1",
         "stride": str(stride),

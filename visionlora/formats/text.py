@@ -54,6 +54,16 @@ def size_words(size: int) -> str:
     return f"{size / 1e6:.2f} MB" if size >= 10_000 else f"{size:,} bytes"
 
 
+def class_words(count: int) -> str:
+    """Return a number of classes as a sentence says it.
+
+    Example:
+        >>> class_words(1), class_words(80)
+        ('1 class', '80 classes')
+    """
+    return "1 class" if count == 1 else f"{count} classes"
+
+
 def csv_cell(text: str) -> str:
     """Return a text that a spreadsheet shows and does not compute: what looks like a formula gets a quote before it.
 

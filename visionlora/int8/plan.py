@@ -14,6 +14,8 @@ from visionlora.int8.int4 import int4_groups
 
 PASS_THROUGH = frozenset({"Concat", "Identity", "MaxPool", "Reshape", "Resize", "Slice", "Split", "Transpose"})
 """Operations that move values without changing them, so that inputs and outputs can share one scale."""
+_PLACES = PASS_THROUGH | {"Gather", "Pad"}
+"""Operations that bring scores to their place in the output, also in a file of several heads."""
 _INT8_OPERATIONS = PASS_THROUGH | {"Add", "Mul", "Relu", "Sigmoid"}
 _ALL_INPUTS_ARE_DATA = frozenset({"Add", "Concat", "Mul"})
 _LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -228,7 +230,7 @@ class _Wiring:
     def _is_given_out(self, name: str) -> bool:
         """Whether a tensor is only moved into the outputs."""
         return name in self.outputs or all(
-            node.op_type in PASS_THROUGH and all(self._is_given_out(output) for output in node.output)
+            node.op_type in _PLACES and all(self._is_given_out(output) for output in node.output)
             for node in self.consumers[name]
         )
 

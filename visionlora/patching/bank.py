@@ -12,6 +12,7 @@ from visionlora.errors import UsageError
 from visionlora.formats.kinds import ADAPTER, ONNX
 from visionlora.hub import local_file
 from visionlora.patching.base import load_patchable
+from visionlora.patching.keeping import RULES, KeptModel, check_keep, kept_content, with_kept
 from visionlora.patching.patching import patched_content
 from visionlora.runtime import Detector, OnnxNetwork
 from visionlora.runtime.providers import Providers
@@ -46,6 +47,8 @@ class AdapterBank:
         *,
         limit: int = 4,
         int8: bool = False,
+        keep: str | None = None,
+        joined: str | None = None,
         providers: Providers = "cpu",
         threads: int | None = None,
     ) -> None:
@@ -55,16 +58,20 @@ class AdapterBank:
             base: the base's ONNX file, from `export` of its checkpoint.
             limit: how many detectors are kept ready.
             int8: quantize with the recipe that each adapter carries.
+            keep: `exact`: each detector finds the base's classes too, as for `patch`.
+            joined: with `keep`, who finds a class that base and adapter know by name, as for `patch`.
             providers: what executes the detectors, as for `Detector`.
             threads: CPU threads of one prediction; None for all cores.
 
         Raises:
             ModelError: the file is no base that adapters can be patched into.
-            UsageError: `limit` is below 1.
+            UsageError: `limit` is below 1, or the options do not go together.
         """
+        check_keep(keep, joined, int8=int8)
         if limit < 1:
             raise UsageError(f"limit: expected at least 1 detector, got {limit}")
         self._base = load_patchable(local_file(base, ONNX))
+        self._keep_base, self._joined = keep is not None, joined
         self._limit, self._int8, self._providers, self._threads = limit, int8, providers, threads
         self._entries: dict[str, _Entry] = {}
         self._ready: OrderedDict[str, tuple[_Entry, Detector]] = OrderedDict()  # the one used last at the end
@@ -152,9 +159,13 @@ class AdapterBank:
             self._ready.popitem(last=False)
 
     def _make(self, entry: _Entry) -> Detector:
-        content = patched_content(
-            self._base, entry.adapter, path=entry.path, adapter_sha256=entry.sha256, int8=self._int8
-        )
+        if self._keep_base:
+            alone = KeptModel(self._base, rule=self._joined or RULES[0])
+            content = kept_content(with_kept(alone, entry.adapter, path=entry.path, adapter_sha256=entry.sha256))
+        else:
+            content = patched_content(
+                self._base, entry.adapter, path=entry.path, adapter_sha256=entry.sha256, int8=self._int8
+            )
         network = OnnxNetwork(
             entry.path.with_suffix(ONNX.suffix), content=content, threads=self._threads, providers=self._providers
         )

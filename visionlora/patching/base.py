@@ -26,6 +26,8 @@ _LOGGER = logging.getLogger("visionlora")
 
 PREFIX = "model."
 """What the exported graph puts before a layer's name in the checkpoint."""
+KEPT_ENTRY = "visionlora_kept"
+"""The metadata entry of a base with adapters beside it: the entries that the base had."""
 _LARGEST = 1 << 30  # bytes of a file that is read whole
 _BROKEN_DATA = (ValueError, TypeError, OverflowError, MemoryError)  # of a tensor that lies about its shape
 
@@ -74,16 +76,39 @@ def load_patchable(path: Path | str) -> PatchableBase:
     if kind in (CHECKPOINT, ADAPTER):
         advice = "; export it first: visionlora export" if kind is CHECKPOINT else ""
         raise ModelError(f"{path}: expected an exported base (.onnx), got {kind.words}{advice}")
-    content = _read(path)
+    return patchable(path, read_whole(path))
+
+
+def parsed(path: Path, content: bytes) -> onnx.ModelProto:
+    """Return the model in the bytes of an ONNX file, without its checksum, which is checked if it has one.
+
+    Raises:
+        ModelError: the bytes are broken.
+    """
     sealed = is_sealed(path, content)
     model = onnx.ModelProto()
     try:
         model.ParseFromString(content)
     except DecodeError as error:
         raise ModelError(f"{path}: expected an ONNX file, cannot read it: {error}") from error
-    entries = {entry.key: entry.value for entry in model.metadata_props}
-    check_entry(path, entries, sealed=sealed)
+    check_entry(path, {entry.key: entry.value for entry in model.metadata_props}, sealed=sealed)
     unseal(model)
+    return model
+
+
+def patchable(path: Path, content: bytes) -> PatchableBase:
+    """Return the base in the bytes of an ONNX file.
+
+    Raises:
+        ModelError: they are broken, or no base that adapters can be patched into.
+    """
+    model, sealed = parsed(path, content), is_sealed(path, content)
+    entries = {entry.key: entry.value for entry in model.metadata_props}
+    if KEPT_ENTRY in entries:
+        raise ModelError(
+            f"{path}: expected a base alone, got one with adapters beside it; patch it with --keep exact, or take them "
+            "out: visionlora adapters remove"
+        )
     folded = read_folded_base(entries, str(path))
     try:
         card = parse_json(entries["visionlora"])
@@ -118,7 +143,12 @@ def load_patchable(path: Path | str) -> PatchableBase:
     return PatchableBase(path, hashlib.sha256(content).hexdigest(), model, folded, card, weights, biases)
 
 
-def _read(path: Path) -> bytes:
+def read_whole(path: Path) -> bytes:
+    """Return the bytes of a file that is not larger than any detector.
+
+    Raises:
+        ModelError: it cannot be read, or is larger.
+    """
     try:
         if path.exists() and not (path.is_file() or path.is_dir()):  # opening a pipe could wait for ever
             raise ModelError(f"{path}: expected an ONNX file, got a pipe or a device; give a regular file")

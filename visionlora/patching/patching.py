@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,9 @@ from visionlora.hub import local_file
 from visionlora.int8.adapter_recipe import check_constants
 from visionlora.patching.base import PatchableBase, load_patchable
 from visionlora.patching.graph import patched_model
+from visionlora.patching.keeping import check_keep, keep_adapters, kept_content, open_kept
 from visionlora.patching.quantized import quantized_model
-from visionlora.patching.selftest import self_test
+from visionlora.patching.selftest import self_test, self_test_kept
 from visionlora.runtime import OnnxNetwork
 
 
@@ -48,27 +50,41 @@ class PatchedModel:
 
 
 def patch(
-    model: Path | str, adapter: Path | str, out: Path | str, *, int8: bool = False, overwrite: bool = False
+    model: Path | str,
+    adapter: Path | str | Sequence[Path | str],
+    out: Path | str,
+    *,
+    int8: bool = False,
+    keep: str | None = None,
+    joined: str | None = None,
+    overwrite: bool = False,
 ) -> PatchedModel:
     """Patch an adapter into an exported base: the graph that merging and exporting give, to the bit, without torch.
 
     The new file is written beside, tried on this machine, and only then takes the place of the old one, which is kept
     as `<name>.previous.onnx`. Where anything fails, the old file stays what it was.
 
+    With `keep` the base stays in the file as it is, and finds what it found bit for bit; each adapter's own part
+    stands beside it and adds its classes.
+
     Args:
-        model: the base's ONNX file, from `export` of the base's checkpoint.
-        adapter: the adapter file that was trained on this base.
+        model: the base's ONNX file, from `export` of the base's checkpoint; with `keep` also one that this made.
+        adapter: the adapter file that was trained on this base; with `keep` also several.
         out: the detector to write (.onnx).
         int8: quantize with the recipe that the adapter carries (see `quantize --adapter`).
+        keep: `exact` keeps the base's classes.
+        joined: with `keep`, who finds a class that several parts know by name: `both`, all of them; `base`, the first,
+            which is the base where it knows it; `new`, the last adapter. None leaves the rule of `model`, or is `both`.
         overwrite: replace an existing file.
 
     Raises:
         AdapterError: the adapter cannot be read, belongs to another base or image size, or does not give what the
-            workstation had.
+            workstation had; with `keep`, it changes layers that are to be shared.
         ModelError: the base cannot be used, or the new file fails its self-test.
         OutputError: `out` exists, or cannot be written.
         QuantizationError: the recipe does not fit the graph.
-        UsageError: `out` does not end in .onnx or is the base, or the adapter carries no recipe.
+        UsageError: `out` does not end in .onnx or is the base, the adapter carries no recipe, or the options do not go
+            together.
 
     Example:
         >>> import visionlora as vl
@@ -77,17 +93,31 @@ def patch(
     started = time.perf_counter()
     out = refuse_existing(out, overwrite=overwrite)
     ONNX.check_out(out)
-    model, adapter = local_file(model, ONNX), local_file(adapter, ADAPTER)
+    check_keep(keep, joined, int8=int8)
+    given = [adapter] if isinstance(adapter, Path | str) else list(adapter)
+    if not given or (len(given) > 1 and keep is None):
+        raise UsageError(
+            f"--adapter: expected one file, got {len(given)}; with --keep exact several stand beside the base, and "
+            "visionlora adapters merge makes one of adapters of the same classes"
+        )
+    model, paths = local_file(model, ONNX), [local_file(each, ADAPTER) for each in given]
     if out.resolve() == Path(model).resolve():
         raise UsageError(f"--out {out}: expected another file than the base; it would be replaced")
-    base, loaded = load_patchable(model), load_arrays(adapter)
-    content = patched_content(base, loaded, path=adapter, adapter_sha256=adapter_identity(adapter), int8=int8)
+    if keep is not None:
+        kept = keep_adapters(open_kept(model), paths, joined)
+        base, names, content = kept.base, kept.names, kept_content(kept)
+    else:
+        base, loaded = load_patchable(model), load_arrays(paths[0])
+        names, identity = loaded.card.names, adapter_identity(paths[0])
+        content = patched_content(base, loaded, path=paths[0], adapter_sha256=identity, int8=int8)
     with atomic_output(out) as partial:
         partial.write_bytes(content)
-        self_test(partial, loaded.card.names)
+        self_test(partial, names)
+        if keep is not None:
+            self_test_kept(partial, kept)
         previous = _keep(out)
     seconds = time.perf_counter() - started
-    return PatchedModel(out, loaded.card.names, base.image_size, len(content), sha256_of(out), previous, seconds)
+    return PatchedModel(out, names, base.image_size, len(content), sha256_of(out), previous, seconds)
 
 
 def rollback(model: Path | str) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 from visionlora.cards import family_in, licence_of
 from visionlora.errors import AdapterError, HubError, OutputError, UsageError
 from visionlora.files import atomic_output
-from visionlora.formats.text import size_words
+from visionlora.formats.text import class_words, size_words
 from visionlora.hub import HubName, explaining, is_hub_name, look_up, parse_hub_name, typed, writing_api
 from visionlora.publishing.card import model_card
 from visionlora.publishing.files import ADAPTER_FILE, CARD_FILE, DETECTIONS, KNOWN, AdapterFiles, read_files
@@ -92,7 +92,7 @@ def push(
         folder = Path(dry_run)
         _write(files, folder)
         return PushedAdapter(name.repository, "", "", folder, sizes)
-    message = message or f"Adapter of {len(files.card.names)} classes"
+    message = message or f"Adapter of {class_words(len(files.card.names))}"
     commit, page = _upload(files, name, private=private, message=message)
     return PushedAdapter(name.repository, commit, page, None, sizes)
 

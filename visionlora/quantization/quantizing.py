@@ -29,6 +29,7 @@ from visionlora.int8.adapter_recipe import check_adapter_of
 from visionlora.int8.plan import beside_boxes_and_scores
 from visionlora.int8.recipe import IMAGES
 from visionlora.int8.scheme import X86, scheme_for
+from visionlora.patching import KEPT_ENTRY
 from visionlora.quantization.accuracy import SENSITIVITY_IMAGES, AccuracyTarget, keep_budget
 from visionlora.quantization.blank import warn_of_blank_images
 from visionlora.quantization.calibration import calibrate
@@ -168,6 +169,7 @@ def quantize(
     _refuse_thresholds(source, thresholds)
     against = source if reference is None else _checked_reference(Path(local_file(reference, ONNX)), source, asked)
     if adapter is not None:
+        _refuse_kept(model, source.network, adapter)
         check_adapter_of(model, (source.network.metadata or {}).get("parents", {}), adapter)
         used = read_adapter_card(adapter).settings.method
         if not used.merges:
@@ -401,10 +403,21 @@ def build_int8(
     card["nms"] = network.nms
     if thresholds is not None:
         card["thresholds"] = list(thresholds)
-    left = (BASE_ENTRY, RECIPE_KEY)  # of the float file alone
+    if "kept" in (network.metadata or {}):
+        card["kept"] = (network.metadata or {})["kept"]
+    left = (BASE_ENTRY, KEPT_ENTRY, RECIPE_KEY)  # of the float file alone
     properties = {entry.key: entry.value for entry in source.model.metadata_props if entry.key not in left}
     helper.set_model_props(quantized, {**properties, "visionlora": json.dumps(card)})
     return quantized
+
+
+def _refuse_kept(model: Path, network: OnnxNetwork, adapter: Path | str) -> None:
+    """Refuse to write into an adapter how a file is quantized in which it stands beside its base."""
+    if "kept" in (network.metadata or {}):
+        raise UsageError(
+            f"--adapter {adapter}: expected a model of the adapter alone, got {model}, in which it stands beside its "
+            "base; leave --adapter out: patch --int8 does not make such a file"
+        )
 
 
 def _warn_of_saturation(scheme: Scheme) -> None:

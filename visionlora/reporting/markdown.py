@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from visionlora.formats.text import printable
+from visionlora.formats.text import class_words, printable
 from visionlora.reporting.confusion import CONFUSED, frequent_confusions
 from visionlora.reporting.formatting import (
     FEWEST_OBJECTS,
@@ -71,7 +71,7 @@ def _complete_sentence(row: Row, previous: Row | None, report: Report) -> str:
     label = code(row.label)
     if row is report.reference or report.reference is None:
         everything = set(report.data.names) <= set(row.classes)
-        classes = f"{_classes(len(row.classes))}{'' if everything else ' that have objects'}"
+        classes = f"{class_words(len(row.classes))}{'' if everything else ' that have objects'}"
         what = f"{report.measured.words[0]}{report.measured.of}"
         return f"{label} is the reference: {what} {fraction(score)} on all {classes}."
     to_reference = _against(row, report.reference, role="the reference ")
@@ -83,11 +83,11 @@ def _complete_sentence(row: Row, previous: Row | None, report: Report) -> str:
 def _partial_sentence(row: Row, report: Report) -> str:
     label, total = code(row.label), len(report.data.names)
     if row.scores is None:
-        return f"{label} knows none of the {_classes(total)}, so it has no score."
+        return f"{label} knows none of the {class_words(total)}, so it has no score."
     known = list_words(row.classes, most=len(row.classes))
     on = "it" if len(row.classes) == 1 else "them"
     sentence = (
-        f"{label} knows {len(row.classes)} of {_classes(total)} ({known}): {fraction(row.scores.map50_95)} on {on}"
+        f"{label} knows {len(row.classes)} of {class_words(total)} ({known}): {fraction(row.scores.map50_95)} on {on}"
     )
     reference = report.reference
     if reference is None or reference.scores is None:
@@ -272,7 +272,3 @@ def _provenance(report: Report) -> str:
             *(["", code(report.command)] if report.command else []),
         ]
     )
-
-
-def _classes(count: int) -> str:
-    return "1 class" if count == 1 else f"{count} classes"

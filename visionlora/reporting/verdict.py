@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from visionlora.formats.text import class_words
 from visionlora.reporting.formatting import beside, code, name_words
 from visionlora.reporting.report import Report
 from visionlora.reporting.row import Row
@@ -80,7 +81,7 @@ def _failure(check: Check, origin: Row | None, report: Report) -> str:
             if check.limit != "min_map50" and (row is origin or origin not in report.complete_rows):
                 return f"{model} has nothing to lose against ({option_of(check.limit)}); give the model before it first"
             return f"{model} has no object to be judged by"
-        return f"{model} knows {len(row.classes)} of {len(report.data.names)} classes"
+        return f"{model} knows {len(row.classes)} of {class_words(len(report.data.names))}"
     score = score_of(check.limit, report)
     if check.limit == "min_map50":
         return f"{model} has {score} {beside(check.measured, check.allowed)}, at least {check.allowed:g} is asked for"

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visionlora.errors import ModelError
+from visionlora.formats.text import class_words
 from visionlora.runtime.description import Stated
 from visionlora.tasks import Task
 from visionlora.vision.inference import SCORE_TOLERANCE
@@ -35,7 +36,7 @@ def is_end_to_end(
     rows = task.rows(classes)
     if not task.boxes:
         if shape[1:] != (rows,):
-            raise ModelError(f"{path}: expected an output (n, {rows}) for {classes} classes, got {shape}")
+            raise ModelError(f"{path}: expected an output (n, {rows}) for {class_words(classes)}, got {shape}")
         return False
     if len(shape) == 3 and shape[2] == task.final_columns:
         if stated.end_to_end is None:
@@ -50,7 +51,7 @@ def is_end_to_end(
         if stated.end_to_end and stated.head != "RTDETRDecoder":
             return True
     if stated.end_to_end or len(shape) != 3 or shape[1] != rows:
-        raw = f"(n, {rows}, anchors) for {classes} classes"
+        raw = f"(n, {rows}, anchors) for {class_words(classes)}"
         final = f"(n, boxes, {task.final_columns})"
         wanted = {None: f"{raw} or {final}", True: f"{final}, as its metadata says", False: raw}
         raise ModelError(f"{path}: expected an output {wanted[stated.end_to_end]}, got {shape}")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from visionlora.errors import ModelError, UsageError
 from visionlora.formats.parsing import parse_json
-from visionlora.formats.text import class_names
+from visionlora.formats.text import class_names, class_words
 from visionlora.runtime.batch import check_batch, check_count, checked_outputs
 from visionlora.runtime.description import stated_task
 from visionlora.tasks import RawPrediction
@@ -64,7 +64,7 @@ class LiteRtNetwork:
         rows = self.task.rows(len(self.names))
         if shape[1] != rows:
             raise ModelError(
-                f"{path}: expected an output (1, {rows}, anchors) for {len(self.names)} classes, got {shape}"
+                f"{path}: expected an output (1, {rows}, anchors) for {class_words(len(self.names))}, got {shape}"
             )
 
     def __call__(self, batch: NDArray[np.float32], /) -> RawPrediction:

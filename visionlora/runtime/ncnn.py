@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from visionlora.errors import ModelError, UsageError
 from visionlora.formats.kinds import WEIGHTS
+from visionlora.formats.text import class_words
 from visionlora.runtime.batch import check_batch, check_count, checked_outputs
 from visionlora.runtime.description import Stated, described_beside
 from visionlora.tasks import RawPrediction, Task
@@ -56,7 +57,7 @@ class NcnnNetwork:
         rows = self.task.rows(len(self.names))
         if says.end_to_end or shape[0] != rows:
             raise ModelError(
-                f"{path}: expected an output ({rows}, anchors) for {len(self.names)} classes, "
+                f"{path}: expected an output ({rows}, anchors) for {class_words(len(self.names))}, "
                 f"got {'final detections' if says.end_to_end else shape}"
             )
 

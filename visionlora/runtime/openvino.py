@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +102,19 @@ def _compile(path: Path, threads: int | None, *, float32: bool) -> Any:
     if float32:
         options["INFERENCE_PRECISION_HINT"] = "f32"
     try:
-        return openvino.Core().compile_model(str(path), "CPU", options)
+        return _core(openvino).compile_model(str(path), "CPU", options)
     except RuntimeError as error:
         raise ModelError(
             f"{path}: expected an OpenVINO model, it cannot load it: {' '.join(str(error).split())}"
         ) from error
+
+
+@functools.cache
+def _core(openvino: Any) -> Any:
+    """Return the one core of this process, which nothing ever unloads.
+
+    OpenVINO gives the thread that loads its CPU plugin a stack for signals, and frees it where the plugin is unloaded.
+    If another thread does that, as the collector of garbage may, the next signal ends the process without a word:
+    Ctrl-C, or the end of a child (seen with 2026.4).
+    """
+    return openvino.Core()

@@ -22,8 +22,10 @@ from visionlora.detectors.family import Base, StepCost, StepSample, StepSpec
 from visionlora.errors import UsageError
 from visionlora.formats.kinds import CHECKPOINT
 from visionlora.hub import local_file
+from visionlora.patching import check_keep
 from visionlora.progress import counting, tracked
 from visionlora.training.batching import Fitting, Room
+from visionlora.training.keeping import MOST, KeptCost, default_start, kept_costs, kept_lines
 from visionlora.training.recipes import Recipe, RecipeChoice, look_at, recipe_for
 from visionlora.training.samples import step_sample
 from visionlora.training.settings import AUTO_BATCH, Schedule, batch_or_usual, check_count, check_memory
@@ -98,6 +100,8 @@ class TrainingPlan:
         noise: what disturbed the measurement, a sentence; empty if nothing did.
         pictures: what they look like to the base, and which recipe the adapters follow for that.
         batches: what the largest batch of a way fits into; empty where it was not looked for.
+        kept: what a file costs that keeps the base, by the first module that the adapter has for itself; empty where
+            none is kept.
     """
 
     rows: tuple[PlannedRun, ...]
@@ -109,6 +113,7 @@ class TrainingPlan:
     noise: str = ""
     pictures: str = ""
     batches: str = ""
+    kept: tuple[KeptCost, ...] = ()
 
     def __repr__(self) -> str:
         return f"TrainingPlan({len(self.rows)} ways on {self.device}; recommended: {self.recommended})"
@@ -135,7 +140,7 @@ class TrainingPlan:
                 cells += [f"{row.milliseconds:.1f}", spread, f"{row.memory / 2**30:.2f}", *_against(row, full)]
             cells += [] if row.largest is None else [str(row.largest or "none")]
             lines.append("| " + " | ".join(cells) + " |")
-        lines += ["", "~: no difference beyond noise."]
+        lines += ["", "~: no difference beyond noise.", *kept_lines(self.kept)]
         return "\n".join([*lines, *([f"NOISY: {self.noise}"] if self.noise else []), "", self.reason, self.command])
 
     def to_json(self) -> str:
@@ -152,6 +157,7 @@ def plan(
     batch: int | str = 16,
     memory: float | None = None,
     device: str | None = None,
+    keep: str | None = None,
 ) -> TrainingPlan:
     """Measure a few steps of every way to train `model` on `data` here, and recommend one.
 
@@ -169,6 +175,8 @@ def plan(
             docs/training.md), and times a step at 16, or at the largest batch of all where that is less; on a GPU only.
         memory: with `auto`, the GiB to fit into, as on a smaller GPU; what is free if None.
         device: `cpu` or the number of one GPU; the first GPU if there is one, else the CPU, if None.
+        keep: `exact` plans for a file that keeps the base's classes, as `adapt` with it makes: what that file costs for
+            every first module of the adapter, computed, and a step of the one that is the default.
 
     Raises:
         UsageError: a setting is wrong, or one batch of pictures does not fit into memory or leaves a step too few.
@@ -178,6 +186,7 @@ def plan(
         >>> import visionlora as vl
         >>> print(vl.plan("yolo11n.pt", "data.yaml", imgsz=320))  # doctest: +SKIP
     """
+    check_keep(keep, None)
     auto, batch = batch == AUTO_BATCH, batch_or_usual(batch)
     check_count(batch, "--batch")
     if imgsz is not None:
@@ -194,6 +203,7 @@ def plan(
     base = with_task(family, family.load(model), task, data)
     imgsz = base.image_size if imgsz is None else imgsz
     family.check_image_size(imgsz, base)
+    kept = kept_costs(base, imgsz) if keep else ()
     dataset = load_dataset(data, splits=("train",), task=base.task)
     images = dataset.split("train")
     if not auto:
@@ -201,18 +211,28 @@ def plan(
     look = look_at(family, base, images)
     recipe = recipe_for(look)
     sample = step_sample(dataset.names, images, batch=batch, image_size=imgsz, device=place)
-    ways, largest, batches = _ways(base, recipe), None, ""
+    start = f"from:{default_start(kept)}" if kept else None
+    ways, largest, batches = _ways(base, recipe, start), None, ""
     if auto:
         fitting = Fitting(family, base, sample, Room.on(device, memory=memory), len(images))
         largest = _largest_batches(fitting, ways)
         sample = replace(sample, batch=_timed_batch(fitting.batches, max(largest)))
         batches = f"largest batch: the largest of {fitting}"
     rows = _measure(base, ways, sample, largest or [None] * len(ways))
-    chosen, reason = recommend(rows)
-    words = ["visionlora", "train", "--model", str(model), "--data", str(data), "--out", "runs/adapter"]
+    chosen, reason = recommend(rows) if start is None else _recommend_kept(rows, start)
+    words = [
+        "visionlora",
+        "train" if keep is None else "adapt",
+        "--model",
+        str(model),
+        "--data",
+        str(data),
+        "--out",
+        "runs/adapter",
+    ]
     words += [] if task is None else ["--task", task]
     words += ["--epochs", str(Schedule.epochs), "--imgsz", str(imgsz), "--batch", AUTO_BATCH if auto else str(batch)]
-    words += ["--device", device]
+    words += ["--device", device, *([] if keep is None else ["--keep", keep])]
     return TrainingPlan(
         rows=rows,
         recommended=chosen.label,
@@ -223,6 +243,7 @@ def plan(
         noise=_noise(rows),
         pictures=f"pictures {look}: recipe {recipe.name}",
         batches=batches,
+        kept=kept,
     )
 
 
@@ -235,8 +256,11 @@ class _Way:
     step: StepSpec
 
 
-def _ways(base: Base, recipe: Recipe) -> tuple[_Way, ...]:
-    """Return the usual ways to fine-tune the detector itself, and adapters of several ranks and places by a recipe."""
+def _ways(base: Base, recipe: Recipe, start: str | None = None) -> tuple[_Way, ...]:
+    """Return the usual ways to fine-tune the detector itself, and adapters of several ranks and places by a recipe.
+
+    Of an adapter beside a base that is kept, `start` is the one place, at several ranks.
+    """
 
     def adapter(
         options: str, *, lean: bool = False, rank: int = 8, targets: str = "all", precision: str = FLOAT32
@@ -248,8 +272,11 @@ def _ways(base: Base, recipe: Recipe) -> tuple[_Way, ...]:
         return _Way(label, options, StepSpec(settings, lean=lean))
 
     family = family_of(base)
+    full = tuple(_Way(label, None, step) for label, step in family.fine_tunings(base).items())
+    if start is not None:
+        return (*full, *(adapter(f"--rank {rank} --targets {start}", rank=rank, targets=start) for rank in (8, 4, 16)))
     return (
-        *(_Way(label, None, step) for label, step in family.fine_tunings(base).items()),
+        *full,
         adapter("--rank 8"),
         *([adapter("--rank 8 --lean", lean=True)] if family.lean else []),
         adapter("--rank 8 --base-precision nf4", precision="nf4"),
@@ -331,6 +358,13 @@ def recommend(rows: tuple[PlannedRun, ...]) -> tuple[PlannedRun, str]:
             why = usual if options == "--rank 8" else f"the first that fits, with {options}"
             return row, f"Recommended: {why}. {_in_words(row, full)}"
     return lean or first, "No way to train fits this machine; use a smaller --batch or --imgsz."
+
+
+def _recommend_kept(rows: Sequence[PlannedRun], start: str) -> tuple[PlannedRun, str]:
+    """Return the row of the adapter that stands beside its base by default, and why in a sentence."""
+    chosen = next(row for row in rows if row.options == f"--rank 8 --targets {start}")
+    why = f"from the first module on with which the file computes at most {MOST:g} times the base"
+    return chosen, f"Recommended: rank 8, {start}: {why}. {_in_words(chosen, rows[0])}"
 
 
 def _ratio(row: PlannedRun, other: PlannedRun) -> Ratio | None:

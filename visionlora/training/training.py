@@ -21,7 +21,7 @@ from visionlora.detectors.family import Base
 from visionlora.errors import UsageError
 from visionlora.files import exclusive
 from visionlora.formats.kinds import ADAPTER, CHECKPOINT
-from visionlora.formats.text import is_unicode, size_words
+from visionlora.formats.text import class_words, is_unicode, size_words
 from visionlora.hub import local_file
 from visionlora.progress import LEVELS, level, report
 from visionlora.scoring import NEXT_TO_NOTHING
@@ -66,7 +66,7 @@ class TrainedAdapter:
     def __str__(self) -> str:
         mean, other, _ = self.score_words
         scores = f"val {mean} {self.map50_95:.3f}, {other} {self.map50:.3f}"
-        size = f"{size_words(self.bytes)}, {len(self.names)} classes"
+        size = f"{size_words(self.bytes)}, {class_words(len(self.names))}"
         return f"{self.path}: {size}, from epoch {self.epoch} with {scores}; {self.seconds:.0f} s"
 
     def __repr__(self) -> str:

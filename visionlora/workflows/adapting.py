@@ -14,12 +14,13 @@ from visionlora.adapters import AdapterSettings, read_adapter_card
 from visionlora.adapters.factors import FactorTraining
 from visionlora.adapters.methods import method_for
 from visionlora.detectors import family_of
-from visionlora.errors import QuantizationError
+from visionlora.errors import QuantizationError, UsageError
 from visionlora.exporting import ExportedModel, MergedModel, export, merge
 from visionlora.files import exclusive
 from visionlora.formats.kinds import ADAPTER, CHECKPOINT
 from visionlora.formats.text import size_words
 from visionlora.hub import local_file
+from visionlora.patching import check_keep
 from visionlora.progress import level, report
 from visionlora.quantization import QuantizedModel, int8_files
 from visionlora.quantization import quantize as quantize_model
@@ -27,6 +28,7 @@ from visionlora.reporting import Report, beside, change_words
 from visionlora.scoring import Budget, check_budget
 from visionlora.training import TrainedAdapter
 from visionlora.training.earlier import settle
+from visionlora.training.keeping import check_kept_settings, kept_costs
 from visionlora.training.recipes import RecipeChoice
 from visionlora.training.run_folder import FLOAT, RunFolder
 from visionlora.training.settings import AUTO_BATCH, QAT_EPOCHS, QatSettings, Schedule, TrainingSettings
@@ -103,6 +105,8 @@ def adapt(
     images: int = 32,
     max_drop: float | None = None,
     max_class_drop: float | None = None,
+    keep: str | None = None,
+    joined: str | None = None,
     hyperparameters: Mapping[str, Any] | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -117,7 +121,9 @@ def adapt(
     `images` are the calibration images of `quantize` too, and `max_drop` and `max_class_drop` its budget: then its
     report, `model.int8.json`, lies there too. After `quantize` or `activation` the budget counts from the float adapter
     that these phases began with, `float` in the report. With `resume` and another budget the trained adapter is taken
-    as it is.
+    as it is. With `keep="exact"` the files find the base's classes too (docs/keeping.md): `targets` are then `from:N`,
+    if not given the first N with which both compute at most 1.5 times the base; `joined` says who finds a class that
+    base and adapter know by name; there is no `merged.pt`.
 
     Raises:
         BudgetMissed: the budget cannot be kept (a QuantizationError that has the report); the best file is
@@ -132,6 +138,12 @@ def adapt(
     call = RunCall.asked(resume=resume, overwrite=overwrite, verbose=verbose, quiet=quiet)
     limits = Budget(max_drop, max_class_drop)
     check_budget(limits)
+    check_keep(keep, joined)
+    if keep and quantize:
+        raise UsageError(
+            f"--keep {keep} --quantize {quantize}: the adapter learns the rounding of a file without the base; leave "
+            "--quantize out, the file is quantized with ranges from pictures"
+        )
     model = local_file(model, CHECKPOINT)
     own = {"rank": rank, "alpha": alpha, "block_size": block_size, "form": form, "border": border, "tokens": tokens}
     chosen = method_for(method, own, imgsz=imgsz or Schedule.imgsz)
@@ -155,7 +167,13 @@ def adapt(
     folder.refuse_as_base(Path(model))
     if imgsz is None:
         settings = settings.at_size_of(model)
-    way = _Way(model, data, folder, settings, call, limits)
+    if keep:
+        base = settings.family.load(model)
+        if task not in (None, base.task.name):
+            raise UsageError(f"--keep {keep} --task {task}: expected the base's own task, {base.task.name}")
+        costs = kept_costs(base, settings.schedule.imgsz)
+        settings = replace(settings, adapter=check_kept_settings(settings.adapter, costs))
+    way = _Way(model, data, folder, settings, call, limits, keep, joined)
     with level(call.console), exclusive(folder.path):
         settle(folder)
         folder.refuse_earlier_stages(overwrite=way.replaces)
@@ -179,6 +197,8 @@ class _Way:
     settings: TrainingSettings
     call: RunCall
     budget: Budget
+    keep: str | None = None
+    joined: str | None = None
 
     @property
     def replaces(self) -> bool:
@@ -205,7 +225,8 @@ class _Way:
         base, merged = self._merge(trained)
         adapter, source = (trained.path, base) if merged is None else (None, merged.path)
         imgsz = self.settings.schedule.imgsz
-        exported = export(source, folder.onnx, adapter=adapter, imgsz=imgsz, overwrite=self.replaces)
+        kept: dict[str, Any] = {"keep": self.keep, "joined": self.joined}
+        exported = export(source, folder.onnx, adapter=adapter, imgsz=imgsz, overwrite=self.replaces, **kept)
         self._say("export", exported.path, exported.bytes)
         try:
             quantized = self._quantize(base)
@@ -226,6 +247,9 @@ class _Way:
     def _merge(self, trained: TrainedAdapter) -> tuple[Path, MergedModel | None]:
         """Return the base's file, found where only its name was given, and the merged one where there can be one."""
         method = self.settings.adapter.method
+        if self.keep:
+            report("merge", 1, 1, "merge: none: the base stays as it is, the adapter stands beside it")
+            return self.settings.family.load(self.model).path, None
         if method.merges:
             merged = merge(self.model, trained.path, self.folder.merged, overwrite=self.replaces)
             self._say("merge", merged.path, merged.bytes)
@@ -257,7 +281,7 @@ class _Way:
         stages = [
             *([f"base={base}"] if same else []),
             f"adapter={base}+{folder.adapter}",
-            *([f"merged={folder.merged}"] if self.settings.adapter.method.merges else []),
+            *([f"merged={folder.merged}"] if folder.merged.is_file() else []),
             f"onnx={folder.onnx}",
             *([] if before is None else [f"float={base}+{before}"]),  # what the next one is held against
             f"{self.weights}={shipped}",

@@ -67,6 +67,7 @@ from visionlora.tasks import Task
 from visionlora.vision.detections import PREDICTION_CONFIDENCE, check_thresholds
 from visionlora.vision.inference import Network, detect
 from visionlora.vision.preprocess import read_image
+from visionlora.workflows.kept import kept_notes
 
 
 def evaluate(
@@ -209,7 +210,11 @@ def evaluate(
             ),
             *find_warnings(report, pictures, names),
         ),
-        notes=(*domain.notes, *find_notes(report, names)),
+        notes=(
+            *kept_notes(report.rows, networks, domain.images, report.measured.words[0]),
+            *domain.notes,
+            *find_notes(report, names),
+        ),
         verdict=judge_budget(report, budget, against),
         seconds=round(time.monotonic() - started, 1),
     )

@@ -63,7 +63,8 @@ def test_a_state_dict_alone_is_recognised_and_has_the_classes_of_coco(tmp_path: 
     state = {name: each for name, each in model.state_dict().items() if not name.endswith("num_batches_tracked")}
     torch.save({"model": state, "args": argparse.Namespace(lr=0.1)}, tmp_path / "model.pth")  # as torchvision trains
     torch.save(state, tmp_path / "state.pt")  # with frozen norms, which have no counters
-    for path in (tmp_path / "model.pth", tmp_path / "state.pt"):
+    torch.save({f"module.{name}": each for name, each in state.items()}, tmp_path / "parallel.pt")
+    for path in (tmp_path / "model.pth", tmp_path / "state.pt", tmp_path / "parallel.pt"):
         base = family_of(path).load(path)
         assert (len(base.names), base.names[:2], base.names[-1]) == (80, ("person", "bicycle"), "toothbrush")
         assert base.image_size == 800 and raw_prediction(base.model, torch.rand(1, 3, 64, 64))[0].shape[1] == 84
@@ -130,6 +131,9 @@ def test_a_tensor_that_is_missing_or_of_another_shape_is_an_error(checkpoints, t
     torch.save({**entries, "transform": torch.nn.ReLU()}, tmp_path / "code.pt")
     with pytest.raises(ModelError, match=r"code\.pt: refused: .*, got torch\.nn\.\S+ReLU, which is code; save"):
         load_base(tmp_path / "code.pt")
+    (tmp_path / "empty.pth").touch()
+    with pytest.raises(ModelError, match=r"empty\.pth: .*: the file ends too early"):
+        load_base(tmp_path / "empty.pth")
     (tmp_path / "cut.pth").write_bytes(checkpoints(FCOS).read_bytes()[:5000])
     with pytest.raises(ModelError, match=r"cut\.pth: cannot be read"):
         load_base(tmp_path / "cut.pth")

@@ -19,7 +19,7 @@ from torchvision.models import detection, get_model_weights, list_models
 from torchvision.models.detection import RetinaNet_ResNet50_FPN_Weights
 
 from visionlora.cards import family_in
-from visionlora.detectors.checkpoints import UNREADABLE, fingerprint, pack
+from visionlora.detectors.checkpoints import UNREADABLE, fingerprint, pack, reason_of
 from visionlora.detectors.family import Base
 from visionlora.detectors.safe_globals import only_allowed
 from visionlora.detectors.torchvision.architectures import Architecture, looks_like_one, named, recognised
@@ -36,6 +36,7 @@ PUBLISHED = f"{FAMILY}:"
 """Before the name of one of torchvision's builders: its published weights."""
 CARD_KEY = "visionlora"  # the entry of a checkpoint that holds our metadata as a plain dict
 _EXPECTED = f"expected a torchvision checkpoint ({CHECKPOINT.suffix} or {STATE_DICT}) or {PUBLISHED}NAME"
+_PARALLEL = "module."
 _STATES = ("state_dict", "model")  # where a state dict lies: our files and many others, torchvision's training script
 _SIZE = 800  # torchvision's `min_size`: what its published detectors were trained at
 _LARGEST = 1 << 16  # pixels of a side
@@ -87,7 +88,7 @@ def load_base(path: Path | str) -> Base:
     except pickle.UnpicklingError as error:
         raise ModelError(f"{path}: {_refused(error)}") from error
     except UNREADABLE as error:
-        reason = (str(error).strip().splitlines() or [repr(error)])[0]
+        reason = reason_of(error)
         raise ModelError(f"{path}: cannot be read as a torchvision checkpoint: {reason}") from error
 
 
@@ -209,9 +210,12 @@ def _base_of(entries: Mapping[str, Any], path: Path) -> Base:
 
 
 def _state_in(entries: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the state dict that a file holds, or is."""
+    """Return the state dict that a file holds, or is, without the prefix that `DataParallel` gives each name."""
     held = next((entries[name] for name in _STATES if isinstance(entries.get(name), dict)), None)
-    return entries if held is None else held
+    state = entries if held is None else held
+    if not all(isinstance(name, str) and name.startswith(_PARALLEL) for name in state):
+        return state
+    return {name.removeprefix(_PARALLEL): tensor for name, tensor in state.items()}
 
 
 def _plain(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -20,7 +20,7 @@ from ultralytics.utils.checks import check_yolov5u_filename
 from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_asset
 
 from visionlora.cards import family_in
-from visionlora.detectors.checkpoints import UNREADABLE, fingerprint, pack
+from visionlora.detectors.checkpoints import UNREADABLE, fingerprint, pack, reason_of
 from visionlora.detectors.family import Base
 from visionlora.detectors.ultralytics.classes import class_output_names
 from visionlora.detectors.ultralytics.heads import HEADS, task_of_model
@@ -88,7 +88,7 @@ def load_base(path: Path | str) -> Base:
             task=task,
         )
     except UNREADABLE as error:
-        reason = (str(error).strip().splitlines() or [repr(error)])[0]
+        reason = reason_of(error)
         raise ModelError(f"{path}: cannot be read as an Ultralytics checkpoint: {reason}") from error
 
 

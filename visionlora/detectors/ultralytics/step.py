@@ -20,6 +20,7 @@ from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import LOGGER
 
 from visionlora.adapters.torch import BatchedWeights, kept_statistics, live_statistics
+from visionlora.detectors.checkpoints import reason_of
 from visionlora.detectors.ultralytics.again import kept_once
 from visionlora.detectors.ultralytics.fallback import not_running_away
 from visionlora.detectors.ultralytics.fused import FusedPass
@@ -260,7 +261,7 @@ class TrainingStep(nn.Module):
         try:
             self._graphs[key], self._images[key] = self._capture(batch)
         except RuntimeError as error:  # no driver, no memory, an operation that a graph cannot hold
-            reason = (str(error).strip().splitlines() or [repr(error)])[0]
+            reason = reason_of(error)
         if reason:
             self._failures[key] += 1
             LOGGER.warning(

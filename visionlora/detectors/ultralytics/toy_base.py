@@ -15,7 +15,7 @@ from safetensors.torch import save
 from ultralytics import __version__ as ultralytics_version
 from ultralytics.nn.tasks import DetectionModel
 
-from visionlora.detectors.checkpoints import UNREADABLE, pack
+from visionlora.detectors.checkpoints import UNREADABLE, pack, reason_of
 from visionlora.errors import ModelError
 from visionlora.files import atomic_output
 from visionlora.formats.parsing import parse_json
@@ -85,7 +85,7 @@ def write_base(path: Path | str, source: Path | str) -> None:
             model = DetectionModel(copy.deepcopy(dict(card.model)), ch=3, nc=len(card.names), verbose=False)
         model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     except UNREADABLE as error:
-        reason = (str(error).strip().splitlines() or [repr(error)])[0]
+        reason = reason_of(error)
         raise ModelError(f"{source}: its tensors do not fit its model: {reason}") from error
     arguments = {"task": DETECT.name, "imgsz": card.image_size, "model": Path(path).name}
     for name, value in (("names", dict(enumerate(card.names))), ("task", DETECT.name), ("args", arguments)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from visionlora.formats.text import class_words
 from visionlora.reporting.formatting import beside, change_words, fraction
 from visionlora.reporting.report import Report
 from visionlora.reporting.verdict import score_of
@@ -20,10 +21,10 @@ def headline(report: Report) -> str:
         return _judged(report.verdict)
     last = report.rows[-1]
     if last.scores is None:
-        return f"{_name(last.label)} knows none of the {len(report.data.names)} classes"
+        return f"{_name(last.label)} knows none of the {class_words(len(report.data.names))}"
     if last.scores.map50_95 is None:
         return f"There is no object that {_name(last.label)} could find"
-    known = "1 class" if len(last.classes) == 1 else f"{len(last.classes)} classes"
+    known = class_words(len(last.classes))
     score = f"{report.measured.words[0]}{report.measured.of} {fraction(last.scores.map50_95)}"
     return f"{_name(last.label)} has {score} on {known}"
 
@@ -67,7 +68,7 @@ def _failure(check: Check, report: Report) -> str:
     if check.measured is None:
         row = next(row for row in report.rows if row.label == check.model)
         if row not in report.complete_rows:
-            return f"{name} cannot be judged: it knows {len(row.classes)} of {len(report.data.names)} classes"
+            return f"{name} cannot be judged: it knows {len(row.classes)} of {class_words(len(report.data.names))}"
         return f"{name} cannot be held to {option_of(check.limit)}: there is nothing to measure it by"
     if check.limit == "min_map50":
         return f"{name} has mAP50 {beside(check.measured, check.allowed)}, at least {check.allowed:g} is asked for"
