@@ -312,3 +312,22 @@ def test_pictures_are_reported_one_by_one(pictures, exported, tmp_path) -> None:
     with progress_to(events.append):
         predict(exported.path, pictures, tmp_path / "out")
     assert events == [Progress("predict", done, 2, "", "image") for done in range(3)]
+
+
+def test_tiles_find_what_is_small_in_the_whole_picture(exported, checkpoint, surface, tmp_path) -> None:
+    """Four pictures beside each other are one, whose tiles are those pictures."""
+    pictures = [cv2.imread(str(path)) for path in sorted((surface.parent / "images" / "val").iterdir())[:4]]
+    cv2.imwrite(str(tmp_path / "sheet.png"), np.vstack([np.hstack(pictures[:2]), np.hstack(pictures[2:])]))
+    for model in (exported.path, checkpoint):
+        options = {"conf": 0.01, "imgsz": 96, "formats": ["json"]}
+        (whole,) = predict(model, tmp_path / "sheet.png", tmp_path / model.stem, **options).detections
+        out = tmp_path / f"{model.stem}-tiles"
+        (tiled,) = predict(model, tmp_path / "sheet.png", out, tile=96, overlap=0.0, **options).detections
+        alone = predict(model, surface.parent / "images" / "val", tmp_path / f"{model.stem}-alone", **options)
+        best = max(float(found.scores.max(initial=0)) for found in alone.detections[:4])
+        assert len(tiled) > len(whole) and abs(float(tiled.scores[0]) - max(best, float(whole.scores[0]))) < 1e-3
+
+
+def test_tiles_of_a_classifier_are_refused(classifier, classified, tmp_path) -> None:
+    with pytest.raises(UsageError, match="expected no --tile"):
+        predict(classifier, classified / "val" / "red", tmp_path / "out", tile=96)

@@ -105,7 +105,8 @@ def add_predict(verbs: Any) -> None:
     """Add `visionlora predict`."""
 
     def run(options: argparse.Namespace) -> int:
-        names = ["conf", "iou", "classes", "agnostic", "imgsz", "device", "formats", "video", "watch", "overwrite"]
+        names = ["conf", "iou", "classes", "agnostic", "tile", "overlap", "imgsz", "device", "formats", "video"]
+        names += ["watch", "overwrite"]
         found = vl.predict(options.model, options.source, options.out, **chosen(options, *names))
         rate = found.frames / found.seconds if found.seconds else 0.0
         print(f"{found.words}, {rate:.1f} images/s; see {printable(found.out)}")
@@ -126,6 +127,8 @@ def add_predict(verbs: Any) -> None:
     parser.add_argument("--iou", type=float, help="boxes of a class that overlap more are one object; 0.7 if not given")
     parser.add_argument("--classes", nargs="+", metavar="CLASS", help="names or ids to find; all if not given")
     parser.add_argument("--agnostic", action="store_true", help="let boxes of different classes suppress each other")
+    parser.add_argument("--tile", type=int, help="look into tiles of this side in pixels too, for small objects")
+    parser.add_argument("--overlap", type=float, help="share of a tile that the next one has too; 0.2 if not given")
     parser.add_argument("--imgsz", type=int, help="side of the square input in pixels; the model's own if not given")
     parser.add_argument("--device", default="cpu", help="cpu, 0...; for ONNX files any provider, such as openvino")
     parser.add_argument(

@@ -37,6 +37,7 @@ from visionlora.runtime.video import frame_rate
 from visionlora.tasks import Task
 from visionlora.vision.detections import IOU_THRESHOLD, Detections, check_thresholds
 from visionlora.vision.inference import detect
+from visionlora.vision.tiles import Tiling, detect_in_tiles, tiling_of
 
 _SHOWN = 50
 """Pictures of a result that a notebook shows."""
@@ -97,6 +98,8 @@ def predict(
     iou: float | None = None,
     classes: Sequence[str | int] | None = None,
     agnostic: bool = False,
+    tile: int | None = None,
+    overlap: float | None = None,
     imgsz: int | None = None,
     device: str = "cpu",
     formats: Sequence[str] | None = None,
@@ -118,6 +121,8 @@ def predict(
         iou: two boxes of one class that overlap more are one object; None for 0.7.
         classes: names or ids of the classes to find; None for all.
         agnostic: whether boxes of different classes suppress each other too.
+        tile: look into tiles of this side in pixels too, beside the whole picture; None for the whole picture alone.
+        overlap: share of a tile that the next one has too; None for 0.2.
         imgsz: side of the input in pixels; None takes what the model says.
         device: `cpu`, or `0`... for a GPU; for ONNX files any provider of onnxruntime, such as `openvino`.
         formats: some of `json`, `jsonl` (a line a frame), `coco`, `csv` (a row an object), `labels` (YOLO label files)
@@ -132,7 +137,7 @@ def predict(
         ModelError, AdapterError, UsageError: the model cannot be used.
         UsageError: `conf` or `iou` is outside [0, 1]; a class or a format is unknown; a format needs an end that a
             camera or a watched folder does not have; `iou` or `agnostic` is given for a file that suppresses by
-            itself; or something would be written among or over the source.
+            itself; tiles are asked of a classifier; or something would be written among or over the source.
         OutputError: `out` holds a result already, or cannot be written.
 
     Example:
@@ -140,6 +145,7 @@ def predict(
         >>> vl.predict("model.int8.onnx", "pictures", "found").detections[0].scores  # doctest: +SKIP
     """
     check_thresholds(0 if conf is None else conf, 0 if iou is None else iou, 1, name="--conf", iou="--iou")
+    tiling = tiling_of(tile, overlap)
     out, live = Path(out), watch or is_camera(source)
     pictures = [] if live or is_video(source) else find_images(source)
     chosen = _chosen(formats, live=live, pictures=bool(pictures))
@@ -147,7 +153,14 @@ def predict(
     problems: list[DataError] = []
     ruler = Ruler(conf, IOU_THRESHOLD if iou is None else iou, classes, agnostic, own_iou=iou is not None or agnostic)
     names, task, frames = _open(
-        model, pictures or source, ruler, imgsz=imgsz, device=device, watch=watch, broken=None if live else problems
+        model,
+        pictures or source,
+        ruler,
+        tiling=tiling,
+        imgsz=imgsz,
+        device=device,
+        watch=watch,
+        broken=None if live else problems,
     )
     refuse_boxes(chosen, task)
     started = time.perf_counter()
@@ -232,6 +245,7 @@ def _open(
     source: Source,
     ruler: Ruler,
     *,
+    tiling: Tiling | None,
     imgsz: int | None,
     device: str,
     watch: bool,
@@ -240,7 +254,14 @@ def _open(
     """Return the model's class names and task, and the frames of a source with what it finds in them."""
     spec, told = parse_spec(model), None if broken is None else broken.append
     if spec.runtime == "onnxruntime":
-        detector = Detector(spec.path, providers=_providers(device), iou_threshold=ruler.iou, agnostic=ruler.agnostic)
+        detector = Detector(
+            spec.path,
+            providers=_providers(device),
+            iou_threshold=ruler.iou,
+            agnostic=ruler.agnostic,
+            tile=None if tiling is None else tiling.size,
+            overlap=None if tiling is None else tiling.overlap,
+        )
         if imgsz not in (None, detector.image_size):
             raise UsageError(
                 f"{spec.path}: made for {detector.image_size} px, but {imgsz} px were asked for; "
@@ -252,11 +273,16 @@ def _open(
         return detector.names, detector.network.task, frames
     network = open_network(spec, image_size=imgsz, device=device)
     ruler.check(spec.path, nms=network.nms, task=network.task)
+    if tiling is not None and not network.task.boxes:
+        raise UsageError(f"{spec.path}: expected no --tile: it classifies whole pictures; leave it out")
     names = tuple(network.names)
     limits = ruler.limits(names, None)
 
     def find(pixels: Any) -> Detections:
-        (found,) = detect(network, [pixels], confidence=limits, iou_threshold=ruler.iou, agnostic=ruler.agnostic)
+        def whole(view: Any) -> Detections:
+            return detect(network, [view], confidence=limits, iou_threshold=ruler.iou, agnostic=ruler.agnostic)[0]
+
+        found = detect_in_tiles(whole, pixels, tiling, iou_threshold=ruler.iou, agnostic=ruler.agnostic)
         return replace(found, names=names)
 
     # One worker: the network has threads of its own.

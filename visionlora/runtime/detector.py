@@ -31,6 +31,7 @@ from visionlora.vision.detections import (
 )
 from visionlora.vision.inference import check_predictions, try_out
 from visionlora.vision.preprocess import as_tensor
+from visionlora.vision.tiles import detect_in_tiles, tiling_of
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -65,6 +66,8 @@ class Detector:
         iou_threshold: float = IOU_THRESHOLD,
         max_detections: int = MAX_DETECTIONS,
         agnostic: bool = False,
+        tile: int | None = None,
+        overlap: float | None = None,
     ) -> None:
         """Load a file and try it on two pictures.
 
@@ -79,6 +82,9 @@ class Detector:
             iou_threshold: two boxes of one class that overlap more are one object.
             max_detections: how many detections an image may have.
             agnostic: whether boxes of different classes suppress each other too.
+            tile: look into tiles of this side in pixels too, beside the whole picture, each object once; None for
+                the whole picture alone.
+            overlap: share of a tile that the next one has too; None for 0.2.
 
         Raises:
             ModelError: the file is missing or broken, is no detector, gives what its metadata does not describe,
@@ -100,6 +106,9 @@ class Detector:
         self.thresholds = _per_class(confidence, len(self.names))
         check_thresholds(self.thresholds, iou_threshold, max_detections)
         self._iou_threshold, self._max_detections, self._agnostic = iou_threshold, max_detections, agnostic
+        self._tiling = tiling_of(tile, overlap)
+        if self._tiling is not None and not self.network.task.boxes:
+            raise UsageError(f"tile: {self.network.path} classifies whole pictures; leave it out")
         try_out(self.network)
 
     @overload
@@ -197,6 +206,23 @@ class Detector:
         return network
 
     def _detect(
+        self, images_bgr: Sequence[NDArray[np.uint8]], limits: Sequence[float], network: OnnxNetwork
+    ) -> list[Detections]:
+        if self._tiling is None:
+            return self._detect_whole(images_bgr, limits, network)
+        return [
+            detect_in_tiles(
+                lambda view: self._detect_whole([view], limits, network)[0],
+                image,
+                self._tiling,
+                iou_threshold=self._iou_threshold,
+                max_detections=self._max_detections,
+                agnostic=self._agnostic,
+            )
+            for image in images_bgr
+        ]
+
+    def _detect_whole(
         self, images_bgr: Sequence[NDArray[np.uint8]], limits: Sequence[float], network: OnnxNetwork
     ) -> list[Detections]:
         started = time.perf_counter()
