@@ -53,8 +53,13 @@ def test_who_takes_detection_for_granted_reads_or_writes_what_names_no_task() ->
     readers = (
         "adapters/card.py",
         "bundling/manifest.py",
+        "checking/checking.py",
+        "checking/kinds.py",
+        "checking/pictures.py",
+        "cli/data.py",
         "data/coco_file.py",
         "data/dataset.py",
+        "data/loading.py",
         "reporting/report.py",
         "runtime/description.py",
     )

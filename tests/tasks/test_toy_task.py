@@ -204,7 +204,7 @@ def test_a_file_says_its_task_and_is_refused_where_nobody_knows_it(tmp_path, mon
     monkeypatch.setitem(TASKS, "square", Squares())
 
     assert OnnxNetwork(path).task == Squares()
-    with pytest.raises(ModelError, match=r"the runner's self-test fails.*a task of detect, .* it is of 'square'"):
+    with pytest.raises(ModelError, match=r"the runner's self-test fails.*a task of segment, .* it is of 'square'"):
         vl.bundle(path, tmp_path / "line.zip")
 
 

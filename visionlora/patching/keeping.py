@@ -22,9 +22,9 @@ from visionlora.formats.text import class_names
 from visionlora.int8.adapter_recipe import check_constants
 from visionlora.patching.base import KEPT_ENTRY, PatchableBase, parsed, patchable, read_whole
 from visionlora.patching.graph import patched_model
-from visionlora.patching.kept_graph import apart, branch_of, join, rows_of_parts
+from visionlora.patching.kept_graph import apart, branch_of, join
 from visionlora.patching.weights import fitted
-from visionlora.tasks import task_on, task_words
+from visionlora.tasks import rows_of_parts, task_on, task_words
 
 KEEP = "exact"
 RULES = ("both", "base", "new")

@@ -8,8 +8,6 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from visionlora.tasks import Task
-
 JOIN, BASE = "kept/", "base/"
 """What the names of the nodes begin with that join the paths, and the name of the base's output before that."""
 
@@ -118,25 +116,3 @@ def apart(graph: onnx.GraphProto, prefixes: Sequence[str]) -> tuple[onnx.GraphPr
             value.type.CopyFrom(said.type)
         base.value_info.remove(said)
     return base, branches
-
-
-def rows_of_parts(task: Task, parts: Sequence[Sequence[str]], rule: str) -> list[list[int | None]]:
-    """Return for each part of a joined output which of its rows each row of the whole is; None where it has none.
-
-    The classes of the whole are those of the first part, then what the others add.
-
-    Args:
-        task: what all parts find; its raw predictions are one array of anchors.
-        parts: the classes of each, the base's first.
-        rule: who finds a class that several know by name: `both`, all of them; `base`, the first; `new`, the last.
-    """
-    names = tuple(dict.fromkeys(name for part in parts for name in part))
-    knowing = {name: [number for number, part in enumerate(parts) if name in part] for name in names}
-    chosen = {"both": slice(None), "base": slice(1), "new": slice(-1, None)}[rule]
-    rows: list[list[int | None]] = []
-    for number, part in enumerate(parts):
-        own = task.rows_of(range(len(part)), classes=len(part))
-        place, extras = {name: own[4 + index] for index, name in enumerate(part)}, own[4 + len(part) :]
-        classes = [place[name] if number in knowing[name][chosen] else None for name in names]
-        rows.append([*own[:4], *classes, *extras])
-    return rows

@@ -13,6 +13,7 @@ from visionlora.tasks.detect import DETECT
 from visionlora.tasks.label_lines import SLACK
 from visionlora.tasks.obb import OrientedBoxes
 from visionlora.tasks.pose import OBJECT_IN_BOX, Pose
+from visionlora.tasks.rows import rows_of_parts
 from visionlora.tasks.segment import Segment, coco_segmentation
 from visionlora.tasks.task import OfBoxes, RawPrediction, Task, box_fields, difference, one_image
 
@@ -35,6 +36,7 @@ __all__ = [
     "coco_segmentation",
     "difference",
     "one_image",
+    "rows_of_parts",
     "task_fields",
     "task_of",
     "task_on",
