@@ -40,7 +40,7 @@ def reason_of(error: BaseException) -> str:
     r"""Return the first line of what an error says; some have no words.
 
     Example:
-        >>> reason_of(ValueError("a\\nb")), reason_of(EOFError()), reason_of(KeyError())
+        >>> reason_of(ValueError("a\nb")), reason_of(EOFError()), reason_of(KeyError())
         ('a', 'the file ends too early', 'KeyError()')
     """
     if isinstance(error, EOFError):
